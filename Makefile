@@ -1,0 +1,51 @@
+# cdlm-serve: `make serve` and `make test` set up what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The pinned versions the tests ran with. `make install CONSTRAINTS=` takes the newest ones instead.
+CONSTRAINTS ?= constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve test test-all check bench eval train-nano clean
+
+help: ## Lists the targets.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing cdlm-serve into $(VENV) (a minute or two the first time) ..."
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "Installing what tests and checks need ..."
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+install: $(VENV)/.installed ## Creates .venv with the command .venv/bin/cdlm.
+
+serve: $(VENV)/.installed ## Serves the bundled student on 127.0.0.1:8000; ARGS="--port 9000" passes flags.
+	$(BIN)/cdlm serve $(ARGS)
+
+test: $(VENV)/.installed-dev ## Runs the tests; ARGS="-k oracle" passes pytest arguments.
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed-dev ## Lint, formatting of imports, types, and the one-way import rules.
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: $(VENV)/.installed ## Load on a running server: tokens/s, TTFT, latency, steps per block.
+	$(BIN)/cdlm bench $(ARGS)
+
+eval: $(VENV)/.installed ## Exact match on fresh held-out word problems.
+	$(BIN)/cdlm eval $(ARGS)
+
+train-nano: $(VENV)/.installed ## Trains cdlm-nano from nothing into runs/nano (resumable; about two hours on two cores).
+	$(BIN)/cdlm train direct --config training/configs/nano-direct.toml --output runs/nano $(ARGS)
+
+clean: ## Removes the environment and caches.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist

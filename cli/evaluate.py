@@ -1,0 +1,136 @@
+"""``cdlm eval``: fresh held-out problems over HTTP, checked by their answers or by running the code."""
+
+import asyncio
+import json
+import math
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from cli.completions import Completion, CompletionError, complete, make_client, served_model
+from cli.local_server import LocalServerError, server_address
+from cli.progress import progress_bar
+from training.data.mixture import ScoredTask, held_out
+from training.data.problem import Problem
+from training.data.words import extract_answer
+from training.sandbox import passes
+
+
+def evaluate(
+    url: Annotated[str, typer.Option(help="Server to measure.")] = "http://127.0.0.1:8000",
+    model: Annotated[Path | None, typer.Option(help="Serve this checkpoint for the run, instead of --url.")] = None,
+    task: Annotated[ScoredTask, typer.Option(help="words (exact match) or functions (pass@1).")] = "words",
+    count: Annotated[int, typer.Option(min=1, help="How many problems.")] = 200,
+    seed: Annotated[int, typer.Option(help="Which problems.")] = 0,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 16,
+    confidence_threshold: Annotated[
+        float | None, typer.Option(min=0.001, max=1, help="Sent with every request. [server's]")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    api_key: Annotated[str | None, typer.Option(envvar="CDLM_API_KEY", show_envvar=False)] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
+    failures: Annotated[Path | None, typer.Option(help="Write wrong answers here, one JSON object a line.")] = None,
+) -> None:
+    """Measure answers on fresh held-out problems drawn from the seed."""
+    extra = {} if confidence_threshold is None else {"confidence_threshold": confidence_threshold}
+    problems = held_out(task, count, seed)
+    console = Console(stderr=True)
+    try:
+        with server_address(url, model) as address, progress_bar(console) as progress:
+            bar = progress.add_task(task, total=count)
+            runs = asyncio.run(
+                _answer_all(
+                    address, problems, concurrency, {"max_tokens": max_tokens, **extra}, api_key,
+                    lambda: progress.advance(bar),
+                )
+            )  # fmt: skip
+    except (CompletionError, LocalServerError) as error:
+        typer.echo(f"cdlm eval: {error}", err=True)
+        raise typer.Exit(1) from None
+    result = {"task": task, "seed": seed, **summarise(runs)}
+    if failures is not None:
+        wrong = ((p, r) for p, r, ok in runs.rows if r and not ok)
+        rows = ({"prompt": p.prompt, "got": r.text, "expected": p.completion} for p, r in wrong)
+        failures.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if json_file is not None:
+        json_file.write_text(json.dumps(result, indent=2) + "\n")
+    low, high = result["interval"]
+    name = "exact match" if task == "words" else "pass@1"
+    typer.echo(
+        f"{task}: {name} {result['score']:.1%} (95% interval {low:.1%} to {high:.1%}), n {result['n']}, "
+        f"errors {result['errors']}, {result['tokens_per_s']:.0f} tokens/s, "
+        f"{result['tokens_per_forward']:.1f} tokens a forward"
+    )
+
+
+class Runs:
+    """Every problem with its completion (``None`` after an error) and whether it was right."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[Problem, Completion | None, bool]] = []
+        self.seconds = 0.0
+        self.first_error: str | None = None
+
+
+async def _answer_all(
+    url: str, problems: list[Problem], concurrency: int, options: dict[str, Any], api_key: str | None, advance: Any
+) -> Runs:
+    runs = Runs()
+    gate = asyncio.Semaphore(concurrency)
+    started = time.perf_counter()
+    async with make_client(url, api_key, concurrency) as client:
+        name = await served_model(client)
+
+        async def answer(problem: Problem) -> tuple[Problem, Completion | None, bool]:
+            async with gate:
+                try:
+                    done = await complete(client, {"model": name, "prompt": problem.prompt, **options})
+                except CompletionError as error:
+                    runs.first_error = runs.first_error or str(error)
+                    return problem, None, False
+                finally:
+                    advance()
+            return problem, done, await asyncio.to_thread(is_right, problem, done.text)
+
+        runs.rows = list(await asyncio.gather(*map(answer, problems)))
+    runs.seconds = time.perf_counter() - started
+    return runs
+
+
+def is_right(problem: Problem, text: str) -> bool:
+    """Words: the stated answer equals the true one. Functions: the code passes its asserts."""
+    if problem.task == "words":
+        return extract_answer(text) == problem.check
+    return passes(text, problem.check, timeout_s=10.0)
+
+
+def summarise(runs: Runs) -> dict[str, Any]:
+    """Score with its 95% Wilson interval (Wilson, 1927), errors, and speed."""
+    n = len(runs.rows)
+    right = sum(ok for _, _, ok in runs.rows)
+    usages = [done.usage for _, done, _ in runs.rows if done is not None]
+    tokens = sum(usage["completion_tokens"] for usage in usages)
+    forwards = sum(usage["forward_passes"] for usage in usages)
+    return {
+        "score": right / n,
+        "interval": wilson_interval(right, n),
+        "n": n,
+        "errors": sum(done is None for _, done, _ in runs.rows),
+        "first_error": runs.first_error,
+        "tokens_per_s": tokens / runs.seconds,
+        "tokens_per_forward": tokens / max(1, forwards),
+        "completion_tokens": tokens,
+        "denoise_steps": sum(usage["denoise_steps"] for usage in usages),
+        "seconds": runs.seconds,
+    }
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """Confidence interval of a proportion that also behaves near 0 and 1."""
+    rate = successes / trials
+    spread = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
+    centre, scale = rate + z * z / (2 * trials), 1 + z * z / trials
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)

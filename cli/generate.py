@@ -1,0 +1,103 @@
+"""``cdlm generate``: one prompt in this process, with the canvas shown after every denoise step if wanted."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from model.assets import BUNDLED_STUDENT
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from model.runner import RowResult
+    from scheduler.sequence import Sequence
+
+MASK_SIGN, END_SIGN = "░", "∎"
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to complete.")],
+    model: Annotated[Path, typer.Option(help="Checkpoint directory.")] = BUNDLED_STUDENT,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens to generate.")] = 256,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the most probable tokens.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Chooses the noise of a sampled answer.")] = 0,
+    confidence_threshold: Annotated[
+        float | None, typer.Option(min=0.001, max=1, help="Finalise tokens surer than this. [checkpoint's]")
+    ] = None,
+    show_steps: Annotated[bool, typer.Option("--show-steps", help="Print the canvas after every step.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Answer one prompt without a server."""
+    from model.config import CheckpointError
+    from model.tokenizer import load_tokenizer
+    from scheduler.engine import Engine
+    from scheduler.errors import EngineStartError, RequestError
+    from scheduler.messages import DecodingParams, GenerateRequest
+    from scheduler.options import EngineOptions
+
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        options = EngineOptions(model=str(model), device=device, max_num_seqs=1)
+        tokenizer = load_tokenizer(model)
+        observer = None
+        if show_steps:
+            observer = StepPrinter(console, tokenizer)
+        engine = Engine(options, observer)
+        params = DecodingParams(temperature=temperature, seed=seed, confidence_threshold=confidence_threshold)
+        prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
+        room = engine.manifest.max_model_len - len(prompt_ids)
+        engine.add(
+            GenerateRequest(
+                request_id="0", prompt_ids=prompt_ids, max_tokens=max(1, min(max_tokens, room)), params=params
+            )
+        )
+    except (CheckpointError, EngineStartError, RequestError) as error:
+        typer.echo(f"cdlm generate: {error}", err=True)
+        raise typer.Exit(1) from None
+    token_ids: list[int] = []
+    steps = blocks = 0
+    while engine.busy:
+        for output in engine.step().outputs:
+            if output.error is not None:
+                typer.echo(f"cdlm generate: the engine failed: {output.error}", err=True)
+                raise typer.Exit(1)
+            token_ids += output.token_ids
+            steps += output.denoise_steps
+            blocks += 1
+    console.print(Text(str(tokenizer.decode(token_ids))))
+    if show_steps:
+        per_step = len(token_ids) / max(1, steps)
+        console.print(
+            Text(f"{len(token_ids)} tokens in {blocks} blocks and {steps} steps: {per_step:.1f} a step", style="dim")
+        )
+
+
+class StepPrinter:
+    """Prints a row's block after each step: new tokens bright, masks as shades."""
+
+    def __init__(self, console: Console, tokenizer: "PreTrainedTokenizerBase") -> None:
+        self.console = console
+        self.tokenizer = tokenizer
+        self._mask = tokenizer.mask_token_id
+        self._before: list[int] = []
+
+    def __call__(self, sequence: "Sequence", result: "RowResult") -> None:
+        """Called by the engine after every step."""
+        if result.steps == 1:
+            block = (sequence.block_start - sequence.prompt_length) // len(result.tokens)
+            self.console.print(Text(f"block {block + 1}", style="bold"))
+            self._before = [self._mask] * len(result.tokens)
+        line = Text(f"  step {result.steps:2d} +{result.finalised:2d}  ", style="dim")
+        for before, token in zip(self._before, result.tokens, strict=True):
+            if token == self._mask:
+                line.append(MASK_SIGN, style="not dim blue")
+                continue
+            text = str(self.tokenizer.decode([token])).replace("\n", "⏎")
+            if token == self.tokenizer.eos_token_id:
+                text = END_SIGN
+            line.append(text, style="not dim bold green" if before == self._mask else "not dim")
+        self._before = result.tokens
+        self.console.print(line)

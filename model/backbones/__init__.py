@@ -1,0 +1,21 @@
+"""Known checkpoint formats."""
+
+from model.backbones.base import Backbone
+from model.backbones.native import NativeBackbone
+from model.config import CheckpointError
+
+BACKBONES: dict[str, Backbone] = {backbone.model_type: backbone for backbone in (NativeBackbone(),)}
+
+
+def find_backbone(model_type: object) -> Backbone:
+    """The format of that ``model_type``.
+
+    Raises:
+        CheckpointError: unknown; the message lists the known ones.
+    """
+    if isinstance(model_type, str) and model_type in BACKBONES:
+        return BACKBONES[model_type]
+    raise CheckpointError(f"config.json: model_type {model_type!r} is not known; known: {', '.join(sorted(BACKBONES))}")
+
+
+__all__ = ["BACKBONES", "Backbone", "find_backbone"]

@@ -1,0 +1,36 @@
+"""The project's own format: ``transformer`` and ``manifest`` sections spelled like the dataclasses."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
+from model.config import CheckpointError, Manifest, TransformerConfig
+from model.export import MODEL_TYPE
+
+
+class NativeBackbone:
+    """Checkpoints written by ``model.export.save_checkpoint``."""
+
+    model_type = MODEL_TYPE
+
+    def read(self, config: Mapping[str, Any]) -> tuple[TransformerConfig, Manifest]:
+        """Both sections; a missing or unknown key is a ``CheckpointError``."""
+        manifest = dict(_section(config, "manifest", Manifest))
+        manifest["stop_token_ids"] = tuple(manifest["stop_token_ids"])
+        return TransformerConfig(**_section(config, "transformer", TransformerConfig)), Manifest(**manifest)
+
+    def weight_name(self, stored: str) -> str:
+        """Names are stored as they are."""
+        return stored
+
+
+def _section(config: Mapping[str, Any], name: str, kind: type[Any]) -> Mapping[str, Any]:
+    section = config.get(name)
+    if not isinstance(section, Mapping):
+        raise CheckpointError(f"config.json: section {name!r} is missing")
+    known = {field.name for field in fields(kind)}
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    for problem, keys in (("missing", needed - section.keys()), ("unknown", section.keys() - known)):
+        if keys:
+            raise CheckpointError(f"config.json: {problem} keys in {name!r}: {', '.join(sorted(keys))}")
+    return section

@@ -1,0 +1,84 @@
+"""What a checkpoint is: the transformer's shape, and how its blocks are decoded."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+BlockOrigin = Literal["prompt_end", "absolute"]
+PromptAttention = Literal["full", "block_causal", "causal"]
+FirstToken = Literal["masked", "autoregressive"]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be loaded; the message names the file and the reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerConfig:
+    """Shape of the backbone. Sizes in elements; ``head_dim`` is even."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope_theta: float = 10_000.0
+    rms_norm_eps: float = 1e-6
+    attention_bias: bool = False
+    qk_norm: bool = False
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise CheckpointError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.num_heads % self.num_kv_heads:
+            raise CheckpointError(
+                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
+            )
+        if self.head_dim < 2 or self.head_dim % 2:
+            raise CheckpointError(f"head_dim must be even and positive, got {self.head_dim}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """How a checkpoint's blocks are decoded: properties of its training, never constants of the code.
+
+    Attributes:
+        block_length: tokens denoised together.
+        confidence_threshold: a masked position is finalised when its confidence exceeds this.
+        mask_token_id: the id that stands for "not yet known"; never generated.
+        stop_token_ids: ids that end a request.
+        max_model_len: prompt plus generated tokens.
+        shift: the prediction for position i is read from the hidden state at i - 1.
+        block_origin: block borders count from the end of the prompt, or from position 0.
+        prompt_attention: what a prompt row sees: the whole prompt, its own and earlier blocks, or earlier rows.
+        first_token: the first token of a block is denoised with the others, or taken from the commit pass.
+    """
+
+    block_length: int
+    confidence_threshold: float
+    mask_token_id: int
+    stop_token_ids: tuple[int, ...]
+    max_model_len: int
+    shift: bool = False
+    block_origin: BlockOrigin = "prompt_end"
+    prompt_attention: PromptAttention = "full"
+    first_token: FirstToken = "masked"
+
+    def __post_init__(self) -> None:
+        if self.block_length < 1:
+            raise CheckpointError(f"block_length must be positive, got {self.block_length}")
+        if not 0.0 < self.confidence_threshold <= 1.0:
+            raise CheckpointError(
+                f"confidence_threshold must lie in (0, 1], got {self.confidence_threshold}"
+            )
+        if self.max_model_len < 2:
+            raise CheckpointError(f"max_model_len must be at least 2, got {self.max_model_len}")
+        if self.block_origin == "absolute" and self.prompt_attention == "full":
+            # Generated rows would share a block with prompt rows that may not see them.
+            raise CheckpointError("block_origin 'absolute' needs prompt_attention 'block_causal' or 'causal'")
+        if self.first_token == "autoregressive" and not self.shift:
+            raise CheckpointError("first_token 'autoregressive' needs shift: it is read from the row before")

@@ -1,0 +1,48 @@
+"""Sampling with reproducible noise: one stream per seed and block, whatever else runs beside it.
+
+Tokens are drawn with the Gumbel-max trick: ``argmax(logits / temperature + noise)`` is a draw from the
+tempered softmax. The noise of a block depends on (seed, first position) alone, so neither the batch nor the
+number of denoise steps changes it; which positions are finalised depends on the model's confidence and not
+on the noise, so a finalised token is an unbiased draw.
+"""
+
+import torch
+from torch import Tensor
+
+_MIX = 0x9E3779B97F4A7C15  # Spreads neighbouring seeds over the generator's state space.
+
+
+def gumbel_noise(seed: int, block_start: int, block_length: int, vocab_size: int, device: torch.device) -> Tensor:
+    """[block_length, vocab_size] fp32 standard Gumbel noise for the block starting at ``block_start``."""
+    state = (seed * _MIX + block_start) & (2**63 - 1)
+    generator = torch.Generator(device=device).manual_seed(state)
+    noise = torch.empty((block_length, vocab_size), device=device).exponential_(generator=generator)
+    return -noise.clamp_min_(torch.finfo(torch.float32).tiny).log_()
+
+
+def filter_logits(logits: Tensor, *, top_k: int, top_p: float, min_p: float) -> Tensor:
+    """Removes unlikely tokens: all but the ``top_k`` best, outside the ``top_p`` nucleus, below ``min_p`` times
+    the best probability. logits [rows, vocab], already tempered -> a new tensor with -inf at removed tokens.
+    """
+    kept = logits
+    if 0 < top_k < logits.shape[-1]:
+        kept = kept.masked_fill(kept < kept.topk(top_k, dim=-1).values[:, -1:], float("-inf"))
+    if top_p < 1.0:
+        ordered, order = kept.sort(dim=-1, descending=True)
+        probability = ordered.softmax(dim=-1)
+        # A token stays if the probability before it is still below top_p; the best one always stays.
+        outside = probability.cumsum(dim=-1) - probability >= top_p
+        outside[:, 0] = False
+        kept = kept.masked_fill(torch.empty_like(outside).scatter_(1, order, outside), float("-inf"))
+    if min_p > 0.0:
+        log_probability = kept.log_softmax(dim=-1)
+        best = log_probability.amax(dim=-1, keepdim=True)
+        floor = best + torch.log(torch.tensor(min_p, device=logits.device))
+        kept = kept.masked_fill(log_probability < floor, float("-inf"))
+    return kept
+
+
+def sample(logits: Tensor, noise: Tensor, *, temperature: float, top_k: int, top_p: float, min_p: float) -> Tensor:
+    """Draws a token a row: logits, noise [rows, vocab] -> [rows] int64. ``temperature`` is positive."""
+    tempered = filter_logits(logits.float() / temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    return (tempered + noise).argmax(dim=-1)

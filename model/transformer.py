@@ -1,0 +1,150 @@
+"""The backbone: a pre-norm transformer with rotary positions, RMSNorm, SwiGLU and grouped-query attention.
+
+One class serves training (dense rows) and the engine (flat segments over a page pool): what a row sees is
+decided by the ``Attention`` passed to ``forward``, not here.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from model.config import TransformerConfig
+
+
+class Attention(Protocol):
+    """Attends queries to the keys they may see; the owner of masks and caches."""
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """query [..., heads, head_dim], key and value [..., kv_heads, head_dim] -> [..., heads, head_dim]."""
+        ...
+
+
+class RotaryEmbedding(nn.Module):
+    """Half-split rotary position embedding (Su et al., 2021, arXiv 2104.09864), angles in fp32."""
+
+    inverse_frequency: Tensor
+
+    def __init__(self, head_dim: int, theta: float) -> None:
+        super().__init__()
+        self.head_dim, self.theta = head_dim, theta
+        self.reset(torch.get_default_device())
+
+    def reset(self, device: torch.device) -> None:
+        """(Re)computes the frequencies on ``device``: they are not stored in checkpoints."""
+        exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim
+        self.register_buffer("inverse_frequency", self.theta**-exponent, persistent=False)
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """positions [...] int64 -> cos, sin [..., 1, head_dim] fp32, broadcast over heads."""
+        angles = positions[..., None].float() * self.inverse_frequency
+        angles = torch.cat((angles, angles), dim=-1)[..., None, :]
+        return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates x [..., heads, head_dim] by the angles of ``RotaryEmbedding``; dtype of x is kept."""
+    low, high = x.float().chunk(2, dim=-1)
+    turned = torch.cat((-high, low), dim=-1)
+    return (torch.cat((low, high), dim=-1) * cos + turned * sin).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square normalisation in fp32 (Zhang and Sennrich, 2019, arXiv 1910.07467)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide * self.weight.float()).to(x.dtype)
+
+
+class SelfAttention(nn.Module):
+    """Projections and rotary embedding around an ``Attention``."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, width, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=config.attention_bias)
+        self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
+        norm = config.qk_norm
+        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if norm else nn.Identity()
+        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if norm else nn.Identity()
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attention: Attention) -> Tensor:
+        heads = (*x.shape[:-1], -1, self.head_dim)
+        query = rotate(self.q_norm(self.q_proj(x).view(heads)), cos, sin)  # [..., heads, head_dim]
+        key = rotate(self.k_norm(self.k_proj(x).view(heads)), cos, sin)  # [..., kv_heads, head_dim]
+        value = self.v_proj(x).view(heads)
+        out: Tensor = self.o_proj(attention(layer, query, key, value).flatten(-2))
+        return out
+
+
+class MLP(nn.Module):
+    """SwiGLU feed-forward (Shazeer, 2020, arXiv 2002.05202)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.down_proj(nn.functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class Layer(nn.Module):
+    """One pre-norm residual layer."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = SelfAttention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attention: Attention) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, attention)
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
+
+
+class Transformer(nn.Module):
+    """The whole backbone with its LM head."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.rotary = RotaryEmbedding(config.head_dim, config.rope_theta)
+        self.tie_weights()
+
+    def tie_weights(self) -> None:
+        """Makes the LM head the embedding where the shape says so; needed again after ``to_empty``."""
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.embed_tokens.weight
+
+    def forward(self, token_ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
+        """token_ids, positions [...] int64 -> normalised last hidden states [..., hidden_size]."""
+        cos, sin = self.rotary(positions)
+        x = self.embed_tokens(token_ids)
+        for index, layer in enumerate(self.layers):
+            x = layer(x, cos, sin, index, attention)
+        out: Tensor = self.norm(x)
+        return out
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [..., hidden_size] -> logits [..., vocab_size] in the weights' dtype."""
+        out: Tensor = self.lm_head(hidden)
+        return out

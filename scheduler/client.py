@@ -1,0 +1,230 @@
+"""The API process's end of the engine: starts it, watches it, restarts it, and carries requests to it."""
+
+import asyncio
+import contextlib
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from scheduler.errors import EngineDeadError, EngineStartError
+from scheduler.messages import (
+    AbortRequest,
+    BlockOutput,
+    EngineFailed,
+    EngineInput,
+    EngineOutput,
+    EngineReady,
+    EngineStats,
+    GenerateRequest,
+    ShutdownRequest,
+    StepReport,
+)
+from scheduler.options import EngineOptions
+
+logger = logging.getLogger(__name__)
+
+FIRST_BACKOFF_S = 0.2
+LONGEST_BACKOFF_S = 30.0
+STEADY_S = 60.0  # An engine that lived this long starts the backoff anew.
+STOP_TIMEOUT_S = 5.0
+
+
+class EngineClient:
+    """A supervised engine process. All methods belong to one event loop."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self.options = options
+        self.stats_listeners: list[Callable[[EngineStats], None]] = []
+        self._context = zmq.asyncio.Context()
+        self._inbox: zmq.asyncio.Socket | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._ready: EngineReady | None = None
+        self._settled = asyncio.Event()
+        self._failure: str | None = None
+        self._restarts = 0
+        self._stats = EngineStats()
+        self._last_step_time = time.monotonic()
+        self._outputs: dict[str, asyncio.Queue[BlockOutput | EngineDeadError]] = {}
+        self._stopping = False
+
+    @property
+    def ready(self) -> EngineReady | None:
+        """What the engine loaded; ``None`` while it loads, restarts or is gone."""
+        return self._ready
+
+    @property
+    def failure(self) -> str | None:
+        """Why the engine cannot start at all, if so."""
+        return self._failure
+
+    @property
+    def restarts(self) -> int:
+        """How often the engine died and was started again."""
+        return self._restarts
+
+    @property
+    def last_step_time(self) -> float:
+        """``time.monotonic()`` of the newest report."""
+        return self._last_step_time
+
+    @property
+    def stats(self) -> EngineStats:
+        """The newest report's figures."""
+        return self._stats
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the engine, if one runs."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
+
+    async def start(self) -> None:
+        """Starts the engine in the background and returns at once."""
+        self._supervisor = asyncio.create_task(self._supervise())
+
+    async def stop(self) -> None:
+        """Asks the engine to leave, kills it if it does not, and ends every request in flight."""
+        self._stopping = True
+        if self._inbox is not None:
+            with contextlib.suppress(zmq.ZMQError):
+                await self._send(ShutdownRequest())
+        if self._supervisor is not None:
+            try:
+                await asyncio.wait_for(asyncio.shield(self._supervisor), STOP_TIMEOUT_S)
+            except TimeoutError:
+                if self._process is not None and self._process.returncode is None:
+                    self._process.kill()
+                self._supervisor.cancel()
+                await asyncio.gather(self._supervisor, return_exceptions=True)
+        self._context.destroy(linger=0)
+
+    async def wait_ready(self) -> EngineReady:
+        """Waits until the engine has loaded.
+
+        Raises:
+            EngineStartError: it never will; the message says why.
+        """
+        while self._ready is None:
+            if self._failure is not None:
+                raise EngineStartError(self._failure)
+            self._settled.clear()
+            await self._settled.wait()
+        return self._ready
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[BlockOutput]:
+        """Yields the request's blocks as they finish; the last one has a finish reason.
+
+        Leaving early (closing the iterator, cancellation) aborts the request in the engine.
+
+        Raises:
+            EngineDeadError: the engine is not ready, or died with the request in flight.
+        """
+        if self._ready is None:
+            raise EngineDeadError(self._failure or "the engine is not ready")
+        queue: asyncio.Queue[BlockOutput | EngineDeadError] = asyncio.Queue()
+        self._outputs[request.request_id] = queue
+        finished = False
+        try:
+            await self._send(request)
+            while not finished:
+                output = await queue.get()
+                if isinstance(output, EngineDeadError):
+                    finished = True
+                    raise output
+                finished = output.finish_reason is not None
+                yield output
+        finally:
+            self._outputs.pop(request.request_id, None)
+            if not finished and self._ready is not None:
+                self._send_soon(AbortRequest(request_id=request.request_id))
+
+    async def _send(self, message: EngineInput) -> None:
+        if self._inbox is None:
+            raise EngineDeadError("the engine is not ready")
+        await self._inbox.send(msgspec.msgpack.encode(message))
+
+    def _send_soon(self, message: EngineInput) -> None:
+        """Sends without awaiting: usable while the caller is being cancelled."""
+        if self._inbox is not None:
+            self._inbox.send(msgspec.msgpack.encode(message))
+
+    async def _supervise(self) -> None:
+        backoff = FIRST_BACKOFF_S
+        while True:
+            started = time.monotonic()
+            try:
+                await self._run_once()
+            except OSError as error:
+                logger.error("the engine process could not be started: %s", error)
+            finally:
+                self._fail_in_flight()
+            if self._stopping or self._failure is not None:
+                self._settled.set()
+                return
+            self._restarts += 1
+            if time.monotonic() - started > STEADY_S:
+                backoff = FIRST_BACKOFF_S
+            logger.error("the engine died; starting it again in %.1f s", backoff)
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, LONGEST_BACKOFF_S)
+
+    async def _run_once(self) -> None:
+        """One life of the engine process: fresh sockets, so that nothing of an earlier life is read."""
+        with tempfile.TemporaryDirectory(prefix="cdlm-") as directory:
+            inbox = self._context.socket(zmq.PUSH)
+            outbox = self._context.socket(zmq.PULL)
+            for socket, name in ((inbox, "in"), (outbox, "out")):
+                socket.set_hwm(0)
+                socket.linger = 0
+                socket.bind(f"ipc://{directory}/{name}")
+            command = [sys.executable, "-m", "scheduler.process", f"ipc://{directory}/in", f"ipc://{directory}/out"]
+            process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
+            self._process, self._inbox = process, inbox
+            reader = asyncio.create_task(self._read(outbox))
+            try:
+                await process.communicate(msgspec.msgpack.encode(self.options))
+                with contextlib.suppress(TimeoutError):  # What it said last may still be on its way.
+                    await asyncio.wait_for(asyncio.shield(reader), 0.2)
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                self._ready, self._inbox = None, None
+                reader.cancel()
+                await asyncio.gather(reader, return_exceptions=True)
+                inbox.close()
+                outbox.close()
+
+    async def _read(self, outbox: zmq.asyncio.Socket) -> None:
+        decoder = msgspec.msgpack.Decoder(EngineOutput)
+        while True:
+            message = decoder.decode(await outbox.recv())
+            match message:
+                case EngineReady():
+                    self._ready = message
+                    self._settled.set()
+                case EngineFailed(message=reason):
+                    self._failure = reason
+                    return
+                case StepReport():
+                    self._deliver(message)
+
+    def _deliver(self, report: StepReport) -> None:
+        self._last_step_time = time.monotonic()
+        self._stats = report.stats
+        for output in report.outputs:
+            queue = self._outputs.get(output.request_id)
+            if queue is not None:
+                queue.put_nowait(output)
+        for listener in self.stats_listeners:
+            listener(report.stats)
+
+    def _fail_in_flight(self) -> None:
+        self._ready = None
+        for queue in self._outputs.values():
+            queue.put_nowait(EngineDeadError("the engine died while the request was in flight"))

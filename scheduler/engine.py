@@ -1,0 +1,279 @@
+"""The engine: requests in, blocks out, one step at a time. Runs in its own process or in the caller's."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from model.attention.paged import PagedCache
+from model.checkpoint import Checkpoint, load_checkpoint
+from model.config import CheckpointError
+from model.device import resolve_device, resolve_dtype
+from model.runner import ModelRunner, RowResult, RowWork
+from scheduler.blocks import clean_spans
+from scheduler.errors import EngineStartError, RequestError
+from scheduler.messages import BlockOutput, EngineReady, EngineStats, FinishReason, GenerateRequest, StepReport
+from scheduler.options import EngineOptions
+from scheduler.page_pool import PagePool
+from scheduler.scheduler import Scheduler
+from scheduler.sequence import Sequence
+
+logger = logging.getLogger(__name__)
+
+StepObserver = Callable[[Sequence, RowResult], None]
+
+
+class Engine:
+    """Owns the model runner, the page pool and the scheduler.
+
+    Args:
+        options: what to load and how much memory to use.
+        observer: called for every row after every step, for tools that show decoding happen.
+
+    Raises:
+        EngineStartError: the checkpoint cannot be loaded, or the settings do not fit it.
+    """
+
+    def __init__(self, options: EngineOptions, observer: StepObserver | None = None) -> None:
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        checkpoint = _load(options)
+        self.options = options
+        self.manifest = checkpoint.manifest
+        largest = self.manifest.max_model_len + 2 * self.manifest.block_length
+        if options.max_num_batched_tokens < largest:
+            raise EngineStartError(
+                f"max_num_batched_tokens {options.max_num_batched_tokens} is below {largest}: "
+                "a request of the full context could never be resumed"
+            )
+        num_pages = _page_count(options, checkpoint)
+        self.runner = ModelRunner(
+            checkpoint, num_pages=num_pages, page_size=options.page_size, max_rows=options.max_num_seqs
+        )
+        self.pool = PagePool(num_pages, options.page_size)
+        self.scheduler = Scheduler(
+            self.manifest,
+            self.pool,
+            max_num_seqs=options.max_num_seqs,
+            max_num_batched_tokens=options.max_num_batched_tokens,
+        )
+        self.sequences: dict[str, Sequence] = {}
+        self._observer = observer
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would do anything."""
+        return bool(self.sequences)
+
+    def describe(self) -> EngineReady:
+        """What the front end needs to know about the loaded checkpoint."""
+        return EngineReady(
+            max_model_len=self.manifest.max_model_len,
+            block_length=self.manifest.block_length,
+            confidence_threshold=self.manifest.confidence_threshold,
+            vocab_size=self.runner.transformer.config.vocab_size,
+            mask_token_id=self.manifest.mask_token_id,
+            stop_token_ids=list(self.manifest.stop_token_ids),
+            page_size=self.pool.page_size,
+            num_pages=self.pool.num_pages,
+            device=str(self.runner.device),
+            dtype=str(self.runner.dtype).removeprefix("torch."),
+            parameters=sum(parameter.numel() for parameter in self.runner.transformer.parameters()),
+        )
+
+    def add(self, request: GenerateRequest) -> None:
+        """Queues a request.
+
+        Raises:
+            RequestError: it can never be served; nothing was queued.
+        """
+        self._validate(request)
+        sequence = Sequence.from_request(request, self.manifest)
+        self.sequences[request.request_id] = sequence
+        self.scheduler.add(sequence)
+
+    def abort(self, request_id: str) -> None:
+        """Drops a request and frees what it holds; an unknown id is no error."""
+        sequence = self.sequences.pop(request_id, None)
+        if sequence is not None:
+            self._leave(sequence)
+
+    def step(self) -> StepReport:
+        """One forward over everything scheduled.
+
+        A forward that raises ends the requests it carried with finish reason ``error``; the others go on.
+        """
+        preemptions = self.scheduler.preemptions
+        self.scheduler.queue_seconds.clear()
+        chosen = self.scheduler.schedule()
+        works = [self._work(sequence) for sequence in chosen]
+        recomputed = sum(min(sequence.recompute, sequence.block_start) for sequence in chosen)
+        started = time.perf_counter()
+        try:
+            results = self.runner.step(works) if works else []
+        except Exception as error:
+            logger.exception("the step failed with %d requests", len(works))
+            return StepReport(outputs=[self._fail(sequence, error) for sequence in chosen], stats=self.stats())
+        seconds = time.perf_counter() - started
+        finished: list[BlockOutput] = []
+        saved = 0
+        for sequence, result in zip(chosen, results, strict=True):
+            output = self._advance(sequence, result)
+            if output is not None:
+                finished.append(output)
+                if output.finish_reason == "stop":
+                    saved += max(0, -(-sequence.wanted // self.manifest.block_length) - 1)
+        stats = self.stats(
+            forward_seconds=seconds,
+            phase=_phase(works),
+            batch_rows=len(works),
+            batch_tokens=sum(_tokens(work, self.manifest.block_length) for work in works),
+            finalized_tokens=sum(result.finalised for result in results),
+            steps_per_block=[output.denoise_steps for output in finished],
+            queue_seconds=list(self.scheduler.queue_seconds),
+            preemptions=self.scheduler.preemptions - preemptions,
+            recomputed_tokens=recomputed,
+            early_stop_saved_blocks=saved,
+        )
+        return StepReport(outputs=finished, stats=stats)
+
+    def stats(self, **figures: object) -> EngineStats:
+        """The state of queue and pages, with the figures of a step if there was one."""
+        return EngineStats(
+            running=len(self.scheduler.running),
+            waiting=len(self.scheduler.waiting),
+            pages_free=self.pool.free,
+            pages_active=self.pool.active,
+            **figures,  # type: ignore[arg-type]
+        )
+
+    def check(self) -> None:
+        """Asserts that every held page belongs to exactly one running request."""
+        self.pool.check([sequence.pages for sequence in self.scheduler])
+
+    def _validate(self, request: GenerateRequest) -> None:
+        length, limit = len(request.prompt_ids), self.manifest.max_model_len
+        if not request.prompt_ids:
+            raise RequestError("prompt is empty")
+        if request.max_tokens < 1:
+            raise RequestError(f"max_tokens must be at least 1, got {request.max_tokens}")
+        if length + request.max_tokens > limit:
+            raise RequestError(f"prompt ({length}) and max_tokens ({request.max_tokens}) exceed the context of {limit}")
+        vocab = self.runner.transformer.config.vocab_size
+        if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= vocab:
+            raise RequestError(f"prompt has a token id outside 0..{vocab - 1}")
+        positions = length + request.max_tokens + self.manifest.block_length
+        if self.pool.pages_for(positions) > self.pool.num_pages:
+            raise RequestError(f"prompt and max_tokens need more than the {self.pool.num_pages} KV pages there are")
+        if request.request_id in self.sequences:
+            raise RequestError(f"request_id {request.request_id!r} is already in flight")
+
+    def _work(self, sequence: Sequence) -> RowWork:
+        """Opens the block if it is new, and lists what the forward has to compute for this request."""
+        assert sequence.row is not None
+        if not sequence.block_open:
+            if sequence.computed == 0:  # It has just been given its row.
+                self.runner.canvas.open_row(
+                    sequence.row,
+                    threshold=sequence.threshold,
+                    max_steps=sequence.max_steps,
+                    stop_ids=sequence.stop_ids,
+                )
+            self.runner.canvas.open_block(sequence.row, sequence.given)
+            sequence.block_open = True
+        clean = clean_spans(
+            sequence.token_ids, sequence.computed, sequence.block_start, sequence.prompt_length, self.manifest
+        )
+        # The first token taken from the commit pass must be known before the block is looked at.
+        alone = self.manifest.first_token == "autoregressive" and bool(clean) and not sequence.given
+        return RowWork(sequence.row, sequence.pages, clean, sequence.block_start, not alone, sequence.sampling)
+
+    def _advance(self, sequence: Sequence, result: RowResult) -> BlockOutput | None:
+        """Books a step's result; returns the block if it is finished."""
+        if self._observer is not None:
+            self._observer(sequence, result)
+        sequence.computed = sequence.block_start
+        sequence.recompute = 0
+        sequence.forwards += 1
+        given, block = len(sequence.given), self.manifest.block_length
+        wanted = min(sequence.wanted, block)
+        reason: FinishReason | None = None
+        if result.stop < min(result.frontier, wanted):
+            reason, end = "stop", result.stop
+        elif result.frontier >= sequence.wanted:
+            reason, end = "length", sequence.wanted
+        elif result.frontier >= block:
+            end = block
+        else:
+            return None
+        output = BlockOutput(
+            request_id=sequence.request.request_id,
+            token_ids=result.tokens[given:end],
+            denoise_steps=result.steps,
+            forward_passes=sequence.forwards,
+            finish_reason=reason,
+        )
+        if reason is not None:
+            del self.sequences[sequence.request.request_id]
+            self._leave(sequence)
+        else:
+            sequence.token_ids += result.tokens[given:]
+            sequence.block_start += block
+            sequence.block_open = False
+            sequence.forwards = 0
+        return output
+
+    def _leave(self, sequence: Sequence) -> None:
+        if sequence.row is not None:
+            self.runner.release(sequence.row)
+        self.scheduler.remove(sequence)
+
+    def _fail(self, sequence: Sequence, error: Exception) -> BlockOutput:
+        del self.sequences[sequence.request.request_id]
+        self._leave(sequence)
+        return BlockOutput(
+            request_id=sequence.request.request_id, token_ids=[], finish_reason="error", error=type(error).__name__
+        )
+
+
+def _load(options: EngineOptions) -> Checkpoint:
+    try:
+        device = resolve_device(options.device)
+        return load_checkpoint(
+            Path(options.model),
+            device=device,
+            dtype=resolve_dtype(options.dtype, device),
+            block_length=options.block_length,
+            confidence_threshold=options.confidence_threshold,
+        )
+    except CheckpointError as error:
+        raise EngineStartError(str(error)) from error
+
+
+def _page_count(options: EngineOptions, checkpoint: Checkpoint) -> int:
+    """Pages that fit into ``kv_cache_memory``; by default a quarter of all rows at full context."""
+    manifest = checkpoint.manifest
+    weight = checkpoint.transformer.embed_tokens.weight
+    page = PagedCache.bytes_per_page(checkpoint.transformer.config, options.page_size, weight.dtype)
+    one_request = -(-(manifest.max_model_len + manifest.block_length) // options.page_size)
+    if options.kv_cache_memory is None:
+        return one_request * max(1, options.max_num_seqs // 4)
+    pages = options.kv_cache_memory // page
+    if pages < one_request:
+        raise EngineStartError(
+            f"kv_cache_memory {options.kv_cache_memory} holds {pages} pages of {page} bytes; "
+            f"one request of the full context needs {one_request}"
+        )
+    return pages
+
+
+def _tokens(work: RowWork, block_length: int) -> int:
+    return sum(len(span.token_ids) for span in work.clean) + (block_length if work.denoise else 0)
+
+
+def _phase(works: list[RowWork]) -> "str":
+    """What the forward was: one kind of work, or a mixture."""
+    kinds = {("denoise" if not work.clean else "prefill" if work.clean[0].start == 0 else "commit") for work in works}
+    return kinds.pop() if len(kinds) == 1 else "mixed" if kinds else "idle"

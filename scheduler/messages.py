@@ -1,0 +1,114 @@
+"""Typed messages between the API process and the engine process (msgpack through msgspec, never pickle)."""
+
+from typing import Literal
+
+import msgspec
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+class DecodingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How one request is decoded. ``None`` takes the checkpoint's value.
+
+    ``confidence_threshold`` lies in (0, 1]; ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 filter
+    nothing; ``seed`` selects the noise of a sampled request and is ignored by a greedy one.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+    confidence_threshold: float | None = None
+    max_steps_per_block: int | None = None
+
+
+class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
+    """Generate at most ``max_tokens`` tokens after ``prompt_ids``."""
+
+    request_id: str
+    prompt_ids: list[int]
+    max_tokens: int
+    params: DecodingParams = DecodingParams()
+    stop_token_ids: list[int] = []
+    ignore_eos: bool = False
+
+
+class AbortRequest(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
+    """Drop a request, whatever its state; unknown ids are no error (it may have just finished)."""
+
+    request_id: str
+
+
+class ShutdownRequest(msgspec.Struct, frozen=True, tag="shutdown"):
+    """Leave the step loop and exit 0."""
+
+
+EngineInput = GenerateRequest | AbortRequest | ShutdownRequest
+
+
+class BlockOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """The tokens of one finished block (the last one may be cut by ``max_tokens`` or a stop token).
+
+    A stop token that ended the request is not part of ``token_ids``. ``denoise_steps`` and
+    ``forward_passes`` count what this block took.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    denoise_steps: int = 0
+    forward_passes: int = 0
+    finish_reason: FinishReason | None = None
+    error: str | None = None
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of one engine step (durations in seconds) and of the state it left behind."""
+
+    forward_seconds: float = 0.0
+    phase: Literal["prefill", "denoise", "commit", "mixed", "idle"] = "idle"
+    batch_rows: int = 0
+    batch_tokens: int = 0
+    finalized_tokens: int = 0
+    steps_per_block: list[int] = []
+    queue_seconds: list[float] = []
+    preemptions: int = 0
+    recomputed_tokens: int = 0
+    early_stop_saved_blocks: int = 0
+    running: int = 0
+    waiting: int = 0
+    pages_free: int = 0
+    pages_active: int = 0
+    pages_cached: int = 0
+
+
+class StepReport(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
+    """What one step produced: finished blocks of any number of requests, and the figures."""
+
+    outputs: list[BlockOutput]
+    stats: EngineStats
+
+
+class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
+    """The engine has loaded its checkpoint and takes requests."""
+
+    max_model_len: int
+    block_length: int
+    confidence_threshold: float
+    vocab_size: int
+    mask_token_id: int
+    stop_token_ids: list[int]
+    page_size: int
+    num_pages: int
+    device: str
+    dtype: str
+    parameters: int
+
+
+class EngineFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    """The engine could not start; ``message`` names the file or setting and the reason."""
+
+    message: str
+
+
+EngineOutput = StepReport | EngineReady | EngineFailed

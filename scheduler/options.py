@@ -1,0 +1,23 @@
+"""What the engine needs to know to start: one frozen, typed object that crosses the process border."""
+
+import msgspec
+
+
+class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of one engine.
+
+    ``model`` is a checkpoint directory; ``device`` and ``dtype`` may be ``"auto"``; ``block_length`` and
+    ``confidence_threshold`` override the checkpoint's manifest; ``kv_cache_memory`` is in bytes (``None``
+    sizes the pool from ``max_num_seqs`` and the context); ``max_num_batched_tokens`` bounds one forward.
+    """
+
+    model: str
+    device: str = "auto"
+    dtype: str = "auto"
+    block_length: int | None = None
+    confidence_threshold: float | None = None
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 8192
+    kv_cache_memory: int | None = None
+    page_size: int = 32
+    threads: int | None = None

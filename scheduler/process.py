@@ -1,0 +1,107 @@
+"""The engine process: receives requests, steps while there is work, sends what each step produced."""
+
+import logging
+import os
+import signal
+import sys
+
+import msgspec
+import setproctitle
+import zmq
+
+from scheduler.engine import Engine
+from scheduler.errors import EngineStartError, RequestError
+from scheduler.messages import (
+    AbortRequest,
+    BlockOutput,
+    EngineFailed,
+    EngineInput,
+    EngineOutput,
+    GenerateRequest,
+    ShutdownRequest,
+    StepReport,
+)
+from scheduler.options import EngineOptions
+
+logger = logging.getLogger(__name__)
+
+PROCESS_NAME = "cdlm-engine"
+IDLE_POLL_MS = 500  # How often an idle engine looks whether its parent still lives.
+
+
+class EngineServer:
+    """Joins an engine to its two sockets."""
+
+    def __init__(self, engine: Engine, inbox: "zmq.Socket[bytes]", outbox: "zmq.Socket[bytes]") -> None:
+        self.engine = engine
+        self.inbox, self.outbox = inbox, outbox
+        self._decoder = msgspec.msgpack.Decoder(EngineInput)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._parent = os.getppid()
+
+    def send(self, message: EngineOutput) -> None:
+        """Sends one message to the API process."""
+        self.outbox.send(self._encoder.encode(message))
+
+    def run(self) -> None:
+        """Serves until told to shut down, or until the parent process is gone."""
+        self.send(self.engine.describe())
+        self.send(StepReport(outputs=[], stats=self.engine.stats()))
+        while os.getppid() == self._parent:
+            changed = False
+            wait = 0 if self.engine.busy else IDLE_POLL_MS
+            while self.inbox.poll(wait):
+                if not self._receive(self.inbox.recv()):
+                    return
+                changed, wait = True, 0
+            if self.engine.busy:
+                self.send(self.engine.step())
+                if not self.engine.busy:
+                    self.engine.check()
+            elif changed:
+                self.send(StepReport(outputs=[], stats=self.engine.stats()))
+
+    def _receive(self, payload: bytes) -> bool:
+        """Handles one message; false means shut down."""
+        message = self._decoder.decode(payload)
+        match message:
+            case GenerateRequest():
+                try:
+                    self.engine.add(message)
+                except RequestError as error:
+                    refused = BlockOutput(
+                        request_id=message.request_id, token_ids=[], finish_reason="error", error=str(error)
+                    )
+                    self.send(StepReport(outputs=[refused], stats=self.engine.stats()))
+            case AbortRequest(request_id=request_id):
+                self.engine.abort(request_id)
+            case ShutdownRequest():
+                return False
+        return True
+
+
+def main() -> int:
+    """Entry point of ``python -m scheduler.process INBOX OUTBOX``; the options come on standard input."""
+    setproctitle.setproctitle(PROCESS_NAME)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # They may reach the whole group; the parent decides when to stop.
+    options = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineOptions)
+    context = zmq.Context()
+    inbox, outbox = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+    inbox.connect(sys.argv[1])
+    outbox.connect(sys.argv[2])
+    try:
+        try:
+            engine = Engine(options)
+        except EngineStartError as error:
+            outbox.send(msgspec.msgpack.encode(EngineFailed(message=str(error))))
+            return 1
+        EngineServer(engine, inbox, outbox).run()
+        return 0
+    finally:
+        context.destroy(linger=1000)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Which requests take part in the next step: admission, page allocation, preemption."""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+
+from model.config import Manifest
+from scheduler.page_pool import PagePool
+from scheduler.sequence import Sequence
+
+
+class Scheduler:
+    """Continuous batching by block step.
+
+    Requests join and leave at every step. Running ones come first, oldest first; waiting ones join while the
+    token budget, the canvas rows and the pages last. When pages run out, the youngest running request gives
+    up its pages and its unfinished block, and goes back to the head of the queue.
+    """
+
+    def __init__(self, manifest: Manifest, pool: PagePool, *, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+        self.manifest = manifest
+        self.pool = pool
+        self.max_num_batched_tokens = max_num_batched_tokens
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+        self.queue_seconds: list[float] = []
+        self._free_rows = list(range(max_num_seqs - 1, -1, -1))
+
+    def __iter__(self) -> Iterator[Sequence]:
+        yield from self.running
+        yield from self.waiting
+
+    def add(self, sequence: Sequence) -> None:
+        """Queues a new request."""
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Takes a request out, wherever it is, and frees what it holds."""
+        if sequence.row is None:
+            self.waiting.remove(sequence)
+        else:
+            self.running.remove(sequence)
+            self._vacate(sequence)
+
+    def schedule(self) -> list[Sequence]:
+        """The requests of the next step, each with a row and with pages up to the end of its block."""
+        preempted = self._secure_pages()
+        budget = self.max_num_batched_tokens
+        chosen: list[Sequence] = []
+        left_out: list[Sequence] = []
+        for sequence in self.running:
+            cost = self._cost(sequence)
+            (chosen if cost <= budget else left_out).append(sequence)
+            budget -= cost if cost <= budget else 0
+        # Whoever did not fit is first in line for the next step.
+        self.running = left_out + chosen
+        while self.waiting and self._free_rows and not preempted:
+            cost = self._cost(self.waiting[0])
+            if cost > budget or not self._grow(self.waiting[0]):
+                break
+            budget -= cost
+            chosen.append(self._admit(self.waiting.popleft()))
+        return chosen
+
+    def _secure_pages(self) -> bool:
+        """Pages for every running block, oldest request first; tells whether a younger one had to go."""
+        preempted = False
+        for sequence in sorted(self.running, key=lambda sequence: sequence.arrival):
+            while sequence.row is not None and not self._grow(sequence):
+                self._preempt(max(self.running, key=lambda other: other.arrival))
+                preempted = True
+        return preempted
+
+    def _cost(self, sequence: Sequence) -> int:
+        return sequence.block_start - sequence.computed + self.manifest.block_length
+
+    def _grow(self, sequence: Sequence) -> bool:
+        return self.pool.grow(sequence.pages, sequence.block_start + self.manifest.block_length)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.preemptions += 1
+        sequence.recompute = sequence.computed
+        self.running.remove(sequence)
+        self._vacate(sequence)
+        self.waiting.appendleft(sequence)
+
+    def _admit(self, sequence: Sequence) -> Sequence:
+        sequence.row = self._free_rows.pop()
+        if not sequence.started:
+            sequence.started = True
+            self.queue_seconds.append(time.monotonic() - sequence.arrival)
+        self.running.append(sequence)
+        return sequence
+
+    def _vacate(self, sequence: Sequence) -> None:
+        assert sequence.row is not None
+        self.pool.release(sequence.pages)
+        self._free_rows.append(sequence.row)
+        sequence.row = None
+        sequence.block_open = False
+        sequence.computed = 0

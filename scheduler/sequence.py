@@ -1,0 +1,72 @@
+"""One request inside the engine: its tokens, its current block, its pages and counters."""
+
+import time
+from dataclasses import dataclass, field
+
+from model.config import Manifest
+from model.runner import Sampling
+from scheduler.blocks import first_block_start
+from scheduler.messages import GenerateRequest
+
+
+@dataclass(slots=True)
+class Sequence:
+    """State of a request from arrival to its last block.
+
+    Attributes:
+        token_ids: the prompt and every finished block; never holds a masked position.
+        computed: positions below this have exact keys and values in the pool.
+        block_start: position of the current block.
+        row: its row of the canvas while it runs.
+        pages: its page table while it runs.
+        block_open: the canvas row holds the current block.
+        forwards: forward passes of the current block.
+        recompute: positions whose keys were dropped by a preemption and are computed again on resuming.
+    """
+
+    request: GenerateRequest
+    token_ids: list[int]
+    prompt_length: int
+    block_start: int
+    sampling: Sampling | None
+    stop_ids: list[int]
+    threshold: float
+    max_steps: int
+    arrival: float = field(default_factory=time.monotonic)
+    computed: int = 0
+    row: int | None = None
+    pages: list[int] = field(default_factory=list)
+    block_open: bool = False
+    forwards: int = 0
+    recompute: int = 0
+    started: bool = False
+
+    @classmethod
+    def from_request(cls, request: GenerateRequest, manifest: Manifest) -> "Sequence":
+        """A waiting sequence; ``None`` in the request's parameters takes the manifest's values."""
+        params = request.params
+        sampling = None
+        if params.temperature > 0.0:
+            sampling = Sampling(params.temperature, params.top_k, params.top_p, params.min_p, params.seed)
+        stop_ids = [] if request.ignore_eos else list(manifest.stop_token_ids)
+        threshold = params.confidence_threshold
+        return cls(
+            request=request,
+            token_ids=list(request.prompt_ids),
+            prompt_length=len(request.prompt_ids),
+            block_start=first_block_start(len(request.prompt_ids), manifest),
+            sampling=sampling,
+            stop_ids=stop_ids + [token for token in request.stop_token_ids if token not in stop_ids],
+            threshold=manifest.confidence_threshold if threshold is None else threshold,
+            max_steps=params.max_steps_per_block or manifest.block_length,
+        )
+
+    @property
+    def given(self) -> list[int]:
+        """Prompt tokens inside the current block."""
+        return self.token_ids[self.block_start :]
+
+    @property
+    def wanted(self) -> int:
+        """Positions of the current block up to the request's last token, prompt tail included."""
+        return self.prompt_length + self.request.max_tokens - self.block_start

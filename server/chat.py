@@ -1,0 +1,114 @@
+"""``POST /v1/chat/completions``."""
+
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from server.body import read_body
+from server.errors import ApiError
+from server.generation import Choice, Job, Update
+from server.protocol.chat import ChatRequest
+from server.services import Services, check_stop_ids, token_budget
+from server.sse import DONE, event, open_stream, unless_gone
+
+router = APIRouter()
+
+
+@router.post("/chat/completions")
+async def chat(request: Request) -> Response:
+    """Answers a chat."""
+    services: Services = request.app.state.services
+    body = await read_body(request, ChatRequest)
+    services.check_model(body.model)
+    body.check_supported()
+    answer = _Answer(services, body, await _plan(services, body, request.state.request_id))
+    if body.stream:
+        return await open_stream(request, answer.events())
+    return JSONResponse(await unless_gone(request, answer.whole()))
+
+
+async def _plan(services: Services, body: ChatRequest, label: str) -> Job:
+    ready, codec = services.require_ready()
+    services.gate.check_size(body.n, "n")
+    ids = await codec.encode_chat([message.fields() for message in body.messages], ready.max_model_len)
+    check_stop_ids(body.stop_token_ids, ready)
+    budget = token_budget(len(ids), body.token_limit, ready, "messages")
+    return Job.plan(services, codec, label, body, [ids], [budget])
+
+
+class _Answer:
+    def __init__(self, services: Services, body: ChatRequest, job: Job) -> None:
+        self._body = body
+        self._job = job
+        self._head = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": services.model_name,
+            "system_fingerprint": services.fingerprint(),
+        }
+
+    async def whole(self) -> dict[str, object]:
+        async with aclosing(self._job.updates()) as updates:
+            async for _ in updates:
+                pass
+        choices = [self._choice(choice) for choice in self._job.choices]
+        return self._head | {"object": "chat.completion", "choices": choices, "usage": self._job.usage()}
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """For each choice its role, one event a block, its end; then the usage if asked for; the end mark."""
+        started: set[int] = set()
+        try:
+            async with aclosing(self._job.updates()) as updates:
+                async for update in updates:
+                    if update.index not in started:
+                        started.add(update.index)
+                        yield self._chunk(update.index, {"role": "assistant", "content": ""})
+                    # A block whose text is all held back says nothing, unless its ids were asked for.
+                    if update.text or (update.token_ids and self._body.return_token_ids):
+                        yield self._chunk(update.index, {"content": update.text}, update)
+                    if update.finish_reason is not None:
+                        yield self._chunk(update.index, {}, finish_reason=update.finish_reason)
+            if self._body.stream_options.include_usage:
+                yield event(self._head | {"object": "chat.completion.chunk", "choices": [], "usage": self._job.usage()})
+        except ApiError as error:
+            if not started:
+                raise
+            yield event(error.body())
+        yield DONE
+
+    def _choice(self, choice: Choice) -> dict[str, object]:
+        result: dict[str, object] = {
+            "index": choice.index,
+            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "logprobs": None,
+            "finish_reason": choice.finish_reason,
+        }
+        if self._body.return_token_ids:
+            result["token_ids"] = choice.token_ids
+            result["prompt_token_ids"] = choice.request.prompt_ids
+        return result
+
+    def _chunk(
+        self,
+        index: int,
+        delta: dict[str, str],
+        update: Update | None = None,
+        finish_reason: str | None = None,
+    ) -> bytes:
+        choice: dict[str, object] = {
+            "index": index,
+            "delta": delta,
+            "logprobs": None,
+            "finish_reason": finish_reason,
+        }
+        if self._body.return_token_ids and update is not None:
+            choice["token_ids"] = update.token_ids
+        return event(
+            self._head
+            | {"object": "chat.completion.chunk", "choices": [choice]}
+            | self._job.chunk_usage(self._body.stream_options)
+        )

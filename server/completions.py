@@ -1,0 +1,117 @@
+"""``POST /v1/completions``."""
+
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from scheduler.messages import EngineReady
+from server.body import read_body
+from server.errors import ApiError
+from server.generation import Choice, Job, Update
+from server.protocol.completions import CompletionRequest
+from server.services import Services, check_ids, check_stop_ids, token_budget
+from server.sse import DONE, event, open_stream, unless_gone
+from server.text import TextCodec
+
+router = APIRouter()
+
+
+@router.post("/completions")
+async def complete(request: Request) -> Response:
+    """Continues one or several prompts."""
+    services: Services = request.app.state.services
+    body = await read_body(request, CompletionRequest)
+    services.check_model(body.model)
+    body.check_supported()
+    ready, codec = services.require_ready()
+    job = await _plan(services, body, ready, codec, request.state.request_id)
+    answer = _Answer(services, body, job, codec)
+    if body.stream:
+        return await open_stream(request, answer.events())
+    return JSONResponse(await unless_gone(request, answer.whole()))
+
+
+async def _plan(services: Services, body: CompletionRequest, ready: EngineReady, codec: TextCodec, label: str) -> Job:
+    # Before the prompts are encoded, so that a huge list costs nothing.
+    services.gate.check_size(len(body.prompt) * body.n, "prompt" if len(body.prompt) > body.n else "n")
+    texts = [item for item in body.prompt if isinstance(item, str)]
+    given = [item for item in body.prompt if isinstance(item, list)]
+    prompts = given or await codec.encode(texts, ready.max_model_len)
+    wanted = body.max_tokens if "max_tokens" in body.model_fields_set else None
+    budgets = []
+    for ids in prompts:
+        check_ids(ids, ready, "prompt")
+        budgets.append(min(token_budget(len(ids), wanted, ready, "prompt"), body.max_tokens))
+    check_stop_ids(body.stop_token_ids, ready)
+    return Job.plan(services, codec, label, body, prompts, budgets)
+
+
+class _Answer:
+    def __init__(self, services: Services, body: CompletionRequest, job: Job, codec: TextCodec) -> None:
+        self._body = body
+        self._job = job
+        self._head = {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": services.model_name,
+            "system_fingerprint": services.fingerprint(),
+        }
+        self._echoes = [
+            item if isinstance(item, str) else codec.decode(item, keep_special=True)
+            for item in (body.prompt if body.echo else [])
+        ]
+
+    async def whole(self) -> dict[str, object]:
+        async with aclosing(self._job.updates()) as updates:
+            async for _ in updates:
+                pass
+        choices = [self._choice(choice) for choice in self._job.choices]
+        return self._head | {"choices": choices, "usage": self._job.usage()}
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """One event a block, then the usage if asked for, then the end mark."""
+        options = self._body.stream_options
+        started: set[int] = set()
+        try:
+            async with aclosing(self._job.updates()) as updates:
+                async for update in updates:
+                    yield event(self._chunk(update, first=update.index not in started))
+                    started.add(update.index)
+            if options.include_usage:
+                yield event(self._head | {"choices": [], "usage": self._job.usage()})
+        except ApiError as error:
+            if not started:
+                raise
+            yield event(error.body())
+        yield DONE
+
+    def _choice(self, choice: Choice) -> dict[str, object]:
+        result: dict[str, object] = {
+            "index": choice.index,
+            "text": self._echo(choice.index) + choice.text,
+            "logprobs": None,
+            "finish_reason": choice.finish_reason,
+        }
+        if self._body.return_token_ids:
+            result["token_ids"] = choice.token_ids
+            result["prompt_token_ids"] = choice.request.prompt_ids
+        return result
+
+    def _chunk(self, update: Update, *, first: bool) -> dict[str, object]:
+        choice: dict[str, object] = {
+            "index": update.index,
+            "text": (self._echo(update.index) if first else "") + update.text,
+            "logprobs": None,
+            "finish_reason": update.finish_reason,
+        }
+        if self._body.return_token_ids:
+            choice["token_ids"] = update.token_ids
+        return self._head | {"choices": [choice]} | self._job.chunk_usage(self._body.stream_options)
+
+    def _echo(self, index: int) -> str:
+        return self._echoes[index // self._body.n] if self._echoes else ""

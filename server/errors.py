@@ -1,0 +1,109 @@
+"""Errors of the HTTP interface and the one shape they all have."""
+
+import json
+import logging
+from collections.abc import Mapping
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+logger = logging.getLogger(__name__)
+
+_TYPES = {401: "invalid_request_error", 429: "rate_limit_error"}
+
+
+class ApiError(Exception):
+    """An answer other than 2xx: ``message`` for people, ``param`` the field at fault, ``code`` for programs.
+
+    ``retry_after`` (seconds) becomes the Retry-After header.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["retry-after"] = str(retry_after)
+
+    def body(self) -> dict[str, object]:
+        """The JSON object of the error."""
+        kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def response(self) -> Response:
+        """The whole HTTP response."""
+        # ASCII escapes keep lone surrogates of hostile input encodable.
+        return Response(json.dumps(self.body()), self.status, self.headers, "application/json")
+
+
+def invalid(message: str, param: str | None = None) -> ApiError:
+    """A 400 that names the field at fault."""
+    return ApiError(400, message, param=param)
+
+
+def unsupported(param: str) -> ApiError:
+    """A 400 for a field of the contract whose value would change the output and is not honoured."""
+    return ApiError(400, f"{param} is not supported by this server", param=param)
+
+
+def too_long(context: int, found: str, param: str, wanted: int = 0) -> ApiError:
+    """The 400 of a prompt, or a prompt plus ``wanted`` tokens, beyond the context."""
+    asked = f"the prompt has {found} tokens" + (f" and {wanted} more were asked for" if wanted else "")
+    return ApiError(
+        400,
+        f"This model's maximum context length is {context} tokens. However, {asked}.",
+        param=param,
+        code="context_length_exceeded",
+    )
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its answer was ready."""
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Makes every error of the framework and of the routes use the one shape."""
+    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(ClientGone, _on_client_gone)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+async def _on_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    if error.status in (400, 408, 413, 415):
+        request.app.state.services.metrics.rejected("invalid")
+    return error.response()
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message, code = str(error.detail), None
+    if error.status_code == 404:
+        message, code = f"Unknown request URL: {request.method} {request.url.path}", "unknown_url"
+    elif error.status_code == 405:
+        message = f"Method {request.method} is not allowed for {request.url.path}"
+    return ApiError(error.status_code, message, code=code, headers=error.headers).response()
+
+
+async def _on_client_gone(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ClientGone)
+    return ApiError(499, "The client closed the connection").response()
+
+
+async def _on_bug(_: Request, error: Exception) -> Response:
+    logger.error("unexpected error", exc_info=error)
+    return ApiError(500, "The server had an error while processing the request").response()

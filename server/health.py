@@ -1,0 +1,48 @@
+"""Probes, version and metrics. None of them waits for anything."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from server.errors import ApiError
+from server.services import Services
+
+router = APIRouter()
+
+
+@router.get("/health")
+@router.get("/readyz")
+@router.get("/ping")
+async def readyz(request: Request) -> Response:
+    """200 while requests are served; 503 while loading, dead or draining."""
+    services: Services = request.app.state.services
+    if services.ready:
+        return JSONResponse({"status": "ready"})
+    if services.gate.draining:
+        reason = "The server is shutting down"
+    else:
+        reason = services.engine.failure or "The model is not loaded"
+    return ApiError(503, reason, retry_after=2).response()
+
+
+@router.get("/livez")
+async def livez(request: Request) -> Response:
+    """503 when sequences run and the engine has stopped stepping, else 200."""
+    services: Services = request.app.state.services
+    if services.hung:
+        return ApiError(503, "The engine runs sequences but has stopped stepping").response()
+    return JSONResponse({"status": "alive"})
+
+
+@router.get("/version")
+async def version(request: Request) -> Response:
+    """The version of the server."""
+    services: Services = request.app.state.services
+    return JSONResponse({"version": services.version})
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """All metrics in the Prometheus text format, or OpenMetrics when asked for."""
+    services: Services = request.app.state.services
+    content, content_type = services.metrics.render(request.headers.get("accept", ""))
+    return Response(content, headers={"content-type": content_type})

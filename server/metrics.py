@@ -1,0 +1,190 @@
+"""Prometheus metrics of one server, in a registry of its own. Times are in seconds."""
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from scheduler.messages import EngineReady, EngineStats
+
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_SLOW = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_TOKENS = (1, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+_STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+
+
+class EngineView(Protocol):
+    """What a scrape reads from the engine client."""
+
+    @property
+    def ready(self) -> EngineReady | None: ...
+    @property
+    def restarts(self) -> int: ...
+    @property
+    def last_step_time(self) -> float: ...
+    @property
+    def stats(self) -> EngineStats: ...
+
+
+class Metrics:
+    """All metrics. ``observe_step`` takes the engine's figures, the other methods those of requests."""
+
+    def __init__(self, model_name: str, version: str) -> None:
+        self.registry = CollectorRegistry()
+        self._model = model_name
+        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of accepted requests")
+        self.generation_tokens = self._counter("generation_tokens", "Tokens returned to clients")
+        self._discarded = self._counter("discarded_tokens", "Generated tokens no client got", "reason")
+        self._passes = self._counter("forward_passes", "Forward passes of the engine", "phase")
+        self._forward = self._histogram("forward_duration_seconds", "Duration of a forward pass", _FAST)
+        self._steps = self._histogram("denoise_steps_per_block", "Denoise steps a block took", _STEPS)
+        self._finalized = self._histogram(
+            "tokens_finalized_per_forward", "Tokens finalised by a forward pass, all rows", (0, *_POWERS)
+        )
+        self._rows = self._histogram("batch_rows", "Rows of a forward pass", _POWERS)
+        self._tokens = self._histogram("batch_tokens", "Tokens of a forward pass", _TOKENS)
+        self._queue = self._histogram("queue_time_seconds", "Wait of a sequence before its first step", _SLOW)
+        self._block = self._histogram("block_duration_seconds", "Time from one block to the next", _SLOW)
+        self._first = self._histogram("time_to_first_token_seconds", "Arrival to first block", _SLOW)
+        self._between = self._histogram(
+            "inter_token_latency_seconds", "Gap before a block over its tokens, once a token", _FAST
+        )
+        self._latency = self._histogram("e2e_request_latency_seconds", "Arrival to last token", _SLOW)
+        self._preemptions = self._counter("preemptions", "Sequences that gave up their pages")
+        self._recomputed = self._counter("recomputed_tokens", "Tokens computed again after preemption")
+        self._saved = self._counter("early_stop_saved_blocks", "Blocks not run because a stop token came")
+        self._finished = self._counter("requests_finished", "Finished sequences", "reason")
+        self._rejected = self._counter("requests_rejected", "Requests answered without running", "reason")
+        self._cancelled = self._counter("requests_cancelled", "Sequences whose client left", "stage")
+        for reason in ("stop", "length", "error"):
+            self._finished.labels(model_name, reason)
+        for reason in ("queue_full", "draining", "not_ready", "invalid"):
+            self._rejected.labels(model_name, reason)
+        for stage in ("waiting", "running"):
+            self._cancelled.labels(model_name, stage)
+        for phase in ("prefill", "denoise", "commit", "mixed"):
+            self._passes.labels(model_name, phase)
+        self._discarded.labels(model_name, "stop_string")
+        build = Gauge("cdlm_build_info", "Version of the server", ["model_name", "version"], registry=self.registry)
+        build.labels(model_name, version).set(1)
+
+    def watch(self, engine: EngineView) -> None:
+        """Adds the gauges that are read from ``engine`` at each scrape."""
+        self.registry.register(_EngineCollector(engine, self._model))
+
+    def observe_step(self, stats: EngineStats) -> None:
+        """Takes the figures of one engine step."""
+        for seconds in stats.queue_seconds:
+            self._queue.labels(self._model).observe(seconds)
+        self._preemptions.labels(self._model).inc(stats.preemptions)
+        self._recomputed.labels(self._model).inc(stats.recomputed_tokens)
+        self._saved.labels(self._model).inc(stats.early_stop_saved_blocks)
+        for steps in stats.steps_per_block:
+            self._steps.labels(self._model).observe(steps)
+        if stats.phase == "idle":
+            return
+        self._passes.labels(self._model, stats.phase).inc()
+        self._forward.labels(self._model).observe(stats.forward_seconds)
+        self._finalized.labels(self._model).observe(stats.finalized_tokens)
+        self._rows.labels(self._model).observe(stats.batch_rows)
+        self._tokens.labels(self._model).observe(stats.batch_tokens)
+
+    def accepted(self, prompt_tokens: int) -> None:
+        """A request with this many prompt tokens was admitted."""
+        self.prompt_tokens.labels(self._model).inc(prompt_tokens)
+
+    def block(self, seconds: float, tokens: int, *, first: bool) -> None:
+        """A block of ``tokens`` came ``seconds`` after the one before it, or after arrival."""
+        if first:
+            self._first.labels(self._model).observe(seconds)
+        else:
+            self._block.labels(self._model).observe(seconds)
+            between = self._between.labels(self._model)
+            for _ in range(tokens):
+                between.observe(seconds / tokens)
+        self.generation_tokens.labels(self._model).inc(tokens)
+
+    def discarded(self, tokens: int) -> None:
+        """So many generated tokens came after a stop string."""
+        self._discarded.labels(self._model, "stop_string").inc(tokens)
+
+    def finished(self, reason: str, seconds: float) -> None:
+        """A sequence ended with ``stop``, ``length`` or ``error``, ``seconds`` after arrival."""
+        self._finished.labels(self._model, reason).inc()
+        self._latency.labels(self._model).observe(seconds)
+
+    def rejected(self, reason: str) -> None:
+        """A request was turned away: ``queue_full``, ``draining``, ``not_ready`` or ``invalid``."""
+        self._rejected.labels(self._model, reason).inc()
+
+    def cancelled(self, *, started: bool) -> None:
+        """A sequence lost its client before or after its first block."""
+        self._cancelled.labels(self._model, "running" if started else "waiting").inc()
+
+    def render(self, accept: str) -> tuple[bytes, str]:
+        """The exposition that fits an Accept header, and its content type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        counter = Counter(f"cdlm_{name}", text, ["model_name", *labels], registry=self.registry)
+        if not labels:
+            counter.labels(self._model)
+        return counter
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        histogram = Histogram(f"cdlm_{name}", text, ["model_name"], registry=self.registry, buckets=tuple(buckets))
+        histogram.labels(self._model)
+        return histogram
+
+
+def _unix_time(monotonic: float) -> float:
+    return time.time() - (time.monotonic() - monotonic) if monotonic else 0.0
+
+
+class _EngineCollector(Collector):
+    def __init__(self, engine: EngineView, model_name: str) -> None:
+        self._engine = engine
+        self._model = model_name
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        engine, stats = self._engine, self._engine.stats
+        used, total = stats.pages_active, stats.pages_free + stats.pages_active + stats.pages_cached
+        for name, text, value in (
+            ("num_requests_running", "Sequences in the batch", stats.running),
+            ("num_requests_waiting", "Sequences waiting for a place in the batch", stats.waiting),
+            ("kv_cache_usage_ratio", "Share of the KV pages in use", used / total if total else 0.0),
+            ("engine_up", "1 while the engine takes requests", float(engine.ready is not None)),
+            (
+                "engine_last_step_timestamp_seconds",
+                "Unix time of the last step; 0 before the first",
+                _unix_time(engine.last_step_time),
+            ),
+        ):
+            yield self._gauge(name, text, {(): value})
+        pages: dict[tuple[str, ...], float] = {
+            ("free",): stats.pages_free,
+            ("active",): stats.pages_active,
+            ("cached",): stats.pages_cached,
+        }
+        yield self._gauge("kv_pages", "KV pages by state; the sum is constant", pages, "state")
+        if engine.ready is not None:
+            size, count = str(engine.ready.page_size), str(engine.ready.num_pages)
+            labels: dict[tuple[str, ...], float] = {(size, count): 1.0}
+            yield self._gauge("cache_config_info", "The KV pool", labels, "page_size", "num_pages")
+        restarts = CounterMetricFamily(
+            "cdlm_engine_restarts", "Times the engine was started again", labels=["model_name"]
+        )
+        restarts.add_metric([self._model], engine.restarts)
+        yield restarts
+
+    def _gauge(self, name: str, text: str, values: dict[tuple[str, ...], float], *labels: str) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(f"cdlm_{name}", text, labels=["model_name", *labels])
+        for keys, value in values.items():
+            family.add_metric([self._model, *keys], value)
+        return family

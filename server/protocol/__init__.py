@@ -1,0 +1,1 @@
+"""Requests of the HTTP interface as validated models."""

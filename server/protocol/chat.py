@@ -1,0 +1,122 @@
+"""The body of a chat request."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, PlainValidator, model_validator
+
+from server.protocol.common import ApiModel, GenerationFields
+
+Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
+
+
+def check_content(value: object) -> str:
+    """Message content as one text; raises ``ValueError`` for parts that are not text."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise ValueError("must be a string or a list of text parts")
+    texts = []
+    for part in value:
+        if not isinstance(part, dict) or not isinstance(kind := part.get("type"), str):
+            raise ValueError("every part must be an object with a type")
+        if kind != "text":
+            raise ValueError(f"parts of type {kind[:64]!r} are not supported; only text is")
+        if not isinstance(text := part.get("text"), str):
+            raise ValueError("a text part must have a string named text")
+        texts.append(text)
+    return "\n".join(texts)
+
+
+class TextPart(ApiModel):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(ApiModel):
+    """One message of a chat."""
+
+    role: Role
+    content: Annotated[str, PlainValidator(check_content, json_schema_input_type=str | list[TextPart])] = Field(
+        "", description="Text or text parts; only an assistant's may be absent."
+    )
+    name: str | None = None
+    tool_call_id: str | None = None
+    tool_calls: list[JsonValue] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _content_is_there(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("content") is None and data.get("role") != "assistant":
+            raise ValueError("content is required")
+        return data
+
+    def fields(self) -> dict[str, str]:
+        """What the chat template sees."""
+        named = {"name": self.name, "tool_call_id": self.tool_call_id}
+        return {"role": self.role, "content": self.content} | {k: v for k, v in named.items() if v}
+
+
+class ResponseFormat(ApiModel):
+    """The form of the answer."""
+
+    type: Literal["text", "json_object", "json_schema"]
+
+
+class ChatRequest(GenerationFields):
+    """``POST /v1/chat/completions``."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(
+        None, ge=1, description="Most tokens of an answer; absent takes the rest of the context."
+    )
+    max_tokens: int | None = Field(None, ge=1, description="Older name of max_completion_tokens.")
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    tools: list[JsonValue] = []
+    tool_choice: JsonValue = None
+    parallel_tool_calls: bool = True
+    functions: list[JsonValue] = []
+    function_call: JsonValue = None
+    add_generation_prompt: bool = True
+    audio: JsonValue = None
+    modalities: list[str] = ["text"]
+    metadata: JsonValue = None
+    store: JsonValue = None
+    service_tier: JsonValue = None
+    safety_identifier: JsonValue = None
+    prompt_cache_key: JsonValue = None
+    verbosity: JsonValue = None
+    prediction: JsonValue = None
+
+    @property
+    def token_limit(self) -> int | None:
+        """The limit under whichever name it came."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    def _not_honoured(self) -> Iterator[str]:
+        yield from super()._not_honoured()
+        if self.logprobs:
+            yield "logprobs"
+        if self.top_logprobs:
+            yield "top_logprobs"
+        if self.response_format is not None and self.response_format.type != "text":
+            yield "response_format"
+        if self.tools and self.tool_choice != "none":
+            yield "tools"
+        if not self.tools and self.tool_choice not in (None, "none", "auto"):
+            yield "tool_choice"
+        if self.functions and self.function_call != "none":
+            yield "functions"
+        if not self.add_generation_prompt:
+            yield "add_generation_prompt"
+        if self.audio:
+            yield "audio"
+        if any(kind != "text" for kind in self.modalities):
+            yield "modalities"
+        for index, message in enumerate(self.messages):
+            if message.tool_calls:
+                yield f"messages[{index}].tool_calls"

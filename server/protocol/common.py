@@ -1,0 +1,141 @@
+"""Fields that completions and chats share."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, model_validator
+
+from scheduler.messages import DecodingParams
+from server.errors import unsupported
+
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 1024
+
+# Fields of other servers that would run code, or change the output in a way this one does not know.
+_FOREIGN = frozenset(
+    {
+        "allowed_token_ids",
+        "bad_words",
+        "chat_template",
+        "chat_template_kwargs",
+        "continue_final_message",
+        "guided_choice",
+        "guided_grammar",
+        "guided_json",
+        "guided_regex",
+        "include_stop_str_in_output",
+        "logits_processors",
+        "prompt_embeds",
+        "prompt_logprobs",
+        "structured_outputs",
+        "truncate_prompt_tokens",
+        "trust_remote_code",
+        "use_beam_search",
+    }
+)
+
+
+class ApiModel(BaseModel):
+    """A JSON object in which null means absent, types are strict and unknown names are kept apart."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            return {name: value for name, value in data.items() if value is not None}
+        return data
+
+
+def check_stops(value: object) -> tuple[str, ...]:
+    """One stop string or up to 16 of them, none empty; raises ``ValueError``."""
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list):
+        raise ValueError("must be a string or a list of strings")
+    if len(stops) > MAX_STOPS:
+        raise ValueError(f"at most {MAX_STOPS} stop strings are allowed, not {len(stops)}")
+    for stop in stops:
+        if not isinstance(stop, str):
+            raise ValueError("must be a string or a list of strings")
+        if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
+            raise ValueError(f"a stop string has 1 to {MAX_STOP_CHARACTERS} characters, not {len(stop)}")
+    return tuple(stops)
+
+
+class StreamOptions(ApiModel):
+    """When a stream carries usage."""
+
+    include_usage: bool = Field(default=False, description="Send a last chunk with the usage of the whole request.")
+    continuous_usage_stats: bool = Field(default=False, description="Send the usage so far on every chunk.")
+
+
+class GenerationFields(ApiModel):
+    """What completions and chats have in common."""
+
+    model: str | None = Field(None, description="Model id; absent takes the one that is served.")
+    temperature: float = Field(0.0, ge=0, le=2, description="0, the default, decodes greedily.")
+    top_p: float = Field(1.0, ge=0, le=1)
+    top_k: int = Field(0, ge=-1, le=2**31 - 1, description="0 or -1 filters nothing.")
+    min_p: float = Field(0.0, ge=0, le=1)
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="Absent draws a fresh one.")
+    n: int = Field(1, ge=1, le=128, description="Answers for each prompt.")
+    stop: Annotated[tuple[str, ...], PlainValidator(check_stops, json_schema_input_type=str | list[str])] = Field(
+        (), description="Text that ends the answer and is left out of it; up to 16."
+    )
+    stop_token_ids: list[Annotated[int, Field(ge=0)]] = Field([], max_length=256)
+    ignore_eos: bool = Field(False, description="Go on after the end token, up to max_tokens.")
+    confidence_threshold: float | None = Field(
+        None, gt=0, le=1, description="Confidence at which a token is finalised; absent takes the server's."
+    )
+    max_steps_per_block: int | None = Field(None, ge=1, le=4096, description="Most denoise steps of a block.")
+    return_token_ids: bool = Field(False, description="Choices carry token_ids.")
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    user: str | None = None
+
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    repetition_penalty: float = Field(1.0, gt=0)
+    logit_bias: dict[str, float] = {}
+    min_tokens: int = Field(0, ge=0)
+    diffusing: JsonValue = None
+    decoding: JsonValue = None
+    stream_granularity: Literal["block", "step", "token"] = "block"
+
+    def check_supported(self) -> None:
+        """Raises ``ApiError`` 400 for a field that would change the output and is not honoured."""
+        for name in self._not_honoured():
+            raise unsupported(name)
+
+    def _not_honoured(self) -> Iterator[str]:
+        for name, neutral in (
+            ("presence_penalty", 0.0),
+            ("frequency_penalty", 0.0),
+            ("repetition_penalty", 1.0),
+            ("logit_bias", {}),
+            ("min_tokens", 0),
+            ("stream_granularity", "block"),
+        ):
+            if getattr(self, name) != neutral:
+                yield name
+        if self.diffusing:
+            yield "diffusing"
+        if self.decoding:
+            yield "decoding"
+        for name, value in (self.model_extra or {}).items():
+            if name in _FOREIGN and value not in (False, "", [], {}):
+                yield name
+
+    def decoding_params(self, seed: int) -> DecodingParams:
+        """The engine's parameters, with the noise stream ``seed``."""
+        return DecodingParams(
+            temperature=self.temperature,
+            top_k=max(self.top_k, 0),
+            # Zero means only the likeliest token, which an arbitrarily small share keeps.
+            top_p=max(self.top_p, 1e-9),
+            min_p=self.min_p,
+            seed=seed,
+            confidence_threshold=self.confidence_threshold,
+            max_steps_per_block=self.max_steps_per_block,
+        )

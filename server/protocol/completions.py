@@ -1,0 +1,71 @@
+"""The body of a completion request."""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from pydantic import Field, PlainValidator
+
+from server.protocol.common import GenerationFields
+
+PromptInput = str | list[str] | list[int] | list[list[int]]
+Prompts = list[str] | list[list[int]]
+
+
+def check_prompt(value: object) -> Prompts:
+    """All prompts of a request, as texts or as ids; raises ``ValueError`` for anything else or empty."""
+    if isinstance(value, str):
+        return _texts([value])
+    if not isinstance(value, list):
+        raise ValueError("must be a string, a list of strings, a list of token ids or a list of such lists")
+    if not value:
+        raise ValueError("must not be empty")
+    if isinstance(value[0], str):
+        return _texts(value)
+    if isinstance(value[0], list):
+        return [_ids(item) for item in value]
+    return [_ids(value)]
+
+
+def _texts(values: list[object]) -> list[str]:
+    texts = [value for value in values if isinstance(value, str)]
+    if len(texts) != len(values):
+        raise ValueError("must not mix strings with other types")
+    if not all(texts):
+        raise ValueError("must not be empty")
+    return texts
+
+
+def _ids(value: object) -> list[int]:
+    if not isinstance(value, list):
+        raise ValueError("must not mix lists of token ids with other types")
+    if not value:
+        raise ValueError("must not be empty")
+    for item in value:
+        # bool is an int to Python, not to JSON.
+        if type(item) is not int:
+            raise ValueError("token ids must be integers")
+        if item < 0:
+            raise ValueError(f"token id {item} is negative")
+    return value
+
+
+class CompletionRequest(GenerationFields):
+    """``POST /v1/completions``."""
+
+    prompt: Annotated[Prompts, PlainValidator(check_prompt, json_schema_input_type=PromptInput)] = Field(
+        description="Text, several texts, token ids, or several lists of them."
+    )
+    max_tokens: int = Field(16, ge=0, description="Most tokens of an answer; exact.")
+    echo: bool = Field(False, description="Put the prompt in front of the answer.")
+    logprobs: int | None = Field(None, ge=0, le=5)
+    suffix: str | None = None
+    best_of: int | None = Field(None, ge=1, le=128)
+
+    def _not_honoured(self) -> Iterator[str]:
+        yield from super()._not_honoured()
+        if self.logprobs is not None:
+            yield "logprobs"
+        if self.suffix:
+            yield "suffix"
+        if self.best_of not in (None, self.n):
+            yield "best_of"

@@ -1,0 +1,23 @@
+"""Bodies of the tokenizer routes."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from server.protocol.chat import Message
+from server.protocol.common import ApiModel
+
+
+class TokenizeRequest(ApiModel):
+    """``POST /tokenize``: either a prompt or messages."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+
+
+class DetokenizeRequest(ApiModel):
+    """``POST /detokenize``."""
+
+    model: str | None = None
+    tokens: list[Annotated[int, Field(ge=0)]]

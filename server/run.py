@@ -1,0 +1,167 @@
+"""Runs a server in this process: start, ready banner, drain, exit code."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+
+from scheduler.client import EngineClient
+from scheduler.errors import EngineError
+from server.app import create_app
+from server.services import Services
+from server.settings import ServerSettings
+from server.text import TextCodec, TextError
+
+logger = logging.getLogger("cdlm")
+
+# Load balancers need a moment to see that readiness is gone before connections are refused.
+_READINESS_PAUSE_S = 0.5
+_KEEP_ALIVE_S = 30
+
+
+def serve(settings: ServerSettings) -> int:
+    """Serves until SIGTERM or SIGINT; returns the exit code of the process.
+
+    0 after a drain, 1 when the port is taken or the checkpoint cannot be loaded, 130 after a second signal.
+    """
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    # Its info lines say again what the banner and the drain say.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    try:
+        listener = _listen(settings.host, settings.port)
+    except OSError as error:
+        logger.error("cannot listen on %s:%d: %s", settings.host, settings.port, error.strerror or error)
+        return 1
+    with listener:
+        return asyncio.run(_Runner(settings, listener).run())
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        # Listening now makes a port that is taken show at once.
+        listener.listen(2048)
+    except OSError:
+        listener.close()
+        raise
+    listener.set_inheritable(False)
+    return listener
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # The runner handles signals: it drains first.
+        yield
+
+
+class _Runner:
+    def __init__(self, settings: ServerSettings, listener: socket.socket) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._client = EngineClient(settings.engine_options())
+        self._services = Services(settings, self._client)
+        self._server = _Server(
+            uvicorn.Config(
+                create_app(self._services),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                ws="none",
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                # What still runs after the drain limit has been told so and only has to flush.
+                timeout_graceful_shutdown=5,
+            )
+        )
+        self._signals = 0
+        self._exit_code = 0
+        self._stopping = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        await self._client.start()
+        serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        loading = asyncio.create_task(self._load())
+        draining = asyncio.create_task(self._drain())
+        hurrying = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait({serving, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (loading, draining, hurrying):
+            task.cancel()
+        if self._hurry.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._client.stop(), 1.0)
+            # The tasks that the end of the loop cancels have nothing to say any more.
+            logging.disable(logging.CRITICAL)
+            return 130
+        await self._client.stop()
+        serving.result()
+        return self._exit_code
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        if self._signals == 1:
+            self._stopping.set()
+        else:
+            self._server.force_exit = True
+            self._hurry.set()
+
+    async def _load(self) -> None:
+        directory = Path(self._settings.model)
+        try:
+            self._services.codec = await asyncio.to_thread(TextCodec.load, directory)
+            ready = await self._client.wait_ready()
+        except (TextError, EngineError) as error:
+            logger.error("cannot serve %s: %s", directory, error)
+            self._exit_code = 1
+            self._server.should_exit = True
+            return
+        if self._stopping.is_set():
+            return
+        host, port = self._listener.getsockname()[:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        key = " -H 'Authorization: Bearer YOUR_KEY'" if self._settings.api_keys else ""
+        body = f'{{"model":"{self._services.model_name}","prompt":"hello","max_tokens":96,"stream":true}}'
+        logger.info(
+            "%s is ready on %s: %.1fM parameters, %s, %s, context %d, %d KV pages of %d tokens\n"
+            "Try it:\n  curl -N %s/v1/completions -H 'Content-Type: application/json'%s -d '%s'",
+            self._services.model_name,
+            url,
+            ready.parameters / 1e6,
+            ready.device,
+            ready.dtype,
+            ready.max_model_len,
+            ready.num_pages,
+            ready.page_size,
+            url,
+            key,
+            body,
+        )
+
+    async def _drain(self) -> None:
+        await self._stopping.wait()
+        gate = self._services.gate
+        logger.info(
+            "shutting down; %d sequences may take %g s to finish",
+            gate.in_flight,
+            self._settings.drain_timeout_s,
+        )
+        gate.draining = True
+        await asyncio.sleep(_READINESS_PAUSE_S)
+        await gate.drain(self._settings.drain_timeout_s)
+        self._server.should_exit = True

@@ -1,0 +1,116 @@
+"""What the routes share: the engine, the tokenizer, admission, metrics."""
+
+import hashlib
+import importlib.metadata
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+import msgspec
+
+from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest
+from server.errors import ApiError, invalid, too_long
+from server.limits import Gate
+from server.metrics import EngineView, Metrics
+from server.settings import ServerSettings
+from server.text import TextCodec
+
+
+def package_version() -> str:
+    """The installed version of this program."""
+    try:
+        return importlib.metadata.version("cdlm-serve")
+    except importlib.metadata.PackageNotFoundError:
+        return "0.0.0"
+
+
+class Engine(EngineView, Protocol):
+    """The part of the engine client that the routes use."""
+
+    stats_listeners: list[Callable[[EngineStats], None]]
+
+    @property
+    def failure(self) -> str | None: ...
+    def generate(self, request: GenerateRequest) -> AsyncIterator[BlockOutput]: ...
+
+
+class Services:
+    """One server's shared state. ``codec`` is set once the tokenizer has been loaded."""
+
+    def __init__(self, settings: ServerSettings, engine: Engine, codec: TextCodec | None = None) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.codec = codec
+        self.version = package_version()
+        self.created = int(time.time())
+        self.model_name = settings.model_name
+        self.metrics = Metrics(self.model_name, self.version)
+        self.metrics.watch(engine)
+        self.gate = Gate(settings.max_num_seqs + settings.max_waiting_requests, self.metrics)
+        engine.stats_listeners.append(self.metrics.observe_step)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be served now."""
+        return self.engine.ready is not None and self.codec is not None and not self.gate.draining
+
+    @property
+    def hung(self) -> bool:
+        """Whether sequences run and the engine has not stepped for ``engine_hang_timeout_s`` seconds."""
+        if self.gate.in_flight == 0 or self.engine.ready is None:
+            return False
+        last = max(self.engine.last_step_time, self.gate.busy_since)
+        return time.monotonic() - last > self.settings.engine_hang_timeout_s
+
+    def require_ready(self) -> tuple[EngineReady, TextCodec]:
+        """The engine's figures and the tokenizer; raises ``ApiError`` 503 while they are not there."""
+        ready, codec = self.engine.ready, self.codec
+        if self.gate.draining:
+            self.metrics.rejected("draining")
+            raise ApiError(503, "The server is shutting down", retry_after=10)
+        if ready is None or codec is None:
+            self.metrics.rejected("not_ready")
+            raise ApiError(503, self.engine.failure or "The model is still loading; retry later", retry_after=2)
+        return ready, codec
+
+    def check_model(self, model: str | None) -> None:
+        """Raises ``ApiError`` 404 for a model that is not served here."""
+        if model is not None and model != self.model_name:
+            raise ApiError(404, f"The model {model[:200]!r} does not exist", param="model", code="model_not_found")
+
+    def fingerprint(self) -> str:
+        """Names the version and the configuration that answers come from."""
+        ready = self.engine.ready
+        config = msgspec.json.encode(ready) if ready else b""
+        return "fp_" + hashlib.sha256(self.version.encode() + config).hexdigest()[:12]
+
+
+def check_ids(ids: list[int], ready: EngineReady, param: str) -> None:
+    """Raises ``ApiError`` 400 for an empty prompt, ids the model does not have, and masks."""
+    if not ids:
+        raise invalid(f"{param} must not be empty", param)
+    if max(ids) >= ready.vocab_size:
+        raise invalid(f"{param}: token id {max(ids)} is not below {ready.vocab_size}", param)
+    if ready.mask_token_id in ids:
+        raise invalid(f"{param}: token id {ready.mask_token_id} is the mask token", param)
+
+
+def check_stop_ids(ids: list[int], ready: EngineReady) -> None:
+    """Raises ``ApiError`` 400 for stop tokens that the model does not have."""
+    if ids:
+        check_ids(ids, ready, "stop_token_ids")
+
+
+def token_budget(prompt_tokens: int, wanted: int | None, ready: EngineReady, param: str) -> int:
+    """How many tokens may be generated: ``wanted``, or with ``None`` the rest of the context.
+
+    Raises ``ApiError`` 400 when the prompt, or the prompt and ``wanted`` tokens, exceed the context.
+    """
+    # A pool smaller than one full context bounds a request too; a block runs whole whatever is kept of it.
+    context = min(ready.max_model_len, ready.num_pages * ready.page_size - ready.block_length)
+    rest = context - prompt_tokens
+    if rest < 0 or (rest == 0 and wanted != 0):
+        raise too_long(context, str(prompt_tokens), param)
+    if wanted is not None and wanted > rest:
+        raise too_long(context, str(prompt_tokens), param, wanted)
+    return rest if wanted is None else wanted

@@ -1,0 +1,225 @@
+"""The one settings object of a server: flags, ``CDLM_*`` variables, defaults."""
+
+import difflib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsError as SourceError
+
+from scheduler.options import EngineOptions
+
+ENV_PREFIX = "CDLM_"
+
+_BYTE_UNITS = {
+    "": 1,
+    "b": 1,
+    "k": 2**10,
+    "m": 2**20,
+    "g": 2**30,
+    "t": 2**40,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+}
+
+
+class SettingsError(Exception):
+    """A flag or variable is unknown or has a bad value; the message names it."""
+
+
+def parse_bytes(value: object) -> object:
+    """Turns ``"512M"``, ``"2GiB"`` or ``"1.5 GB"`` into bytes; leaves other types to the field.
+
+    K, M, G and T alone are powers of 1024, as with KiB; KB, MB and so on are powers of 1000.
+    Raises ``ValueError`` for text that is no size.
+    """
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)
+    if match is None or match[2].lower() not in _BYTE_UNITS:
+        raise ValueError('expected a size such as "512M", "2GiB" or a number of bytes')
+    return int(float(match[1]) * _BYTE_UNITS[match[2].lower()])
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _bundled_student() -> str:
+    from model.assets import BUNDLED_STUDENT
+
+    return str(BUNDLED_STUDENT)
+
+
+ByteSize = Annotated[int, BeforeValidator(parse_bytes)]
+
+
+class ServerSettings(BaseSettings):
+    """Everything an operator can turn. Frozen; unknown names and bad values raise at start."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        cli_kebab_case=True,
+        cli_prog_name="cdlm serve",
+        cli_exit_on_error=False,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        hide_input_in_errors=False,
+    )
+
+    model: str = Field(
+        default_factory=_bundled_student,
+        description="Checkpoint directory (safetensors, tokenizer, config). Default: the bundled cdlm-nano.",
+    )
+    served_model_name: str | None = Field(
+        default=None, min_length=1, description="Model id that clients send. Default: the directory's name."
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0 picks a free one.")
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Compute type of the model: auto, float32, bfloat16 or float16."
+    )
+    block_length: int | None = Field(
+        default=None, ge=1, le=4096, description="Tokens a block. Default: the checkpoint's."
+    )
+    confidence_threshold: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Confidence at which a token is finalised, in (0, 1]. Default: the checkpoint's.",
+    )
+    max_num_seqs: int = Field(default=64, ge=1, description="Sequences that run in one batch.")
+    max_num_batched_tokens: int = Field(default=8192, ge=1, description="Tokens of one forward pass.")
+    kv_cache_memory: ByteSize | None = Field(
+        default=None,
+        ge=1,
+        description="Memory of the KV pool, such as 512M or 2GiB. Default: enough for max_num_seqs contexts.",
+    )
+    page_size: int = Field(default=32, ge=1, description="Tokens a KV page.")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of the engine. Default: torch's.")
+    max_waiting_requests: int = Field(
+        default=1024,
+        ge=0,
+        description="Sequences that may wait beyond max_num_seqs; more are answered with 429.",
+    )
+    max_body_bytes: ByteSize = Field(
+        default=10_000_000, ge=1024, description="Largest request body; more is answered with 413."
+    )
+    request_timeout_s: float = Field(
+        default=600.0, gt=0, description="Seconds a request may take before it ends with 504."
+    )
+    engine_hang_timeout_s: float = Field(
+        default=120.0,
+        gt=0,
+        description="Seconds without an engine step, while requests run, until /livez fails.",
+    )
+    drain_timeout_s: float = Field(
+        default=30.0, ge=0, description="Seconds that running requests may take to finish after SIGTERM."
+    )
+    api_key: Annotated[list[SecretStr], NoDecode, BeforeValidator(_split)] = Field(
+        default_factory=list,
+        description="Key that clients must send; repeat it or separate several by commas.",
+    )
+    api_key_file: Path | None = Field(
+        default=None, description="File with one key a line, beside those of --api-key; # starts a comment."
+    )
+    cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
+        default_factory=list,
+        description="Origins that browsers may call from, separated by commas; * for any.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe messages to log: debug, info, warning or error."
+    )
+
+    @field_validator("api_key_file")
+    @classmethod
+    def _readable(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and not _keys_of(value):
+            raise ValueError(f"{info.field_name} holds no key")
+        return value
+
+    @property
+    def model_name(self) -> str:
+        """The model id that clients send."""
+        return self.served_model_name or Path(self.model).resolve().name
+
+    @property
+    def api_keys(self) -> list[str]:
+        """All accepted keys; empty when the server is open."""
+        keys = [key.get_secret_value() for key in self.api_key]
+        return keys + (_keys_of(self.api_key_file) if self.api_key_file else [])
+
+    def engine_options(self) -> EngineOptions:
+        """The part of the settings that the engine process needs."""
+        return EngineOptions(
+            model=self.model,
+            device=self.device,
+            dtype=self.dtype,
+            block_length=self.block_length,
+            confidence_threshold=self.confidence_threshold,
+            max_num_seqs=self.max_num_seqs,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            kv_cache_memory=self.kv_cache_memory,
+            page_size=self.page_size,
+            threads=self.threads,
+        )
+
+
+def _keys_of(path: Path) -> list[str]:
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def parse_settings(argv: Sequence[str]) -> ServerSettings:
+    """Settings from command-line flags, then ``CDLM_*`` variables, then defaults.
+
+    Raises ``SettingsError`` for an unknown flag or variable or a bad value. ``--help`` prints and exits.
+    """
+    _reject_unknown_variables()
+    try:
+        return CliApp.run(ServerSettings, cli_args=list(argv))
+    except ValidationError as error:
+        raise SettingsError("\n".join(_describe(item, argv) for item in error.errors())) from error
+    except SourceError as error:
+        raise SettingsError(str(error).removeprefix("error parsing CLI: ")) from error
+
+
+def _reject_unknown_variables() -> None:
+    known = {ENV_PREFIX + name.upper() for name in ServerSettings.model_fields}
+    for name, value in sorted(os.environ.items()):
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise SettingsError(f"unknown environment variable {name}={value!r}{hint}")
+
+
+def _describe(item: object, argv: Sequence[str]) -> str:
+    assert isinstance(item, dict)
+    field = str(item["loc"][0]) if item["loc"] else "settings"
+    flag = "--" + field.replace("_", "-")
+    variable = ENV_PREFIX + field.upper()
+    on_flag = any(word == flag or word.startswith(flag + "=") for word in argv)
+    source = flag if on_flag or variable not in os.environ else variable
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if field == "api_key":
+        return f"{source}: {message}"
+    return f"{source}={item['input']!r}: {message}"

@@ -1,0 +1,44 @@
+"""Stop strings in a text that arrives in pieces."""
+
+from collections.abc import Sequence
+
+
+class StopMatcher:
+    """Passes text through until the first stop string completes; the stop itself is never passed.
+
+    Of several stops the one that completes earliest wins, the longer one when two complete together.
+    Only a tail that may still become a stop is held back.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        assert all(stops)
+        self._stops = tuple(stops)
+        self._held = ""
+        self.matched = False
+
+    def feed(self, text: str) -> str:
+        """The text that may be shown now; sets ``matched`` when a stop string completed."""
+        if self.matched:
+            return ""
+        text = self._held + text
+        found = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
+        if found:
+            self.matched = True
+            self._held = ""
+            return text[: min(found)[1]]
+        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def flush(self) -> str:
+        """The held tail, once no more text comes."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest proper prefix of ``stop`` that ends ``text``."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0

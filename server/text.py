@@ -1,0 +1,165 @@
+"""The tokenizer of a checkpoint: user text to ids, chats to ids, ids to text."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio.to_thread
+import jinja2
+from tokenizers import Tokenizer
+
+from model.config import CheckpointError
+from server.errors import invalid, too_long
+
+# Shorter texts take less time to encode than a thread takes to answer.
+_INLINE_CHARACTERS = 2_000
+
+Result = TypeVar("Result")
+Render = Callable[[list[dict[str, str]]], str]
+
+
+class TextError(Exception):
+    """The tokenizer of a checkpoint cannot be loaded; the message names the folder and the reason."""
+
+
+class TextCodec:
+    """Encodes text so that nothing a user writes can become a special token, and decodes ids.
+
+    ``render`` turns messages into the text of a chat; ``None`` when the checkpoint has no chat template.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, render: Render | None = None) -> None:
+        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        # Literal special tokens inside text become ordinary characters.
+        self._tokenizer.encode_special_tokens = True
+        self._render = render
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special = {token.content: ident for ident, token in added.items() if token.special}
+        names = sorted(map(re.escape, self._special), key=len, reverse=True)
+        self._splitter = re.compile(f"({'|'.join(names)})") if names else None
+        longest = max(map(len, self._tokenizer.get_vocab()), default=1)
+        # A normalizer may shorten text before it is cut into tokens.
+        self._token_characters = longest * (4 if self._tokenizer.normalizer else 1)
+
+    @classmethod
+    def load(cls, directory: Path) -> "TextCodec":
+        """Loads from a local checkpoint folder; runs no code from it. Raises ``TextError``."""
+        from model.tokenizer import load_tokenizer  # Imports transformers, which takes seconds.
+
+        try:
+            loaded: Any = load_tokenizer(directory)
+            backend = loaded.backend_tokenizer
+        except (CheckpointError, AttributeError) as error:
+            raise TextError(f"cannot load the tokenizer of {directory}: {error}") from error
+
+        def render(messages: list[dict[str, str]]) -> str:
+            text = loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            assert isinstance(text, str)
+            return text
+
+        return cls(backend, render if loaded.chat_template else None)
+
+    async def encode(self, texts: Sequence[str], max_tokens: int, param: str = "prompt") -> list[list[int]]:
+        """Ids of each text; raises ``ApiError`` 400 when one must be longer than ``max_tokens``."""
+        for text in texts:
+            self._bound([text], max_tokens, param)
+        return await _offload(sum(map(len, texts)), lambda: self._ids(texts, add_special_tokens=True))
+
+    async def encode_chat(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> list[int]:
+        """Ids of a chat, up to where the assistant's answer starts.
+
+        Only the template's own special tokens count; those inside messages stay text. Raises ``ApiError``
+        400 when there is no template, the template refuses the messages, or they must be too long.
+        """
+        if self._render is None:
+            raise invalid("This model has no chat template; use /v1/completions", "messages")
+        texts = [text for message in messages for text in message.values()]
+        self._bound(texts, max_tokens, "messages")
+        return await _offload(sum(map(len, texts)), lambda: self._chat_ids(messages))
+
+    def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
+        """Text of ``ids``; special tokens leave no trace unless ``keep_special``."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=not keep_special)
+
+    def _chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        assert self._render is not None
+        shield = _Shield(self._special, [text for message in messages for text in message.values()])
+        shielded = [{key: shield.hide(text) for key, text in message.items()} for message in messages]
+        try:
+            rendered = self._render(shielded)
+        except jinja2.TemplateError as error:
+            raise invalid(f"The chat template refuses these messages: {error}", "messages") from error
+        pieces = self._splitter.split(rendered) if self._splitter else [rendered]
+        plain = [shield.reveal(piece) for piece in pieces if piece not in self._special]
+        encoded = iter(self._ids(plain, add_special_tokens=False))
+        parts = ([self._special[piece]] if piece in self._special else next(encoded) for piece in pieces)
+        return [ident for part in parts for ident in part]
+
+    def _ids(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
+        # Unlike encode(), this lets the event loop run meanwhile.
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+        return [encoding.ids for encoding in encodings]
+
+    def _bound(self, texts: Sequence[str], max_tokens: int, param: str) -> None:
+        # Tells without encoding: the time an over-long text costs must not grow with it.
+        least = sum(map(len, texts)) // self._token_characters
+        if least > max_tokens:
+            raise too_long(max_tokens, f"at least {least}", param)
+
+
+class _Shield:
+    """Replaces the first characters of special tokens by stand-ins that no template contains."""
+
+    def __init__(self, special: Mapping[str, int], texts: Sequence[str]) -> None:
+        used = set().union(*texts)
+        stand_ins = (chr(code) for code in range(0xF0000, 0xFFFFD) if chr(code) not in used)
+        firsts = sorted({token[0] for token in special})
+        self._hide = {ord(first): stand_in for first, stand_in in zip(firsts, stand_ins, strict=False)}
+        self._reveal = {ord(stand_in): chr(first) for first, stand_in in self._hide.items()}
+        assert len(self._hide) == len(firsts)
+
+    def hide(self, text: str) -> str:
+        return text.translate(self._hide)
+
+    def reveal(self, text: str) -> str:
+        return text.translate(self._reveal)
+
+
+class Detokenizer:
+    """Turns ids into text as they come; the pieces joined equal the text of all ids.
+
+    A trailing incomplete UTF-8 sequence is held back until the ids that complete it, or ``flush``.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self._decode = decode
+        # Ids since the last clean border but one: some decoders treat the first id of a text differently.
+        self._window: list[int] = []
+        self._border = 0
+        self._sent = 0
+
+    def feed(self, ids: Sequence[int]) -> str:
+        """The text that ``ids`` make certain."""
+        self._window += ids
+        text = self._decode(self._window)
+        certain = text.rstrip("\ufffd")
+        piece = certain[self._sent :]
+        self._sent = max(self._sent, len(certain))
+        if certain == text and len(self._window) > self._border:
+            self._window = self._window[self._border :]
+            self._border = len(self._window)
+            self._sent = len(self._decode(self._window))
+        return piece
+
+    def flush(self) -> str:
+        """What was held back; the end of the text."""
+        piece = self._decode(self._window)[self._sent :]
+        self._sent += len(piece)
+        return piece
+
+
+async def _offload(characters: int, work: Callable[[], Result]) -> Result:
+    if characters <= _INLINE_CHARACTERS:
+        return work()
+    return await anyio.to_thread.run_sync(work)

@@ -1,0 +1,78 @@
+"""Tiny random checkpoints on disk, in the real format, for every axis of the backbone."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.config import Manifest, TransformerConfig
+from model.export import save_checkpoint
+from model.transformer import Transformer
+
+VOCAB = 64
+MASK, EOS = 63, 62
+
+# Each entry: overrides of the shape, overrides of the manifest.
+AXES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "plain": ({}, {}),
+    "shifted": ({"attention_bias": True}, {"shift": True}),
+    "qk_norm_tied": ({"qk_norm": True, "tie_word_embeddings": True}, {}),
+    "absolute": ({"qk_norm": True}, {"block_origin": "absolute", "prompt_attention": "block_causal"}),
+    "absolute_shifted": ({}, {"block_origin": "absolute", "prompt_attention": "block_causal", "shift": True}),
+    "first_token_autoregressive": (
+        {"attention_bias": True},
+        {
+            "block_origin": "absolute",
+            "prompt_attention": "block_causal",
+            "shift": True,
+            "first_token": "autoregressive",
+        },
+    ),
+    "block_causal_prompt_end": ({}, {"prompt_attention": "block_causal"}),
+    "causal_prompt": ({}, {"prompt_attention": "causal", "shift": True}),
+    "autoregressive": (
+        {},
+        {
+            "block_length": 1,
+            "prompt_attention": "causal",
+            "block_origin": "absolute",
+            "shift": True,
+            "first_token": "autoregressive",
+        },
+    ),
+}
+
+
+def build_checkpoint(directory: Path, axis: str = "plain", seed: int = 0, **manifest_overrides: Any) -> Path:
+    """Writes a checkpoint whose confidences spread over (0, 1), so that thresholds decide something."""
+    shape, manifest = AXES[axis]
+    config = TransformerConfig(
+        **{
+            "vocab_size": VOCAB,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_layers": 2,
+            "num_heads": 4,
+            "num_kv_heads": 2,
+            "head_dim": 8,
+            **shape,
+        }
+    )
+    model = Transformer(config)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.35, generator=generator)
+        else:
+            torch.nn.init.normal_(parameter, mean=1.0, std=0.2, generator=generator)
+    values = {
+        "block_length": 8,
+        "confidence_threshold": 0.4,
+        "mask_token_id": MASK,
+        "stop_token_ids": (EOS,),
+        "max_model_len": 256,
+        **manifest,
+        **manifest_overrides,
+    }
+    save_checkpoint(directory, model, Manifest(**values))
+    return directory

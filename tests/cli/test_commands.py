@@ -1,0 +1,86 @@
+"""The commands as a user types them: real processes, real server."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.local_server import LocalServerError, local_server
+from model.assets import BUNDLED_STUDENT
+from tests.checkpoints import build_checkpoint
+
+
+def cdlm(*arguments: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def test_help_lists_every_command() -> None:
+    result = cdlm("--help")
+    assert result.returncode == 0
+    for name in ("serve", "generate", "eval", "bench", "train"):
+        assert name in result.stdout
+
+
+def test_generate_shows_the_canvas_fill_up_and_prints_the_answer() -> None:
+    result = cdlm("generate", "hello", "--show-steps", "--confidence-threshold", "1.0", "--max-tokens", "6")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == "block 1"
+    steps = [line for line in lines if line.startswith("  step")]
+    masks = [line.count("░") for line in steps]
+    assert masks == sorted(masks, reverse=True)
+    assert masks[0] == 31  # Threshold 1 finalises one token a step.
+    assert "tokens in 1 blocks" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("generate", ""), "prompt is empty"),
+        (("generate", "x", "--model", "/nowhere"), "/nowhere: no such checkpoint directory"),
+        (("generate", "x", "--device", "abacus"), "device 'abacus'"),
+        (("eval", "--url", "http://127.0.0.1:9"), "cannot reach http://127.0.0.1:9"),
+        (("eval", "--task", "poems"), "poems"),
+        (("bench", "--url", "http://127.0.0.1:9"), "cannot reach http://127.0.0.1:9"),
+        (("serve", "--prot", "1"), "prot"),
+        (("serve", "--port", "99999"), "--port"),
+        (("train", "direct", "--config", "/nowhere.toml", "--output", "/tmp/x"), "/nowhere.toml"),
+    ],
+)
+def test_bad_input_ends_with_a_message_and_no_traceback(arguments: tuple[str, ...], message: str) -> None:
+    result = cdlm(*arguments)
+    assert result.returncode in (1, 2)
+    assert message in result.stderr.replace("\n", " ")
+    assert "Traceback" not in result.stderr
+
+
+def test_eval_and_bench_measure_a_running_server(tmp_path: Path) -> None:
+    with local_server(BUNDLED_STUDENT) as url:
+        result = cdlm("eval", "--url", url, "--count", "6", "--seed", "3", "--json", str(tmp_path / "eval.json"))
+        assert result.returncode == 0, result.stderr
+        score = json.loads((tmp_path / "eval.json").read_text())
+        assert (score["task"], score["n"], score["errors"], score["seed"]) == ("words", 6, 0, 3)
+        assert 0.0 <= score["score"] <= 1.0
+        result = cdlm("eval", "--url", url, "--task", "functions", "--count", "3", "--json", str(tmp_path / "f.json"))
+        assert json.loads((tmp_path / "f.json").read_text())["errors"] == 0
+        result = cdlm(
+            "bench", "--url", url, "--requests", "6", "--concurrency", "3", "--max-tokens", "40", "--ignore-eos",
+            "--json", str(tmp_path / "bench.json"),
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        figures = json.loads((tmp_path / "bench.json").read_text())
+        assert figures["errors"] == 0
+        assert figures["completion_tokens"] == 240
+        assert 1 <= figures["denoise_steps_per_block"] <= 32
+        for name in ("tokens_per_s", "ttft_p50_s", "latency_p95_s", "tokens_per_forward_of_a_request"):
+            assert figures[name] > 0
+            assert name in result.stdout
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    directory = build_checkpoint(tmp_path)  # Without a tokenizer.
+    with pytest.raises(LocalServerError, match="tokenizer"), local_server(directory):
+        pass

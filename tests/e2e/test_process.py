@@ -1,0 +1,122 @@
+"""Starting, keys, draining and refusing to start."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+
+from tests.e2e.conftest import ROOT, Server, running_server
+
+LONG = {"prompt": "hello", "max_tokens": 1900, "ignore_eos": True, "stream": True}
+
+
+def start_stream(server: Server) -> tuple[threading.Thread, list[str]]:
+    """Reads a long stream in a thread; returns once its first event is there."""
+    lines: list[str] = []
+
+    def read() -> None:
+        with (
+            contextlib.suppress(httpx.TransportError),
+            httpx.Client(base_url=server.url, timeout=120) as client,
+            client.stream("POST", "/v1/completions", json=LONG) as response,
+        ):
+            lines.extend(line for line in response.iter_lines() if line)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    server.wait_for(lambda: bool(lines))
+    return thread, lines
+
+
+def test_keys(tmp_path: Path) -> None:
+    with running_server(tmp_path / "log", "--api-key", "s3cret") as server:
+        assert server.client.get("/readyz").status_code == 200
+        refused = server.post("/v1/completions", {"prompt": "hello"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
+        server.client.headers["authorization"] = "Bearer s3cret"
+        server.complete()
+        assert "s3cret" not in server.log.read_text()
+
+
+def test_sigterm_drains(tmp_path: Path) -> None:
+    with running_server(tmp_path / "log", "--drain-timeout-s", "90") as server:
+        thread, lines = start_stream(server)
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for(lambda: server.client.get("/readyz").status_code == 503, 0.5)
+        assert server.process.wait(100) == 0, server.log.read_text()
+        thread.join(10)
+        assert lines[-1] == "data: [DONE]"
+        assert '"finish_reason":"length"' in lines[-2]
+
+
+def test_the_drain_limit_ends_streams_with_an_error(tmp_path: Path) -> None:
+    with running_server(tmp_path / "log", "--drain-timeout-s", "0.1") as server:
+        thread, lines = start_stream(server)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(15) == 0, server.log.read_text()
+        thread.join(10)
+        assert lines[-1] == "data: [DONE]"
+        assert "shutting down" in lines[-2]
+
+
+def test_a_second_signal_exits_at_once(tmp_path: Path) -> None:
+    with running_server(tmp_path / "log", "--drain-timeout-s", "90") as server:
+        thread, _ = start_stream(server)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(5) != 0
+        thread.join(10)
+
+
+def refuse(*flags: str, **variables: str) -> str:
+    """What a server that must not start writes to stderr."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CDLM_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", "serve", *flags],
+        cwd=ROOT,
+        env=environment | variables,
+        capture_output=True,
+        timeout=60,
+        text=True,
+    )
+    assert done.returncode not in (0, None)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.stderr
+
+
+def test_what_refuses_to_start(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert port in refuse("--port", port)
+    assert str(tmp_path) in refuse("--port", "0", "--model", str(tmp_path))
+    assert "--port" in refuse("--port", "abc")
+    assert "--bogus" in refuse("--bogus")
+    assert "CDLM_PORTS" in refuse(CDLM_PORTS="1")
+
+
+def test_a_killed_engine_comes_back(tmp_path: Path) -> None:
+    with running_server(tmp_path / "log") as server:
+        thread, lines = start_stream(server)
+        pid = server.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        assert len(children) == 1
+        os.kill(int(children[0]), signal.SIGKILL)
+        thread.join(30)
+        assert lines[-1] == "data: [DONE]"
+        assert '"server_error"' in lines[-2]
+        refused = server.post("/v1/completions", {"prompt": "hello"})
+        assert refused.status_code in (200, 503)
+        server.wait_ready()
+        server.complete()
+        server.wait_idle()
+        assert server.metric("cdlm_engine_restarts_total") == 1

@@ -1,0 +1,54 @@
+import pytest
+import torch
+
+from model.sampling import filter_logits, gumbel_noise, sample
+
+CPU = torch.device("cpu")
+
+
+def kept(logits: list[float], **how: float) -> list[int]:
+    settings = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, **how}
+    filtered = filter_logits(torch.tensor([logits]), **settings)  # type: ignore[arg-type]
+    return filtered[0].isfinite().nonzero()[:, 0].tolist()
+
+
+def test_no_filter_keeps_all() -> None:
+    assert kept([1.0, 2.0, 3.0]) == [0, 1, 2]
+
+
+def test_top_k() -> None:
+    assert kept([1.0, 2.0, 3.0, 0.0], top_k=2) == [1, 2]
+    assert kept([1.0, 2.0], top_k=5) == [0, 1]
+
+
+def test_top_p_keeps_the_smallest_nucleus_that_reaches_p() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().tolist()
+    assert kept(logits, top_p=0.5) == [0]
+    assert kept(logits, top_p=0.51) == [0, 1]
+    assert kept(logits, top_p=0.81) == [0, 1, 2]
+    assert kept(logits, top_p=0.0) == [0]
+
+
+def test_min_p_is_relative_to_the_best() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().tolist()
+    assert kept(logits, min_p=0.25) == [0, 1, 2]
+    assert kept(logits, min_p=0.7) == [0]
+
+
+def test_noise_depends_on_seed_and_block_alone() -> None:
+    first = gumbel_noise(3, 64, 8, 11, CPU)
+    torch.manual_seed(99)
+    assert torch.equal(first, gumbel_noise(3, 64, 8, 11, CPU))
+    assert not torch.equal(first, gumbel_noise(4, 64, 8, 11, CPU))
+    assert not torch.equal(first, gumbel_noise(3, 72, 8, 11, CPU))
+    assert first.isfinite().all()
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.6])
+def test_samples_follow_the_tempered_softmax(temperature: float) -> None:
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
+    draws = 40_000
+    noise = gumbel_noise(5, 0, draws, 4, CPU)
+    tokens = sample(logits.expand(draws, 4), noise, temperature=temperature, top_k=0, top_p=1.0, min_p=0.0)
+    observed = torch.bincount(tokens, minlength=4) / draws
+    torch.testing.assert_close(observed, (logits / temperature).softmax(-1), atol=0.01, rtol=0)

@@ -1,0 +1,139 @@
+"""The truth: a slow decoder in plain PyTorch. One request, no cache, no batching, the whole mask every step.
+
+It shares no code with ``model`` or ``scheduler``: weights come as a dictionary of tensors, shape and manifest as
+plain attributes.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class OracleAnswer:
+    """``margin`` is how close the nearest decision was: a probability, to be compared with float noise."""
+
+    token_ids: list[int]
+    finish_reason: str
+    steps: list[int]
+    margin: float
+
+
+def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight
+
+
+def _rope(x: Tensor, theta: float) -> Tensor:
+    """x [heads, n, head_dim]; the pair (i, i + head_dim / 2) turns by position * theta^(-2i / head_dim)."""
+    n, dim = x.shape[-2:]
+    half = dim // 2
+    angle = torch.arange(n, dtype=torch.float32)[:, None] * theta ** (-torch.arange(half, dtype=torch.float32) / half)
+    low, high = x[..., :half], x[..., half:]
+    return torch.cat((low * angle.cos() - high * angle.sin(), high * angle.cos() + low * angle.sin()), dim=-1)
+
+
+def hidden_states(weights: dict[str, Tensor], shape: Any, ids: Tensor, sees: Tensor) -> Tensor:
+    """ids [n], sees [n, n] bool (row = query) -> last hidden states [n, hidden]."""
+    n = len(ids)
+    x = weights["embed_tokens.weight"][ids]
+    for index in range(shape.num_layers):
+        layer = {k.split(".", 2)[2]: v for k, v in weights.items() if k.startswith(f"layers.{index}.")}
+        y = _norm(x, layer["input_layernorm.weight"], shape.rms_norm_eps)
+        heads = {}
+        for name, count in (("q", shape.num_heads), ("k", shape.num_kv_heads), ("v", shape.num_kv_heads)):
+            z = y @ layer[f"self_attn.{name}_proj.weight"].T
+            if shape.attention_bias:
+                z = z + layer[f"self_attn.{name}_proj.bias"]
+            z = z.reshape(n, count, shape.head_dim)
+            if shape.qk_norm and name != "v":
+                z = _norm(z, layer[f"self_attn.{name}_norm.weight"], shape.rms_norm_eps)
+            z = z.transpose(0, 1)
+            heads[name] = z if name == "v" else _rope(z, shape.rope_theta)
+        group = shape.num_heads // shape.num_kv_heads
+        outs = []
+        for head in range(shape.num_heads):
+            scores = heads["q"][head] @ heads["k"][head // group].T / shape.head_dim**0.5
+            outs.append(scores.masked_fill(~sees, float("-inf")).softmax(-1) @ heads["v"][head // group])
+        x = x + torch.cat(outs, dim=-1) @ layer["self_attn.o_proj.weight"].T
+        y = _norm(x, layer["post_attention_layernorm.weight"], shape.rms_norm_eps)
+        gate = y @ layer["mlp.gate_proj.weight"].T
+        x = x + (gate * gate.sigmoid() * (y @ layer["mlp.up_proj.weight"].T)) @ layer["mlp.down_proj.weight"].T
+    return _norm(x, weights["norm.weight"], shape.rms_norm_eps)
+
+
+def visibility(length: int, origin: int, prompt_attention: str, block: int) -> Tensor:
+    """[length, length] bool: who sees whom, one pair at a time, from the definition."""
+    sees = torch.zeros(length, length, dtype=torch.bool)
+    for query in range(length):
+        for key in range(length):
+            query_block, key_block = (query - origin) // block, (key - origin) // block
+            if query >= origin:
+                sees[query, key] = key < origin or key_block <= query_block
+            elif key < origin:
+                sees[query, key] = (
+                    True
+                    if prompt_attention == "full"
+                    else key <= query
+                    if prompt_attention == "causal"
+                    else key_block <= query_block
+                )
+    return sees
+
+
+def decode(
+    weights: dict[str, Tensor],
+    shape: Any,
+    manifest: Any,
+    prompt: list[int],
+    max_tokens: int,
+    *,
+    threshold: float | None = None,
+    ignore_eos: bool = False,
+) -> OracleAnswer:
+    """Greedy block-causal decoding of one prompt."""
+    tau = manifest.confidence_threshold if threshold is None else threshold
+    block = manifest.block_length
+    head = weights.get("lm_head.weight", weights["embed_tokens.weight"])
+    stops = () if ignore_eos else manifest.stop_token_ids
+    origin = len(prompt) if manifest.block_origin == "prompt_end" else len(prompt) // block * block
+    ids: list[int | None] = list(prompt)
+    steps: list[int] = []
+    margin = 1.0
+    while True:
+        start = origin + len(steps) * block
+        ids += [None] * (start + block - len(ids))
+        steps.append(0)
+        sees = visibility(len(ids), origin, manifest.prompt_attention, block)
+        while True:
+            steps[-1] += 1
+            canvas = torch.tensor([manifest.mask_token_id if token is None else token for token in ids])
+            hidden = hidden_states(weights, shape, canvas, sees)
+            masked = [position for position in range(start, start + block) if ids[position] is None]
+            if manifest.first_token == "autoregressive" and masked[0] == start:
+                masked = [start]
+            found = {}
+            for position in masked:
+                logits = head @ hidden[position - 1 if manifest.shift else position]
+                logits[manifest.mask_token_id] = float("-inf")
+                found[position] = logits.softmax(-1).topk(2)
+            confidence = {position: float(top.values[0]) for position, top in found.items()}
+            ranked = sorted(masked, key=lambda position: -confidence[position])  # Stable: ties go to the left.
+            margin = min([margin, *(abs(value - tau) for value in confidence.values())])
+            if confidence[ranked[0]] <= tau and len(ranked) > 1:
+                margin = min(margin, confidence[ranked[0]] - confidence[ranked[1]])
+            for position in masked:
+                if position == ranked[0] or confidence[position] > tau:
+                    ids[position] = int(found[position].indices[0])
+                    margin = min(margin, float(found[position].values[0] - found[position].values[1]))
+            left = start
+            while left < start + block and ids[left] is not None:
+                left += 1
+                generated = ids[len(prompt) : left]
+                if generated and generated[-1] in stops and len(generated) <= max_tokens:
+                    return OracleAnswer([int(t) for t in generated[:-1]], "stop", steps, margin)  # type: ignore[arg-type]
+            if left - len(prompt) >= max_tokens:
+                return OracleAnswer(ids[len(prompt) :][:max_tokens], "length", steps, margin)  # type: ignore[arg-type]
+            if left == start + block:
+                break

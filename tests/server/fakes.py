@@ -1,0 +1,93 @@
+"""An engine without a model: it answers every request with blocks it was told to give."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest
+
+MASK, EOS, USER, ASSISTANT = "<|mask|>", "<|endoftext|>", "<|user|>", "<|assistant|>"
+CONTEXT = 64
+BLOCK = 4
+
+
+def make_tokenizer(*, bos: bool = False) -> Tokenizer:
+    """A byte-level BPE with a few merges and four special tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=[MASK, EOS, USER, ASSISTANT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(["hello world, hello there"] * 4, trainer)
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"{EOS} $A", special_tokens=[(EOS, 1)])
+    return tokenizer
+
+
+def render(messages: list[dict[str, str]]) -> str:
+    """A chat template in Python."""
+    marks = {"assistant": ASSISTANT}
+    body = "".join(marks.get(m["role"], USER) + m["content"].strip() + "\n" for m in messages)
+    return body + ASSISTANT
+
+
+class FakeEngine:
+    """Implements the engine client's interface. ``script`` gives the answer ids of a request."""
+
+    def __init__(self, script: Callable[[GenerateRequest], Sequence[int]], vocab_size: int) -> None:
+        self.script = script
+        self.ready: EngineReady | None = EngineReady(
+            max_model_len=CONTEXT,
+            block_length=BLOCK,
+            confidence_threshold=0.9,
+            vocab_size=vocab_size,
+            mask_token_id=0,
+            stop_token_ids=[1],
+            page_size=8,
+            num_pages=16,
+            device="cpu",
+            dtype="float32",
+            parameters=1,
+        )
+        self.failure: str | None = None
+        self.restarts = 0
+        self.last_step_time = 0.0
+        self.stats = EngineStats(pages_free=16)
+        self.stats_listeners: list[Callable[[EngineStats], None]] = []
+        self.requests: list[GenerateRequest] = []
+        self.aborted: list[str] = []
+        self.fail_after: tuple[int, Exception] | None = None
+        self.hold_after: int | None = None
+        self.held = asyncio.Event()
+
+    async def generate(self, request: GenerateRequest) -> AsyncIterator[BlockOutput]:
+        self.requests.append(request)
+        ids = list(self.script(request))
+        natural = len(ids) < request.max_tokens
+        ids = ids[: request.max_tokens]
+        finished = False
+        try:
+            for count, start in enumerate(range(0, max(len(ids), 1), BLOCK)):
+                await asyncio.sleep(0)
+                if self.fail_after is not None and count >= self.fail_after[0]:
+                    raise self.fail_after[1]
+                if self.hold_after is not None and count >= self.hold_after:
+                    self.held.set()
+                    await asyncio.Event().wait()
+                last = start + BLOCK >= len(ids)
+                finished = last
+                yield BlockOutput(
+                    request_id=request.request_id,
+                    token_ids=ids[start : start + BLOCK],
+                    denoise_steps=2,
+                    forward_passes=3,
+                    finish_reason=("stop" if natural else "length") if last else None,
+                )
+        finally:
+            if not finished:
+                self.aborted.append(request.request_id)

@@ -1,0 +1,108 @@
+"""Flags, variables, defaults, and what is refused."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from server.settings import ServerSettings, SettingsError, parse_bytes, parse_settings
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("CDLM_"):
+            monkeypatch.delenv(name)
+
+
+def parse(*argv: str) -> ServerSettings:
+    return parse_settings(["--model", "/tmp/some-model", *argv])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("512M", 512 * 2**20), ("2GiB", 2**31), ("1.5 GB", 1_500_000_000), ("4096", 4096), ("1kb", 1000)],
+)
+def test_sizes(text: str, expected: int) -> None:
+    assert parse_bytes(text) == expected
+    assert parse("--kv-cache-memory", text).kv_cache_memory == expected
+
+
+def test_defaults_and_names() -> None:
+    settings = parse()
+    assert (settings.host, settings.port, settings.max_waiting_requests) == ("127.0.0.1", 8000, 1024)
+    assert settings.model_name == "some-model"
+    assert parse("--served-model-name", "a/b").model_name == "a/b"
+    assert settings.api_keys == []
+
+
+def test_a_flag_beats_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CDLM_PORT", "9001")
+    monkeypatch.setenv("CDLM_MAX_NUM_SEQS", "3")
+    settings = parse("--port", "9002")
+    assert (settings.port, settings.max_num_seqs) == (9002, 3)
+
+
+def test_keys_come_from_flags_variable_and_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# team\nfrom-file\n\n")
+    assert parse("--api-key", "a", "--api-key", "b", "--api-key-file", str(file)).api_keys == [
+        "a",
+        "b",
+        "from-file",
+    ]
+    monkeypatch.setenv("CDLM_API_KEY", "x,y")
+    settings = parse()
+    assert settings.api_keys == ["x", "y"]
+    assert "x" not in repr(settings.api_key)
+
+
+def test_engine_options_carry_the_values() -> None:
+    options = parse("--block-length", "16", "--confidence-threshold", "0.5", "--threads", "1").engine_options()
+    assert (options.model, options.block_length, options.confidence_threshold, options.threads) == (
+        "/tmp/some-model",
+        16,
+        0.5,
+        1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--port", "abc"], ["--port", "'abc'"]),
+        (["--port=70000"], ["--port", "70000"]),
+        (["--confidence-threshold", "1.5"], ["--confidence-threshold", "1.5"]),
+        (["--confidence-threshold", "nan"], ["--confidence-threshold"]),
+        (["--kv-cache-memory", "lots"], ["--kv-cache-memory", "'lots'"]),
+        (["--dtype", "int8"], ["--dtype", "'int8'"]),
+        (["--bogus", "1"], ["--bogus"]),
+        (["--api-key-file", "/nowhere"], ["--api-key-file", "/nowhere"]),
+    ],
+)
+def test_bad_flags_are_named(argv: list[str], words: list[str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parse(*argv)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_bad_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CDLM_PORT", "abc")
+    with pytest.raises(SettingsError, match="CDLM_PORT='abc'"):
+        parse()
+    monkeypatch.setenv("CDLM_PORT", "8000")
+    monkeypatch.setenv("CDLM_MAX_NUM_SEQ", "3")
+    with pytest.raises(SettingsError, match="CDLM_MAX_NUM_SEQ='3'.*CDLM_MAX_NUM_SEQS"):
+        parse()
+
+
+def test_help_describes_the_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse_settings(["--help"])
+    assert caught.value.code == 0
+    assert "--kv-cache-memory" in capsys.readouterr().out
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        parse().port = 1

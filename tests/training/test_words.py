@@ -1,0 +1,43 @@
+import random
+import re
+
+from training.data import words
+from training.data.arithmetic import add, div, mul, sub
+from training.data.mixture import held_out, is_held_out, training_stream
+
+EQUATION = re.compile(r"[\d+*/-]+(?:=[\d+*/-]+)+")
+
+
+def test_arithmetic_is_written_out_in_steps() -> None:
+    assert mul(24, 7) == "24*7=140+28=168"
+    assert mul(7, 24) == "7*24=140+28=168"
+    assert mul(8, 9) == "8*9=72"
+    assert mul(30, 4) == "30*4=120"
+    assert add(1, 2, 3) == "1+2+3=3+3=6"
+    assert sub(9, 4) == "9-4=5"
+    assert div(84, 4) == "84/4=21"
+
+
+def test_every_equation_of_every_solution_is_true() -> None:
+    rng = random.Random(0)
+    for _ in range(3000):
+        problem = words.generate(rng)
+        for equation in EQUATION.findall(problem.completion):
+            values = {eval(side) for side in equation.split("=")}
+            assert len(values) == 1, problem
+        assert words.extract_answer(problem.completion) == problem.check
+        assert int(problem.check) >= 0
+
+
+def test_answers_are_read_from_the_last_statement() -> None:
+    assert words.extract_answer("The answer is 3. No, the answer is $1,204.") == "1204"
+    assert words.extract_answer("no idea") is None
+
+
+def test_held_out_problems_are_reproducible_fresh_by_seed_and_never_trained_on() -> None:
+    first, again, other = (held_out("words", 50, seed) for seed in (1, 1, 2))
+    assert first == again
+    assert not {p.prompt for p in first} & {p.prompt for p in other}
+    assert all(is_held_out(problem) for problem in first)
+    stream = training_stream(0, {"words": 1.0, "functions": 1.0, "chat": 0.2})
+    assert not any(is_held_out(next(stream)) for _ in range(500))

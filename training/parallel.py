@@ -1,0 +1,76 @@
+"""Data parallelism on CPU cores: one single-threaded process a core, gradients averaged once a step.
+
+Threads inside one process meet at a barrier in every operator and stall whenever another program takes a
+core; processes that meet once a step do not.
+"""
+
+import logging
+import multiprocessing
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.multiprocessing.spawn import spawn
+
+
+def launch(main: Callable[..., None], workers: int, *arguments: object) -> None:
+    """Runs ``main(*arguments)`` in ``workers`` processes that form a gloo group; in this one if it is 1."""
+    if workers == 1:
+        main(*arguments)
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        meeting = (Path(directory) / "meeting").as_uri()
+        spawn(_worker, args=(workers, meeting, main, arguments), nprocs=workers)  # type: ignore[no-untyped-call]
+
+
+def _worker(rank: int, workers: int, meeting: str, main: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    torch.set_num_threads(1)
+    level = logging.INFO if rank == 0 else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=workers)
+    try:
+        main(*arguments)
+    finally:
+        dist.destroy_process_group()
+
+
+def _leave_with_parent() -> None:
+    """Ends this worker when the process that launched it is gone, killed or not."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def rank() -> int:
+    """This process's number in the group, 0 alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Processes in the group, 1 alone."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Waits for the whole group."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replaces every gradient by its mean over the group, in one message."""
+    if world_size() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= world_size()
+    for gradient, mean in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
