@@ -47,6 +47,7 @@ class EngineClient:
         self._supervisor: asyncio.Task[None] | None = None
         self._ready: EngineReady | None = None
         self._settled = asyncio.Event()
+        self._loaded_once = False
         self._failure: str | None = None
         self._restarts = 0
         self._stats = EngineStats()
@@ -164,6 +165,8 @@ class EngineClient:
                 logger.error("the engine process could not be started: %s", error)
             finally:
                 self._fail_in_flight()
+            if not self._stopping and not self._loaded_once and self._failure is None:
+                self._failure = "the engine process died while it loaded the model; its log says more"
             if self._stopping or self._failure is not None:
                 self._settled.set()
                 return
@@ -206,7 +209,7 @@ class EngineClient:
             message = decoder.decode(await outbox.recv())
             match message:
                 case EngineReady():
-                    self._ready = message
+                    self._ready, self._loaded_once = message, True
                     self._settled.set()
                 case EngineFailed(message=reason):
                     self._failure = reason

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 
 from model.attention.paged import PagedCache
+from model.canvas import MAX_STOP_IDS
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import CheckpointError
 from model.device import resolve_device, resolve_dtype
 from model.runner import ModelRunner, RowResult, RowWork
 from scheduler.blocks import clean_spans
 from scheduler.errors import EngineStartError, RequestError
-from scheduler.messages import BlockOutput, EngineReady, EngineStats, FinishReason, GenerateRequest, StepReport
+from scheduler.messages import BlockOutput, EngineReady, EngineStats, FinishReason, GenerateRequest, Phase, StepReport
 from scheduler.options import EngineOptions
 from scheduler.page_pool import PagePool
 from scheduler.scheduler import Scheduler
@@ -108,13 +109,13 @@ class Engine:
         preemptions = self.scheduler.preemptions
         self.scheduler.queue_seconds.clear()
         chosen = self.scheduler.schedule()
-        works = [self._work(sequence) for sequence in chosen]
-        recomputed = sum(min(sequence.recompute, sequence.block_start) for sequence in chosen)
+        recomputed = sum(sequence.recompute for sequence in chosen)
         started = time.perf_counter()
         try:
+            works = [self._work(sequence) for sequence in chosen]
             results = self.runner.step(works) if works else []
         except Exception as error:
-            logger.exception("the step failed with %d requests", len(works))
+            logger.exception("the step failed with %d requests", len(chosen))
             return StepReport(outputs=[self._fail(sequence, error) for sequence in chosen], stats=self.stats())
         seconds = time.perf_counter() - started
         finished: list[BlockOutput] = []
@@ -167,6 +168,9 @@ class Engine:
         positions = length + request.max_tokens + self.manifest.block_length
         if self.pool.pages_for(positions) > self.pool.num_pages:
             raise RequestError(f"prompt and max_tokens need more than the {self.pool.num_pages} KV pages there are")
+        possible = MAX_STOP_IDS - len(self.manifest.stop_token_ids)
+        if len(request.stop_token_ids) > possible:
+            raise RequestError(f"stop_token_ids: at most {possible} are possible, got {len(request.stop_token_ids)}")
         if request.request_id in self.sequences:
             raise RequestError(f"request_id {request.request_id!r} is already in flight")
 
@@ -273,7 +277,13 @@ def _tokens(work: RowWork, block_length: int) -> int:
     return sum(len(span.token_ids) for span in work.clean) + (block_length if work.denoise else 0)
 
 
-def _phase(works: list[RowWork]) -> "str":
+def _phase(works: list[RowWork]) -> Phase:
     """What the forward was: one kind of work, or a mixture."""
-    kinds = {("denoise" if not work.clean else "prefill" if work.clean[0].start == 0 else "commit") for work in works}
+    kinds: set[Phase] = {_kind(work) for work in works}
     return kinds.pop() if len(kinds) == 1 else "mixed" if kinds else "idle"
+
+
+def _kind(work: RowWork) -> Phase:
+    if not work.clean:
+        return "denoise"
+    return "prefill" if work.clean[0].start == 0 else "commit"

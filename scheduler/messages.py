@@ -4,7 +4,8 @@ from typing import Literal
 
 import msgspec
 
-FinishReason = Literal["stop", "length", "abort", "error"]
+FinishReason = Literal["stop", "length", "error"]
+Phase = Literal["prefill", "denoise", "commit", "mixed", "idle"]
 
 
 class DecodingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +67,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of one engine step (durations in seconds) and of the state it left behind."""
 
     forward_seconds: float = 0.0
-    phase: Literal["prefill", "denoise", "commit", "mixed", "idle"] = "idle"
+    phase: Phase = "idle"
     batch_rows: int = 0
     batch_tokens: int = 0
     finalized_tokens: int = 0

@@ -205,8 +205,8 @@ class Job:
         assert isinstance(blocks, AsyncGenerator)
         async with aclosing(blocks):
             async for block in blocks:
-                if block.finish_reason in ("error", "abort"):
-                    raise EngineError(block.error or "the sequence was aborted")
+                if block.finish_reason == "error":
+                    raise EngineError(block.error or "no reason was given")
                 update = choice.take(block)
                 now = time.monotonic()
                 metrics.block(now - last, len(update.token_ids), first=last == self.arrived)

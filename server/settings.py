@@ -109,7 +109,7 @@ class ServerSettings(BaseSettings):
     kv_cache_memory: ByteSize | None = Field(
         default=None,
         ge=1,
-        description="Memory of the KV pool, such as 512M or 2GiB. Default: enough for max_num_seqs contexts.",
+        description="Memory of the KV pool, such as 512M or 2GiB. Default: a quarter of max_num_seqs full contexts.",
     )
     page_size: int = Field(default=32, ge=1, description="Tokens a KV page.")
     threads: int | None = Field(default=None, ge=1, description="CPU threads of the engine. Default: torch's.")

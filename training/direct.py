@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase
 
 from model.config import Manifest, TransformerConfig
@@ -121,6 +123,13 @@ class DirectTraining:
         Raises:
             TrainingError: the loss is not finite.
         """
+        bar = tqdm(
+            total=self.config.steps, initial=self.progress.step, unit="step", disable=None if rank() == 0 else True
+        )
+        with bar, logging_redirect_tqdm():
+            self._loop(bar)
+
+    def _loop(self, bar: "tqdm[None]") -> None:
         losses: list[float] = []
         batches = self.stream.batches(self.progress.pool, self.progress.index)
         while self.progress.step < self.config.steps:
@@ -131,6 +140,7 @@ class DirectTraining:
             self.progress.step += 1
             self.progress.pool, self.progress.index = pool, index + 1
             self.progress.seconds += time.monotonic() - started
+            bar.update()
             if rank() == 0 and self.progress.step % self.config.log_every == 0:
                 speed = batch.tokens * world_size() / (time.monotonic() - started)
                 self._log(sum(losses) / len(losses), speed)

@@ -83,7 +83,7 @@ class GenerationFields(ApiModel):
     stop: Annotated[tuple[str, ...], PlainValidator(check_stops, json_schema_input_type=str | list[str])] = Field(
         (), description="Text that ends the answer and is left out of it; up to 16."
     )
-    stop_token_ids: list[Annotated[int, Field(ge=0)]] = Field([], max_length=256)
+    stop_token_ids: list[Annotated[int, Field(ge=0)]] = Field([], max_length=16)
     ignore_eos: bool = Field(False, description="Go on after the end token, up to max_tokens.")
     confidence_threshold: float | None = Field(
         None, gt=0, le=1, description="Confidence at which a token is finalised; absent takes the server's."

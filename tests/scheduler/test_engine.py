@@ -135,6 +135,18 @@ def test_no_forward_commits_the_last_block(engine: Engine) -> None:
     assert phases.count("commit") == 1
 
 
+def test_prefill_denoise_and_commit_of_different_requests_share_a_forward(engine: Engine) -> None:
+    engine.add(request("a", params=DecodingParams(confidence_threshold=1.0), max_tokens=24))
+    for _ in range(8):  # Block 0 is complete; the next forward commits it.
+        engine.step()
+    engine.add(request("b", params=DecodingParams(confidence_threshold=1.0), max_tokens=24))
+    report = engine.step()
+    assert (report.stats.phase, report.stats.batch_rows) == ("mixed", 2)
+    assert report.stats.batch_tokens == (8 + 8) + (5 + 8)  # [commit][block 1] and [prompt][block 0].
+    assert report.stats.finalized_tokens == 2
+    finish(engine)
+
+
 def test_a_seed_gives_the_same_tokens_alone_and_in_company(engine: Engine) -> None:
     params = DecodingParams(temperature=1.2, top_p=0.95, seed=17)
     engine.add(request("a", params=params, max_tokens=30))

@@ -9,13 +9,18 @@ EQUATION = re.compile(r"[\d+*/-]+(?:=[\d+*/-]+)+")
 
 
 def test_arithmetic_is_written_out_in_steps() -> None:
-    assert mul(24, 7) == "24*7=140+28=168"
-    assert mul(7, 24) == "7*24=140+28=168"
+    assert mul(24, 7) == "24*7=140+28=160+8=168"
+    assert mul(7, 24) == "7*24=140+28=160+8=168"
+    assert mul(152, 6) == "152*6=600+300+12=900+12=910+2=912"
     assert mul(8, 9) == "8*9=72"
     assert mul(30, 4) == "30*4=120"
+    assert add(47, 38) == "47+38=77+8=85"
+    assert add(147, 200) == "147+200=347"
     assert add(1, 2, 3) == "1+2+3=3+3=6"
     assert sub(9, 4) == "9-4=5"
-    assert div(84, 4) == "84/4=21"
+    assert sub(415, 138) == "415-138=315-38=285-8=277"
+    assert div(84, 4) == "84/4=80/4+4/4=20+1=21"
+    assert div(48, 4) == "48/4=12"
 
 
 def test_every_equation_of_every_solution_is_true() -> None:

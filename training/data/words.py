@@ -232,7 +232,7 @@ def travel(rng: random.Random) -> Problem:
 def garden(rng: random.Random) -> Problem:
     """A rectangle: its perimeter or area, and what fencing or planting it costs."""
     name = rng.choice(NAMES)
-    width, extra = rng.randint(3, 15), rng.randint(2, 20)
+    width, extra = rng.randint(3, 9), rng.randint(2, 30)
     length, price = width + extra, rng.randint(2, 9)
     place = rng.choice(("garden", "field", "yard"))
     text = f"{name} has a {place} that is {width} meters wide and {extra} meters longer than it is wide."
@@ -243,7 +243,7 @@ def garden(rng: random.Random) -> Problem:
         lines.append(f"Cost: {mul(half * 2, price)}.")
         question = f"A fence costs ${price} per meter. How much does a fence around the {place} cost?"
         return _problem(f"{text} {question}", lines, half * 2 * price)
-    lines.append(f"Area: {_wide_mul(width, length)}.")
+    lines.append(f"Area: {mul(width, length)}.")
     plants = width * length
     if rng.random() < 0.5:
         used = rng.randint(3, min(plants - 2, 95))
@@ -251,14 +251,6 @@ def garden(rng: random.Random) -> Problem:
         question = f"A shed takes {used} square meters. How many square meters are free?"
         return _problem(f"{text} {question}", lines, plants - used)
     return _problem(f"{text} What is the area of the {place} in square meters?", lines, plants)
-
-
-def _wide_mul(left: int, right: int) -> str:
-    """Two two-digit factors: split the larger one, then state both partial products and the sum."""
-    tens, ones = right // 10 * 10, right % 10
-    if right <= 10 or not ones or left <= 10:
-        return mul(left, right)
-    return f"{left}*{right}={left}*{tens}+{left}*{ones}={left * tens}+{left * ones}={left * right}"
 
 
 def packing(rng: random.Random) -> Problem:

@@ -1,0 +1,56 @@
+"""What ships: the bundled student's size, tokenizer and context."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.assets import BUNDLED_STUDENT
+from model.checkpoint import load_checkpoint
+from model.tokenizer import load_tokenizer
+from scheduler.engine import Engine
+from scheduler.messages import GenerateRequest
+from scheduler.options import EngineOptions
+
+TOKENIZER = load_tokenizer(BUNDLED_STUDENT)
+
+
+def test_it_is_small() -> None:
+    parameters = sum(p.numel() for p in load_checkpoint(BUNDLED_STUDENT).transformer.parameters())
+    assert parameters <= 8_000_000
+    assert sum(path.stat().st_size for path in BUNDLED_STUDENT.iterdir()) <= 20_000_000
+
+
+def test_tokenizer_and_manifest_agree() -> None:
+    checkpoint = load_checkpoint(BUNDLED_STUDENT)
+    assert checkpoint.manifest.block_length == 32
+    assert checkpoint.manifest.mask_token_id == TOKENIZER.mask_token_id
+    assert checkpoint.manifest.stop_token_ids == (TOKENIZER.eos_token_id,)
+    assert len(TOKENIZER) == checkpoint.transformer.config.vocab_size
+
+
+@given(st.text(max_size=40))
+def test_any_text_encodes_and_comes_back(text: str) -> None:
+    ids = TOKENIZER.backend_tokenizer.encode(text).ids
+    assert TOKENIZER.backend_tokenizer.decode(ids, skip_special_tokens=False) == text
+
+
+def test_digits_are_split() -> None:
+    assert TOKENIZER.tokenize("x=1234") == [*TOKENIZER.tokenize("x="), "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("prompt_length", [1, 1900, 2047])
+def test_it_serves_its_whole_context(prompt_length: int) -> None:
+    engine = Engine(EngineOptions(model=str(BUNDLED_STUDENT), max_num_seqs=4))
+    assert engine.manifest.max_model_len == 2048
+    rng = random.Random(0)
+    words = TOKENIZER.encode("Tom has apples and Ben buys cards", add_special_tokens=False)
+    prompt = [rng.choice(words) for _ in range(prompt_length)]
+    wanted = 2048 - prompt_length
+    engine.add(GenerateRequest(request_id="a", prompt_ids=prompt, max_tokens=wanted, ignore_eos=True))
+    tokens = 0
+    while engine.busy:
+        tokens += sum(len(output.token_ids) for output in engine.step().outputs)
+    assert tokens == wanted
+    assert engine.pool.free == engine.pool.num_pages

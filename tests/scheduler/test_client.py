@@ -1,0 +1,144 @@
+"""The engine process through its client: real processes, real sockets, real signals."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from scheduler.client import EngineClient
+from scheduler.errors import EngineDeadError, EngineStartError
+from scheduler.messages import BlockOutput, DecodingParams, GenerateRequest
+from scheduler.options import EngineOptions
+from tests.checkpoints import build_checkpoint
+
+SLOW = DecodingParams(confidence_threshold=1.0)  # One token a step.
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_checkpoint(tmp_path_factory.mktemp("checkpoint"), max_model_len=4096)
+
+
+@asynccontextmanager
+async def running(model: Path) -> AsyncIterator[EngineClient]:
+    client = EngineClient(EngineOptions(model=str(model), threads=1, page_size=8))
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.stop()
+
+
+def request(name: str, max_tokens: int = 20, params: DecodingParams = SLOW) -> GenerateRequest:
+    return GenerateRequest(
+        request_id=name, prompt_ids=[1, 2, 3], max_tokens=max_tokens, params=params, ignore_eos=True
+    )
+
+
+async def collect(client: EngineClient, wanted: GenerateRequest) -> list[BlockOutput]:
+    return [block async for block in client.generate(wanted)]
+
+
+async def until(condition: object, limit_s: float = 60.0) -> None:
+    assert callable(condition)
+    async with asyncio.timeout(limit_s):
+        while not condition():
+            await asyncio.sleep(0.02)
+
+
+def test_blocks_come_one_by_one_and_leaving_frees_the_pages(directory: Path) -> None:
+    async def scenario() -> None:
+        async with running(directory) as client:
+            ready = await client.wait_ready()
+            assert Path(f"/proc/{client.pid}/comm").read_text().strip() == "cdlm-engine"
+            blocks = await collect(client, request("a"))
+            assert [len(block.token_ids) for block in blocks] == [8, 8, 4]
+            assert [block.finish_reason for block in blocks] == [None, None, "length"]
+            async with aclosing(client.generate(request("b", max_tokens=4000))) as left:
+                await anext(left)
+            await until(lambda: client.stats.pages_active == 0)
+            assert client.stats.pages_free == ready.num_pages
+            assert client.stats.running == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_refused_request_ends_with_the_reason(directory: Path) -> None:
+    async def scenario() -> None:
+        async with running(directory) as client:
+            await client.wait_ready()
+            blocks = await collect(client, request("a", max_tokens=5000))
+            assert blocks[-1].finish_reason == "error"
+            assert "exceed the context" in (blocks[-1].error or "")
+            many = GenerateRequest(request_id="b", prompt_ids=[1], max_tokens=4, stop_token_ids=list(range(40)))
+            assert "stop_token_ids" in ((await collect(client, many))[-1].error or "")
+            assert len(await collect(client, request("c"))) == 3
+
+    asyncio.run(scenario())
+
+
+def test_a_killed_engine_fails_what_ran_and_comes_back(directory: Path) -> None:
+    async def scenario() -> None:
+        async with running(directory) as client:
+            with pytest.raises(EngineDeadError):
+                await collect(client, request("early"))
+            await client.wait_ready()
+            streams = [asyncio.create_task(collect(client, request(str(i), max_tokens=4000))) for i in range(8)]
+            await until(lambda: client.stats.running == 8)
+            assert client.pid is not None
+            os.kill(client.pid, signal.SIGKILL)
+            for outcome in await asyncio.gather(*streams, return_exceptions=True):
+                assert isinstance(outcome, EngineDeadError)
+            assert client.ready is None
+            await client.wait_ready()
+            assert client.restarts == 1
+            assert len(await collect(client, request("after"))) == 3
+
+    asyncio.run(scenario())
+
+
+def test_a_checkpoint_that_cannot_load_is_a_start_error(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running(tmp_path / "nowhere") as client:
+            with pytest.raises(EngineStartError, match="no such checkpoint directory"):
+                await client.wait_ready()
+
+    asyncio.run(scenario())
+
+
+PARENT = """
+import asyncio, sys
+from scheduler.client import EngineClient
+from scheduler.options import EngineOptions
+
+async def main():
+    client = EngineClient(EngineOptions(model=sys.argv[1], threads=1))
+    await client.start()
+    await client.wait_ready()
+    print(client.pid, flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+def test_the_engine_leaves_when_its_parent_is_killed(directory: Path) -> None:
+    command = [sys.executable, "-c", PARENT, str(directory)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        engine = int(parent.stdout.readline())
+        parent.kill()
+    asyncio.run(until(lambda: not is_alive(engine), limit_s=20))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text()  # A zombie only waits to be reaped.
+    except FileNotFoundError:
+        return False
