@@ -125,6 +125,7 @@ class ModelRunner:
     def _forward(self, works: list[RowWork], rows: Tensor) -> Tensor:
         """Hidden states [T + rows, hidden]: T tokens of all segments, then each row's border state."""
         block = self.canvas.block_length
+        canvas_tokens = self.canvas.tokens[rows]
         segments: list[Segment] = []
         ids: list[Tensor] = []
         borders: list[tuple[int, int]] = []  # (canvas row, flat index of its last clean token)
@@ -138,7 +139,7 @@ class ModelRunner:
                 borders.append((work.row, total - 1))
             if work.denoise:
                 segments.append(Segment(work.block_start, block, work.pages))
-                ids.append(self.canvas.tokens[rows[index]])
+                ids.append(canvas_tokens[index])
                 total += block
         batch = build_batch(segments, self.cache.page_size, self.device)
         hidden = self.transformer(torch.cat(ids), batch.positions, PagedAttention(self.cache, batch))

@@ -1,10 +1,13 @@
 """Training configuration: a TOML file, validated, unknown keys refused."""
 
 import tomllib
+from dataclasses import fields
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from model.config import TransformerConfig
 from training.data.problem import Task
 
 
@@ -31,21 +34,12 @@ class ManifestSection(_Section):
     max_model_len: int = Field(ge=64)
 
 
-class TransformerSection(_Section):
-    """Shape of the backbone; see ``model.config.TransformerConfig``."""
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    rope_theta: float = 10_000.0
-    rms_norm_eps: float = 1e-6
-    attention_bias: bool = False
-    qk_norm: bool = False
-    tie_word_embeddings: bool = False
+def _known_keys(value: object) -> object:
+    """Dataclasses ignore unknown keys; a configuration file must not have any."""
+    unknown = value.keys() - {field.name for field in fields(TransformerConfig)} if isinstance(value, dict) else ()
+    if unknown:
+        raise ValueError(f"unknown keys: {', '.join(sorted(unknown))}")
+    return value
 
 
 class DirectConfig(_Section):
@@ -69,7 +63,7 @@ class DirectConfig(_Section):
     log_every: int = Field(ge=1)
     mixture: dict[Task, float]
     tokenizer: TokenizerSection
-    transformer: TransformerSection
+    transformer: Annotated[TransformerConfig, BeforeValidator(_known_keys)]
     manifest: ManifestSection
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import PreTrainedTokenizerBase
 
-from model.config import Manifest, TransformerConfig
+from model.config import Manifest
 from model.export import save_checkpoint
 from model.tokenizer import load_tokenizer
 from model.transformer import Transformer
@@ -94,7 +94,7 @@ class DirectTraining:
             self._tokenizer()
         barrier()
         self.tokenizer = self._tokenizer()
-        self.model = Transformer(TransformerConfig(**config.transformer.model_dump()))
+        self.model = Transformer(config.transformer)
         initialise(self.model, config.seed)
         # The residual stream in bf16 halves the memory traffic that dominates small layers on a CPU.
         self.model.embed_tokens.register_forward_hook(lambda _module, _inputs, output: output.to(torch.bfloat16))

@@ -33,6 +33,8 @@ def test_unknown_keys_and_bad_values_are_named(tmp_path: Path) -> None:
     for wrong, message in (
         (text.replace("seed =", "sede ="), "sede"),
         (text.replace("block_length = 32", "block_length = 0"), "manifest.block_length"),
+        (text.replace("head_dim =", "heads_dim ="), "unknown keys: heads_dim"),
+        (text.replace("num_kv_heads = 2", "num_kv_heads = 3"), "not a multiple of num_kv_heads"),
         (text + "\n[", "wrong.toml"),
     ):
         path = tmp_path / "wrong.toml"
