@@ -190,7 +190,7 @@ class Job:
             queue.put_nowait(ApiError(503, "The engine stopped while it worked on the request", retry_after=2))
         except EngineError as error:
             queue.put_nowait(ApiError(500, f"The engine failed on the request: {error}"))
-        except Exception:
+        except Exception:  # A bug: unless the queue hears of it, the client waits for ever.
             logger.exception("unexpected error in %s", choice.request.request_id)
             queue.put_nowait(ApiError(500, "The server had an error while processing the request"))
 

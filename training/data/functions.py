@@ -56,7 +56,7 @@ def _differs(code: CodeType, name: str, arguments: str, result: str) -> bool:
     """True if ``code`` gives something other than ``result``, or raises."""
     try:
         return _call(code, name, arguments) != result
-    except Exception:
+    except Exception:  # A wrong version may fail in any way; each way tells it apart.
         return True
 
 
