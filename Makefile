@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-all check bench eval train-nano clean
+.PHONY: help install serve test check bench eval table train-nano clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -29,6 +29,11 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 install: $(VENV)/.installed ## Creates .venv with the command .venv/bin/cdlm.
 
+$(VENV)/.installed-training: $(VENV)/.installed
+	@echo "Installing what training needs ..."
+	$(PIP) -e '.[training]'
+	@touch $@
+
 serve: $(VENV)/.installed ## Serves the bundled student on 127.0.0.1:8000; ARGS="--port 9000" passes flags.
 	$(BIN)/cdlm serve $(ARGS)
 
@@ -46,8 +51,18 @@ bench: $(VENV)/.installed ## Load on a running server: tokens/s, TTFT, latency, 
 eval: $(VENV)/.installed ## Exact match on fresh held-out word problems.
 	$(BIN)/cdlm eval $(ARGS)
 
-train-nano: $(VENV)/.installed ## Trains cdlm-nano from nothing into runs/nano (resumable; about two hours on two cores).
-	$(BIN)/cdlm train direct --config training/configs/nano-direct.toml --output runs/nano $(ARGS)
+table: $(VENV)/.installed-training ## Teacher decoders, student and autoregressive model compared; ARGS="--count 500 --json FILE".
+	$(BIN)/cdlm eval --table $(ARGS)
+
+# One thread a process; glibc keeps large buffers instead of returning them to the kernel at every step.
+train-nano: export OMP_NUM_THREADS = 1
+train-nano: export MALLOC_MMAP_MAX_ = 0
+train-nano: export MALLOC_TRIM_THRESHOLD_ = 8589934592
+train-nano: export MALLOC_TOP_PAD_ = 268435456
+train-nano: $(VENV)/.installed-training ## Trains cdlm-nano from nothing into runs/nano, stage by stage; resumable.
+	@for stage in autoregressive teacher trajectories student; do \
+		$(BIN)/cdlm train $$stage --config training/configs/nano.toml --output runs/nano $(ARGS) || exit 1; \
+	done
 
 clean: ## Removes the environment and caches.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist

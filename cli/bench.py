@@ -17,7 +17,7 @@ from rich.table import Table
 from cli.completions import Completion, CompletionError, complete, make_client, served_model
 from cli.local_server import LocalServerError, server_address
 from cli.progress import progress_bar
-from training.data.mixture import held_out
+from training.data.mixture import draw_problems
 
 
 def bench(
@@ -33,7 +33,7 @@ def bench(
 ) -> None:
     """Load a server with word problems and print throughput, latencies and diffusion figures."""
     body = {"max_tokens": max_tokens, "ignore_eos": ignore_eos}
-    prompts = [problem.prompt for problem in held_out("words", requests, seed)]
+    prompts = [problem.prompt for problem in draw_problems("words", requests, seed)]
     console = Console(stderr=True)
     try:
         with server_address(url, model) as address, progress_bar(console) as progress:

@@ -13,18 +13,27 @@ from rich.console import Console
 from cli.completions import Completion, CompletionError, complete, make_client, served_model
 from cli.local_server import LocalServerError, server_address
 from cli.progress import progress_bar
-from training.data.mixture import ScoredTask, held_out
+from training.data.mixture import EvaluationSplit, ScoredTask, draw_problems
 from training.data.problem import Problem
 from training.data.words import extract_answer
 from training.sandbox import passes
 
+_SERVED_OPTIONS = (
+    "url", "model", "task", "concurrency", "confidence_threshold", "max_tokens", "failures",
+)  # fmt: skip
+_TABLE_OPTIONS = ("latency_count", "generation_length", "runs", "rows", "picture")
+
 
 def evaluate(
+    context: typer.Context,
     url: Annotated[str, typer.Option(help="Server to measure.")] = "http://127.0.0.1:8000",
     model: Annotated[Path | None, typer.Option(help="Serve this checkpoint for the run, instead of --url.")] = None,
     task: Annotated[ScoredTask, typer.Option(help="words (exact match) or functions (pass@1).")] = "words",
     count: Annotated[int, typer.Option(min=1, help="How many problems.")] = 200,
     seed: Annotated[int, typer.Option(help="Which problems.")] = 0,
+    split: Annotated[
+        EvaluationSplit, typer.Option(help="development while tuning; held_out for final figures.")
+    ] = "held_out",
     concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 16,
     confidence_threshold: Annotated[
         float | None, typer.Option(min=0.001, max=1, help="Sent with every request. [server's]")
@@ -33,15 +42,34 @@ def evaluate(
     api_key: Annotated[str | None, typer.Option(envvar="CDLM_API_KEY", show_envvar=False)] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
     failures: Annotated[Path | None, typer.Option(help="Write wrong answers here, one JSON object a line.")] = None,
+    table: Annotated[
+        bool,
+        typer.Option("--table", help="Compare teacher decoders, student and autoregressive model, in this process."),
+    ] = False,
+    latency_count: Annotated[int, typer.Option(min=1, help="Table: problems timed one by one.")] = 20,
+    generation_length: Annotated[int, typer.Option(min=1, help="Table: tokens of a canvas.")] = 192,
+    runs: Annotated[
+        Path | None, typer.Option(help="Table: run directory with teacher, student, autoregressive. [bundled]")
+    ] = None,
+    rows: Annotated[str | None, typer.Option(help="Table: only these rows, comma-separated.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Table: draw score against latency here, a PNG.")] = None,
 ) -> None:
-    """Measure answers on fresh held-out problems drawn from the seed."""
+    """Measure answers on problems drawn from the seed, from a split that training never sees."""
+    for name in _SERVED_OPTIONS if table else _TABLE_OPTIONS:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            flag = "--" + name.replace("_", "-")
+            raise typer.BadParameter(f"{flag} cannot be used with --table" if table else f"{flag} needs --table")
+    if table:
+        _table(count, seed, split, latency_count, generation_length, runs, rows, json_file, picture)
+        return
     extra = {} if confidence_threshold is None else {"confidence_threshold": confidence_threshold}
-    problems = held_out(task, count, seed)
+    problems = draw_problems(task, count, seed, split)
     console = Console(stderr=True)
     try:
         with server_address(url, model) as address, progress_bar(console) as progress:
             bar = progress.add_task(task, total=count)
-            runs = asyncio.run(
+            answered = asyncio.run(
                 _answer_all(
                     address, problems, concurrency, {"max_tokens": max_tokens, **extra}, api_key,
                     lambda: progress.advance(bar),
@@ -50,11 +78,11 @@ def evaluate(
     except (CompletionError, LocalServerError) as error:
         typer.echo(f"cdlm eval: {error}", err=True)
         raise typer.Exit(1) from None
-    result = {"task": task, "seed": seed, **summarise(runs)}
+    result = {"task": task, "split": split, "seed": seed, **summarise(answered)}
     if failures is not None:
-        wrong = ((p, r) for p, r, ok in runs.rows if r and not ok)
-        rows = ({"prompt": p.prompt, "got": r.text, "expected": p.completion} for p, r in wrong)
-        failures.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        wrong = ((p, r) for p, r, ok in answered.rows if r and not ok)
+        lines = ({"prompt": p.prompt, "got": r.text, "expected": p.completion} for p, r in wrong)
+        failures.write_text("".join(json.dumps(line) + "\n" for line in lines))
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=2) + "\n")
     low, high = result["interval"]
@@ -64,6 +92,38 @@ def evaluate(
         f"errors {result['errors']}, {result['tokens_per_s']:.0f} tokens/s, "
         f"{result['tokens_per_forward']:.1f} tokens a forward"
     )
+
+
+def _table(
+    count: int,
+    seed: int,
+    split: EvaluationSplit,
+    latency_count: int,
+    generation_length: int,
+    runs: Path | None,
+    rows: str | None,
+    json_file: Path | None,
+    picture: Path | None,
+) -> None:
+    from cli.table import make_table
+    from cli.table_rows import TableError
+    from scheduler.errors import EngineStartError, RequestError
+
+    try:
+        make_table(
+            count=count,
+            seed=seed,
+            split=split,
+            latency_count=latency_count,
+            generation_length=generation_length,
+            runs=runs,
+            rows=rows,
+            json_file=json_file,
+            picture=picture,
+        )
+    except (TableError, EngineStartError, RequestError, ValueError) as error:
+        typer.echo(f"cdlm eval: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 class Runs:

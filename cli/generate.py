@@ -12,6 +12,7 @@ from model.assets import BUNDLED_STUDENT
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from model.config import Manifest
     from model.runner import RowResult
     from scheduler.sequence import Sequence
 
@@ -20,7 +21,8 @@ MASK_SIGN, END_SIGN = "░", "∎"
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to complete.")],
-    model: Annotated[Path, typer.Option(help="Checkpoint directory.")] = BUNDLED_STUDENT,
+    model: Annotated[Path | None, typer.Option(help="Checkpoint directory. Default: the bundled cdlm-nano.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="PEFT LoRA adapter to merge into --model.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens to generate.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the most probable tokens.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Chooses the noise of a sampled answer.")] = 0,
@@ -39,13 +41,19 @@ def generate(
     from scheduler.options import EngineOptions
 
     console = Console(highlight=False, soft_wrap=True)
+    if adapter and not model:
+        typer.echo(f"cdlm generate: --adapter {adapter} needs --model, the checkpoint that it was trained on", err=True)
+        raise typer.Exit(2)
+    directory = model or BUNDLED_STUDENT
+    options = EngineOptions(
+        model=str(directory), adapter=str(adapter) if adapter else None, device=device, max_num_seqs=1
+    )
     try:
-        options = EngineOptions(model=str(model), device=device, max_num_seqs=1)
-        tokenizer = load_tokenizer(model)
-        observer = None
-        if show_steps:
-            observer = StepPrinter(console, tokenizer)
-        engine = Engine(options, observer)
+        tokenizer = load_tokenizer(directory)
+        printer = StepPrinter(console, tokenizer) if show_steps else None
+        engine = Engine(options, printer)
+        if printer:
+            printer.manifest = engine.manifest
         params = DecodingParams(temperature=temperature, seed=seed, confidence_threshold=confidence_threshold)
         prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
         room = engine.manifest.max_model_len - len(prompt_ids)
@@ -76,28 +84,33 @@ def generate(
 
 
 class StepPrinter:
-    """Prints a row's block after each step: new tokens bright, masks as shades."""
+    """Prints a row's block after each step: new tokens bright, masks as shades.
+
+    ``manifest`` must be set before the first step: not every tokenizer knows its mask token.
+    """
 
     def __init__(self, console: Console, tokenizer: "PreTrainedTokenizerBase") -> None:
         self.console = console
         self.tokenizer = tokenizer
-        self._mask = tokenizer.mask_token_id
+        self.manifest: Manifest | None = None
         self._before: list[int] = []
 
     def __call__(self, sequence: "Sequence", result: "RowResult") -> None:
         """Called by the engine after every step."""
+        assert self.manifest is not None
+        mask = self.manifest.mask_token_id
         if result.steps == 1:
             block = (sequence.block_start - sequence.prompt_length) // len(result.tokens)
             self.console.print(Text(f"block {block + 1}", style="bold"))
-            self._before = [self._mask] * len(result.tokens)
+            self._before = [mask] * len(result.tokens)
         line = Text(f"  step {result.steps:2d} +{result.finalised:2d}  ", style="dim")
         for before, token in zip(self._before, result.tokens, strict=True):
-            if token == self._mask:
+            if token == mask:
                 line.append(MASK_SIGN, style="not dim blue")
                 continue
             text = str(self.tokenizer.decode([token])).replace("\n", "⏎")
-            if token == self.tokenizer.eos_token_id:
+            if token in self.manifest.stop_token_ids:
                 text = END_SIGN
-            line.append(text, style="not dim bold green" if before == self._mask else "not dim")
+            line.append(text, style="not dim bold green" if before == mask else "not dim")
         self._before = result.tokens
         self.console.print(line)

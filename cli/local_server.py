@@ -18,18 +18,20 @@ class LocalServerError(RuntimeError):
 
 
 @contextlib.contextmanager
-def server_address(url: str, model: Path | None) -> Iterator[str]:
-    """``url``, or a server of ``model`` for the length of the block."""
+def server_address(url: str, model: Path | None, adapter: Path | None = None) -> Iterator[str]:
+    """``url``, or a server of ``model`` with ``adapter`` merged into it for the length of the block."""
     if model is None:
+        if adapter is not None:
+            raise LocalServerError(f"--adapter {adapter} needs --model, the checkpoint that it was trained on")
         yield url
     else:
-        with local_server(model) as address:
+        with local_server(model, adapter) as address:
             yield address
 
 
 @contextlib.contextmanager
-def local_server(model: Path, start_timeout_s: float = 300.0) -> Iterator[str]:
-    """Serves ``model`` on a free port; yields its URL and stops it at the end.
+def local_server(model: Path, adapter: Path | None = None, start_timeout_s: float = 300.0) -> Iterator[str]:
+    """Serves ``model``, with ``adapter`` merged into it, on a free port; yields its URL and stops it at the end.
 
     Raises:
         LocalServerError: it exited or was not ready in time.
@@ -38,6 +40,8 @@ def local_server(model: Path, start_timeout_s: float = 300.0) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     flags = ["--model", str(model), "--port", str(port), "--log-level", "warning"]
+    if adapter is not None:
+        flags += ["--adapter", str(adapter)]
     with tempfile.TemporaryFile() as log:  # Not a pipe: nobody would empty it.
         process = subprocess.Popen([sys.executable, "-m", "cli", "serve", *flags], stderr=log)
         try:

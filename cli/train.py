@@ -1,33 +1,100 @@
-"""``cdlm train``: trainings from configuration files, resumable."""
+"""``cdlm train``: the stages of the recipe, each from one configuration file, each resumable."""
 
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Train a model from a configuration file.", no_args_is_help=True)
+app = typer.Typer(help="Train a student stage by stage.", no_args_is_help=True)
 
-
-@app.callback()
-def _group() -> None:
-    """Train a model from a configuration file."""
+ConfigOption = Annotated[Path, typer.Option(help="TOML file of the recipe.", exists=True, dir_okay=False)]
+OutputOption = Annotated[Path, typer.Option(help="Run directory of all stages. A stage found in it is resumed.")]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Processes, one a core.")]
+_CORES = os.cpu_count() or 1
 
 
 @app.command()
-def direct(
-    config: Annotated[Path, typer.Option(help="TOML file.", exists=True, dir_okay=False)],
-    output: Annotated[Path, typer.Option(help="Run directory: state, log, checkpoint. Resumed if it exists.")],
-    workers: Annotated[int, typer.Option(min=1, help="Processes, one a core.")] = os.cpu_count() or 1,
-) -> None:
-    """Train a student from random weights with the masked objective under the block-causal mask."""
+def autoregressive(config: ConfigOption, output: OutputOption, workers: WorkersOption = _CORES) -> None:
+    """Train a next-token model from random weights: the baseline, and the teacher's start."""
+    from training.pretraining import run_autoregressive
+
+    _launch(run_autoregressive, config, output, workers)
+
+
+@app.command()
+def teacher(config: ConfigOption, output: OutputOption, workers: WorkersOption = _CORES) -> None:
+    """Train the bidirectional masked-diffusion teacher."""
+    from training.pretraining import run_teacher
+
+    _launch(run_teacher, config, output, workers)
+
+
+@app.command()
+def trajectories(config: ConfigOption, output: OutputOption, workers: WorkersOption = _CORES) -> None:
+    """Record how the teacher decodes: tokens, their order, and the states that predicted them."""
+    from training.trajectories.run import run_trajectories
+
+    _launch(run_trajectories, config, output, workers)
+
+
+@app.command()
+def student(config: ConfigOption, output: OutputOption, workers: WorkersOption = _CORES) -> None:
+    """Train the block-causal student on the teacher's trajectories."""
+    from training.student.run import run_student
+
+    _launch(run_student, config, output, workers)
+
+
+AdapterConfigOption = Annotated[Path, typer.Option(help="TOML file of the adapter.", exists=True, dir_okay=False)]
+AdapterOutputOption = Annotated[Path, typer.Option(help="Directory of both stages. A stage found in it is resumed.")]
+
+
+@app.command()
+def adapter_trajectories(config: AdapterConfigOption, output: AdapterOutputOption) -> None:
+    """Record how a bidirectional backbone (Dream, LLaDA) decodes; `torchrun -m cli train ...` uses many GPUs."""
+    from training.backbone.collect import collect_backbone
+
+    _adapt(collect_backbone, config, output)
+
+
+@app.command()
+def adapter(config: AdapterConfigOption, output: AdapterOutputOption) -> None:
+    """Train a LoRA adapter that makes a backbone a student; `torchrun -m cli train ...` uses many GPUs."""
+    from training.backbone.train import train_adapter
+
+    _adapt(train_adapter, config, output)
+
+
+def _adapt(stage: Callable[..., None], config: Path, output: Path) -> None:
+    import torch.distributed as dist
+
+    from model.config import CheckpointError
+    from training.backbone.config import load_adapter_config
+    from training.config import ConfigError
+    from training.errors import TrainingError
+
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        stage(load_adapter_config(config), output)
+    except (CheckpointError, ConfigError, TrainingError) as error:
+        typer.echo(f"cdlm train: {error}", err=True)
+        raise typer.Exit(1) from None
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _launch(stage: Callable[..., None], config: Path, output: Path, workers: int) -> None:
     from training.config import ConfigError, load_config
-    from training.direct import run_direct
+    from training.errors import TrainingError
     from training.parallel import launch
 
     try:
-        settings = load_config(config)
-    except ConfigError as error:
+        launch(stage, workers, load_config(config), output)
+    except (ConfigError, TrainingError) as error:
         typer.echo(f"cdlm train: {error}", err=True)
-        raise typer.Exit(2) from None
-    launch(run_direct, workers, settings, output)
+        raise typer.Exit(1) from None

@@ -3,6 +3,7 @@
 import torch
 
 from model.config import Manifest
+from model.rules import RULES, FinalisationRule
 
 MAX_STOP_IDS = 32
 
@@ -17,7 +18,8 @@ class Canvas:
         first: [S] int64, where generated positions begin (a prompt's tail may share the block).
         steps: [S] int64, denoise steps the block has taken.
         max_steps: [S] int64, the most it may take.
-        threshold: [S] fp32.
+        rule: [S] int64, how positions are finalised: index into ``model.rules.RULES``.
+        limit: [S] fp32, the rule's number.
         stop_ids: [S, MAX_STOP_IDS] int64, padded with -1.
         border: [S, H], for shifted backbones: the hidden state that predicts the block's first position.
     """
@@ -30,14 +32,14 @@ class Canvas:
         shape = (rows, self.block_length)
         self.tokens = torch.full(shape, self.mask_token_id, device=device)
         self.masked = torch.zeros(shape, dtype=torch.bool, device=device)
-        self.first, self.steps, self.max_steps = (
-            torch.zeros(rows, dtype=torch.long, device=device) for _ in range(3)
+        self.first, self.steps, self.max_steps, self.rule = (
+            torch.zeros(rows, dtype=torch.long, device=device) for _ in range(4)
         )
-        self.threshold = torch.full((rows,), manifest.confidence_threshold, device=device)
+        self.limit = torch.full((rows,), manifest.confidence_threshold, device=device)
         self.stop_ids = torch.full((rows, MAX_STOP_IDS), -1, device=device)
         self.border = torch.zeros((rows, hidden_size), dtype=dtype, device=device)
 
-    def open_row(self, row: int, *, threshold: float, max_steps: int, stop_ids: list[int]) -> None:
+    def open_row(self, row: int, *, rule: FinalisationRule, max_steps: int, stop_ids: list[int]) -> None:
         """Gives a row to a request.
 
         Raises:
@@ -45,7 +47,8 @@ class Canvas:
         """
         if len(stop_ids) > MAX_STOP_IDS:
             raise ValueError(f"at most {MAX_STOP_IDS} stop token ids, got {len(stop_ids)}")
-        self.threshold[row] = threshold
+        self.rule[row] = RULES.index(rule.name)
+        self.limit[row] = rule.limit
         self.max_steps[row] = max_steps
         self.stop_ids[row] = torch.tensor(stop_ids + [-1] * (MAX_STOP_IDS - len(stop_ids)))
 

@@ -1,18 +1,18 @@
 """Loads a checkpoint directory: ``config.json`` and safetensors weights, sharded or not. Never pickle."""
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from model.backbones import Backbone, find_backbone
+from model.adapter import merge_adapter, read_adapter
+from model.adapter_config import CONFIG_FILE as ADAPTER_CONFIG_FILE
+from model.backbones import Backbone, find_backbone, parameter_name
 from model.config import CheckpointError, Manifest
+from model.files import inside, read_json, read_tensors, weights_file
 from model.transformer import Transformer
 
+CONFIG_FILE = "config.json"
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 
@@ -28,6 +28,7 @@ class Checkpoint:
 def load_checkpoint(
     directory: Path,
     *,
+    adapter: Path | None = None,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     block_length: int | None = None,
@@ -35,50 +36,40 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Builds the backbone that ``config.json`` describes and fills it with the stored weights.
 
-    ``block_length`` and ``confidence_threshold`` replace the manifest's values.
+    ``adapter`` is a directory with a LoRA adapter, which is merged into the weights and may bring its own block
+    length and threshold. ``block_length`` and ``confidence_threshold`` replace the manifest's and the adapter's values.
 
     Raises:
         CheckpointError: a file is missing, unreadable or leads out of the directory; a tensor is missing,
-            unknown or misshapen; the format is not known.
+            unknown or misshapen; the format is not known; the adapter does not fit.
     """
-    config = read_json(directory, "config.json")
+    if (directory / ADAPTER_CONFIG_FILE).exists() and not (directory / CONFIG_FILE).exists():
+        raise CheckpointError(f"{directory}: holds a LoRA adapter, not a model; load it as the adapter of its base")
+    config = read_json(directory, CONFIG_FILE)
     backbone = find_backbone(config.get("model_type"))
     shape, manifest = backbone.read(config)
-    if block_length is not None:
-        manifest = replace(manifest, block_length=block_length)
-    if confidence_threshold is not None:
-        manifest = replace(manifest, confidence_threshold=confidence_threshold)
+    lora = read_adapter(adapter) if adapter else None
+    if lora:
+        manifest = _override(manifest, lora.decoding.block_length, lora.decoding.confidence_threshold)
+    manifest = _override(manifest, block_length, confidence_threshold)
     target = device or torch.device("cpu")
     with torch.device("meta"):
-        transformer = Transformer(shape)
-    transformer.to_empty(device=target).to(dtype)
+        transformer = Transformer(shape).to(dtype)
+    transformer.to_empty(device=target)
     transformer.tie_weights()
     transformer.rotary.reset(target)
     _fill(transformer, backbone, directory)
+    if lora:
+        merge_adapter(transformer, lora, backbone)
     return Checkpoint(transformer.eval().requires_grad_(False), manifest)
 
 
-def read_json(directory: Path, name: str) -> dict[str, object]:
-    """A JSON object from a checkpoint file; problems are ``CheckpointError`` naming the file."""
-    path = _inside(directory, name)
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return content
-
-
-def _inside(directory: Path, name: str) -> Path:
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory}: no such checkpoint directory")
-    path = directory / name
-    if not path.exists():
-        raise CheckpointError(f"{path}: missing")
-    if not path.resolve().is_relative_to(directory.resolve()):
-        raise CheckpointError(f"{path}: leads out of the checkpoint directory")
-    return path
+def _override(manifest: Manifest, block_length: int | None, confidence_threshold: float | None) -> Manifest:
+    return replace(
+        manifest,
+        block_length=manifest.block_length if block_length is None else block_length,
+        confidence_threshold=manifest.confidence_threshold if confidence_threshold is None else confidence_threshold,
+    )
 
 
 def _weight_files(directory: Path) -> list[Path]:
@@ -86,33 +77,18 @@ def _weight_files(directory: Path) -> list[Path]:
         weight_map = read_json(directory, INDEX_FILE).get("weight_map")
         if not isinstance(weight_map, dict):
             raise CheckpointError(f"{directory / INDEX_FILE}: weight_map is missing")
-        return [_inside(directory, str(name)) for name in sorted(set(weight_map.values()))]
-    if (directory / SINGLE_FILE).exists():
-        return [_inside(directory, SINGLE_FILE)]
-    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
-    if pickled:
-        raise CheckpointError(f"{directory / pickled[0]}: pickled weights are refused; convert them to safetensors")
-    raise CheckpointError(f"{directory / SINGLE_FILE}: missing")
-
-
-def _tensors(files: list[Path]) -> Iterator[tuple[Path, str, Tensor]]:
-    for path in files:
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - not a mapping
-                    yield path, name, file.get_tensor(name)
-        except SafetensorError as error:
-            raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
+        return [inside(directory, str(name)) for name in sorted(set(weight_map.values()))]
+    return [weights_file(directory, SINGLE_FILE)]
 
 
 def _fill(transformer: Transformer, backbone: Backbone, directory: Path) -> None:
     wanted = dict(transformer.named_parameters())  # A tied head is listed once, as the embedding.
     filled: set[str] = set()
-    for path, stored, tensor in _tensors(_weight_files(directory)):
-        name = backbone.weight_name(stored)
+    for path, stored, tensor in read_tensors(_weight_files(directory)):
+        name = parameter_name(backbone, stored)
         if name == "lm_head.weight" and transformer.config.tie_word_embeddings:
             continue
-        if name not in wanted:
+        if name is None or name not in wanted:
             raise CheckpointError(f"{path}: tensor {stored!r} is not part of this architecture")
         parameter = wanted[name]
         if tensor.shape != parameter.shape:

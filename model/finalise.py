@@ -1,7 +1,9 @@
-"""The finalisation rule: which masked positions of a batch of blocks become tokens in a denoise step."""
+"""The finalisation rules: which masked positions of a batch of blocks become tokens in a denoise step."""
 
 import torch
 from torch import Tensor
+
+from model.rules import RULES
 
 
 def confidence_and_best(logits: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
@@ -16,21 +18,49 @@ def confidence_and_best(logits: Tensor, mask_token_id: int) -> tuple[Tensor, Ten
     return confidence, token
 
 
-def choose(confidence: Tensor, masked: Tensor, threshold: Tensor, at_least: Tensor) -> Tensor:
-    """Positions to finalise now: confidence above the threshold, and never fewer than ``at_least``.
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy of each row's softmax in nats: logits [rows, vocab], -inf allowed -> [rows] fp32."""
+    out: Tensor = torch.special.entr(logits.float().softmax(-1)).sum(-1)
+    return out
+
+
+def choose(
+    confidence: Tensor, masked: Tensor, rule: Tensor, limit: Tensor, at_least: Tensor, entropies: Tensor | None = None
+) -> Tensor:
+    """Positions to finalise now: those that pass their row's rule, and never fewer than ``at_least``.
+
+    With masked positions ranked 1, 2, ... by descending confidence (``entropy_bound``: ascending entropy H):
+
+    - ``threshold``: confidence above the limit.
+    - ``factor``: the longest run from rank 1 on with confidence >= 1 - limit / (rank + 1); this bounds the error
+      of deciding them together (Fast-dLLM, arXiv 2505.22618).
+    - ``entropy_bound``: the longest run with sum(H) - max(H) <= limit (EB-Sampler, arXiv 2505.24857).
 
     Args:
         confidence: [rows, block] fp32, anything at positions that are not masked.
         masked: [rows, block] bool, positions that have a prediction and no token yet.
-        threshold: [rows] fp32.
-        at_least: [rows] int64 >= 1, how many of the most confident masked positions pass regardless.
+        rule: [rows] int64, index into ``RULES``.
+        limit: [rows] fp32.
+        at_least: [rows] int64 >= 1, how many of the highest ranks pass regardless.
+        entropies: [rows, block] fp32 in nats, like ``confidence``; may be left out when no row needs it.
 
     Returns:
-        [rows, block] bool, a subset of ``masked``. Equal confidences are ordered from left to right.
+        [rows, block] bool, a subset of ``masked``. Equal ranks are ordered from left to right.
     """
-    ranked = confidence.masked_fill(~masked, -1.0)
-    rank = ranked.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1, stable=True)
-    return masked & ((confidence > threshold[:, None]) | (rank < at_least[:, None]))
+    score = confidence
+    if entropies is not None:
+        score = torch.where(rule[:, None] == RULES.index("entropy_bound"), -entropies, confidence)
+    ranked, order = score.masked_fill(~masked, float("-inf")).sort(dim=-1, descending=True, stable=True)
+    place = torch.arange(masked.shape[1], device=masked.device)  # Rank - 1.
+    limits = limit[:, None]
+    run = (ranked >= 1.0 - limits / (place + 2)).cumprod(-1).bool()
+    passes = torch.where(rule[:, None] == RULES.index("factor"), run, ranked > limits)
+    if entropies is not None:
+        # Sorted upwards, the largest entropy is the last one: the rest is what lies before it.
+        before = torch.nn.functional.pad((-ranked).cumsum(-1)[:, :-1], (1, 0))
+        passes = torch.where(rule[:, None] == RULES.index("entropy_bound"), before <= limits, passes)
+    passes = passes | (place < at_least[:, None])
+    return masked & passes.gather(-1, order.argsort(dim=-1, stable=True))
 
 
 def frontier(masked: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from model.attention.paged import PagedAttention, PagedCache
 from model.canvas import Canvas
 from model.checkpoint import Checkpoint
-from model.finalise import choose, confidence_and_best, first_stop, frontier
+from model.finalise import choose, confidence_and_best, entropy, first_stop, frontier
 from model.sampling import gumbel_noise, sample
 from model.segments import Segment, build_batch
 
@@ -45,6 +45,7 @@ class RowWork:
         denoise: whether the block's rows join the forward; false only where the block's first token is
             taken from the commit pass alone.
         sampling: ``None`` for greedy decoding.
+        needs_entropy: whether its finalisation rule ranks by entropy.
     """
 
     row: int
@@ -53,6 +54,7 @@ class RowWork:
     block_start: int
     denoise: bool = True
     sampling: Sampling | None = None
+    needs_entropy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,9 @@ class ModelRunner:
         flat = source[chosen[:, 0], chosen[:, 1]]
         logits = self.transformer.logits(hidden[flat])  # [masked, vocab]
         confidence, token = confidence_and_best(logits, self.manifest.mask_token_id)
+        entropies = entropy(logits) if any(work.needs_entropy for work in works) else None
         self._sample(works, chosen, logits, token)
-        finalised = self._finalise(rows, predictable, chosen, confidence, token)
+        finalised = self._finalise(rows, predictable, chosen, confidence, token, entropies)
         return self._results(rows, finalised)
 
     def _forward(self, works: list[RowWork], rows: Tensor) -> Tensor:
@@ -183,18 +186,24 @@ class ModelRunner:
             )
 
     def _finalise(
-        self, rows: Tensor, predictable: Tensor, chosen: Tensor, confidence: Tensor, token: Tensor
+        self,
+        rows: Tensor,
+        predictable: Tensor,
+        chosen: Tensor,
+        confidence: Tensor,
+        token: Tensor,
+        entropies: Tensor | None,
     ) -> Tensor:
-        """Applies the rule to the canvas; returns how many positions each row finalised, [rows] int64."""
+        """Applies each row's rule to the canvas; returns how many positions each row finalised, [rows] int64."""
         canvas = self.canvas
-        wide_confidence = torch.zeros(predictable.shape, device=self.device)
-        wide_token = torch.zeros(predictable.shape, dtype=torch.long, device=self.device)
-        wide_confidence[chosen[:, 0], chosen[:, 1]] = confidence
-        wide_token[chosen[:, 0], chosen[:, 1]] = token
+        block = predictable.shape
+        wide_confidence = _spread(confidence, chosen, block)
+        wide_token = _spread(token, chosen, block)
+        wide_entropies = None if entropies is None else _spread(entropies, chosen, block)
         left = predictable.sum(-1)
         steps_left = (canvas.max_steps[rows] - canvas.steps[rows]).clamp_min(1)
         at_least = ((left + steps_left - 1) // steps_left).clamp_min(1)
-        now = choose(wide_confidence, predictable, canvas.threshold[rows], at_least)
+        now = choose(wide_confidence, predictable, canvas.rule[rows], canvas.limit[rows], at_least, wide_entropies)
         canvas.tokens[rows] = torch.where(now, wide_token, canvas.tokens[rows])
         canvas.masked[rows] = canvas.masked[rows] & ~now
         canvas.steps[rows] += 1
@@ -209,3 +218,10 @@ class ModelRunner:
         return [
             RowResult(line[4:], *line[:4]) for line in torch.cat((figures, tokens), dim=1).tolist()
         ]
+
+
+def _spread(values: Tensor, chosen: Tensor, shape: torch.Size) -> Tensor:
+    """Puts values [masked] at their places chosen [masked, 2] of a rectangle, zero elsewhere."""
+    wide = values.new_zeros(shape)
+    wide[chosen[:, 0], chosen[:, 1]] = values
+    return wide

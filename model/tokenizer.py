@@ -2,22 +2,26 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase, Qwen2Tokenizer
 
+from model.backbones.llada import LladaBackbone
+from model.backbones.native import NativeBackbone
 from model.config import CheckpointError
-from model.export import MODEL_TYPE
+from model.files import read_json
 
+CONFIG_FILE = "tokenizer_config.json"
 
-class _NativeConfig(PretrainedConfig):  # type: ignore[no-untyped-call]
-    """Tells transformers that the project's own format exists; it would warn about an unknown one."""
-
-    model_type = MODEL_TYPE
+# Classes that are Python code in their checkpoints, and the one of transformers that reads the same files.
+_LIBRARY_CLASSES: dict[object, Any] = {"DreamTokenizer": Qwen2Tokenizer}
 
 
 @cache
 def _register() -> None:
-    AutoConfig.register(MODEL_TYPE, _NativeConfig, exist_ok=True)
+    """Tells transformers that these formats exist; it reads their ``config.json`` and would warn about unknown ones."""
+    for name in (NativeBackbone.model_type, LladaBackbone.model_type):
+        AutoConfig.register(name, type(f"{name}Config", (PretrainedConfig,), {"model_type": name}), exist_ok=True)
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
@@ -29,8 +33,10 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such checkpoint directory")
     _register()
+    named = read_json(directory, CONFIG_FILE).get("tokenizer_class") if (directory / CONFIG_FILE).exists() else None
+    loader = _LIBRARY_CLASSES.get(named, AutoTokenizer)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+        tokenizer = loader.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{directory}: cannot load the tokenizer: {error}") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)

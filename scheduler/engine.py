@@ -181,7 +181,7 @@ class Engine:
             if sequence.computed == 0:  # It has just been given its row.
                 self.runner.canvas.open_row(
                     sequence.row,
-                    threshold=sequence.threshold,
+                    rule=sequence.rule,
                     max_steps=sequence.max_steps,
                     stop_ids=sequence.stop_ids,
                 )
@@ -192,7 +192,15 @@ class Engine:
         )
         # The first token taken from the commit pass must be known before the block is looked at.
         alone = self.manifest.first_token == "autoregressive" and bool(clean) and not sequence.given
-        return RowWork(sequence.row, sequence.pages, clean, sequence.block_start, not alone, sequence.sampling)
+        return RowWork(
+            sequence.row,
+            sequence.pages,
+            clean,
+            sequence.block_start,
+            denoise=not alone,
+            sampling=sequence.sampling,
+            needs_entropy=sequence.rule.name == "entropy_bound",
+        )
 
     def _advance(self, sequence: Sequence, result: RowResult) -> BlockOutput | None:
         """Books a step's result; returns the block if it is finished."""
@@ -247,6 +255,7 @@ def _load(options: EngineOptions) -> Checkpoint:
         device = resolve_device(options.device)
         return load_checkpoint(
             Path(options.model),
+            adapter=Path(options.adapter) if options.adapter else None,
             device=device,
             dtype=resolve_dtype(options.dtype, device),
             block_length=options.block_length,

@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from model.rules import RuleName
+
 FinishReason = Literal["stop", "length", "error"]
 Phase = Literal["prefill", "denoise", "commit", "mixed", "idle"]
 
@@ -11,8 +13,11 @@ Phase = Literal["prefill", "denoise", "commit", "mixed", "idle"]
 class DecodingParams(msgspec.Struct, frozen=True, kw_only=True):
     """How one request is decoded. ``None`` takes the checkpoint's value.
 
-    ``confidence_threshold`` lies in (0, 1]; ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 filter
-    nothing; ``seed`` selects the noise of a sampled request and is ignored by a greedy one.
+    ``decoding`` names the rule that finalises tokens (``model/finalise.py``): ``threshold``, the default, uses
+    ``confidence_threshold`` in (0, 1]; ``factor`` uses ``decoding_factor`` > 0; ``entropy_bound`` uses
+    ``entropy_bound`` >= 0, in nats. A number that the rule does not use has no effect. ``temperature`` 0 is
+    greedy; ``top_k`` 0 and ``top_p`` 1 filter nothing; ``seed`` selects the noise of a sampled request and is
+    ignored by a greedy one.
     """
 
     temperature: float = 0.0
@@ -20,7 +25,10 @@ class DecodingParams(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float = 1.0
     min_p: float = 0.0
     seed: int = 0
+    decoding: RuleName | None = None
     confidence_threshold: float | None = None
+    decoding_factor: float | None = None
+    entropy_bound: float | None = None
     max_steps_per_block: int | None = None
 
 

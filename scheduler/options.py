@@ -6,12 +6,14 @@ import msgspec
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one engine.
 
-    ``model`` is a checkpoint directory; ``device`` and ``dtype`` may be ``"auto"``; ``block_length`` and
-    ``confidence_threshold`` override the checkpoint's manifest; ``kv_cache_memory`` is in bytes (``None``
-    sizes the pool from ``max_num_seqs`` and the context); ``max_num_batched_tokens`` bounds one forward.
+    ``model`` is a checkpoint directory, ``adapter`` that of a LoRA adapter over it; ``device`` and ``dtype`` may be
+    ``"auto"``; ``block_length`` and ``confidence_threshold`` override the manifest's and the adapter's values;
+    ``kv_cache_memory`` is in bytes (``None`` sizes the pool from ``max_num_seqs`` and the context);
+    ``max_num_batched_tokens`` bounds one forward.
     """
 
     model: str
+    adapter: str | None = None
     device: str = "auto"
     dtype: str = "auto"
     block_length: int | None = None

@@ -4,9 +4,10 @@ import time
 from dataclasses import dataclass, field
 
 from model.config import Manifest
+from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, FinalisationRule
 from model.runner import Sampling
 from scheduler.blocks import first_block_start
-from scheduler.messages import GenerateRequest
+from scheduler.messages import DecodingParams, GenerateRequest
 
 
 @dataclass(slots=True)
@@ -30,7 +31,7 @@ class Sequence:
     block_start: int
     sampling: Sampling | None
     stop_ids: list[int]
-    threshold: float
+    rule: FinalisationRule
     max_steps: int
     arrival: float = field(default_factory=time.monotonic)
     computed: int = 0
@@ -49,7 +50,6 @@ class Sequence:
         if params.temperature > 0.0:
             sampling = Sampling(params.temperature, params.top_k, params.top_p, params.min_p, params.seed)
         stop_ids = [] if request.ignore_eos else list(manifest.stop_token_ids)
-        threshold = params.confidence_threshold
         return cls(
             request=request,
             token_ids=list(request.prompt_ids),
@@ -57,7 +57,7 @@ class Sequence:
             block_start=first_block_start(len(request.prompt_ids), manifest),
             sampling=sampling,
             stop_ids=stop_ids + [token for token in request.stop_token_ids if token not in stop_ids],
-            threshold=manifest.confidence_threshold if threshold is None else threshold,
+            rule=finalisation_rule(params, manifest),
             max_steps=params.max_steps_per_block or manifest.block_length,
         )
 
@@ -70,3 +70,15 @@ class Sequence:
     def wanted(self) -> int:
         """Positions of the current block up to the request's last token, prompt tail included."""
         return self.prompt_length + self.request.max_tokens - self.block_start
+
+
+def finalisation_rule(params: DecodingParams, manifest: Manifest) -> FinalisationRule:
+    """The rule a request asks for, its number from the request, the checkpoint or the published default."""
+    match params.decoding:
+        case "factor":
+            given, default = params.decoding_factor, DEFAULT_FACTOR
+        case "entropy_bound":
+            given, default = params.entropy_bound, DEFAULT_ENTROPY_BOUND
+        case _:
+            given, default = params.confidence_threshold, manifest.confidence_threshold
+    return FinalisationRule(params.decoding or "threshold", default if given is None else given)

@@ -5,9 +5,17 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
@@ -86,8 +94,14 @@ class ServerSettings(BaseSettings):
         default_factory=_bundled_student,
         description="Checkpoint directory (safetensors, tokenizer, config). Default: the bundled cdlm-nano.",
     )
+    adapter: Path | None = Field(
+        default=None,
+        description="Directory of a PEFT LoRA adapter, merged into --model when it is loaded.",
+    )
     served_model_name: str | None = Field(
-        default=None, min_length=1, description="Model id that clients send. Default: the directory's name."
+        default=None,
+        min_length=1,
+        description="Model id that clients send. Default: the name of the adapter's directory, else the model's.",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0 picks a free one.")
@@ -154,10 +168,16 @@ class ServerSettings(BaseSettings):
             raise ValueError(f"{info.field_name} holds no key")
         return value
 
+    @model_validator(mode="after")
+    def _adapter_has_a_base(self) -> Self:
+        if self.adapter is not None and "model" not in self.model_fields_set:
+            raise ValueError(f"--adapter {self.adapter} needs --model, the checkpoint that it was trained on")
+        return self
+
     @property
     def model_name(self) -> str:
         """The model id that clients send."""
-        return self.served_model_name or Path(self.model).resolve().name
+        return self.served_model_name or Path(self.adapter or self.model).resolve().name
 
     @property
     def api_keys(self) -> list[str]:
@@ -169,6 +189,7 @@ class ServerSettings(BaseSettings):
         """The part of the settings that the engine process needs."""
         return EngineOptions(
             model=self.model,
+            adapter=str(self.adapter) if self.adapter else None,
             device=self.device,
             dtype=self.dtype,
             block_length=self.block_length,
@@ -214,12 +235,14 @@ def _reject_unknown_variables() -> None:
 
 def _describe(item: object, argv: Sequence[str]) -> str:
     assert isinstance(item, dict)
-    field = str(item["loc"][0]) if item["loc"] else "settings"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if not item["loc"]:  # About several fields, which the message names.
+        return message
+    field = str(item["loc"][0])
     flag = "--" + field.replace("_", "-")
     variable = ENV_PREFIX + field.upper()
     on_flag = any(word == flag or word.startswith(flag + "=") for word in argv)
     source = flag if on_flag or variable not in os.environ else variable
-    message = str(item["msg"]).removeprefix("Value error, ")
     if field == "api_key":
         return f"{source}: {message}"
     return f"{source}={item['input']!r}: {message}"

@@ -4,6 +4,7 @@ It shares no code with ``model`` or ``scheduler``: weights come as a dictionary 
 plain attributes.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +83,24 @@ def visibility(length: int, origin: int, prompt_attention: str, block: int) -> T
     return sees
 
 
+def pass_factor(confidence: dict[int, float], factor: float) -> list[int]:
+    """Walks down the confidences until the n-th is below 1 - factor / (n + 1); the first always passes."""
+    passing: list[int] = []
+    for position in sorted(confidence, key=lambda position: -confidence[position]):
+        if passing and confidence[position] < 1 - factor / (len(passing) + 2):
+            break
+        passing.append(position)
+    return passing
+
+
+def pass_entropy_bound(entropy: dict[int, float], bound: float) -> list[int]:
+    """Tries every number of positions, lowest entropy first; the last that keeps sum - max within the bound."""
+    ranked = sorted(entropy, key=lambda position: entropy[position])
+    sizes = range(1, len(ranked) + 1)
+    spent = {size: sum(entropy[p] for p in ranked[:size]) - max(entropy[p] for p in ranked[:size]) for size in sizes}
+    return ranked[: max([1, *(size for size in sizes if spent[size] <= bound)])]
+
+
 def decode(
     weights: dict[str, Tensor],
     shape: Any,
@@ -89,10 +108,13 @@ def decode(
     prompt: list[int],
     max_tokens: int,
     *,
+    rule: str = "threshold",
     threshold: float | None = None,
+    factor: float = 1.0,
+    entropy_bound: float = 0.1,
     ignore_eos: bool = False,
 ) -> OracleAnswer:
-    """Greedy block-causal decoding of one prompt."""
+    """Greedy block-causal decoding of one prompt; the margin is kept for the rule ``threshold`` only."""
     tau = manifest.confidence_threshold if threshold is None else threshold
     block = manifest.block_length
     head = weights.get("lm_head.weight", weights["embed_tokens.weight"])
@@ -113,18 +135,26 @@ def decode(
             masked = [position for position in range(start, start + block) if ids[position] is None]
             if manifest.first_token == "autoregressive" and masked[0] == start:
                 masked = [start]
-            found = {}
+            found, entropy = {}, {}
             for position in masked:
                 logits = head @ hidden[position - 1 if manifest.shift else position]
                 logits[manifest.mask_token_id] = float("-inf")
                 found[position] = logits.softmax(-1).topk(2)
+                if rule == "entropy_bound":
+                    entropy[position] = -sum(p * math.log(p) for p in logits.softmax(-1).tolist() if p > 0)
             confidence = {position: float(top.values[0]) for position, top in found.items()}
             ranked = sorted(masked, key=lambda position: -confidence[position])  # Stable: ties go to the left.
             margin = min([margin, *(abs(value - tau) for value in confidence.values())])
             if confidence[ranked[0]] <= tau and len(ranked) > 1:
                 margin = min(margin, confidence[ranked[0]] - confidence[ranked[1]])
+            if rule == "threshold":
+                passing = [position for position in masked if position == ranked[0] or confidence[position] > tau]
+            elif rule == "factor":
+                passing = pass_factor(confidence, factor)
+            else:
+                passing = pass_entropy_bound(entropy, entropy_bound)
             for position in masked:
-                if position == ranked[0] or confidence[position] > tau:
+                if position in passing:
                     ids[position] = int(found[position].indices[0])
                     margin = min(margin, float(found[position].values[0] - found[position].values[1]))
             left = start

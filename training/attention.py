@@ -1,48 +1,60 @@
-"""Attention of a training row: context over context, noisy blocks over the context before them and themselves.
+"""Attention of training rows: every row attends within itself, under a mask given once for all layers.
 
-Written as plain matrix products: on a CPU they run several times faster than the fused kernel with a mask, and
-keys that no query of a group can see (other noisy blocks) are never multiplied.
+Written as plain matrix products: on a CPU their forward and backward run about 1.6 times faster than the fused
+kernel at these sizes. On other devices the fused kernel is used.
 """
 
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 
-class BlockDiffusionAttention:
-    """The ``Attention`` of rows laid out by ``training.rows``.
+class RowAttention:
+    """The ``Attention`` of dense rows.
 
     Args:
-        context_mask: [rows, 1, C, C] bool, true = sees.
-        noisy_mask: [rows, 1, N, C] bool, true = sees.
-        block_length: tokens in a noisy block; divides N.
+        mask: [rows or 1, L, L] bool, true where a query (second axis) sees a key; ``None`` sees everything.
     """
 
-    def __init__(self, context_mask: Tensor, noisy_mask: Tensor, block_length: int) -> None:
-        low = torch.finfo(torch.float32).min
-        self.context_bias = torch.zeros_like(context_mask, dtype=torch.float32).masked_fill(~context_mask, low)
-        self.noisy_bias = torch.zeros_like(noisy_mask, dtype=torch.float32).masked_fill(~noisy_mask, low)
-        self.context = context_mask.shape[-1]
-        self.block_length = block_length
+    def __init__(self, mask: Tensor | None) -> None:
+        self.mask = None if mask is None else mask[:, None]
+        self._bias: Tensor | None = None
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:  # noqa: ARG002
         """query [rows, L, heads, head_dim], key and value [rows, L, kv_heads, head_dim] -> like query."""
         groups = query.shape[2] // key.shape[2]
-        query = query.transpose(1, 2) * query.shape[-1] ** -0.5  # [rows, heads, L, head_dim]
-        key = key.transpose(1, 2).repeat_interleave(groups, dim=1)
-        value = value.transpose(1, 2).repeat_interleave(groups, dim=1)
-        at = self.context
-        context_key, context_value = key[:, :, :at], value[:, :, :at]
-        scores = query[:, :, :at] @ context_key.transpose(-1, -2) + self.context_bias
-        context_out = scores.softmax(-1).to(value.dtype) @ context_value
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        if query.device.type != "cpu":
+            fused = scaled_dot_product_attention(query, key, value, attn_mask=self.mask, enable_gqa=groups > 1)
+            return fused.transpose(1, 2)
+        key = key.repeat_interleave(groups, dim=1)
+        value = value.repeat_interleave(groups, dim=1)
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)  # [rows, heads, L, L]
+        if self.mask is not None:
+            if self._bias is None or self._bias.dtype != scores.dtype:
+                low = torch.finfo(scores.dtype).min
+                self._bias = torch.zeros(self.mask.shape, dtype=scores.dtype).masked_fill(~self.mask, low)
+            scores = scores + self._bias
+        out: Tensor = scores.softmax(-1).to(value.dtype) @ value
+        return out.transpose(1, 2)
 
-        noisy_query = query[:, :, at:]
-        rows, heads, noisy, dim = noisy_query.shape
-        blocks = (rows, heads, noisy // self.block_length, self.block_length, dim)
-        own = noisy_query.reshape(blocks) @ key[:, :, at:].reshape(blocks).transpose(-1, -2)
-        before = noisy_query @ context_key.transpose(-1, -2) + self.noisy_bias
-        scores = torch.cat((before, own.reshape(rows, heads, noisy, self.block_length)), dim=-1)
-        weights = scores.softmax(-1).to(value.dtype)  # [rows, heads, N, C + block]
-        own_weights = weights[..., at:].reshape(rows, heads, -1, self.block_length, self.block_length)
-        own_out = (own_weights @ value[:, :, at:].reshape(blocks)).reshape(rows, heads, noisy, dim)
-        noisy_out = weights[..., :at] @ context_value + own_out
-        return torch.cat((context_out, noisy_out), dim=2).transpose(1, 2)
+
+def causal_mask(length: int) -> Tensor:
+    """[1, L, L] bool: every row sees itself and what lies before it."""
+    return torch.ones(1, length, length, dtype=torch.bool).tril()
+
+
+def block_causal_mask(prompt_lengths: Tensor, block_length: int, length: int) -> Tensor:
+    """What a student sees: the whole prompt, earlier blocks and its own block; prompt rows see the prompt.
+
+    Args:
+        prompt_lengths: [rows] int64; block b of a row is [prompt + b * block_length, prompt + (b + 1) * block_length).
+        block_length: tokens in a block.
+        length: L.
+
+    Returns:
+        [rows, L, L] bool, true where a query (second axis) sees a key.
+    """
+    offset = torch.arange(length)[None] - prompt_lengths[:, None]
+    block = torch.where(offset < 0, -1, offset.clamp_min(0) // block_length)  # [rows, L]
+    return block[:, None, :] <= block[:, :, None]

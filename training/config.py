@@ -1,4 +1,4 @@
-"""Training configuration: a TOML file, validated, unknown keys refused."""
+"""The recipe's configuration: one TOML file for all stages, validated, unknown keys refused."""
 
 import tomllib
 from dataclasses import fields
@@ -27,11 +27,61 @@ class TokenizerSection(_Section):
 
 
 class ManifestSection(_Section):
-    """How the trained checkpoint is decoded; see ``model.config.Manifest``."""
+    """How the student is decoded; see ``model.config.Manifest``."""
 
     block_length: int = Field(ge=1)
     confidence_threshold: float = Field(gt=0, le=1)
     max_model_len: int = Field(ge=64)
+
+
+class OptimisationSection(_Section):
+    """How a stage descends.
+
+    ``tokens_per_batch`` counts every token of a step, filling included, over all workers. The learning rate
+    rises for ``warmup_steps``, stays, and falls to zero over the last ``decay_fraction`` of the ``steps``.
+    """
+
+    steps: int = Field(ge=1)
+    warmup_steps: int = Field(ge=1)
+    decay_fraction: float = Field(gt=0, le=1)
+    tokens_per_batch: int = Field(ge=256)
+    learning_rate: float = Field(gt=0)
+    embedding_learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    gradient_clip: float = Field(default=1.0, gt=0)
+    checkpoint_every: int = Field(default=250, ge=1)
+    log_every: int = Field(default=20, ge=1)
+
+
+class AutoregressiveSection(OptimisationSection):
+    """Next-token training: the baseline of the table, and the teacher's first weights."""
+
+
+class TeacherSection(OptimisationSection):
+    """Masked training with full attention; canvases are at most ``generation_length`` tokens."""
+
+    generation_length: int = Field(ge=1)
+
+
+class TrajectorySection(_Section):
+    """What the teacher records: each of ``examples`` problems once at every temperature, in shards of trajectories.
+
+    Problems whose answer is longer than ``generation_length`` are left out. ``batch_size`` rows are decoded together.
+    """
+
+    examples: int = Field(ge=1)
+    temperatures: tuple[Annotated[float, Field(ge=0)], ...] = Field(min_length=1)
+    generation_length: int = Field(ge=1)
+    shard_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+
+
+class StudentSection(OptimisationSection):
+    """Distillation of the teacher's trajectories, with the weights of its three losses; 0 leaves one out."""
+
+    distillation: float = Field(default=1.0, ge=0)
+    consistency: float = Field(default=0.5, ge=0)
+    dlm: float = Field(default=0.1, ge=0)
 
 
 def _known_keys(value: object) -> object:
@@ -42,39 +92,28 @@ def _known_keys(value: object) -> object:
     return value
 
 
-class DirectConfig(_Section):
-    """One run of direct training.
-
-    ``tokens_per_batch`` counts every token of a forward, padding included. The learning rate rises for
-    ``warmup_steps``, stays, and falls to zero over the last ``decay_fraction`` of the ``steps``.
-    """
+class RecipeConfig(_Section):
+    """The whole recipe of a small model trained from nothing."""
 
     seed: int
-    steps: int = Field(ge=1)
-    warmup_steps: int = Field(ge=1)
-    decay_fraction: float = Field(gt=0, le=1)
-    tokens_per_batch: int = Field(ge=256)
-    pool_batches: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-    embedding_learning_rate: float = Field(gt=0)
-    weight_decay: float = Field(ge=0)
-    gradient_clip: float = Field(gt=0)
-    checkpoint_every: int = Field(ge=1)
-    log_every: int = Field(ge=1)
     mixture: dict[Task, float]
     tokenizer: TokenizerSection
     transformer: Annotated[TransformerConfig, BeforeValidator(_known_keys)]
     manifest: ManifestSection
+    autoregressive: AutoregressiveSection
+    teacher: TeacherSection
+    trajectories: TrajectorySection
+    student: StudentSection
 
 
-def load_config(path: Path) -> DirectConfig:
+def load_config(path: Path) -> RecipeConfig:
     """Reads and validates a configuration file.
 
     Raises:
         ConfigError: unreadable file, unknown key or value out of range.
     """
     try:
-        return DirectConfig.model_validate(tomllib.loads(path.read_text()))
+        return RecipeConfig.model_validate(tomllib.loads(path.read_text()))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:

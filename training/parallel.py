@@ -15,27 +15,50 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import ProcessException, spawn
+
+from model.config import CheckpointError
+from training.errors import TrainingError
+
+_REASON = "reason"
 
 
 def launch(main: Callable[..., None], workers: int, *arguments: object) -> None:
-    """Runs ``main(*arguments)`` in ``workers`` processes that form a gloo group; in this one if it is 1."""
+    """Runs ``main(*arguments)`` in ``workers`` processes that form a gloo group; in this one if it is 1.
+
+    Raises:
+        TrainingError: a worker raised it, or found a checkpoint unusable.
+    """
     if workers == 1:
-        main(*arguments)
+        try:
+            main(*arguments)
+        except CheckpointError as error:
+            raise TrainingError(str(error)) from error
         return
-    with tempfile.TemporaryDirectory() as directory:
-        meeting = (Path(directory) / "meeting").as_uri()
-        spawn(_worker, args=(workers, meeting, main, arguments), nprocs=workers)  # type: ignore[no-untyped-call]
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        try:
+            spawn(_worker, args=(workers, directory, main, arguments), nprocs=workers)  # type: ignore[no-untyped-call]
+        except ProcessException:
+            # The others fail because one has left: its own reason is the one to tell.
+            reason = directory / _REASON
+            if reason.exists():
+                raise TrainingError(reason.read_text()) from None
+            raise
 
 
-def _worker(rank: int, workers: int, meeting: str, main: Callable[..., None], arguments: tuple[object, ...]) -> None:
+def _worker(rank: int, workers: int, directory: Path, main: Callable[..., None], arguments: tuple[object, ...]) -> None:
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     level = logging.INFO if rank == 0 else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    meeting = (directory / "meeting").as_uri()
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=workers)
     try:
         main(*arguments)
+    except (TrainingError, CheckpointError) as error:
+        (directory / _REASON).write_text(str(error))
+        raise
     finally:
         dist.destroy_process_group()
 

@@ -1,10 +1,4 @@
-"""Training rows under the block-causal mask: one clean answer and noisy copies of it share a forward.
-
-A row is ``[prompt | clean answer | noisy copy 1 | ... | noisy copy C]``. Block b of a noisy copy sees the
-prompt, the clean blocks before b, and itself, which is exactly what a denoise step of the engine sees
-(the vectorised form of block diffusion training, arXiv 2503.09573). Two noisy copies carry complementary
-masks, so every answer token is predicted once.
-"""
+"""Training rows of the two stages that come before a student: next-token rows and masked rows."""
 
 import random
 from dataclasses import dataclass
@@ -12,91 +6,91 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-COPIES = 2
-PAD_BLOCK = 1 << 20  # A block number no query ever reaches.
+from training.attention import RowAttention, causal_mask
+
+SMALLEST_RATIO = 0.1  # Bounds the weight 1 / t of a single row.
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Prompt and answer ids; the answer ends with the end token and fills whole blocks."""
+    """Prompt and answer ids; the answer ends with one end token."""
 
     prompt: list[int]
     answer: list[int]
 
+    @property
+    def length(self) -> int:
+        """Tokens of both."""
+        return len(self.prompt) + len(self.answer)
+
 
 @dataclass(frozen=True, slots=True)
 class RowBatch:
-    """Rows of one shape. L = C + N: context C = prompt and clean answer, N = the noisy copies of the answer.
+    """Rows of one length L.
 
     Attributes:
         token_ids: [rows, L] int64.
-        positions: [rows, L] int64, the position each token has at inference.
-        context_mask: [rows, 1, C, C] bool, true where a context query (third axis) sees a context key.
-        noisy_mask: [rows, 1, N, C] bool, true where a noisy query sees a context key; its own block it always sees.
-        targets: [rows, L] int64, the true id at masked positions, -1 elsewhere.
+        attention: what each row's queries see.
+        targets: [rows, L] int64: the id to predict for a position, -1 where nothing is asked.
+        weights: [rows] fp32: what an asked position of a row counts.
     """
 
     token_ids: Tensor
-    positions: Tensor
-    context_mask: Tensor
-    noisy_mask: Tensor
+    attention: RowAttention
     targets: Tensor
+    weights: Tensor
 
     @property
     def tokens(self) -> int:
-        """Tokens that go through the forward, padding included."""
+        """Tokens that go through the forward, filling included."""
         return self.token_ids.numel()
 
+    @property
+    def positions(self) -> Tensor:
+        """[1, L] int64: rows start at position 0."""
+        return torch.arange(self.token_ids.shape[1])[None]
 
-def fill_blocks(answer: list[int], block_length: int, eos: int) -> list[int]:
-    """Appends the end token once, then as often as it takes to fill the last block."""
-    length = len(answer) + 1
-    return answer + [eos] * (1 + -length % block_length)
+
+def next_token_rows(examples: list[Example], *, pad_id: int) -> RowBatch:
+    """Rows for next-token training: causal, filled on the right, the answer's tokens are asked."""
+    length = max(example.length for example in examples)
+    token_ids = torch.full((len(examples), length), pad_id)
+    targets = torch.full((len(examples), length), -1)
+    for row, example in enumerate(examples):
+        start, end = len(example.prompt), example.length
+        token_ids[row, :end] = torch.tensor(example.prompt + example.answer)
+        targets[row, start:end] = token_ids[row, start:end]
+    return RowBatch(token_ids, RowAttention(causal_mask(length)), targets, torch.ones(len(examples)))
 
 
-def collate(
-    examples: list[Example], *, block_length: int, mask_id: int, pad_id: int, rng: random.Random, round_to: int = 16
+def masked_rows(
+    examples: list[Example], *, mask_id: int, end_id: int, generation_length: int, block_length: int, rng: random.Random
 ) -> RowBatch:
-    """Lays examples out as rows; each block draws its own mask ratio t ~ U(0, 1), its complement is copy 2."""
-    prompt_width = -(-max(len(example.prompt) for example in examples) // round_to) * round_to
-    answer_width = max(len(example.answer) for example in examples)
-    rows, length = len(examples), prompt_width + (1 + COPIES) * answer_width
-    token_ids = torch.full((rows, length), pad_id)
-    positions = torch.zeros((rows, length), dtype=torch.long)
-    block = torch.full((rows, length), PAD_BLOCK)
-    targets = torch.full((rows, length), -1)
+    """Rows for a bidirectional teacher: the answer, continued with end tokens, is partly masked.
+
+    Answers are continued so that all rows of the batch have one length; the continuation is part of the
+    canvas, as it is when decoding ``generation_length`` tokens. Half of the rows mask every position with one
+    ratio t ~ U(0, 1); the other half look like a step of block-wise decoding: blocks before a random one are
+    clean, it is masked with ratio t and asked, and everything behind it is masked and not asked. A position
+    counts 1 / t, as in the likelihood bound of masked diffusion (LLaDA, arXiv 2502.09992, equation 3).
+    """
+    longest = max(example.length for example in examples)
+    room = max(0, min(len(example.prompt) for example in examples) + generation_length - longest)
+    length = longest + (rng.randint(0, room) if rng.random() < 0.5 else 0)
+    token_ids = torch.full((len(examples), length), end_id)
+    targets = torch.full((len(examples), length), -1)
+    ratios = torch.tensor([rng.uniform(SMALLEST_RATIO, 1.0) for _ in examples])
     generator = torch.Generator().manual_seed(rng.getrandbits(62))
     for row, example in enumerate(examples):
-        prompt, answer = len(example.prompt), len(example.answer)
-        token_ids[row, :prompt] = torch.tensor(example.prompt)
-        positions[row, :prompt] = torch.arange(prompt)
-        block[row, :prompt] = -1
-        truth = torch.tensor(example.answer)
-        offsets = torch.arange(answer)
-        ratio = torch.rand(answer // block_length, generator=generator).repeat_interleave(block_length)
-        hidden = torch.rand(answer, generator=generator) < ratio
-        for index, masked in enumerate((None, hidden, ~hidden)):
-            start = prompt_width + index * answer_width
-            span = slice(start, start + answer)
-            token_ids[row, span] = truth if masked is None else truth.masked_fill(masked, mask_id)
-            positions[row, span] = prompt + offsets
-            block[row, span] = offsets // block_length
-            if masked is not None:
-                targets[row, span] = truth.masked_fill(~masked, -1)
-    context = prompt_width + answer_width
-    return RowBatch(
-        token_ids,
-        positions,
-        context_mask=_sees(block[:, :context], block[:, :context], strict=False)[:, None],
-        noisy_mask=_sees(block[:, context:], block[:, :context], strict=True)[:, None],
-        targets=targets,
-    )
-
-
-def _sees(query_block: Tensor, key_block: Tensor, *, strict: bool) -> Tensor:
-    """[rows, queries], [rows, keys] -> [rows, queries, keys]: keys of earlier blocks, and of the own unless strict.
-
-    Queries that are padding see every real key: their output is unused, but must stay finite.
-    """
-    query, key = query_block[:, :, None], key_block[:, None, :]
-    return ((key < query) if strict else (key <= query)) & (key < PAD_BLOCK)
+        start = len(example.prompt)
+        token_ids[row, : example.length] = torch.tensor(example.prompt + example.answer)
+        offsets = torch.arange(length - start)
+        asked = hidden = torch.rand(length - start, generator=generator) < ratios[row]
+        if rng.random() < 0.5:
+            active = rng.randrange(-(-len(example.answer) // block_length))
+            block = offsets // block_length
+            asked = hidden & (block == active)
+            hidden = asked | (block > active)
+        targets[row, start:] = token_ids[row, start:].masked_fill(~asked, -1)
+        token_ids[row, start:].masked_fill_(hidden, mask_id)
+    return RowBatch(token_ids, RowAttention(None), targets, 1 / ratios)

@@ -1,10 +1,13 @@
 """Known checkpoint formats."""
 
-from model.backbones.base import Backbone
+from model.backbones.base import Backbone, parameter_name
+from model.backbones.dream import DreamBackbone
+from model.backbones.llada import LladaBackbone
 from model.backbones.native import NativeBackbone
 from model.config import CheckpointError
 
-BACKBONES: dict[str, Backbone] = {backbone.model_type: backbone for backbone in (NativeBackbone(),)}
+_FORMATS: tuple[Backbone, ...] = (NativeBackbone(), DreamBackbone(), LladaBackbone())
+BACKBONES: dict[str, Backbone] = {backbone.model_type: backbone for backbone in _FORMATS}
 
 
 def find_backbone(model_type: object) -> Backbone:
@@ -18,4 +21,4 @@ def find_backbone(model_type: object) -> Backbone:
     raise CheckpointError(f"config.json: model_type {model_type!r} is not known; known: {', '.join(sorted(BACKBONES))}")
 
 
-__all__ = ["BACKBONES", "Backbone", "find_backbone"]
+__all__ = ["BACKBONES", "Backbone", "find_backbone", "parameter_name"]

@@ -7,14 +7,29 @@ from model.config import Manifest, TransformerConfig
 
 
 class Backbone(Protocol):
-    """One checkpoint format, chosen by ``model_type`` in ``config.json``."""
+    """One checkpoint format, chosen by ``model_type`` in ``config.json``.
+
+    Modules are dotted paths without the final ``.weight`` or ``.bias``: a checkpoint's tensors and a LoRA adapter's
+    both name them.
+    """
 
     model_type: str
 
     def read(self, config: Mapping[str, Any]) -> tuple[TransformerConfig, Manifest]:
-        """Shape and manifest from ``config.json``; raises ``CheckpointError`` naming a missing key."""
+        """Shape and manifest from ``config.json``; raises ``CheckpointError`` naming a missing or unusable key."""
         ...
 
-    def weight_name(self, stored: str) -> str:
-        """The name in ``model.transformer.Transformer`` of a tensor stored as ``stored``."""
+    def module_name(self, stored: str) -> str | None:
+        """The module of ``model.transformer.Transformer`` that the format calls ``stored``; ``None`` if it has none."""
         ...
+
+    def stored_module(self, name: str) -> str:
+        """The inverse of ``module_name``; raises ``ValueError`` for a module that the format has no name for."""
+        ...
+
+
+def parameter_name(backbone: Backbone, stored: str) -> str | None:
+    """The parameter of ``Transformer`` that a tensor stored as ``stored`` fills; ``None`` if there is none."""
+    module, _, leaf = stored.rpartition(".")
+    name = backbone.module_name(module)
+    return f"{name}.{leaf}" if name else None

@@ -19,9 +19,13 @@ class NativeBackbone:
         manifest["stop_token_ids"] = tuple(manifest["stop_token_ids"])
         return TransformerConfig(**_section(config, "transformer", TransformerConfig)), Manifest(**manifest)
 
-    def weight_name(self, stored: str) -> str:
+    def module_name(self, stored: str) -> str:
         """Names are stored as they are."""
         return stored
+
+    def stored_module(self, name: str) -> str:
+        """Names are stored as they are."""
+        return name
 
 
 def _section(config: Mapping[str, Any], name: str, kind: type[Any]) -> Mapping[str, Any]:

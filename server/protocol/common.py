@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, model_validator
 
+from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
 from scheduler.messages import DecodingParams
-from server.errors import unsupported
+from server.errors import invalid, unsupported
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1024
@@ -33,6 +34,13 @@ _FOREIGN = frozenset(
         "use_beam_search",
     }
 )
+
+
+_RULE_NUMBERS: dict[RuleName, str] = {
+    "threshold": "confidence_threshold",
+    "factor": "decoding_factor",
+    "entropy_bound": "entropy_bound",
+}
 
 
 class ApiModel(BaseModel):
@@ -85,8 +93,23 @@ class GenerationFields(ApiModel):
     )
     stop_token_ids: list[Annotated[int, Field(ge=0)]] = Field([], max_length=16)
     ignore_eos: bool = Field(False, description="Go on after the end token, up to max_tokens.")
+    decoding: RuleName | None = Field(
+        None,
+        description="Which tokens a denoise step finalises. threshold, the default: those above "
+        "confidence_threshold. factor: the n most confident, as long as the n-th has a confidence of at least "
+        "1 - decoding_factor / (n + 1). entropy_bound: the n of lowest entropy, as long as their entropies but "
+        "the largest sum to at most entropy_bound. Always at least one.",
+    )
     confidence_threshold: float | None = Field(
-        None, gt=0, le=1, description="Confidence at which a token is finalised; absent takes the server's."
+        None, gt=0, le=1, description="For decoding threshold; absent takes the server's."
+    )
+    decoding_factor: float | None = Field(
+        None, gt=0, description=f"For decoding factor; absent is {DEFAULT_FACTOR:g}. Larger is faster."
+    )
+    entropy_bound: float | None = Field(
+        None,
+        ge=0,
+        description=f"For decoding entropy_bound, in nats; absent is {DEFAULT_ENTROPY_BOUND:g}. Larger is faster.",
     )
     max_steps_per_block: int | None = Field(None, ge=1, le=4096, description="Most denoise steps of a block.")
     return_token_ids: bool = Field(False, description="Choices carry token_ids.")
@@ -100,13 +123,16 @@ class GenerationFields(ApiModel):
     logit_bias: dict[str, float] = {}
     min_tokens: int = Field(0, ge=0)
     diffusing: JsonValue = None
-    decoding: JsonValue = None
     stream_granularity: Literal["block", "step", "token"] = "block"
 
     def check_supported(self) -> None:
         """Raises ``ApiError`` 400 for a field that would change the output and is not honoured."""
         for name in self._not_honoured():
             raise unsupported(name)
+        rule = self.decoding or "threshold"
+        for used_by, name in _RULE_NUMBERS.items():
+            if used_by != rule and getattr(self, name) is not None:
+                raise invalid(f"{name} is used by decoding {used_by!r} only, not by {rule!r}", name)
 
     def _not_honoured(self) -> Iterator[str]:
         for name, neutral in (
@@ -121,8 +147,6 @@ class GenerationFields(ApiModel):
                 yield name
         if self.diffusing:
             yield "diffusing"
-        if self.decoding:
-            yield "decoding"
         for name, value in (self.model_extra or {}).items():
             if name in _FOREIGN and value not in (False, "", [], {}):
                 yield name
@@ -136,6 +160,9 @@ class GenerationFields(ApiModel):
             top_p=max(self.top_p, 1e-9),
             min_p=self.min_p,
             seed=seed,
+            decoding=self.decoding,
             confidence_threshold=self.confidence_threshold,
+            decoding_factor=self.decoding_factor,
+            entropy_bound=self.entropy_bound,
             max_steps_per_block=self.max_steps_per_block,
         )

@@ -47,7 +47,7 @@ def test_generate_shows_the_canvas_fill_up_and_prints_the_answer() -> None:
         (("bench", "--url", "http://127.0.0.1:9"), "cannot reach http://127.0.0.1:9"),
         (("serve", "--prot", "1"), "prot"),
         (("serve", "--port", "99999"), "--port"),
-        (("train", "direct", "--config", "/nowhere.toml", "--output", "/tmp/x"), "/nowhere.toml"),
+        (("train", "teacher", "--config", "/nowhere.toml", "--output", "/tmp/x"), "/nowhere.toml"),
     ],
 )
 def test_bad_input_ends_with_a_message_and_no_traceback(arguments: tuple[str, ...], message: str) -> None:

@@ -6,7 +6,7 @@ from cli.bench import Load
 from cli.bench import summarise as summarise_load
 from cli.completions import Completion
 from cli.evaluate import Runs, is_right, summarise, wilson_interval
-from training.data.mixture import held_out
+from training.data.mixture import draw_problems
 
 USAGE = {"completion_tokens": 60, "forward_passes": 12, "denoise_steps": 10}
 
@@ -18,16 +18,16 @@ def test_wilson_interval_matches_published_values() -> None:
 
 
 def test_references_are_right_and_other_answers_wrong() -> None:
-    words, other = held_out("words", 2, seed=0)
+    words, other = draw_problems("words", 2, seed=0)
     assert is_right(words, words.completion)
     assert not is_right(words, "The answer is -5.")
-    function = held_out("functions", 1, seed=0)[0]
+    function = draw_problems("functions", 1, seed=0)[0]
     assert is_right(function, function.completion)
     assert not is_right(function, function.completion.split("\n")[0] + "\n    return object()")
 
 
 def test_errors_count_as_wrong_and_are_reported() -> None:
-    problems = held_out("words", 3, seed=0)
+    problems = draw_problems("words", 3, seed=0)
     runs = Runs()
     done = Completion(text="", usage=USAGE)
     runs.rows = [(problems[0], done, True), (problems[1], done, False), (problems[2], None, False)]

@@ -4,6 +4,7 @@ import random
 from collections import defaultdict
 from pathlib import Path
 
+import msgspec
 import pytest
 from safetensors.torch import load_file
 
@@ -15,7 +16,7 @@ from scheduler.messages import BlockOutput, DecodingParams, GenerateRequest
 from scheduler.options import EngineOptions
 from tests.checkpoints import AXES, EOS, MASK, VOCAB, build_checkpoint
 from tests.oracle import OracleAnswer, decode
-from training.data.mixture import held_out
+from training.data.mixture import draw_problems
 
 
 class Answer:
@@ -54,7 +55,10 @@ def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
         checkpoint.manifest,
         list(request.prompt_ids),
         request.max_tokens,
+        rule=request.params.decoding or "threshold",
         threshold=request.params.confidence_threshold,
+        factor=1.0 if request.params.decoding_factor is None else request.params.decoding_factor,
+        entropy_bound=0.1 if request.params.entropy_bound is None else request.params.entropy_bound,
         ignore_eos=request.ignore_eos,
     )
 
@@ -99,6 +103,44 @@ def test_thirty_two_ragged_rows_equal_oracle_and_themselves_alone(tmp_path: Path
     for request in requests[:6]:
         alone = run(engine, [request])[request.request_id]
         assert alone.token_ids == together[request.request_id].token_ids
+
+
+RULES = (
+    DecodingParams(decoding="factor"),
+    DecodingParams(decoding="factor", decoding_factor=1.5),
+    DecodingParams(decoding="factor", decoding_factor=2.0),
+    DecodingParams(decoding="entropy_bound"),
+    DecodingParams(decoding="entropy_bound", entropy_bound=1.5),
+    DecodingParams(decoding="entropy_bound", entropy_bound=3.0),
+    DecodingParams(decoding="threshold", confidence_threshold=0.6),
+    DecodingParams(),
+)
+
+
+@pytest.mark.parametrize("axis", ["plain", "shifted", "absolute_shifted", "first_token_autoregressive"])
+def test_rows_of_one_batch_under_different_rules_equal_oracle(tmp_path: Path, axis: str) -> None:
+    directory = build_checkpoint(tmp_path, axis, seed=4)
+    requests = [
+        msgspec.structs.replace(request, params=RULES[index % len(RULES)])
+        for index, request in enumerate(random_requests(16, seed=4))
+    ]
+    engine = Engine(EngineOptions(model=str(directory), max_num_seqs=32, page_size=4))
+    assert_equal_to_oracle(directory, requests, run(engine, requests, join_every=2))
+
+
+def test_every_rule_and_its_number_change_the_steps(tmp_path: Path) -> None:
+    """Guards the test above: rules that decide alike would make it vacuous."""
+    directory = build_checkpoint(tmp_path, "plain", seed=4)
+    engine = Engine(EngineOptions(model=str(directory), page_size=4))
+    requests = [
+        GenerateRequest(request_id=str(index), prompt_ids=[5, 9, 2], max_tokens=40, params=params, ignore_eos=True)
+        for index, params in enumerate(RULES)
+    ]
+    answers = run(engine, requests)
+    steps = [answers[str(index)].steps for index in range(len(RULES))]
+    assert len({tuple(found) for found in steps}) == len(RULES), steps
+    for slow, fast in ((0, 1), (1, 2), (3, 4), (4, 5)):
+        assert sum(steps[slow]) > sum(steps[fast]), steps
 
 
 def test_several_steps_and_several_tokens_a_step_both_occur(tmp_path: Path) -> None:
@@ -152,7 +194,7 @@ FLOAT_NOISE = 1e-5  # Two summation orders in fp32 may settle a decision closer 
 def test_the_bundled_student_equals_the_oracle_alone_and_in_a_batch_of_32() -> None:
     tokenizer = load_tokenizer(BUNDLED_STUDENT)
     rng = random.Random(5)
-    problems = held_out("words", 24, seed=11) + held_out("functions", 8, seed=11)
+    problems = draw_problems("words", 24, seed=11) + draw_problems("functions", 8, seed=11)
     rng.shuffle(problems)
     requests = [
         GenerateRequest(

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from scheduler.errors import EngineDeadError
-from scheduler.messages import EngineStats
+from scheduler.messages import DecodingParams, EngineStats
 from tests.server.conftest import ANSWER, Bench, parse_events
 
 pytestmark = pytest.mark.anyio
@@ -36,6 +36,56 @@ async def test_a_completion(bench: Bench) -> None:
     assert usage["denoise_steps"] == 4
     assert usage["forward_passes"] == 6
     assert usage["prompt_tokens_details"] == {"cached_tokens": 0}
+
+
+DECODING: list[tuple[dict[str, Any], DecodingParams]] = [
+    ({}, DecodingParams()),
+    ({"decoding": None, "confidence_threshold": 0.5}, DecodingParams(confidence_threshold=0.5)),
+    ({"decoding": "threshold"}, DecodingParams(decoding="threshold")),
+    ({"decoding": "factor"}, DecodingParams(decoding="factor")),
+    ({"decoding": "factor", "decoding_factor": 2}, DecodingParams(decoding="factor", decoding_factor=2.0)),
+    ({"decoding": "entropy_bound"}, DecodingParams(decoding="entropy_bound")),
+    (
+        {"decoding": "entropy_bound", "entropy_bound": 0, "confidence_threshold": None},
+        DecodingParams(decoding="entropy_bound", entropy_bound=0.0),
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "expected"), DECODING)
+async def test_decoding_reaches_the_engine(bench: Bench, fields: dict[str, Any], expected: DecodingParams) -> None:
+    for path, body in (("/v1/completions", {"prompt": "hi"}), ("/v1/chat/completions", {"messages": CHAT})):
+        response = await bench.post(path, body | fields)
+        assert response.status_code == 200, response.text
+        params = bench.engine.requests[-1].params
+        assert msgspec.structs.replace(params, seed=0, top_p=1.0) == expected
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(params), type=DecodingParams) == params
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"decoding": "greedy"}, "decoding"),
+        ({"decoding": 1}, "decoding"),
+        ({"decoding": {"name": "factor"}}, "decoding"),
+        ({"decoding": "factor", "decoding_factor": 0}, "decoding_factor"),
+        ({"decoding": "factor", "decoding_factor": "1"}, "decoding_factor"),
+        ({"decoding": "entropy_bound", "entropy_bound": -0.1}, "entropy_bound"),
+        ({"decoding_factor": 1.0}, "decoding_factor"),
+        ({"entropy_bound": 0.1}, "entropy_bound"),
+        ({"decoding": "threshold", "entropy_bound": 0.0}, "entropy_bound"),
+        ({"decoding": "factor", "confidence_threshold": 0.9}, "confidence_threshold"),
+        ({"decoding": "factor", "entropy_bound": 0.1}, "entropy_bound"),
+        ({"decoding": "entropy_bound", "decoding_factor": 1.0}, "decoding_factor"),
+    ],
+)
+async def test_decoding_values_that_are_refused(bench: Bench, fields: dict[str, Any], param: str) -> None:
+    for path, body in (("/v1/completions", {"prompt": "hi"}), ("/v1/chat/completions", {"messages": CHAT})):
+        response = await bench.post(path, body | fields)
+        assert response.status_code == 400, response.text
+        assert response.json()["error"]["param"] == param
+        assert param in response.json()["error"]["message"]
+    assert bench.engine.requests == []
 
 
 async def test_max_tokens_is_exact_and_defaults(bench: Bench) -> None:

@@ -67,6 +67,24 @@ def test_engine_options_carry_the_values() -> None:
     )
 
 
+def test_an_adapter_reaches_the_engine_and_names_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = parse("--adapter", "/tmp/some-student")
+    options = settings.engine_options()
+    assert (options.model, options.adapter) == ("/tmp/some-model", "/tmp/some-student")
+    assert settings.model_name == "some-student"
+    assert parse("--adapter", "/tmp/a", "--served-model-name", "b").model_name == "b"
+    assert parse().engine_options().adapter is None
+    monkeypatch.setenv("CDLM_ADAPTER", "/tmp/other-student")
+    assert parse().model_name == "other-student"
+
+
+def test_an_adapter_without_its_base_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="^--adapter /tmp/x needs --model, the checkpoint"):
+        parse_settings(["--adapter", "/tmp/x"])
+    monkeypatch.setenv("CDLM_MODEL", "/tmp/base")
+    assert parse_settings(["--adapter", "/tmp/x"]).model == "/tmp/base"
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

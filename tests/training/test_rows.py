@@ -1,72 +1,116 @@
-"""A training row shows every noisy block exactly what a denoise step of the engine sees."""
+"""Rows of the first two stages hold what a decoder will see, and ask for what it will need."""
 
 import random
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
-from model.checkpoint import load_checkpoint
-from tests.checkpoints import EOS, MASK, build_checkpoint
-from tests.oracle import hidden_states, visibility
-from training.attention import BlockDiffusionAttention
-from training.rows import Example, collate, fill_blocks
+from model.config import TransformerConfig
+from model.transformer import Transformer
+from training.attention import RowAttention, block_causal_mask
+from training.objectives import prediction_rows, token_loss
+from training.rows import SMALLEST_RATIO, Example, masked_rows, next_token_rows
 
-BLOCK = 8
+MASK, END, PAD = 63, 62, 61
+EXAMPLES = [
+    Example([1, 2, 3], [10, 11, 12, END]),
+    Example([4, 5], [20, 21, 22, 23, 24, 25, 26, 27, 28, END]),
+    Example([6], [30, END]),
+]
 
 
-def examples() -> list[Example]:
-    rng = random.Random(4)
-    return [
-        Example(
-            [rng.randrange(EOS) for _ in range(rng.randint(1, 20))],
-            fill_blocks([rng.randrange(EOS) for _ in range(rng.randint(1, 30))], BLOCK, EOS),
+def tiny(seed: int = 0) -> Transformer:
+    torch.manual_seed(seed)
+    return Transformer(
+        TransformerConfig(
+            vocab_size=64, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8
         )
-        for _ in range(5)
+    )
+
+
+def test_next_token_rows_ask_for_the_answer_and_are_causal() -> None:
+    batch = next_token_rows(EXAMPLES, pad_id=PAD)
+    assert batch.token_ids[0].tolist() == [1, 2, 3, 10, 11, 12, END] + [PAD] * 5
+    assert batch.targets[0].tolist() == [-1, -1, -1, 10, 11, 12, END] + [-1] * 5
+    model = tiny()
+    changed = batch.token_ids.clone()
+    changed[:, 6:] = 40
+    before, after = (model(ids, batch.positions, batch.attention) for ids in (batch.token_ids, changed))
+    assert torch.allclose(before[:, :6], after[:, :6], atol=1e-6)
+    assert not torch.allclose(before[:, 6:], after[:, 6:], atol=1e-3)
+
+
+def test_a_shifted_prediction_comes_from_the_state_before() -> None:
+    hidden = torch.arange(8.0).reshape(1, 4, 2)
+    assert prediction_rows(hidden, shift=False) is hidden
+    assert prediction_rows(hidden, shift=True)[0, :, 0].tolist() == [0, 0, 2, 4]
+
+
+def test_masked_rows_hide_only_answers_and_ask_only_for_what_is_hidden() -> None:
+    lengths = set()
+    for seed in range(40):
+        batch = masked_rows(
+            EXAMPLES, mask_id=MASK, end_id=END, generation_length=16, block_length=4, rng=random.Random(seed)
+        )
+        lengths.add(batch.token_ids.shape[1])
+        assert (batch.weights >= 1).all()
+        assert (batch.weights <= 1 / SMALLEST_RATIO).all()
+        for row, example in enumerate(EXAMPLES):
+            start = len(example.prompt)
+            ids, targets = batch.token_ids[row], batch.targets[row]
+            assert ids[:start].tolist() == example.prompt
+            canvas = torch.full((len(ids) - start,), END)
+            canvas[: len(example.answer)] = torch.tensor(example.answer)
+            hidden = ids[start:] == MASK
+            assert torch.equal(ids[start:][~hidden], canvas[~hidden])
+            asked = targets[start:] >= 0
+            assert torch.equal(targets[start:][asked], canvas[asked])
+            assert (targets[:start] == -1).all()
+            assert not (asked & ~hidden).any()
+            if not torch.equal(asked, hidden):  # A step of block-wise decoding.
+                block = torch.arange(len(hidden)) // 4
+                active = int(block[asked].min()) if asked.any() else int(block[hidden].min()) - 1
+                assert not hidden[block < active].any()
+                assert hidden[block > active].all()
+                assert not asked[block != active].any()
+    assert min(lengths) == 12  # The longest example as it is.
+    assert 12 < max(lengths) <= 17  # One prompt token and the whole canvas.
+
+
+def test_the_loss_weighs_rows_by_their_mask_ratio() -> None:
+    model = tiny()
+    batch = masked_rows(EXAMPLES, mask_id=MASK, end_id=END, generation_length=16, block_length=4, rng=random.Random(3))
+    loss, accuracy = token_loss(model, batch, shift=False)
+    logits = model.logits(model(batch.token_ids, batch.positions, RowAttention(None)))
+    top = bottom = 0.0
+    for row in range(len(EXAMPLES)):
+        for position in range(batch.token_ids.shape[1]):
+            if (target := int(batch.targets[row, position])) >= 0:
+                weight = float(batch.weights[row])
+                top -= weight * float(logits[row, position].log_softmax(-1)[target].detach())
+                bottom += weight
+    assert abs(float(loss.detach()) - top / bottom) < 1e-4
+    assert 0 <= float(accuracy) <= 1
+
+
+def test_block_causal_mask_by_hand() -> None:
+    sees = block_causal_mask(torch.tensor([2, 1]), 2, 6)
+    assert sees[0].int().tolist() == [
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 1, 1],
+        [1, 1, 1, 1, 1, 1],
     ]
+    assert sees[1].int().sum(-1).tolist() == [1, 3, 3, 5, 5, 6]
 
 
-def test_fill_blocks_always_ends_with_the_end_token() -> None:
-    for length in range(20):
-        filled = fill_blocks([1] * length, BLOCK, EOS)
-        assert len(filled) % BLOCK == 0
-        assert filled[:length] == [1] * length
-        assert set(filled[length:]) == {EOS}
-
-
-def test_the_two_noisy_copies_are_complementary_and_cover_the_answer() -> None:
-    rows = examples()
-    batch = collate(rows, block_length=BLOCK, mask_id=MASK, pad_id=0, rng=random.Random(0))
-    prompt_width = batch.context_mask.shape[-1] - max(len(row.answer) for row in rows)
-    answer_width = max(len(row.answer) for row in rows)
-    for index, row in enumerate(rows):
-        width = len(row.answer)
-        copies = [
-            batch.targets[index, prompt_width + copy * answer_width :][:width] for copy in (1, 2)
-        ]
-        assert ((copies[0] >= 0) ^ (copies[1] >= 0)).all()
-        assert torch.maximum(*copies).tolist() == row.answer
-        masked = batch.token_ids[index] == MASK
-        assert torch.equal(masked, batch.targets[index] >= 0)
-
-
-def test_hidden_states_of_masked_positions_equal_the_plain_forward(tmp_path: Path) -> None:
-    directory = build_checkpoint(tmp_path, "qk_norm_tied")
-    checkpoint = load_checkpoint(directory)
-    weights = load_file(directory / "model.safetensors")
-    rows = examples()
-    batch = collate(rows, block_length=BLOCK, mask_id=MASK, pad_id=0, rng=random.Random(1))
-    attention = BlockDiffusionAttention(batch.context_mask, batch.noisy_mask, BLOCK)
-    hidden = checkpoint.transformer(batch.token_ids, batch.positions, attention)
-    context, answer_width = batch.context_mask.shape[-1], max(len(row.answer) for row in rows)
-    for index, row in enumerate(rows):
-        prompt = len(row.prompt)
-        for copy in (0, 1):
-            for start in range(0, len(row.answer), BLOCK):
-                noisy = context + copy * answer_width + start
-                block_ids = batch.token_ids[index, noisy : noisy + BLOCK]
-                seen = torch.cat((torch.tensor(row.prompt + row.answer[:start]), block_ids))
-                truth = hidden_states(
-                    weights, checkpoint.transformer.config, seen, visibility(len(seen), prompt, "full", BLOCK)
-                )
-                torch.testing.assert_close(hidden[index, noisy : noisy + BLOCK], truth[-BLOCK:], atol=1e-5, rtol=1e-5)
+def test_masked_keys_do_not_change_what_others_see() -> None:
+    model = tiny()
+    ids = torch.randint(0, 60, (1, 9))
+    mask = torch.ones(1, 9, 9, dtype=torch.bool)
+    mask[:, :, 7:] = False
+    positions = torch.arange(9)[None]
+    wide = model(ids, positions, RowAttention(mask))[:, :7]
+    narrow = model(ids[:, :7], positions[:, :7], RowAttention(None))
+    assert torch.allclose(wide, narrow, atol=1e-5)

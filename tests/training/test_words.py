@@ -3,7 +3,7 @@ import re
 
 from training.data import words
 from training.data.arithmetic import add, div, mul, sub
-from training.data.mixture import held_out, is_held_out, training_stream
+from training.data.mixture import draw_problems, split_of, training_stream
 
 EQUATION = re.compile(r"[\d+*/-]+(?:=[\d+*/-]+)+")
 
@@ -40,9 +40,9 @@ def test_answers_are_read_from_the_last_statement() -> None:
 
 
 def test_held_out_problems_are_reproducible_fresh_by_seed_and_never_trained_on() -> None:
-    first, again, other = (held_out("words", 50, seed) for seed in (1, 1, 2))
+    first, again, other = (draw_problems("words", 50, seed) for seed in (1, 1, 2))
     assert first == again
     assert not {p.prompt for p in first} & {p.prompt for p in other}
-    assert all(is_held_out(problem) for problem in first)
+    assert all(split_of(problem) == "held_out" for problem in first)
     stream = training_stream(0, {"words": 1.0, "functions": 1.0, "chat": 0.2})
-    assert not any(is_held_out(next(stream)) for _ in range(500))
+    assert all(split_of(next(stream)) == "training" for _ in range(500))

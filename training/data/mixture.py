@@ -1,4 +1,4 @@
-"""The training mixture of nano, and the split that keeps evaluation problems out of it."""
+"""The training mixture of nano, and the splits that keep problems out of it."""
 
 import hashlib
 import random
@@ -10,27 +10,34 @@ from training.data.problem import Problem, Task
 
 GENERATORS = {"words": words.generate, "functions": functions.generate, "chat": chat.generate}
 ScoredTask = Literal["words", "functions"]
-HELD_OUT_SHARE = 0.1
+EvaluationSplit = Literal["held_out", "development"]
+Split = Literal["training", "development", "held_out"]
+HELD_OUT_SHARE = 0.10
+DEVELOPMENT_SHARE = 0.05
 
 
-def is_held_out(problem: Problem) -> bool:
-    """Whether a problem belongs to the evaluation split: a stable hash of its prompt decides.
+def split_of(problem: Problem) -> Split:
+    """The split a problem belongs to: a stable hash of its prompt decides.
 
-    Small talk has few distinct prompts and no score, so none of it is held out.
+    ``held_out`` is for final figures only; whoever tunes looks at ``development``. Small talk has few distinct
+    prompts and no score, so all of it is for training.
     """
     if problem.task == "chat":
-        return False
-    digest = hashlib.blake2b(problem.prompt.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < HELD_OUT_SHARE * 2**64
+        return "training"
+    digest = hashlib.blake2b(problem.prompt.encode(), digest_size=8, salt=b"recipe-1").digest()
+    share = int.from_bytes(digest, "big") / 2**64
+    if share < HELD_OUT_SHARE:
+        return "held_out"
+    return "development" if share < HELD_OUT_SHARE + DEVELOPMENT_SHARE else "training"
 
 
-def held_out(task: ScoredTask, count: int, seed: int) -> list[Problem]:
-    """``count`` distinct evaluation problems, the same for the same seed."""
-    rng = random.Random(f"held-out/{task}/{seed}")
+def draw_problems(task: ScoredTask, count: int, seed: int, split: Split = "held_out") -> list[Problem]:
+    """``count`` distinct problems of a split, the same for the same seed."""
+    rng = random.Random(f"{split}/{task}/{seed}")
     found: dict[str, Problem] = {}
     while len(found) < count:
         problem = GENERATORS[task](rng)
-        if is_held_out(problem):
+        if split_of(problem) == split:
             found.setdefault(problem.prompt, problem)
     return list(found.values())
 
@@ -42,5 +49,5 @@ def training_stream(seed: int | str, weights: dict[Task, float]) -> Iterator[Pro
     while True:
         task = rng.choices(tasks, [weights[name] for name in tasks])[0]
         problem = GENERATORS[task](rng)
-        if not is_held_out(problem):
+        if split_of(problem) == "training":
             yield problem

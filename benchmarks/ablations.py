@@ -1,0 +1,87 @@
+"""What each part of the recipe is for: students trained without it, measured on development problems.
+
+    .venv/bin/python benchmarks/ablations.py --run runs/nano --output runs/ablations --steps 400 --count 200
+
+All variants start from the teacher of ``--run`` and, but for the block length, use its trajectories. Finished variants
+are kept, so the command can be repeated after a kill.
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.table import make_table
+from training.config import RecipeConfig, load_config
+from training.parallel import launch
+from training.student.run import run_student
+from training.trajectories.run import run_trajectories
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "teacher's weights, untrained": {},
+    "all three losses": {"student": {}},
+    "no consistency": {"student": {"consistency": 0.0}},
+    "no distillation": {"student": {"distillation": 0.0}},
+    "no masked likelihood": {"student": {"dlm": 0.0}},
+    "block 16": {"student": {}, "manifest": {"block_length": 16}},
+}
+
+
+def main(
+    run: Annotated[Path, typer.Option(help="Run directory of the recipe, with teacher and trajectories.")],
+    output: Annotated[Path, typer.Option(help="Where the variants are trained.")],
+    config: Annotated[Path, typer.Option(help="The recipe.")] = Path("training/configs/nano.toml"),
+    steps: Annotated[int, typer.Option(help="Student steps of every variant.")] = 400,
+    count: Annotated[int, typer.Option(help="Development problems of each task.")] = 200,
+    seed: Annotated[int, typer.Option(help="Which problems.")] = 0,
+    workers: Annotated[int, typer.Option(help="Processes, one a core.")] = 2,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+) -> None:
+    """Trains and measures every variant."""
+    recipe, rows = load_config(config), []
+    for name, changes in VARIANTS.items():
+        directory = output / "".join(letter if letter.isalnum() else "_" for letter in name)
+        train(recipe, run, directory, changes, steps, workers)
+        table = make_table(
+            count=count, seed=seed, split="development", latency_count=5, generation_length=192, runs=directory,
+            rows="student_tau_0.9", json_file=None, picture=None,
+        )  # fmt: skip
+        for row in table["rows"]:
+            kept = ("task", "n", "score", "interval", "denoise_steps", "tokens_per_step", "generated_length")
+            rows.append({"variant": name, **{key: row[key] for key in kept}})
+    text = json.dumps({"steps": steps, "split": "development", "seed": seed, "rows": rows}, indent=2)
+    typer.echo(text)
+    if json_file is not None:
+        json_file.write_text(text + "\n")
+
+
+def train(
+    recipe: RecipeConfig, run: Path, directory: Path, changes: dict[str, dict[str, Any]], steps: int, workers: int
+) -> None:
+    """Trains a variant in ``directory``; without a student section the teacher itself stands in for it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    sections = {key: getattr(recipe, key).model_copy(update=values) for key, values in changes.items()}
+    shared = ["teacher"] if "manifest" in changes else ["teacher", "trajectories"]
+    if "student" in sections:
+        sections["student"] = sections["student"].model_copy(update={"steps": steps})
+    else:
+        shared = ["teacher"]
+        link(run / "teacher", directory / "student")
+    for stage in shared:
+        link(run / stage, directory / stage)
+    variant = recipe.model_copy(update=sections)
+    if "manifest" in changes:
+        launch(run_trajectories, workers, variant, directory)
+    if "student" in sections:
+        launch(run_student, workers, variant, directory)
+
+
+def link(target: Path, path: Path) -> None:
+    """A symbolic link that may exist already."""
+    if not path.is_symlink():
+        path.symlink_to(target.resolve(), target_is_directory=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,194 @@
+"""The rows of the comparison table: each a way to decode one of three models."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model.assets import BUNDLED_STUDENT
+from model.checkpoint import Checkpoint, load_checkpoint
+from model.device import resolve_device, resolve_dtype
+from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR
+from model.tokenizer import load_tokenizer
+from scheduler.engine import Engine
+from scheduler.messages import DecodingParams, GenerateRequest
+from scheduler.options import EngineOptions
+from training.decoding.decoder import CachedDecoder, Decoding, FullDecoder, TeacherDecoder
+from training.decoding.dkv_cache import DelayedCacheDecoder
+from training.decoding.dllm_cache import AdaptiveCacheDecoder
+from training.decoding.dual_cache import DualCacheDecoder
+from training.decoding.prefix_cache import PrefixCacheDecoder
+from training.decoding.rules import EntropyBound, Rule, TopConfidence
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NAIVE, TRUNCATED, REFERENCE_STUDENT = "naive_teacher", "truncated_teacher", "student_tau_0.9"
+
+# Name of the row: what it does.
+ROWS: dict[str, str] = {
+    NAIVE: "full forwards, 1 token a step, whole canvas",
+    "naive_teacher_early_stop": "full forwards, 1 token a step, ends after the block with the end token",
+    TRUNCATED: "full forwards, as many steps a block as the student takes, whole canvas",
+    "prefix_cache": "Fast-dLLM prefix cache, threshold 0.9",
+    "dual_cache": "Fast-dLLM dual cache, threshold 0.9",
+    "dkv_cache": "dKV-Cache-Decode, 1 token a step, refreshed every 8 steps",
+    "dllm_cache": "dLLM-Cache, 1 token a step, prompt every 50 steps, response every 7, ratio 0.25",
+    "eb_sampler_teacher": f"full forwards, EB-Sampler, entropy bound {DEFAULT_ENTROPY_BOUND:g}",
+    "student_tau_0.85": "engine, threshold 0.85",
+    REFERENCE_STUDENT: "engine, threshold 0.9",
+    "student_tau_0.95": "engine, threshold 0.95",
+    "student_factor": f"engine, factor {DEFAULT_FACTOR:g}",
+    "student_eb_sampler": f"engine, entropy bound {DEFAULT_ENTROPY_BOUND:g}",
+    "autoregressive": "engine, 1 token a step",
+}
+_STUDENT: dict[str, DecodingParams] = {
+    "student_tau_0.85": DecodingParams(confidence_threshold=0.85),
+    REFERENCE_STUDENT: DecodingParams(confidence_threshold=0.9),
+    "student_tau_0.95": DecodingParams(confidence_threshold=0.95),
+    "student_factor": DecodingParams(decoding="factor", decoding_factor=DEFAULT_FACTOR),
+    "student_eb_sampler": DecodingParams(decoding="entropy_bound", entropy_bound=DEFAULT_ENTROPY_BOUND),
+}
+
+
+class TableError(RuntimeError):
+    """The table cannot be made; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Tokens before the end token, and what they took; ``blocks`` counts those that were worked on."""
+
+    token_ids: list[int]
+    steps: int
+    forwards: int
+    blocks: int
+
+
+Answerer = Callable[[list[list[int]]], list[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """One row.
+
+    Attributes:
+        tokenizer: of its model.
+        answer: decodes one request as it is timed.
+        answer_many: decodes many to the same tokens, with the figures ``answer`` would report.
+    """
+
+    name: str
+    tokenizer: "PreTrainedTokenizerBase"
+    answer: Answerer
+    answer_many: Answerer
+
+
+class Models:
+    """Teacher, student and autoregressive model, each loaded when it is first needed.
+
+    Args:
+        runs: training run whose stages hold the checkpoints; ``None`` takes the bundled ones.
+        generation_length: tokens on a teacher's canvas, and the most an engine generates.
+
+    Raises (on use):
+        CheckpointError, EngineStartError: a checkpoint cannot be loaded.
+    """
+
+    def __init__(self, runs: Path | None, generation_length: int) -> None:
+        self.generation_length = generation_length
+        names = ("teacher", "student", "autoregressive")
+        if runs is None:
+            bundled = {"student": BUNDLED_STUDENT}
+            self.directories = {
+                name: bundled.get(name, BUNDLED_STUDENT.with_name(f"{BUNDLED_STUDENT.name}-{name}")) for name in names
+            }
+        else:
+            self.directories = {name: runs / name / "checkpoint" for name in names}
+        self.device = resolve_device("auto")
+        self._engines: dict[str, Engine] = {}
+
+    @cached_property
+    def teacher(self) -> Checkpoint:
+        """The bidirectional model."""
+        dtype = resolve_dtype("auto", self.device)
+        return load_checkpoint(self.directories["teacher"], device=self.device, dtype=dtype)
+
+    def engine(self, name: str) -> Engine:
+        """An engine of ``student`` or ``autoregressive``, in this process."""
+        if name not in self._engines:
+            options = EngineOptions(model=str(self.directories[name]), device=str(self.device), max_num_seqs=32)
+            self._engines[name] = Engine(options)
+        return self._engines[name]
+
+    def row(self, name: str, *, truncated_count: int) -> TableRow:
+        """A row of ``ROWS``; ``truncated_count`` are the tokens a step of the truncated teacher."""
+        if name in _STUDENT or name == "autoregressive":
+            model = "student" if name in _STUDENT else name
+            answer = self._engine_answerer(model, _STUDENT.get(name, DecodingParams()))
+            return TableRow(name, load_tokenizer(self.directories[model]), answer, answer)
+        tokenizer = load_tokenizer(self.directories["teacher"])
+        one = self._teacher_answerer(self._decoder(name, truncated_count, early_stop=name not in (NAIVE, TRUNCATED)))
+        if name not in (NAIVE, TRUNCATED):
+            return TableRow(name, tokenizer, one, one)
+        # Later blocks change nothing before them, so the tokens are known once the end token is.
+        block = self.teacher.manifest.block_length
+        blocks = self.generation_length // block
+        steps = blocks * -(-block // (1 if name == NAIVE else truncated_count))
+        stopped = self._teacher_answerer(self._decoder(name, truncated_count, early_stop=True))
+
+        def answer_many(prompts: list[list[int]]) -> list[Answer]:
+            return [Answer(found.token_ids, steps, steps, blocks) for found in stopped(prompts)]
+
+        return TableRow(name, tokenizer, one, answer_many)
+
+    def _decoder(self, name: str, truncated_count: int, *, early_stop: bool) -> TeacherDecoder:
+        parts = self.teacher.transformer, self.teacher.manifest
+        length = self.generation_length
+        cached: dict[str, Callable[..., CachedDecoder]] = {
+            "prefix_cache": PrefixCacheDecoder,
+            "dual_cache": DualCacheDecoder,
+            "dkv_cache": DelayedCacheDecoder,
+            "dllm_cache": AdaptiveCacheDecoder,
+        }
+        if name in cached:
+            return cached[name](*parts, generation_length=length, early_stop=early_stop)
+        rule: Rule = TopConfidence(truncated_count if name == TRUNCATED else 1)
+        if name == "eb_sampler_teacher":
+            rule = EntropyBound(DEFAULT_ENTROPY_BOUND)
+        return FullDecoder(*parts, generation_length=length, early_stop=early_stop, rule=rule)
+
+    def _teacher_answerer(self, decoder: TeacherDecoder) -> Answerer:
+        block = self.teacher.manifest.block_length
+
+        def answer(found: Decoding) -> Answer:
+            return Answer(found.tokens, found.steps, found.steps, found.filled // block)
+
+        return lambda prompts: [answer(found) for found in decoder(prompts)]
+
+    def _engine_answerer(self, model: str, params: DecodingParams) -> Answerer:
+        engine = self.engine(model)
+
+        def answer(prompts: list[list[int]]) -> list[Answer]:
+            found = {str(index): Answer([], 0, 0, 0) for index in range(len(prompts))}
+            for name, prompt in zip(found, prompts, strict=True):
+                engine.add(
+                    GenerateRequest(
+                        request_id=name, prompt_ids=prompt, max_tokens=self.generation_length, params=params
+                    )
+                )
+            while engine.busy:
+                for output in engine.step().outputs:
+                    if output.error is not None:
+                        raise TableError(f"the engine of the {model} model failed: {output.error}")
+                    past = found[output.request_id]
+                    found[output.request_id] = Answer(
+                        past.token_ids + output.token_ids,
+                        past.steps + output.denoise_steps,
+                        past.forwards + output.forward_passes,
+                        past.blocks + 1,
+                    )
+            return list(found.values())
+
+        return answer

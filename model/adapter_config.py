@@ -1,0 +1,132 @@
+"""What ``adapter_config.json`` and ``cdlm.json`` say about a LoRA adapter."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.config import CheckpointError
+from model.files import read_json
+
+CONFIG_FILE = "adapter_config.json"
+DECODING_FILE = "cdlm.json"
+
+# Variants of LoRA that change more than single weights, or that a merge cannot express.
+_REFUSED_KEYS = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "fan_in_fan_out",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "modules_to_save",
+    "monteclora_config",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_dora",
+    "use_qalora",
+)
+# The other initialisations take the first product out of the base's weights, which are then not the stored ones.
+_PLAIN_INITIALISATIONS = (None, True, False, "gaussian", "eva")
+
+
+class AdapterConfig:
+    """Plain LoRA, as ``adapter_config.json`` describes it. Unknown keys are tolerated: releases of PEFT add some.
+
+    Raises:
+        CheckpointError: the file is unreadable, or a key asks for more than plain LoRA; the message names both.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / CONFIG_FILE
+        self._keys = read_json(directory, CONFIG_FILE)
+        if self._keys.get("peft_type") != "LORA":
+            raise self._error(f"peft_type is {self._keys.get('peft_type')!r}; only 'LORA' can be merged")
+        if self._keys.get("bias") not in (None, "none"):
+            raise self._error(f"bias is {self._keys['bias']!r}; only 'none' can be merged")
+        for key in _REFUSED_KEYS:
+            if self._keys.get(key) not in (None, False, [], {}):
+                raise self._error(f"{key} is {self._keys[key]!r}; only plain LoRA can be merged")
+        if self._keys.get("init_lora_weights") not in _PLAIN_INITIALISATIONS:
+            value = self._keys["init_lora_weights"]
+            raise self._error(f"init_lora_weights is {value!r}, which changes the base; convert it to plain LoRA first")
+        self._targets = self._keys.get("target_modules")
+        names = self._targets if isinstance(self._targets, list) else [self._targets]
+        if not names or not all(isinstance(name, str) for name in names):
+            raise self._error(f"target_modules is {self._targets!r}, neither a pattern nor a list of names")
+
+    def rank(self, module: str) -> int:
+        """r of the module, stored names."""
+        value = self._value("r", "rank_pattern", module)
+        if not value.is_integer():
+            raise self._error(f"r is {value!r} for {module!r}, not a whole number")
+        return int(value)
+
+    def scale(self, module: str) -> float:
+        """The factor of B @ A: alpha / r, or alpha / sqrt(r) when rank-stabilised (arXiv 2312.03732)."""
+        rank, alpha = self.rank(module), self._value("lora_alpha", "alpha_pattern", module)
+        return alpha / (math.sqrt(rank) if self._keys.get("use_rslora") else rank)
+
+    def targets(self, module: str) -> bool | None:
+        """Whether ``target_modules`` names the module, stored names; ``None`` where other keys decide with it."""
+        if any(self._keys.get(key) for key in ("exclude_modules", "layers_to_transform")):
+            return None
+        if isinstance(self._targets, str):
+            return None if self._targets == "all-linear" else self._match(self._targets, module)
+        assert isinstance(self._targets, list)
+        return any(module == name or module.endswith(f".{name}") for name in self._targets)
+
+    def _value(self, key: str, pattern_key: str, module: str) -> float:
+        """The value of the first pattern that matches an end of the module's name, else the general one."""
+        value, patterns = self._keys.get(key), self._keys.get(pattern_key) or {}
+        if not isinstance(patterns, Mapping):
+            raise self._error(f"{pattern_key} is {patterns!r}, not a mapping")
+        for pattern, special in patterns.items():
+            if self._match(rf"(.*\.)?({pattern})", module):
+                key, value = pattern_key, special
+                break
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise self._error(f"{key} is {value!r} for {module!r}, not a positive number")
+        return float(value)
+
+    def _match(self, pattern: str, module: str) -> bool:
+        try:
+            return re.fullmatch(pattern, module) is not None
+        except re.error as error:
+            raise self._error(f"pattern {pattern!r} is not a regular expression: {error}") from error
+
+    def _error(self, message: str) -> CheckpointError:
+        return CheckpointError(f"{self.path}: {message}")
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterDecoding:
+    """How a student's adapter wants its blocks decoded; ``None`` where the base's manifest decides."""
+
+    block_length: int | None = None
+    confidence_threshold: float | None = None
+
+
+def read_decoding(directory: Path) -> AdapterDecoding:
+    """``cdlm.json`` of an adapter directory, which only adapters of block-causal students have.
+
+    Raises:
+        CheckpointError: it is there and has an unknown key or a value out of range.
+    """
+    path = directory / DECODING_FILE
+    if not path.exists():
+        return AdapterDecoding()
+    values: dict[str, Any] = read_json(directory, DECODING_FILE)
+    unknown = values.keys() - {"block_length", "confidence_threshold"}
+    if unknown:
+        raise CheckpointError(f"{path}: unknown keys: {', '.join(sorted(unknown))}")
+    decoding = AdapterDecoding(**values)
+    length, threshold = decoding.block_length, decoding.confidence_threshold
+    if length is not None and (type(length) is not int or length < 1):
+        raise CheckpointError(f"{path}: block_length is {length!r}, not a positive whole number")
+    if threshold is not None and (type(threshold) not in (int, float) or not 0 < threshold <= 1):
+        raise CheckpointError(f"{path}: confidence_threshold is {threshold!r}, not a number in (0, 1]")
+    return decoding

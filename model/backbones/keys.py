@@ -1,0 +1,107 @@
+"""Reads ``config.json`` of a Hugging Face checkpoint; every problem is a ``CheckpointError`` that names the key."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from model.config import CheckpointError, Manifest
+
+Config = Mapping[str, Any]
+
+
+def integer(config: Config, key: str) -> int:
+    """A whole number that must be there."""
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise _unusable(config, key, "a whole number")
+    return value
+
+
+def number(config: Config, key: str) -> float:
+    """A number that must be there."""
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _unusable(config, key, "a number")
+    return float(value)
+
+
+def flag(config: Config, key: str, default: bool) -> bool:
+    """A truth value, ``default`` where the key is absent or null."""
+    value = default if config.get(key) is None else config[key]
+    if not isinstance(value, bool):
+        raise _unusable(config, key, "true or false")
+    return value
+
+
+def require(config: Config, expected: Mapping[str, tuple[object, object]]) -> None:
+    """Checks the keys that the transformer can run with one value only.
+
+    ``expected`` maps a key to what the format assumes where it is absent, and to the value that can be run; null
+    counts as absent.
+    """
+    for key, (assumed, runnable) in expected.items():
+        value = config.get(key)
+        value = assumed if value is None else value
+        if value != runnable:
+            absent = "" if key in config else " where it is absent"
+            raise CheckpointError(f"config.json: {key} is {value!r}{absent}; only {runnable!r} can be run")
+
+
+def require_architecture(config: Config, name: str) -> None:
+    """Refuses other architectures that share the ``model_type``; a configuration without the key passes."""
+    found = config.get("architectures")
+    if found is not None and found != [name]:
+        raise CheckpointError(f"config.json: architectures is {found!r}; only [{name!r}] can be run")
+
+
+def head_size(hidden_key: str, hidden_size: int, heads_key: str, heads: int) -> int:
+    """Width of one attention head; raises where the heads do not divide the hidden size."""
+    if heads < 1 or hidden_size % heads:
+        raise CheckpointError(f"config.json: {heads_key} {heads} does not divide {hidden_key} {hidden_size}")
+    return hidden_size // heads
+
+
+def rope_theta(config: Config) -> float:
+    """Base of the rotary angles. Scaled rotary embeddings are refused."""
+    for key in ("rope_scaling", "rope_parameters"):
+        section = config.get(key)
+        if section is None:
+            continue
+        kind = section.get("rope_type", section.get("type", "default")) if isinstance(section, Mapping) else None
+        if kind != "default":
+            raise CheckpointError(f"config.json: {key} is {section!r}; only unscaled rotary embeddings can be run")
+    nested = config.get("rope_parameters") or {}  # Where newer releases of transformers keep it.
+    return number(nested if "rope_theta" in nested else config, "rope_theta")
+
+
+def bidirectional_manifest(
+    config: Config, vocab_size: int, *, extra_stop_id: int, max_model_len: int, shift: bool
+) -> Manifest:
+    """The manifest of a student over a bidirectional teacher's format, whose ``config.json`` knows no blocks.
+
+    Block length and threshold are those of the CDLM students (arXiv 2511.19269); an adapter may bring its own.
+    Mask and stop ids come from the configuration, and ``extra_stop_id`` is added where the vocabulary has it.
+    """
+    stops = config.get("eos_token_id")
+    stops = stops if isinstance(stops, list) else [stops]
+    ids = [_token_id("eos_token_id", value, vocab_size) for value in stops]
+    if extra_stop_id < vocab_size:
+        ids.append(extra_stop_id)
+    return Manifest(
+        block_length=32,
+        confidence_threshold=0.9,
+        mask_token_id=_token_id("mask_token_id", config.get("mask_token_id"), vocab_size),
+        stop_token_ids=tuple(dict.fromkeys(ids)),
+        max_model_len=max_model_len,
+        shift=shift,
+    )
+
+
+def _token_id(key: str, value: object, vocab_size: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocab_size:
+        raise CheckpointError(f"config.json: {key} is {value!r}, not an id of the {vocab_size} in the vocabulary")
+    return value
+
+
+def _unusable(config: Config, key: str, wanted: str) -> CheckpointError:
+    found = f"is {config[key]!r}, not {wanted}" if key in config else f"is missing; it must be {wanted}"
+    return CheckpointError(f"config.json: {key} {found}")

@@ -1,0 +1,105 @@
+"""The format of LLaDA (Nie et al., 2025, arXiv 2502.09992): Llama's layers under OLMo's names, bidirectional."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from model.backbones import keys
+from model.config import CheckpointError, Manifest, TransformerConfig
+
+EOT = 126348  # ``<|eot_id|>`` ends a turn of the chat template.
+
+# What the configuration class assumes for an absent key, and the one value that our transformer computes.
+_RUNNABLE: dict[str, tuple[object, object]] = {
+    "block_type": ("sequential", "llama"),
+    "block_group_size": (1, 1),
+    "activation_type": ("swiglu", "silu"),
+    "layer_norm_type": ("default", "rms"),
+    "layer_norm_with_affine": (True, True),
+    "bias_for_layer_norm": (False, False),
+    "attention_layer_norm": (False, False),
+    "alibi": (False, False),
+    "rope": (False, True),
+    "include_bias": (False, False),
+    "input_emb_norm": (False, False),
+    "scale_logits": (False, False),
+}
+
+_TOP = {"wte": "embed_tokens", "ln_f": "norm", "ff_out": "lm_head"}
+_IN_BLOCK = {
+    "attn_norm": "input_layernorm",
+    "q_proj": "self_attn.q_proj",
+    "k_proj": "self_attn.k_proj",
+    "v_proj": "self_attn.v_proj",
+    "attn_out": "self_attn.o_proj",
+    "ff_norm": "post_attention_layernorm",
+    "ff_proj": "mlp.gate_proj",
+    "up_proj": "mlp.up_proj",
+    "ff_out": "mlp.down_proj",
+}
+_STORED_TOP = {name: stored for stored, name in _TOP.items()}
+_STORED_IN_BLOCK = {name: stored for stored, name in _IN_BLOCK.items()}
+
+
+class LladaBackbone:
+    """Checkpoints of ``LLaDAModelLM``, such as LLaDA-8B-Instruct."""
+
+    model_type = "llada"
+
+    def read(self, config: Mapping[str, Any]) -> tuple[TransformerConfig, Manifest]:
+        """Shape from the keys of an OLMo configuration; blocks other than Llama's are refused."""
+        keys.require_architecture(config, "LLaDAModelLM")
+        keys.require(config, _RUNNABLE)
+        hidden_size, heads = keys.integer(config, "d_model"), keys.integer(config, "n_heads")
+        shape = TransformerConfig(
+            # The matrices have embedding_size rows; vocab_size counts those in use.
+            vocab_size=keys.integer(config, "vocab_size" if config.get("embedding_size") is None else "embedding_size"),
+            hidden_size=hidden_size,
+            intermediate_size=_intermediate_size(config, hidden_size),
+            num_layers=keys.integer(config, "n_layers"),
+            num_heads=heads,
+            num_kv_heads=_kv_heads(config, heads),
+            head_dim=keys.head_size("d_model", hidden_size, "n_heads", heads),
+            rope_theta=keys.rope_theta(config),
+            rms_norm_eps=keys.number(config, "rms_norm_eps"),
+            attention_bias=keys.flag(config, "include_qkv_bias", False),
+            tie_word_embeddings=keys.flag(config, "weight_tying", True),
+        )
+        context = keys.integer(config, "max_sequence_length")
+        manifest = keys.bidirectional_manifest(
+            config, shape.vocab_size, extra_stop_id=EOT, max_model_len=context, shift=False
+        )
+        return shape, manifest
+
+    def module_name(self, stored: str) -> str | None:
+        """Two modules are called ``ff_out``: inside a block it is the MLP's second matrix, outside it the LM head."""
+        if match := re.fullmatch(r"model\.transformer\.blocks\.(\d+)\.(\w+)", stored):
+            leaf = _IN_BLOCK.get(match[2])
+            return f"layers.{match[1]}.{leaf}" if leaf else None
+        return _TOP.get(stored.removeprefix("model.transformer.")) if stored.startswith("model.transformer.") else None
+
+    def stored_module(self, name: str) -> str:
+        """The inverse of ``module_name``."""
+        match = re.fullmatch(r"layers\.(\d+)\.(.+)", name)
+        if match and match[2] in _STORED_IN_BLOCK:
+            return f"model.transformer.blocks.{match[1]}.{_STORED_IN_BLOCK[match[2]]}"
+        if name in _STORED_TOP:
+            return f"model.transformer.{_STORED_TOP[name]}"
+        raise ValueError(f"module {name!r} has no name in the LLaDA format")
+
+
+def _intermediate_size(config: Mapping[str, Any], hidden_size: int) -> int:
+    if config.get("mlp_hidden_size") is None:
+        return keys.integer(config, "mlp_ratio") * hidden_size
+    return keys.integer(config, "mlp_hidden_size")
+
+
+def _kv_heads(config: Mapping[str, Any], heads: int) -> int:
+    """``n_kv_heads``, or what ``multi_query_attention`` says; the two must agree."""
+    given = heads if config.get("n_kv_heads") is None else keys.integer(config, "n_kv_heads")
+    if config.get("multi_query_attention") is None:
+        return given
+    implied = 1 if keys.flag(config, "multi_query_attention", False) else heads
+    if config.get("n_kv_heads") is not None and given != implied:
+        raise CheckpointError(f"config.json: n_kv_heads is {given}, multi_query_attention makes it {implied}")
+    return implied

@@ -1,0 +1,53 @@
+"""Reads the files of a checkpoint or adapter directory; every problem is a ``CheckpointError`` that names the file."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from model.config import CheckpointError
+
+
+def read_json(directory: Path, name: str) -> dict[str, object]:
+    """The JSON object in a file of ``directory``."""
+    path = inside(directory, name)
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not a JSON object")
+    return content
+
+
+def inside(directory: Path, name: str) -> Path:
+    """The path of a file that exists in ``directory`` and does not lead out of it."""
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such checkpoint directory")
+    path = directory / name
+    if not path.exists():
+        raise CheckpointError(f"{path}: missing")
+    if not path.resolve().is_relative_to(directory.resolve()):
+        raise CheckpointError(f"{path}: leads out of the checkpoint directory")
+    return path
+
+
+def weights_file(directory: Path, name: str) -> Path:
+    """Like ``inside``, and says so where the directory holds pickled weights instead."""
+    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
+    if pickled and not (directory / name).exists():
+        raise CheckpointError(f"{directory / pickled[0]}: pickled weights are refused; convert them to safetensors")
+    return inside(directory, name)
+
+
+def read_tensors(paths: Iterable[Path]) -> Iterator[tuple[Path, str, Tensor]]:
+    """Every tensor of the safetensors files, on the CPU, with its file and name; one tensor in memory at a time."""
+    for path in paths:
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 - not a mapping
+                    yield path, name, file.get_tensor(name)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error

@@ -1,0 +1,18 @@
+"""Names and numbers of the finalisation rules; free of torch, since the API process reads it too."""
+
+from typing import Literal, NamedTuple
+
+RuleName = Literal["threshold", "factor", "entropy_bound"]
+RULES: tuple[RuleName, ...] = ("threshold", "factor", "entropy_bound")
+
+# The default of Fast-dLLM's factor decoding (Wu et al., 2025, arXiv 2505.22618; NVlabs/Fast-dLLM).
+DEFAULT_FACTOR = 1.0
+# In nats. The default of diffusers' EntropyBoundScheduler, after EB-Sampler (Ben-Hamu et al., 2025, arXiv 2505.24857).
+DEFAULT_ENTROPY_BOUND = 0.1
+
+
+class FinalisationRule(NamedTuple):
+    """A rule and its one number: a confidence in (0, 1], a factor > 0, or an entropy in nats >= 0."""
+
+    name: RuleName
+    limit: float

@@ -1,0 +1,36 @@
+"""Processes, devices and precision of an adapter's training."""
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch.distributed.fsdp import MixedPrecisionPolicy
+
+from training.backbone.config import OptimisationSection
+
+
+def make_accelerator(section: OptimisationSection) -> Accelerator:
+    """An accelerator over the processes that ``torchrun`` started, on GPUs where there are any.
+
+    With ``fsdp`` and more than one process, each layer's weights are sharded, and gathered when it runs.
+    """
+    plugin = _sharding() if section.fsdp else None
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), mixed_precision=section.mixed_precision, fsdp_plugin=plugin
+    )
+    if plugin and accelerator.distributed_type == DistributedType.MULTI_CPU:
+        # Accelerate offers sharding on accelerators only; what it then calls runs on CPUs as well.
+        accelerator.state.distributed_type = DistributedType.FSDP
+        accelerator.state.fsdp_plugin = plugin
+    return accelerator
+
+
+def _sharding() -> FullyShardedDataParallelPlugin:
+    return FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=["Layer"],
+        reshard_after_forward=True,
+        cpu_ram_efficient_loading=False,
+        # Autocast decides on precision. A policy would also round the rotary angles that a layer is called with.
+        mixed_precision_policy=MixedPrecisionPolicy(),
+    )

@@ -1,0 +1,101 @@
+"""Configuration of an adapter's training: one TOML file, validated, unknown keys refused."""
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from training.config import ConfigError
+
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CollectionSection(_Section):
+    """How the teacher's trajectories are collected; see ``training.trajectories.collect``.
+
+    ``end_token`` ends every ground truth; without it the checkpoint's first stop token does.
+    """
+
+    generation_length: int = Field(ge=1)
+    temperatures: tuple[float, ...] = (0.0, 0.5)
+    chat_template: bool = True
+    end_token: str | None = None
+    batch_size: int = Field(default=8, ge=1)
+    shard_size: int = Field(default=256, ge=1)
+
+
+class LoraSection(_Section):
+    """Rank, scale (alpha / r) and the linear layers that get an adapter, in every layer."""
+
+    r: int = Field(ge=1)
+    alpha: int = Field(ge=1)
+    targets: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class LossSection(_Section):
+    """Weights of the three losses; 0 leaves one out."""
+
+    distillation: float = Field(default=1.0, ge=0)
+    consistency: float = Field(default=0.5, ge=0)
+    dlm: float = Field(ge=0)
+
+
+class OptimisationSection(_Section):
+    """AdamW on the adapter. The learning rate rises for ``warmup_steps``, then falls linearly to zero.
+
+    ``batch_size`` counts the trajectories of a step over all processes; each process takes ``rows_per_forward`` of
+    them at a time, so ``batch_size`` is a multiple of ``rows_per_forward`` times the number of processes.
+    """
+
+    steps: int = Field(ge=1)
+    warmup_steps: int = Field(default=0, ge=0)
+    batch_size: int = Field(ge=1)
+    rows_per_forward: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    gradient_clip: float = Field(default=1.0, gt=0)
+    mixed_precision: Literal["no", "bf16"] = "bf16"
+    gradient_checkpointing: bool = True
+    fsdp: bool = False
+    checkpoint_every: int = Field(default=100, ge=1)
+    log_every: int = Field(default=10, ge=1)
+
+
+class AdapterConfig(_Section):
+    """An adapter that makes a bidirectional teacher a block-causal student.
+
+    ``model`` is the teacher's checkpoint directory and ``data`` a JSON Lines file of {"prompt", "completion"};
+    relative paths start at the working directory. Block length and threshold are the student's.
+    """
+
+    seed: int
+    model: Path
+    data: Path
+    block_length: int = Field(default=32, ge=1)
+    confidence_threshold: float = Field(default=0.9, gt=0, le=1)
+    trajectories: CollectionSection
+    lora: LoraSection
+    losses: LossSection
+    optimisation: OptimisationSection
+
+
+def load_adapter_config(path: Path) -> AdapterConfig:
+    """Reads and validates a configuration file.
+
+    Raises:
+        ConfigError: unreadable file, unknown key or value out of range.
+    """
+    try:
+        return AdapterConfig.model_validate(tomllib.loads(path.read_text()))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except ValidationError as error:
+        found = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ConfigError(f"{path}: {'; '.join(found)}") from error

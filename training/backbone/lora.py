@@ -1,0 +1,58 @@
+"""Low-rank adapters (LoRA, Hu et al., 2021, arXiv 2106.09685) inside our transformer."""
+
+from functools import partial
+
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils.checkpoint import checkpoint
+
+from model.transformer import Transformer
+from training.backbone.config import LoraSection
+
+_NAME = "default"  # PEFT may hold several adapters; this is its name for the first.
+
+
+def add_adapter(model: Transformer, section: LoraSection) -> None:
+    """Puts an adapter on the named projections of every layer; only it trains, in fp32 beside any base dtype.
+
+    A is random (torch's generator), B is zero: the model computes what it did before.
+    """
+    config = LoraConfig(r=section.r, lora_alpha=section.alpha, target_modules=list(section.targets), bias="none")
+    inject_adapter_in_model(config, model, adapter_name=_NAME)
+    for parameter in trainable(model).values():
+        parameter.data = parameter.data.float()
+
+
+def checkpoint_gradients(model: Transformer) -> None:
+    """Keeps only each layer's input for the backward pass, which computes the layer again (arXiv 1604.06174)."""
+    for layer in model.layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapter's parameters by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def adapter_weights(model: Transformer) -> dict[str, tuple[Tensor, Tensor]]:
+    """A [r, in] and B [out, r] of each adapted module, by its name in ``Transformer``.
+
+    Sharded weights are gathered, so every process of a group must call it.
+    """
+    weights = dict(model.named_parameters())
+    down, up = f".lora_A.{_NAME}.weight", f".lora_B.{_NAME}.weight"
+    names = [name.removesuffix(down) for name in weights if name.endswith(down)]
+    return {name: (whole(weights[name + down]), whole(weights[name + up])) for name in names}
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The full value of a tensor that may be sharded over processes."""
+    detached = tensor.detach()
+    return detached.full_tensor() if isinstance(detached, DTensor) else detached
+
+
+def sharded_like(value: Tensor, like: Tensor) -> Tensor:
+    """``value``, known to every process, on the device of ``like`` and sharded as it is."""
+    value = value.to(like.device)
+    return distribute_tensor(value, like.device_mesh, like.placements) if isinstance(like, DTensor) else value

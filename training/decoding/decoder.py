@@ -1,0 +1,189 @@
+"""What teacher decoders have in common: prompts in, answers up to their end token and the work they took out."""
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from model.config import Manifest
+from model.finalise import confidence_and_best, entropy
+from model.transformer import Transformer
+from training.decoding.full import decode_full
+from training.decoding.rules import Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """One answer.
+
+    Attributes:
+        tokens: what comes before the first stop token.
+        steps: denoise steps, each one forward.
+        filled: positions that were finalised, those behind the stop token included.
+        computed: positions sent through the model, summed over the steps; a measure of work without a clock.
+    """
+
+    tokens: list[int]
+    steps: int
+    filled: int
+    computed: int
+
+
+class TeacherDecoder(Protocol):
+    """Greedy block-wise decoding of a bidirectional model."""
+
+    def __call__(self, prompts: list[list[int]]) -> list[Decoding]:
+        """One answer a prompt, in order; what a row decodes to does not depend on the others."""
+        ...
+
+
+class FullDecoder:
+    """A forward of the whole canvas at every step (LLaDA, arXiv 2502.09992)."""
+
+    def __init__(
+        self, model: Transformer, manifest: Manifest, *, generation_length: int, early_stop: bool, rule: Rule
+    ) -> None:
+        self.model, self.manifest, self.rule = model, manifest, rule
+        self.generation_length, self.early_stop = generation_length, early_stop
+
+    def __call__(self, prompts: list[list[int]]) -> list[Decoding]:
+        decodings = decode_full(
+            self.model,
+            self.manifest,
+            prompts,
+            generation_length=self.generation_length,
+            rule=self.rule,
+            early_stop=self.early_stop,
+        )
+        return [
+            Decoding(
+                before_stop(decoding.tokens.tolist(), self.manifest),
+                decoding.steps,
+                len(decoding.tokens),
+                decoding.steps * (len(prompt) + self.generation_length),
+            )
+            for prompt, decoding in zip(prompts, decodings, strict=True)
+        ]
+
+
+class CanvasForward(Protocol):
+    """The forwards of one group of equally long prompts, with what it keeps between them."""
+
+    def __call__(self, ids: Tensor, start: int, step: int) -> tuple[Tensor, Tensor]:
+        """One forward.
+
+        Args:
+            ids: [rows, L] int64, the canvas.
+            start: where the active block begins.
+            step: how many steps the block has taken.
+
+        Returns:
+            The last hidden states that predict the active block [rows, block, hidden_size], and how many
+            positions were computed, [rows] int64.
+        """
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Drops all rows but these, [kept] int64, in this order."""
+        ...
+
+
+class CachedDecoder(ABC):
+    """Decoding with caches; sub-classes say what a forward computes. Prompts of one length share a batch.
+
+    Args:
+        generation_length: masks on each canvas, a multiple of the manifest's block length.
+        early_stop: ends a row when its active block is complete and contains a stop token.
+        rule: which masked positions of the active block are finalised in a step.
+
+    Raises:
+        ValueError: ``generation_length`` is not a positive multiple of the block length.
+    """
+
+    def __init__(
+        self, model: Transformer, manifest: Manifest, *, generation_length: int, early_stop: bool, rule: Rule
+    ) -> None:
+        if generation_length < 1 or generation_length % manifest.block_length:
+            raise ValueError(
+                f"generation_length {generation_length} is not a positive multiple of block {manifest.block_length}"
+            )
+        self.model, self.manifest, self.rule = model, manifest, rule
+        self.generation_length, self.early_stop = generation_length, early_stop
+
+    @abstractmethod
+    def forward(self, prompt_length: int) -> CanvasForward:
+        """The forwards of a new group."""
+
+    @torch.inference_mode()
+    def __call__(self, prompts: list[list[int]]) -> list[Decoding]:
+        """Raises ``ValueError`` for an empty prompt, or one that leaves no room for the generation."""
+        groups: dict[int, list[int]] = defaultdict(list)
+        for index, prompt in enumerate(prompts):
+            groups[len(prompt)].append(index)
+        found: dict[int, Decoding] = {}
+        for length, members in groups.items():
+            if not 1 <= length <= self.manifest.max_model_len - self.generation_length:
+                raise ValueError(
+                    f"a prompt of {length} tokens and {self.generation_length} more do not fit into "
+                    f"1..{self.manifest.max_model_len}"
+                )
+            found.update(zip(members, self._decode([prompts[i] for i in members]), strict=True))
+        return [found[index] for index in range(len(prompts))]
+
+    def _decode(self, prompts: list[list[int]]) -> list[Decoding]:
+        """``prompts`` are equally long."""
+        manifest, block = self.manifest, self.manifest.block_length
+        first = len(prompts[0])
+        device = self.model.embed_tokens.weight.device
+        ids = torch.full((len(prompts), first + self.generation_length), manifest.mask_token_id, device=device)
+        ids[:, :first] = torch.tensor(prompts, device=device)
+        forward = self.forward(first)
+        running = list(range(len(prompts)))
+        work = torch.zeros((len(prompts), 2), dtype=torch.long, device=device)  # Steps and positions computed.
+        done: dict[int, Decoding] = {}
+        for start in range(first, ids.shape[1], block):
+            self._complete_block(ids, start, forward, work)
+            last = start + block == ids.shape[1]
+            stay = []
+            for row, (tokens, (steps, computed)) in enumerate(zip(ids[:, first:].tolist(), work.tolist(), strict=True)):
+                filled = tokens[: start + block - first]
+                if last or (self.early_stop and set(filled[-block:]) & set(manifest.stop_token_ids)):
+                    done[running[row]] = Decoding(before_stop(filled, manifest), steps, len(filled), computed)
+                else:
+                    stay.append(row)
+            if not stay:
+                break
+            if len(stay) < len(running):
+                kept = torch.tensor(stay, device=device)
+                ids, work, running = ids[kept], work[kept], [running[row] for row in stay]
+                forward.keep(kept)
+        return [done[row] for row in range(len(prompts))]
+
+    def _complete_block(self, ids: Tensor, start: int, forward: CanvasForward, work: Tensor) -> None:
+        """Denoises one block of all rows; ``ids`` and ``work`` change in place. Complete rows wait for the others."""
+        block = ids[:, start : start + self.manifest.block_length]
+        step = 0
+        while bool((masked := block == self.manifest.mask_token_id).any()):
+            hidden, computed = forward(ids, start, step)
+            logits = self.model.logits(hidden[masked])  # [masked, vocab]
+            confidence, token = confidence_and_best(logits, self.manifest.mask_token_id)
+            chosen = self.rule(_spread(confidence, masked), _spread(entropy(logits), masked), masked)
+            block[chosen] = _spread(token, masked)[chosen]
+            open_rows = masked.any(dim=-1)
+            work[:, 0] += open_rows
+            work[:, 1] += computed * open_rows
+            step += 1
+
+
+def before_stop(tokens: list[int], manifest: Manifest) -> list[int]:
+    """The tokens before the first stop token, or all."""
+    end = next((index for index, token in enumerate(tokens) if token in manifest.stop_token_ids), len(tokens))
+    return tokens[:end]
+
+
+def _spread(values: Tensor, masked: Tensor) -> Tensor:
+    """values [masked positions] -> [rows, block], zero where not masked."""
+    return values.new_zeros(masked.shape).masked_scatter_(masked, values)

@@ -1,0 +1,95 @@
+"""What a student minimises on a batch: three forwards, and the LM head on the asked positions only."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from model.transformer import Transformer
+from training.attention import RowAttention
+from training.errors import TrainingError
+from training.objectives import prediction_rows
+from training.student.losses import consistency, distillation, masked_likelihood
+from training.student.rows import StudentBatch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossWeights:
+    """Factors of the three losses. 0 leaves a loss out, with the forward that only it needs.
+
+    Raises:
+        TrainingError: one is negative, or all are 0.
+    """
+
+    distillation: float
+    consistency: float
+    dlm: float
+
+    def __post_init__(self) -> None:
+        weights = (self.distillation, self.consistency, self.dlm)
+        if min(weights) < 0 or not any(weights):
+            raise TrainingError(f"loss weights must not be negative, nor all 0, got {weights}")
+
+
+class AskedLogits(nn.Module):
+    """A transformer as one module from rows to the logits of asked positions.
+
+    Head included, so that a wrapper that gathers weights when a module is called serves it too.
+    """
+
+    def __init__(self, transformer: Transformer, *, shift: bool) -> None:
+        super().__init__()
+        self.transformer, self.shift = transformer, shift
+
+    def forward(self, token_ids: Tensor, mask: Tensor, asked: Tensor) -> Tensor:
+        """token_ids [rows, L] int64, mask [rows, L, L] bool, asked [rows, L] bool -> [asked, vocab] logits."""
+        positions = torch.arange(token_ids.shape[1], device=token_ids.device)[None]
+        hidden = self.transformer(token_ids, positions, RowAttention(mask))
+        return self.transformer.logits(prediction_rows(hidden, shift=self.shift)[asked])
+
+
+class StudentObjective:
+    """The weighted sum of the three losses (CDLM, arXiv 2511.19269).
+
+    Args:
+        student: called by rows, an ``AskedLogits`` or a wrapper of one.
+        teacher_head: [vocab, hidden_size], the teacher's LM head; it is copied, so the student's may train.
+        weights: factors of the losses.
+    """
+
+    def __init__(self, student: nn.Module, teacher_head: Tensor, weights: LossWeights) -> None:
+        self.student, self.weights = student, weights
+        self.teacher_head = teacher_head.detach().clone()
+
+    def __call__(self, batch: StudentBatch) -> tuple[Tensor, dict[str, float]]:
+        """The loss, an fp32 scalar, and the losses it is made of, before weighting."""
+        losses: dict[str, Tensor] = {}
+        if self.weights.distillation or self.weights.consistency:
+            losses |= self._imitation(batch)
+        if self.weights.dlm:
+            losses["dlm"] = self._likelihood(batch)
+        total = sum((getattr(self.weights, name) * loss for name, loss in losses.items()), start=torch.tensor(0.0))
+        return total, {name: float(loss.detach()) for name, loss in losses.items()}
+
+    def _imitation(self, batch: StudentBatch) -> dict[str, Tensor]:
+        losses = {}
+        undecided = batch.undecided if self.weights.distillation else torch.zeros_like(batch.undecided)
+        remaining = batch.remaining if self.weights.consistency else torch.zeros_like(batch.remaining)
+        asked = undecided | remaining
+        logits = self.student(batch.state, batch.state_mask, asked)
+        if self.weights.distillation:
+            teacher = nn.functional.linear(batch.teacher_hidden.to(self.teacher_head.dtype), self.teacher_head)
+            losses["distillation"] = distillation(logits, teacher, undecided[asked])
+        if self.weights.consistency:
+            # After y, not before: autocast keeps the weights it has cast, and those of a forward without gradient
+            # would be used by the next one. Also with S empty: sharded ranks must call the student equally often.
+            with torch.no_grad():
+                completed = self.student(batch.completed, batch.state_mask, remaining)
+            losses["consistency"] = consistency(logits, completed, remaining[asked])
+        return losses
+
+    def _likelihood(self, batch: StudentBatch) -> Tensor:
+        asked = batch.targets >= 0
+        logits = self.student(batch.truth, batch.truth_mask, asked)
+        rows = asked.nonzero()[:, 0]
+        return masked_likelihood(logits, batch.targets[asked], rows, batch.ratios, batch.lengths)

@@ -1,0 +1,84 @@
+"""The student stage of a small model: all weights train, starting from the teacher's."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from model.checkpoint import load_checkpoint
+from model.tokenizer import load_tokenizer
+from training.config import RecipeConfig
+from training.errors import TrainingError
+from training.loop import Loop, workers_share
+from training.optimisation import make_optimizers
+from training.parallel import rank, world_size
+from training.pretraining import export
+from training.student.objective import AskedLogits, LossWeights, StudentObjective
+from training.student.stream import StudentStream
+from training.trajectories.store import TrajectoryStore, tokenizer_fingerprint
+
+_HELD_OUT = 16  # Trajectories whose losses are logged and never trained on; fewer in a small store.
+
+
+def run_student(config: RecipeConfig, directory: Path) -> None:
+    """Trains or resumes the student in ``directory/student`` on ``directory/trajectories``; a worker's entry point.
+
+    ``directory/student/checkpoint`` can be served: the teacher's manifest with the configured block length and
+    threshold.
+
+    Raises:
+        TrainingError: the teacher or its trajectories are missing or do not fit, or the loss is not finite.
+    """
+    source = directory / "teacher" / "checkpoint"
+    if not (source / "model.safetensors").exists():
+        raise TrainingError(f"{source} is missing: run the teacher stage first")
+    teacher, tokenizer = load_checkpoint(source), load_tokenizer(source)
+    manifest = replace(
+        teacher.manifest,
+        block_length=config.manifest.block_length,
+        confidence_threshold=config.manifest.confidence_threshold,
+    )
+    section, model = config.student, teacher.transformer
+    store = TrajectoryStore.open(
+        directory / "trajectories",
+        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
+        block_length=manifest.block_length,
+        hidden_size=model.config.hidden_size,
+    )
+    stream = StudentStream(
+        store,
+        seed=f"{config.seed}/student",
+        mask_id=manifest.mask_token_id,
+        end_id=manifest.stop_token_ids[0],
+        block_length=manifest.block_length,
+        held_out=min(_HELD_OUT, len(store) // _HELD_OUT),
+        max_tokens=workers_share(section.tokens_per_batch),
+        rank=rank(),
+        world_size=world_size(),
+    )
+    weights = LossWeights(distillation=section.distillation, consistency=section.consistency, dlm=section.dlm)
+    # The objective keeps the head as it is now, the teacher's: the loop puts a resumed student's weights in place.
+    objective = StudentObjective(AskedLogits(model, shift=manifest.shift), model.lm_head.weight, weights)
+    model.train().requires_grad_(True)
+    # The residual stream in bf16 halves the memory traffic that dominates small layers on a CPU.
+    model.embed_tokens.register_forward_hook(lambda _module, _inputs, output: output.to(torch.bfloat16))
+    held_out = stream.rows(range(stream.held_out), "development") if stream.held_out else None
+
+    def measure() -> dict[str, float]:
+        if held_out is None:
+            return {}
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            _, figures = objective(held_out)
+        return {f"development_{name}": figure for name, figure in figures.items()}
+
+    Loop(
+        directory / "student",
+        section,
+        model,
+        make_optimizers(model, section),
+        batches=stream.batches,
+        loss=objective,
+        measure=measure,
+        export=partial(export, directory / "student" / "checkpoint", model, tokenizer, manifest),
+    ).run()

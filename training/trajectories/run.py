@@ -1,0 +1,50 @@
+"""The stage between teacher and student: the teacher's trajectories on problems of the training split."""
+
+import random
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from model.checkpoint import load_checkpoint
+from model.tokenizer import load_tokenizer
+from training.config import RecipeConfig
+from training.data.mixture import training_stream
+from training.errors import TrainingError
+from training.stream import encode
+from training.trajectories.collect import collect
+from training.trajectories.store import tokenizer_fingerprint
+
+
+def run_trajectories(config: RecipeConfig, directory: Path) -> None:
+    """Collects or resumes ``directory/trajectories`` from ``directory/teacher``; a worker's entry point.
+
+    Raises:
+        TrainingError: the teacher is missing, or the directory holds trajectories of another one.
+    """
+    source = directory / "teacher" / "checkpoint"
+    if not (source / "model.safetensors").exists():
+        raise TrainingError(f"{source} is missing: run the teacher stage first")
+    checkpoint = load_checkpoint(source, device=torch.device("cpu"), dtype=torch.float32)
+    tokenizer = load_tokenizer(source)
+    section, seed = config.trajectories, f"{config.seed}/trajectories"
+    problems = list(islice(training_stream(seed, dict(config.mixture)), section.examples))
+    examples = [
+        (example.prompt, example.answer)
+        for example in encode(problems, tokenizer, random.Random(seed))
+        if len(example.answer) <= section.generation_length  # The teacher could not finish the others.
+    ]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        collect(
+            checkpoint.transformer,
+            replace(checkpoint.manifest, block_length=config.manifest.block_length),
+            examples,
+            directory / "trajectories",
+            tokenizer=tokenizer_fingerprint(tokenizer),
+            temperatures=section.temperatures,
+            generation_length=section.generation_length,
+            shard_size=section.shard_size,
+            batch_size=section.batch_size,
+            seed=config.seed,
+        )

@@ -1,0 +1,48 @@
+"""The intermediate states of a trajectory, and the positions on which the student's losses are taken.
+
+Notation of CDLM (arXiv 2511.19269): y is the state after k finalisations, y* the state in which y's active block has
+just been completed. U are the positions that y* has filled and y has not, S those still masked in both.
+"""
+
+import torch
+from torch import Tensor
+
+from training.trajectories.trajectory import Trajectory
+
+
+def state_after(trajectory: Trajectory, k: int, mask_id: int) -> Tensor:
+    """[n] int64: the canvas after k finalisations, ``mask_id`` elsewhere. k in 0..n; at n nothing is masked.
+
+    Raises:
+        ValueError: k out of range.
+    """
+    if not 0 <= k <= len(trajectory.tokens):
+        raise ValueError(f"k must lie in 0..{len(trajectory.tokens)}, got {k}")
+    return trajectory.tokens.masked_fill(trajectory.order >= k, mask_id)
+
+
+def block_completion(k: int, block_length: int) -> int:
+    """How many finalisations complete the active block of the state after k; always more than k.
+
+    At a block border the active block is the one about to begin.
+    """
+    return (k // block_length + 1) * block_length
+
+
+def index_sets(order: Tensor, k: int, block_length: int) -> tuple[Tensor, Tensor]:
+    """(U, S) of the state after k finalisations, as [n] bool each; S is empty in the last block, U never.
+
+    Args:
+        order: [n] int64, as in ``Trajectory``.
+        k: in 0..n-1.
+        block_length: divides n.
+
+    Raises:
+        ValueError: k out of range, or n is not a multiple of the block length.
+    """
+    if len(order) % block_length:
+        raise ValueError(f"order: {len(order)} positions are not a multiple of the block length {block_length}")
+    if not 0 <= k < len(order):
+        raise ValueError(f"k must lie in 0..{len(order) - 1}, got {k}")
+    completed = block_completion(k, block_length)
+    return torch.logical_and(order >= k, order < completed), order >= completed
