@@ -54,11 +54,7 @@ eval: $(VENV)/.installed ## Exact match on fresh held-out word problems.
 table: $(VENV)/.installed-training ## Teacher decoders, student and autoregressive model compared; ARGS="--count 500 --json FILE".
 	$(BIN)/cdlm eval --table $(ARGS)
 
-# One thread a process; glibc keeps large buffers instead of returning them to the kernel at every step.
-train-nano: export OMP_NUM_THREADS = 1
-train-nano: export MALLOC_MMAP_MAX_ = 0
-train-nano: export MALLOC_TRIM_THRESHOLD_ = 8589934592
-train-nano: export MALLOC_TOP_PAD_ = 268435456
+train-nano: export OMP_NUM_THREADS = 1 # Every worker has one core.
 train-nano: $(VENV)/.installed-training ## Trains cdlm-nano from nothing into runs/nano, stage by stage; resumable.
 	@for stage in autoregressive teacher trajectories student; do \
 		$(BIN)/cdlm train $$stage --config training/configs/nano.toml --output runs/nano $(ARGS) || exit 1; \

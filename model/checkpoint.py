@@ -51,6 +51,7 @@ def load_checkpoint(
     lora = read_adapter(adapter) if adapter else None
     if lora:
         manifest = _override(manifest, lora.decoding.block_length, lora.decoding.confidence_threshold)
+        manifest = replace(manifest, bidirectional=False)
     manifest = _override(manifest, block_length, confidence_threshold)
     target = device or torch.device("cpu")
     with torch.device("meta"):

@@ -56,6 +56,8 @@ class Manifest:
         block_origin: block borders count from the end of the prompt, or from position 0.
         prompt_attention: what a prompt row sees: the whole prompt, its own and earlier blocks, or earlier rows.
         first_token: the first token of a block is denoised with the others, or taken from the commit pass.
+        bidirectional: the weights are a teacher's, trained to see later blocks too. The engine decodes them block
+            by block all the same, which is worse than what they can do and than a student.
     """
 
     block_length: int
@@ -67,6 +69,7 @@ class Manifest:
     block_origin: BlockOrigin = "prompt_end"
     prompt_attention: PromptAttention = "full"
     first_token: FirstToken = "masked"
+    bidirectional: bool = False
 
     def __post_init__(self) -> None:
         if self.block_length < 1:

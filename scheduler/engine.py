@@ -43,6 +43,11 @@ class Engine:
         checkpoint = _load(options)
         self.options = options
         self.manifest = checkpoint.manifest
+        if self.manifest.bidirectional:
+            logger.warning(
+                "%s: as far as its files tell these are the weights of a bidirectional teacher; "
+                "unless a student is merged into them, answers decoded block by block will be poor", options.model
+            )
         largest = self.manifest.max_model_len + 2 * self.manifest.block_length
         if options.max_num_batched_tokens < largest:
             raise EngineStartError(

@@ -58,9 +58,13 @@ class AutoregressiveSection(OptimisationSection):
 
 
 class TeacherSection(OptimisationSection):
-    """Masked training with full attention; canvases are at most ``generation_length`` tokens."""
+    """Masked training with full attention; canvases are at most ``generation_length`` tokens.
+
+    A share ``rehearsal`` of the batches repeats the next-token stage, so that nothing it learned is lost.
+    """
 
     generation_length: int = Field(ge=1)
+    rehearsal: float = Field(default=0.0, ge=0, lt=1)
 
 
 class TrajectorySection(_Section):

@@ -22,7 +22,7 @@ def token_loss(model: Transformer, batch: RowBatch, *, shift: bool) -> tuple[Ten
     asked = batch.targets >= 0
     logits = model.logits(prediction_rows(hidden, shift=shift)[asked]).float()  # [asked, vocab]
     targets = batch.targets[asked]
-    weights = batch.weights[:, None].expand_as(asked)[asked]
+    weights = batch.weights[asked]
     accuracy = (logits.detach().argmax(-1) == targets).float().mean()
     losses = cross_entropy(logits, targets, reduction="none")
     return (losses * weights).sum() / weights.sum().clamp_min(1e-6), accuracy

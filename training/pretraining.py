@@ -27,7 +27,7 @@ from training.loop import Loop, workers_share
 from training.objectives import token_loss
 from training.optimisation import initialise, make_optimizers
 from training.parallel import barrier, rank
-from training.rows import Example, RowBatch, masked_rows, next_token_rows
+from training.rows import Example, RowBatch, frontier_rows, masked_rows, next_token_rows
 from training.stream import ExampleStream, encode
 from training.tokenizer import train_tokenizer
 
@@ -63,7 +63,9 @@ class _Pretraining:
             *draw_problems("functions", _VALIDATION_ROWS // 4, config.seed, "development"),
         ]
         rng = random.Random(config.seed)
-        self.validation = self._rows(encode(examples, self.tokenizer, rng), rng)
+        encoded = encode(examples, self.tokenizer, rng)
+        self.validation = self._rows(encoded, rng)
+        self.frontier = self._frontier_rows(encoded * 16, rng) if stage == "teacher" else None
         self.loop = Loop(
             directory / stage,
             self.section,
@@ -80,12 +82,23 @@ class _Pretraining:
 
     def _rows(self, examples: list[Example], rng: random.Random) -> RowBatch:
         if self.stage == "autoregressive":
-            return next_token_rows(examples, pad_id=int(self.tokenizer.pad_token_id))
+            return self._next_token_rows(examples)
         return masked_rows(
             examples,
             mask_id=int(self.tokenizer.mask_token_id),
             end_id=int(self.tokenizer.eos_token_id),
             generation_length=self.config.teacher.generation_length,
+            block_length=self.config.manifest.block_length,
+            rng=rng,
+        )
+
+    def _next_token_rows(self, examples: list[Example]) -> RowBatch:
+        return next_token_rows(examples, pad_id=int(self.tokenizer.pad_token_id))
+
+    def _frontier_rows(self, examples: list[Example], rng: random.Random) -> RowBatch:
+        return frontier_rows(
+            examples,
+            mask_id=int(self.tokenizer.mask_token_id),
             block_length=self.config.manifest.block_length,
             rng=rng,
         )
@@ -96,7 +109,9 @@ class _Pretraining:
         budget = workers_share(self.section.tokens_per_batch)
         stream = ExampleStream(seed, dict(self.config.mixture), self.tokenizer, budget=budget)
         for number, index, examples in stream.groups(pool, skip):
-            yield number, index, self._rows(examples, random.Random(f"masks/{seed}/{number}/{index}"))
+            rng = random.Random(f"masks/{seed}/{number}/{index}")
+            rehearse = self.stage == "teacher" and rng.random() < self.config.teacher.rehearsal
+            yield number, index, self._next_token_rows(examples) if rehearse else self._rows(examples, rng)
 
     def _loss(self, batch: RowBatch) -> tuple[Tensor, dict[str, float]]:
         loss, accuracy = token_loss(self.model, batch, shift=True)
@@ -105,7 +120,11 @@ class _Pretraining:
     def _measure(self) -> dict[str, float]:
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
             loss, accuracy = token_loss(self.model, self.validation, shift=True)
-        return {"development_loss": float(loss), "development_accuracy": float(accuracy)}
+            figures = {"development_loss": float(loss), "development_accuracy": float(accuracy)}
+            if self.frontier is not None:
+                _, accuracy = token_loss(self.model, self.frontier, shift=True)
+                figures["frontier_accuracy"] = float(accuracy)
+        return figures
 
     def _manifest(self) -> Manifest:
         """The next-token model is a student of block length 1; the teacher's says how it is decoded in blocks."""
@@ -116,7 +135,7 @@ class _Pretraining:
             shift=True,
         )
         if self.stage == "teacher":
-            return masked
+            return replace(masked, bidirectional=True)
         return replace(
             masked, block_length=1, block_origin="absolute", prompt_attention="causal", first_token="autoregressive"
         )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from training.attention import RowAttention, causal_mask
 
-SMALLEST_RATIO = 0.1  # Bounds the weight 1 / t of a single row.
+SMALLEST_RATIO = 0.1  # Below it a row would ask for next to nothing.
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class RowBatch:
         token_ids: [rows, L] int64.
         attention: what each row's queries see.
         targets: [rows, L] int64: the id to predict for a position, -1 where nothing is asked.
-        weights: [rows] fp32: what an asked position of a row counts.
+        weights: [rows, L] fp32: what an asked position counts.
     """
 
     token_ids: Tensor
@@ -60,7 +60,7 @@ def next_token_rows(examples: list[Example], *, pad_id: int) -> RowBatch:
         start, end = len(example.prompt), example.length
         token_ids[row, :end] = torch.tensor(example.prompt + example.answer)
         targets[row, start:end] = token_ids[row, start:end]
-    return RowBatch(token_ids, RowAttention(causal_mask(length)), targets, torch.ones(len(examples)))
+    return RowBatch(token_ids, RowAttention(causal_mask(length)), targets, torch.ones(targets.shape))
 
 
 def masked_rows(
@@ -69,28 +69,68 @@ def masked_rows(
     """Rows for a bidirectional teacher: the answer, continued with end tokens, is partly masked.
 
     Answers are continued so that all rows of the batch have one length; the continuation is part of the
-    canvas, as it is when decoding ``generation_length`` tokens. Half of the rows mask every position with one
-    ratio t ~ U(0, 1); the other half look like a step of block-wise decoding: blocks before a random one are
-    clean, it is masked with ratio t and asked, and everything behind it is masked and not asked. A position
-    counts 1 / t, as in the likelihood bound of masked diffusion (LLaDA, arXiv 2502.09992, equation 3).
+    canvas, as it is when decoding ``generation_length`` tokens. A row is one of:
+
+    - a quarter: every position is masked with one ratio t ~ U(0, 1), and asked;
+    - a quarter: a random block is active, masked with ratio t and asked; blocks before it are clean, those behind
+      it masked and not asked;
+    - half: the same, but the active block is clean up to a random position and masked from there on, in half of
+      these rows with some positions filled in: what a decoder that finalises one token a step mostly sees.
+
+    A position with d masks directly before it counts 1 / (1 + d). The first of a run is nearly determined by what
+    is known and decides what a decoder does next; the others are mostly noise, and would drown it.
     """
     longest = max(example.length for example in examples)
     room = max(0, min(len(example.prompt) for example in examples) + generation_length - longest)
     length = longest + (rng.randint(0, room) if rng.random() < 0.5 else 0)
     token_ids = torch.full((len(examples), length), end_id)
     targets = torch.full((len(examples), length), -1)
-    ratios = torch.tensor([rng.uniform(SMALLEST_RATIO, 1.0) for _ in examples])
-    generator = torch.Generator().manual_seed(rng.getrandbits(62))
+    weights = torch.zeros(len(examples), length)
     for row, example in enumerate(examples):
         start = len(example.prompt)
         token_ids[row, : example.length] = torch.tensor(example.prompt + example.answer)
-        offsets = torch.arange(length - start)
-        asked = hidden = torch.rand(length - start, generator=generator) < ratios[row]
-        if rng.random() < 0.5:
-            active = rng.randrange(-(-len(example.answer) // block_length))
-            block = offsets // block_length
-            asked = hidden & (block == active)
-            hidden = asked | (block > active)
+        hidden, asked = _masks(len(example.answer), length - start, block_length, rng)
         targets[row, start:] = token_ids[row, start:].masked_fill(~asked, -1)
+        weights[row, start:] = 1 / (1 + _masks_before(hidden))
         token_ids[row, start:].masked_fill_(hidden, mask_id)
-    return RowBatch(token_ids, RowAttention(None), targets, 1 / ratios)
+    return RowBatch(token_ids, RowAttention(None), targets, weights)
+
+
+def _masks_before(hidden: Tensor) -> Tensor:
+    """[n] bool -> [n] int64: the length of the run of true that ends directly before each position."""
+    offsets = torch.arange(len(hidden))
+    last_known = torch.where(hidden, -1, offsets).cummax(0).values
+    before = torch.cat((torch.tensor([-1]), last_known[:-1]))
+    return offsets - 1 - before
+
+
+def frontier_rows(examples: list[Example], *, mask_id: int, block_length: int, rng: random.Random) -> RowBatch:
+    """Rows that ask only for the token behind a clean start of random length: the blocks are completed in order."""
+    length = max(len(example.prompt) + -(-len(example.answer) // block_length) * block_length for example in examples)
+    token_ids = torch.full((len(examples), length), mask_id)
+    targets = torch.full((len(examples), length), -1)
+    for row, example in enumerate(examples):
+        at = len(example.prompt) + rng.randrange(len(example.answer))
+        ids = torch.tensor(example.prompt + example.answer)
+        token_ids[row, :at] = ids[:at]
+        targets[row, at] = ids[at]
+    return RowBatch(token_ids, RowAttention(None), targets, torch.ones(targets.shape))
+
+
+def _masks(answer: int, canvas: int, block_length: int, rng: random.Random) -> tuple[Tensor, Tensor]:
+    """Which positions of a canvas are masked, and which of these are asked: [canvas] bool each."""
+    draw = torch.tensor([rng.random() for _ in range(canvas)])
+    kind, ratio = rng.random(), rng.uniform(SMALLEST_RATIO, 1.0)
+    if kind < 0.25:
+        hidden = draw < ratio
+        return hidden, hidden
+    offsets = torch.arange(canvas)
+    block = offsets // block_length
+    active = rng.randrange(-(-answer // block_length))
+    inside = block == active
+    if kind < 0.5:
+        asked = inside & (draw < ratio)
+    else:
+        filled = rng.uniform(0.0, 0.5) if rng.random() < 0.5 else 0.0
+        asked = inside & (offsets >= active * block_length + rng.randrange(block_length)) & (draw >= filled)
+    return asked | (block > active), asked

@@ -76,7 +76,7 @@ def rope_theta(config: Config) -> float:
 def bidirectional_manifest(
     config: Config, vocab_size: int, *, extra_stop_id: int, max_model_len: int, shift: bool
 ) -> Manifest:
-    """The manifest of a student over a bidirectional teacher's format, whose ``config.json`` knows no blocks.
+    """The manifest for decoding a bidirectional teacher's format in blocks, whose ``config.json`` knows no blocks.
 
     Block length and threshold are those of the CDLM students (arXiv 2511.19269); an adapter may bring its own.
     Mask and stop ids come from the configuration, and ``extra_stop_id`` is added where the vocabulary has it.
@@ -93,6 +93,7 @@ def bidirectional_manifest(
         stop_token_ids=tuple(dict.fromkeys(ids)),
         max_model_len=max_model_len,
         shift=shift,
+        bidirectional=True,  # Nothing in the format tells a base from a base with a student merged into it.
     )
 
 

@@ -96,3 +96,13 @@ def test_the_engine_says_at_start_what_is_wrong_with_an_adapter(tmp_path: Path) 
     with pytest.raises(EngineStartError, match=r"adapter_model\.safetensors: module 'model\.transformer\.blocks\.0"):
         Engine(EngineOptions(model=str(base), adapter=str(tmp_path / "lora")))
     assert EOS in Engine(EngineOptions(model=str(base))).manifest.stop_token_ids
+
+
+def test_a_teacher_without_an_adapter_is_pointed_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base = build_llada(tmp_path / "base")
+    Engine(EngineOptions(model=str(base)))
+    assert "weights of a bidirectional teacher" in caplog.text
+    caplog.clear()
+    train_with_peft(llada_base(base), tmp_path / "lora", target_modules=["q_proj"])
+    Engine(EngineOptions(model=str(base), adapter=str(tmp_path / "lora")))
+    assert not caplog.text

@@ -27,7 +27,7 @@ def tiny_recipe() -> RecipeConfig:
             "transformer": shape,
             "manifest": {"block_length": 8, "confidence_threshold": 0.9, "max_model_len": 1024},
             "autoregressive": descent,
-            "teacher": {**descent, "generation_length": 256},
+            "teacher": {**descent, "generation_length": 256, "rehearsal": 0.5},
             "trajectories": {
                 "examples": 4, "temperatures": [0.0], "generation_length": 320, "shard_size": 4, "batch_size": 4,
             },

@@ -2,13 +2,14 @@
 
 import random
 
+import pytest
 import torch
 
 from model.config import TransformerConfig
 from model.transformer import Transformer
 from training.attention import RowAttention, block_causal_mask
 from training.objectives import prediction_rows, token_loss
-from training.rows import SMALLEST_RATIO, Example, masked_rows, next_token_rows
+from training.rows import Example, frontier_rows, masked_rows, next_token_rows
 
 MASK, END, PAD = 63, 62, 61
 EXAMPLES = [
@@ -52,8 +53,6 @@ def test_masked_rows_hide_only_answers_and_ask_only_for_what_is_hidden() -> None
             EXAMPLES, mask_id=MASK, end_id=END, generation_length=16, block_length=4, rng=random.Random(seed)
         )
         lengths.add(batch.token_ids.shape[1])
-        assert (batch.weights >= 1).all()
-        assert (batch.weights <= 1 / SMALLEST_RATIO).all()
         for row, example in enumerate(EXAMPLES):
             start = len(example.prompt)
             ids, targets = batch.token_ids[row], batch.targets[row]
@@ -66,6 +65,10 @@ def test_masked_rows_hide_only_answers_and_ask_only_for_what_is_hidden() -> None
             assert torch.equal(targets[start:][asked], canvas[asked])
             assert (targets[:start] == -1).all()
             assert not (asked & ~hidden).any()
+            weights, run = batch.weights[row, start:], 0
+            for position, is_hidden in enumerate(hidden.tolist()):
+                assert float(weights[position]) == pytest.approx(1 / (1 + run))
+                run = run + 1 if is_hidden else 0
             if not torch.equal(asked, hidden):  # A step of block-wise decoding.
                 block = torch.arange(len(hidden)) // 4
                 active = int(block[asked].min()) if asked.any() else int(block[hidden].min()) - 1
@@ -76,7 +79,21 @@ def test_masked_rows_hide_only_answers_and_ask_only_for_what_is_hidden() -> None
     assert 12 < max(lengths) <= 17  # One prompt token and the whole canvas.
 
 
-def test_the_loss_weighs_rows_by_their_mask_ratio() -> None:
+def test_frontier_rows_ask_for_the_first_unknown_token_alone() -> None:
+    for seed in range(20):
+        batch = frontier_rows(EXAMPLES, mask_id=MASK, block_length=4, rng=random.Random(seed))
+        for row, example in enumerate(EXAMPLES):
+            asked = batch.targets[row] >= 0
+            assert asked.sum() == 1
+            at = int(asked.nonzero()[0])
+            whole = example.prompt + example.answer
+            assert at >= len(example.prompt)
+            assert batch.token_ids[row, :at].tolist() == whole[:at]
+            assert (batch.token_ids[row, at:] == MASK).all()
+            assert int(batch.targets[row, at]) == whole[at]
+
+
+def test_the_loss_weighs_positions() -> None:
     model = tiny()
     batch = masked_rows(EXAMPLES, mask_id=MASK, end_id=END, generation_length=16, block_length=4, rng=random.Random(3))
     loss, accuracy = token_loss(model, batch, shift=False)
@@ -85,7 +102,7 @@ def test_the_loss_weighs_rows_by_their_mask_ratio() -> None:
     for row in range(len(EXAMPLES)):
         for position in range(batch.token_ids.shape[1]):
             if (target := int(batch.targets[row, position])) >= 0:
-                weight = float(batch.weights[row])
+                weight = float(batch.weights[row, position])
                 top -= weight * float(logits[row, position].log_softmax(-1)[target].detach())
                 bottom += weight
     assert abs(float(loss.detach()) - top / bottom) < 1e-4

@@ -38,6 +38,7 @@ def run_student(config: RecipeConfig, directory: Path) -> None:
         teacher.manifest,
         block_length=config.manifest.block_length,
         confidence_threshold=config.manifest.confidence_threshold,
+        bidirectional=False,
     )
     section, model = config.student, teacher.transformer
     store = TrajectoryStore.open(
