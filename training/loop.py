@@ -1,6 +1,5 @@
 """The optimisation loop of every stage: steps, checkpoints, log, and a clear stop on a loss that is not a number."""
 
-import json
 import logging
 import math
 import time
@@ -18,9 +17,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from training.checkpoint import load_state, save_state
 from training.config import OptimisationSection
 from training.errors import TrainingError
+from training.log import StepLog
 from training.optimisation import learning_rate_factor
 from training.parallel import average_gradients, barrier, rank, world_size
-from training.plots import plot_log
 
 logger = logging.getLogger(__name__)
 Batch = TypeVar("Batch")
@@ -66,18 +65,12 @@ class Loop(Generic[Batch]):
         if self.state_path.exists():
             self.progress = Progress(**load_state(self.state_path, model, optimizers))
             logger.info("%s: resumed at step %d", directory.name, self.progress.step)
-            if rank() == 0:
-                _drop_later_entries(self.log_path, self.progress.step)
+        self.log = StepLog(directory, self.progress.step) if rank() == 0 else None
 
     @property
     def state_path(self) -> Path:
         """Weights, moments and counters of the newest step saved."""
         return self.directory / "state.safetensors"
-
-    @property
-    def log_path(self) -> Path:
-        """One JSON object a line: the step, mean figures since the last line, and measured figures."""
-        return self.directory / "log.jsonl"
 
     @property
     def done(self) -> bool:
@@ -98,19 +91,20 @@ class Loop(Generic[Batch]):
             self._run(bar)
 
     def _run(self, bar: "tqdm[None]") -> None:
-        figures: list[dict[str, float]] = []
+        log = self.log
         batches = self._batches(self.progress.pool, self.progress.index)
         while not self.done:
             started = time.monotonic()
             pool, index, batch = next(batches)
-            figures.append(self._step(batch))
+            figures = self._step(batch)
             progress = self.progress
             progress.step, progress.pool, progress.index = progress.step + 1, pool, index + 1
             progress.seconds += time.monotonic() - started
             bar.update()
-            if progress.step % self.section.log_every == 0:
-                self._log(figures)
-                figures.clear()
+            if log is not None:
+                log.add(figures)
+                if progress.step % self.section.log_every == 0:
+                    log.write(progress.step, progress.seconds, self._measure())
             if progress.step % self.section.checkpoint_every == 0 or self.done:
                 if rank() == 0:
                     self.save()
@@ -142,27 +136,10 @@ class Loop(Generic[Batch]):
         """Saves the state, exports, and draws the curves."""
         save_state(self.state_path, self.model, self.optimizers, asdict(self.progress))
         self._export()
-        if self.log_path.exists():
-            plot_log(self.log_path, self.directory / "loss.png")
-
-    def _log(self, figures: list[dict[str, float]]) -> None:
-        if rank() != 0:
-            return
-        means = {name: sum(entry[name] for entry in figures) / len(figures) for name in figures[0]}
-        entry = {name: round(value, 4) for name, value in (means | self._measure()).items()}
-        entry = {"step": self.progress.step, **entry, "seconds": round(self.progress.seconds)}
-        logger.info("%s %s", self.directory.name, " ".join(f"{key} {value}" for key, value in entry.items()))
-        with self.log_path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        if self.log is not None:
+            self.log.draw()
 
 
 def workers_share(tokens: int) -> int:
     """This worker's part of a budget of tokens."""
     return tokens // world_size()
-
-
-def _drop_later_entries(path: Path, step: int) -> None:
-    """Steps that are taken again after a kill are logged again."""
-    if path.exists():
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept))

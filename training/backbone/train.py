@@ -21,10 +21,10 @@ from model.files import read_json
 from model.tokenizer import load_tokenizer
 from training.backbone.accelerator import make_accelerator
 from training.backbone.config import AdapterConfig
-from training.backbone.log import StepLog
 from training.backbone.lora import adapter_weights, add_adapter, checkpoint_gradients, trainable, whole
 from training.backbone.state import load_adapter_state, save_adapter_state
 from training.errors import TrainingError
+from training.log import StepLog
 from training.loop import Progress
 from training.student.objective import AskedLogits, LossWeights, StudentObjective
 from training.student.rows import StudentBatch
@@ -76,6 +76,8 @@ class _AdapterTraining:
             counters = load_adapter_state(self.state_path, self.parameters, self.optimizer.optimizer)
             self.progress = Progress(**counters)
             logger.info("resumed at step %d", self.progress.step)
+        if self.accelerator.is_main_process:
+            self.log = StepLog(self.directory, self.progress.step)
 
     @property
     def state_path(self) -> Path:
@@ -83,7 +85,6 @@ class _AdapterTraining:
 
     def run(self) -> None:
         main, progress, section = self.accelerator.is_main_process, self.progress, self.section
-        log = StepLog(self.directory / "log.jsonl", progress.step) if main else None
         bar = tqdm(
             total=section.steps, initial=progress.step, desc="adapter", unit="step", disable=None if main else True
         )
@@ -95,10 +96,10 @@ class _AdapterTraining:
                 progress.step += 1
                 progress.seconds += time.monotonic() - started
                 bar.update()
-                if log:
-                    log.add(figures)
+                if main:
+                    self.log.add(figures)
                     if progress.step % section.log_every == 0:
-                        log.write(progress.step, progress.seconds)
+                        self.log.write(progress.step, progress.seconds)
                 if progress.step % section.checkpoint_every == 0 or progress.step == section.steps:
                     self._save()
 
@@ -143,6 +144,7 @@ class _AdapterTraining:
             self.state_path, self.parameters, self.optimizer.optimizer, asdict(self.progress), write=main
         )
         if main:
+            self.log.draw()
             write_adapter(
                 self.directory / "adapter",
                 weights,
