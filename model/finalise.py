@@ -9,10 +9,11 @@ from model.rules import RULES
 def confidence_and_best(logits: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
     """The most probable token of each row and its softmax probability, without building the softmax.
 
-    ``logits`` [rows, vocab] is changed in place: the mask token can never be generated. Returns confidence
-    [rows] fp32 and token [rows] int64.
+    ``logits`` [rows, vocab] is changed in place: the mask token can never be generated. An id past the vocabulary
+    means that there is no mask token. Returns confidence [rows] fp32 and token [rows] int64.
     """
-    logits[:, mask_token_id] = float("-inf")
+    if mask_token_id < logits.shape[-1]:
+        logits[:, mask_token_id] = float("-inf")
     top, token = logits.max(dim=-1)
     confidence = (top.float() - torch.logsumexp(logits.float(), dim=-1)).exp()
     return confidence, token

@@ -6,8 +6,10 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase, Qwen2Tokenizer
 
+from model.backbones.fast_dllm_v2 import FastDllmV2Backbone
 from model.backbones.llada import LladaBackbone
 from model.backbones.native import NativeBackbone
+from model.backbones.sdar import SdarBackbone
 from model.config import CheckpointError
 from model.files import read_json
 
@@ -20,8 +22,11 @@ _LIBRARY_CLASSES: dict[object, Any] = {"DreamTokenizer": Qwen2Tokenizer}
 @cache
 def _register() -> None:
     """Tells transformers that these formats exist; it reads their ``config.json`` and would warn about unknown ones."""
-    for name in (NativeBackbone.model_type, LladaBackbone.model_type):
-        AutoConfig.register(name, type(f"{name}Config", (PretrainedConfig,), {"model_type": name}), exist_ok=True)
+    for backbone in (NativeBackbone, LladaBackbone, SdarBackbone, FastDllmV2Backbone):
+        name = backbone.model_type
+        # The base class warns about the old key rope_scaling, which published files have.
+        known = type(f"{name}Config", (PretrainedConfig,), {"model_type": name, "rope_scaling": None})
+        AutoConfig.register(name, known, exist_ok=True)
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:

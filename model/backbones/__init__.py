@@ -1,12 +1,24 @@
 """Known checkpoint formats."""
 
+from model.backbones.autoregressive import LLAMA, QWEN2, QWEN3
 from model.backbones.base import Backbone, parameter_name
 from model.backbones.dream import DreamBackbone
+from model.backbones.fast_dllm_v2 import FastDllmV2Backbone
 from model.backbones.llada import LladaBackbone
 from model.backbones.native import NativeBackbone
+from model.backbones.sdar import SdarBackbone
 from model.config import CheckpointError
 
-_FORMATS: tuple[Backbone, ...] = (NativeBackbone(), DreamBackbone(), LladaBackbone())
+_FORMATS: tuple[Backbone, ...] = (
+    NativeBackbone(),
+    DreamBackbone(),
+    LladaBackbone(),
+    SdarBackbone(),
+    FastDllmV2Backbone(),
+    QWEN2,
+    QWEN3,
+    LLAMA,
+)
 BACKBONES: dict[str, Backbone] = {backbone.model_type: backbone for backbone in _FORMATS}
 
 

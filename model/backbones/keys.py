@@ -7,10 +7,20 @@ from model.config import CheckpointError, Manifest
 
 Config = Mapping[str, Any]
 
+IM_END = 151645  # ``<|im_end|>`` of Qwen's vocabulary ends a turn of the chat template.
 
-def integer(config: Config, key: str) -> int:
-    """A whole number that must be there."""
-    value = config.get(key)
+# Those of the CDLM students (arXiv 2511.19269).
+BLOCK_LENGTH = 32
+CONFIDENCE_THRESHOLD = 0.9
+
+# A preempted request is computed again in one forward, and the key-value pool holds whole contexts: the 32768 or
+# 131072 positions that many configurations allow would fit neither a batch nor the memory.
+LONGEST_CONTEXT = 4096
+
+
+def integer(config: Config, key: str, default: int | None = None) -> int:
+    """A whole number, ``default`` where the key is absent or null; without a default it must be there."""
+    value = default if config.get(key) is None else config[key]
     if isinstance(value, bool) or not isinstance(value, int):
         raise _unusable(config, key, "a whole number")
     return value
@@ -73,24 +83,38 @@ def rope_theta(config: Config) -> float:
     return number(nested if "rope_theta" in nested else config, "rope_theta")
 
 
+def context(config: Config, longest: int = LONGEST_CONTEXT) -> int:
+    """``max_position_embeddings``, but no more than ``longest`` positions."""
+    return min(integer(config, "max_position_embeddings"), longest)
+
+
+def mask_token_id(config: Config, vocab_size: int, default: int | None = None) -> int:
+    """The mask token's id, ``default`` where the key is absent or null; without a default it must be there."""
+    value = config.get("mask_token_id")
+    return _token_id("mask_token_id", default if value is None else value, vocab_size)
+
+
+def stop_token_ids(config: Config, vocab_size: int, extra: int | None = None) -> tuple[int, ...]:
+    """One ``eos_token_id`` or a list of them, and ``extra`` where the vocabulary has it; no id twice."""
+    stops = config.get("eos_token_id")
+    ids = [_token_id("eos_token_id", value, vocab_size) for value in (stops if isinstance(stops, list) else [stops])]
+    if extra is not None and extra < vocab_size:
+        ids.append(extra)
+    return tuple(dict.fromkeys(ids))
+
+
 def bidirectional_manifest(
     config: Config, vocab_size: int, *, extra_stop_id: int, max_model_len: int, shift: bool
 ) -> Manifest:
     """The manifest for decoding a bidirectional teacher's format in blocks, whose ``config.json`` knows no blocks.
 
-    Block length and threshold are those of the CDLM students (arXiv 2511.19269); an adapter may bring its own.
-    Mask and stop ids come from the configuration, and ``extra_stop_id`` is added where the vocabulary has it.
+    An adapter may bring its own block length and threshold.
     """
-    stops = config.get("eos_token_id")
-    stops = stops if isinstance(stops, list) else [stops]
-    ids = [_token_id("eos_token_id", value, vocab_size) for value in stops]
-    if extra_stop_id < vocab_size:
-        ids.append(extra_stop_id)
     return Manifest(
-        block_length=32,
-        confidence_threshold=0.9,
-        mask_token_id=_token_id("mask_token_id", config.get("mask_token_id"), vocab_size),
-        stop_token_ids=tuple(dict.fromkeys(ids)),
+        block_length=BLOCK_LENGTH,
+        confidence_threshold=CONFIDENCE_THRESHOLD,
+        mask_token_id=mask_token_id(config, vocab_size),
+        stop_token_ids=stop_token_ids(config, vocab_size, extra_stop_id),
         max_model_len=max_model_len,
         shift=shift,
         bidirectional=True,  # Nothing in the format tells a base from a base with a student merged into it.

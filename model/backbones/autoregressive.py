@@ -1,0 +1,64 @@
+"""Ordinary autoregressive formats: decoded as blocks of one token, each taken from the pass over the token before."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from model.backbones import keys
+from model.backbones.decoder import DecoderNames, read_shape
+from model.config import CheckpointError, Manifest, TransformerConfig
+
+
+class AutoregressiveManifest(Manifest):
+    """Of a checkpoint without a mask token: longer blocks are refused, whoever asks for them.
+
+    ``mask_token_id`` is the first id that the vocabulary does not have: never embedded, since a block of one is
+    predicted before it is looked at, and never taken from the logits.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block_length != 1:
+            raise CheckpointError(
+                f"block_length is {self.block_length}; an autoregressive checkpoint has no mask token, "
+                "it can be decoded with block_length 1 only"
+            )
+
+
+@dataclass(slots=True)
+class AutoregressiveBackbone(DecoderNames):
+    """Checkpoints of a causal language model of transformers.
+
+    Attributes:
+        model_type, architecture: their names in ``config.json``.
+        qkv_bias, qk_norm: whether query, key and value have biases, and query and key a norm.
+        assumed: what the configuration class takes for an absent key, where it did not always write it.
+    """
+
+    model_type: str
+    architecture: str
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    assumed: Mapping[str, object] = field(default_factory=dict)
+
+    def read(self, config: Mapping[str, Any]) -> tuple[TransformerConfig, Manifest]:
+        """Shape from the keys that Llama and Qwen share. Stop ids are the configuration's and no others."""
+        keys.require_architecture(config, self.architecture)
+        shape = read_shape({**self.assumed, **config}, qkv_bias=self.qkv_bias, qk_norm=self.qk_norm)
+        manifest = AutoregressiveManifest(
+            block_length=1,
+            confidence_threshold=keys.CONFIDENCE_THRESHOLD,  # A block's only position passes in any case.
+            mask_token_id=shape.vocab_size,
+            stop_token_ids=keys.stop_token_ids(config, shape.vocab_size),
+            max_model_len=keys.context(config),
+            shift=True,
+            block_origin="absolute",
+            prompt_attention="causal",
+            first_token="autoregressive",
+        )
+        return shape, manifest
+
+
+QWEN2 = AutoregressiveBackbone("qwen2", "Qwen2ForCausalLM", qkv_bias=True)
+QWEN3 = AutoregressiveBackbone("qwen3", "Qwen3ForCausalLM", qk_norm=True, assumed={"head_dim": 128})
+LLAMA = AutoregressiveBackbone("llama", "LlamaForCausalLM", assumed={"rope_theta": 10_000.0})

@@ -1,0 +1,56 @@
+"""The layout that Llama introduced and Qwen kept: its configuration keys and its module names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from model.backbones import keys
+from model.config import CheckpointError, TransformerConfig
+
+
+class DecoderNames:
+    """``lm_head``, and everything else under ``model.``."""
+
+    def module_name(self, stored: str) -> str | None:
+        """``model.layers.0.mlp`` is ``layers.0.mlp``; ``lm_head`` keeps its name."""
+        if stored == "lm_head":
+            return stored
+        return stored.removeprefix("model.") if stored.startswith("model.") else None
+
+    def stored_module(self, name: str) -> str:
+        """The inverse of ``module_name``."""
+        return name if name == "lm_head" else f"model.{name}"
+
+
+def read_shape(config: Mapping[str, Any], *, qkv_bias: bool, qk_norm: bool = False) -> TransformerConfig:
+    """The shape; whether query, key and value have biases or norms is the format's to know.
+
+    Raises:
+        CheckpointError: a key is missing or unusable, or asks for what ``Transformer`` does not compute.
+    """
+    keys.require(
+        config, {"hidden_act": ("silu", "silu"), "mlp_bias": (False, False), "use_sliding_window": (False, False)}
+    )
+    if not qkv_bias:  # Where the biases are optional, the key gives one to the output projection too.
+        keys.require(config, {"attention_bias": (False, False)})
+    num_layers, layer_types = keys.integer(config, "num_hidden_layers"), config.get("layer_types")
+    if layer_types not in (None, ["full_attention"] * num_layers):
+        raise CheckpointError(f"config.json: layer_types is {layer_types!r}; only 'full_attention' layers can be run")
+    hidden_size, heads = keys.integer(config, "hidden_size"), keys.integer(config, "num_attention_heads")
+    if config.get("head_dim") is None:
+        head_dim = keys.head_size("hidden_size", hidden_size, "num_attention_heads", heads)
+    else:
+        head_dim = keys.integer(config, "head_dim")
+    return TransformerConfig(
+        vocab_size=keys.integer(config, "vocab_size"),
+        hidden_size=hidden_size,
+        intermediate_size=keys.integer(config, "intermediate_size"),
+        num_layers=num_layers,
+        num_heads=heads,
+        num_kv_heads=keys.integer(config, "num_key_value_heads", heads),
+        head_dim=head_dim,
+        rope_theta=keys.rope_theta(config),
+        rms_norm_eps=keys.number(config, "rms_norm_eps"),
+        attention_bias=qkv_bias,
+        qk_norm=qk_norm,
+        tie_word_embeddings=keys.flag(config, "tie_word_embeddings", False),
+    )

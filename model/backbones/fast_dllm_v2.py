@@ -1,0 +1,38 @@
+"""The format of Fast-dLLM v2 (Wu et al., 2025, arXiv 2509.26328): Qwen2's layers, block-causal, predictions shifted."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from model.backbones import keys
+from model.backbones.decoder import DecoderNames, read_shape
+from model.config import Manifest, TransformerConfig
+
+MASK = 151665  # ``|<MASK>|``; the configuration does not name it.
+BLOCK_LENGTH = 32  # What the configuration class assumes for an absent bd_size.
+
+
+class FastDllmV2Backbone(DecoderNames):
+    """Checkpoints of ``Fast_dLLM_QwenForCausalLM``, such as Fast_dLLM_v2_7B.
+
+    The paper finishes a block in sub-blocks from left to right; here all its positions compete, which is the paper's
+    decoder with one sub-block a block.
+    """
+
+    model_type = "Fast_dLLM_Qwen"
+
+    def read(self, config: Mapping[str, Any]) -> tuple[TransformerConfig, Manifest]:
+        """Shape from the keys of a Qwen2 configuration; query, key and value always have biases."""
+        keys.require_architecture(config, "Fast_dLLM_QwenForCausalLM")
+        shape = read_shape(config, qkv_bias=True)
+        manifest = Manifest(
+            block_length=keys.integer(config, "bd_size", BLOCK_LENGTH),
+            confidence_threshold=keys.CONFIDENCE_THRESHOLD,
+            mask_token_id=keys.mask_token_id(config, shape.vocab_size, MASK),
+            stop_token_ids=keys.stop_token_ids(config, shape.vocab_size, keys.IM_END),
+            max_model_len=keys.context(config),
+            shift=True,
+            block_origin="absolute",
+            prompt_attention="block_causal",
+            first_token="autoregressive",
+        )
+        return shape, manifest

@@ -1,0 +1,38 @@
+"""The format of SDAR (Cheng et al., 2025, arXiv 2510.06303): Qwen3's layers, block-causal, predictions in place."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from model.backbones import keys
+from model.backbones.decoder import DecoderNames, read_shape
+from model.config import Manifest, TransformerConfig
+
+# What the configuration class, or the code that runs the checkpoints, assumes for an absent key.
+HEAD_DIM = 128
+BLOCK_LENGTH = 4
+MASK = 151669
+
+
+class SdarBackbone(DecoderNames):
+    """Checkpoints of ``SDARForCausalLM``, such as SDAR-4B-Chat.
+
+    Variants trained with longer blocks (b8 to b64) have the same configuration: unless ``block_size`` says it, their
+    block length must be given when they are loaded.
+    """
+
+    model_type = "sdar"
+
+    def read(self, config: Mapping[str, Any]) -> tuple[TransformerConfig, Manifest]:
+        """Shape from the keys of a Qwen3 configuration."""
+        keys.require_architecture(config, "SDARForCausalLM")
+        shape = read_shape({"head_dim": HEAD_DIM, **config}, qkv_bias=False, qk_norm=True)
+        manifest = Manifest(
+            block_length=keys.integer(config, "block_size", BLOCK_LENGTH),
+            confidence_threshold=keys.CONFIDENCE_THRESHOLD,
+            mask_token_id=keys.mask_token_id(config, shape.vocab_size, MASK),
+            stop_token_ids=keys.stop_token_ids(config, shape.vocab_size, keys.IM_END),
+            max_model_len=keys.context(config),
+            block_origin="absolute",
+            prompt_attention="block_causal",
+        )
+        return shape, manifest
