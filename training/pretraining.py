@@ -65,7 +65,7 @@ class _Pretraining:
         rng = random.Random(config.seed)
         encoded = encode(examples, self.tokenizer, rng)
         self.validation = self._rows(encoded, rng)
-        self.frontier = self._frontier_rows(encoded * 16, rng) if stage == "teacher" else None
+        self.frontier = self._frontier_rows(encoded * 4, rng) if stage == "teacher" else None
         self.loop = Loop(
             directory / stage,
             self.section,

@@ -70,7 +70,9 @@ def test_every_row_of_both_tasks_has_all_figures(runs: Path, tmp_path: Path) -> 
     code, output = table(runs, "--json", str(file))
     assert code == 0, output
     result = json.loads(file.read_text())
-    assert {"command", "date", "machine", "generation_length", "seed", "count", "latency_count", "rows"} == set(result)
+    assert set(result) == {
+        "command", "date", "machine", "generation_length", "split", "seed", "count", "latency_count", "rows",
+    }  # fmt: skip
     assert (result["generation_length"], result["seed"], result["count"], result["latency_count"]) == (16, 5, 2, 1)
     assert {"cpu", "threads", "torch"} <= set(result["machine"])
     assert [(row["task"], row["name"]) for row in result["rows"]] == [
