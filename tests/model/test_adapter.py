@@ -1,6 +1,7 @@
 """Adapters mean what PEFT makes of them, in both directions."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
