@@ -3,30 +3,34 @@
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from model.config import TransformerConfig
 from training.data.problem import Task
 
+Config = TypeVar("Config", bound=BaseModel)
+
 
 class ConfigError(ValueError):
     """A configuration file is unusable; the message names the file, the key and the reason."""
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A table of a configuration file: frozen, without unknown keys."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TokenizerSection(_Section):
+class TokenizerSection(Section):
     """Byte-level BPE: vocabulary size and how many problems it is trained on."""
 
     vocab_size: int = Field(ge=300)
     samples: int = Field(ge=100)
 
 
-class ManifestSection(_Section):
+class ManifestSection(Section):
     """How the student is decoded; see ``model.config.Manifest``."""
 
     block_length: int = Field(ge=1)
@@ -34,7 +38,7 @@ class ManifestSection(_Section):
     max_model_len: int = Field(ge=64)
 
 
-class OptimisationSection(_Section):
+class OptimisationSection(Section):
     """How a stage descends.
 
     ``tokens_per_batch`` counts every token of a step, filling included, over all workers. The learning rate
@@ -67,7 +71,7 @@ class TeacherSection(OptimisationSection):
     rehearsal: float = Field(default=0.0, ge=0, lt=1)
 
 
-class TrajectorySection(_Section):
+class TrajectorySection(Section):
     """What the teacher records: each of ``examples`` problems once at every temperature, in shards of trajectories.
 
     Problems whose answer is longer than ``generation_length`` are left out. ``batch_size`` rows are decoded together.
@@ -96,7 +100,7 @@ def _known_keys(value: object) -> object:
     return value
 
 
-class RecipeConfig(_Section):
+class RecipeConfig(Section):
     """The whole recipe of a small model trained from nothing."""
 
     seed: int
@@ -111,13 +115,18 @@ class RecipeConfig(_Section):
 
 
 def load_config(path: Path) -> RecipeConfig:
-    """Reads and validates a configuration file.
+    """Reads and validates a recipe; see ``read_config``."""
+    return read_config(path, RecipeConfig)
+
+
+def read_config(path: Path, kind: type[Config]) -> Config:
+    """Reads a TOML file into ``kind``.
 
     Raises:
         ConfigError: unreadable file, unknown key or value out of range.
     """
     try:
-        return RecipeConfig.model_validate(tomllib.loads(path.read_text()))
+        return kind.model_validate(tomllib.loads(path.read_text()))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:

@@ -1,21 +1,16 @@
 """Configuration of an adapter's training: one TOML file, validated, unknown keys refused."""
 
-import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from training.config import ConfigError
+from training.config import Section, read_config
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CollectionSection(_Section):
+class CollectionSection(Section):
     """How the teacher's trajectories are collected; see ``training.trajectories.collect``.
 
     ``end_token`` ends every ground truth; without it the checkpoint's first stop token does.
@@ -29,7 +24,7 @@ class CollectionSection(_Section):
     shard_size: int = Field(default=256, ge=1)
 
 
-class LoraSection(_Section):
+class LoraSection(Section):
     """Rank, scale (alpha / r) and the linear layers that get an adapter, in every layer."""
 
     r: int = Field(ge=1)
@@ -37,7 +32,7 @@ class LoraSection(_Section):
     targets: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-class LossSection(_Section):
+class LossSection(Section):
     """Weights of the three losses; 0 leaves one out."""
 
     distillation: float = Field(default=1.0, ge=0)
@@ -45,7 +40,7 @@ class LossSection(_Section):
     dlm: float = Field(ge=0)
 
 
-class OptimisationSection(_Section):
+class OptimisationSection(Section):
     """AdamW on the adapter. The learning rate rises for ``warmup_steps``, then falls linearly to zero.
 
     ``batch_size`` counts the trajectories of a step over all processes; each process takes ``rows_per_forward`` of
@@ -66,7 +61,7 @@ class OptimisationSection(_Section):
     log_every: int = Field(default=10, ge=1)
 
 
-class AdapterConfig(_Section):
+class AdapterConfig(Section):
     """An adapter that makes a bidirectional teacher a block-causal student.
 
     ``model`` is the teacher's checkpoint directory and ``data`` a JSON Lines file of {"prompt", "completion"};
@@ -85,17 +80,5 @@ class AdapterConfig(_Section):
 
 
 def load_adapter_config(path: Path) -> AdapterConfig:
-    """Reads and validates a configuration file.
-
-    Raises:
-        ConfigError: unreadable file, unknown key or value out of range.
-    """
-    try:
-        return AdapterConfig.model_validate(tomllib.loads(path.read_text()))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    except ValidationError as error:
-        found = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise ConfigError(f"{path}: {'; '.join(found)}") from error
+    """Reads and validates an adapter's configuration; see ``training.config.read_config``."""
+    return read_config(path, AdapterConfig)
