@@ -64,11 +64,15 @@ class AutoregressiveSection(OptimisationSection):
 class TeacherSection(OptimisationSection):
     """Masked training with full attention; canvases are at most ``generation_length`` tokens.
 
-    A share ``rehearsal`` of the batches repeats the next-token stage, so that nothing it learned is lost.
+    A share ``rehearsal`` of the batches repeats the next-token stage, so that nothing it learned is lost, and a share
+    ``blockwise`` is under the block-causal mask with ``copies`` of every answer: both ask many more positions a token
+    than a row with full attention can.
     """
 
     generation_length: int = Field(ge=1)
     rehearsal: float = Field(default=0.0, ge=0, lt=1)
+    blockwise: float = Field(default=0.0, ge=0, lt=1)
+    copies: int = Field(default=2, ge=1)
 
 
 class TrajectorySection(Section):
@@ -85,11 +89,18 @@ class TrajectorySection(Section):
 
 
 class StudentSection(OptimisationSection):
-    """Distillation of the teacher's trajectories, with the weights of its three losses; 0 leaves one out."""
+    """Distillation of the teacher's trajectories, with the weights of its three losses; 0 leaves one out.
+
+    ``first_step`` and ``consistency_share``: see ``StudentStream``. ``fresh_truth`` takes the masked ground truth from
+    new problems of the training split in place of those the teacher has solved: no trajectory is needed for it.
+    """
 
     distillation: float = Field(default=1.0, ge=0)
     consistency: float = Field(default=0.5, ge=0)
     dlm: float = Field(default=0.1, ge=0)
+    first_step: float = Field(default=0.0, ge=0, le=1)
+    consistency_share: float = Field(default=1.0, gt=0, le=1)
+    fresh_truth: bool = False
 
 
 def _known_keys(value: object) -> object:

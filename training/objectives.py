@@ -8,11 +8,14 @@ from model.transformer import Transformer
 from training.rows import RowBatch
 
 
-def prediction_rows(hidden: Tensor, *, shift: bool) -> Tensor:
+def prediction_rows(hidden: Tensor, *, shift: bool, previous: Tensor | None = None) -> Tensor:
     """hidden [rows, L, d] -> [rows, L, d]: the state that predicts each position.
 
-    With ``shift`` that is the state before it; nothing predicts position 0 then, and it keeps its own.
+    With ``shift`` that is the state before it, at the index ``previous`` ([rows, L] int64) where that is given; nothing
+    predicts position 0 else, and it keeps its own.
     """
+    if shift and previous is not None:
+        return hidden.gather(1, previous[..., None].expand(-1, -1, hidden.shape[-1]))
     return torch.cat((hidden[:, :1], hidden[:, :-1]), dim=1) if shift else hidden
 
 
@@ -20,7 +23,8 @@ def token_loss(model: Transformer, batch: RowBatch, *, shift: bool) -> tuple[Ten
     """Weighted mean cross-entropy over the asked positions, and the share of them predicted right (detached)."""
     hidden = model(batch.token_ids, batch.positions, batch.attention)
     asked = batch.targets >= 0
-    logits = model.logits(prediction_rows(hidden, shift=shift)[asked]).float()  # [asked, vocab]
+    states = prediction_rows(hidden, shift=shift, previous=batch.previous)[asked]
+    logits = model.logits(states).float()  # [asked, vocab]
     targets = batch.targets[asked]
     weights = batch.weights[asked]
     accuracy = (logits.detach().argmax(-1) == targets).float().mean()

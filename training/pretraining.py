@@ -27,7 +27,7 @@ from training.loop import Loop, workers_share
 from training.objectives import token_loss
 from training.optimisation import initialise, make_optimizers
 from training.parallel import barrier, rank
-from training.rows import Example, RowBatch, frontier_rows, masked_rows, next_token_rows
+from training.rows import Example, RowBatch, block_rows, frontier_rows, masked_rows, next_token_rows
 from training.stream import ExampleStream, encode
 from training.tokenizer import train_tokenizer
 
@@ -80,7 +80,7 @@ class _Pretraining:
     def run(self) -> None:
         self.loop.run()
 
-    def _rows(self, examples: list[Example], rng: random.Random) -> RowBatch:
+    def _rows(self, examples: list[Example], rng: random.Random, budget: float = float("inf")) -> RowBatch:
         if self.stage == "autoregressive":
             return self._next_token_rows(examples)
         return masked_rows(
@@ -90,6 +90,7 @@ class _Pretraining:
             generation_length=self.config.teacher.generation_length,
             block_length=self.config.manifest.block_length,
             rng=rng,
+            budget=budget,
         )
 
     def _next_token_rows(self, examples: list[Example]) -> RowBatch:
@@ -110,8 +111,27 @@ class _Pretraining:
         stream = ExampleStream(seed, dict(self.config.mixture), self.tokenizer, budget=budget)
         for number, index, examples in stream.groups(pool, skip):
             rng = random.Random(f"masks/{seed}/{number}/{index}")
-            rehearse = self.stage == "teacher" and rng.random() < self.config.teacher.rehearsal
-            yield number, index, self._next_token_rows(examples) if rehearse else self._rows(examples, rng)
+            yield number, index, self._draw_rows(examples, budget, rng)
+
+    def _draw_rows(self, examples: list[Example], budget: int, rng: random.Random) -> RowBatch:
+        """Rows of a random kind; those with a canvas or copies are longer than their examples, and fewer."""
+        if self.stage == "autoregressive":
+            return self._next_token_rows(examples)
+        section, draw = self.config.teacher, rng.random()
+        if draw < section.rehearsal:
+            return self._next_token_rows(examples)
+        if draw < section.rehearsal + section.blockwise:
+            block = self.config.manifest.block_length
+            longest = max(len(e.prompt) + (1 + section.copies) * (len(e.answer) + block - 1) for e in examples)
+            return block_rows(
+                examples[: max(1, budget // longest)],
+                mask_id=int(self.tokenizer.mask_token_id),
+                end_id=int(self.tokenizer.eos_token_id),
+                block_length=block,
+                copies=section.copies,
+                rng=rng,
+            )
+        return self._rows(examples, rng, budget)
 
     def _loss(self, batch: RowBatch) -> tuple[Tensor, dict[str, float]]:
         loss, accuracy = token_loss(self.model, batch, shift=True)

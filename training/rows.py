@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from training.attention import RowAttention, causal_mask
+from training.packed import pack
 
 SMALLEST_RATIO = 0.1  # Below it a row would ask for next to nothing.
 
@@ -33,12 +34,17 @@ class RowBatch:
         attention: what each row's queries see.
         targets: [rows, L] int64: the id to predict for a position, -1 where nothing is asked.
         weights: [rows, L] fp32: what an asked position counts.
+        row_positions: [rows, L] int64; ``None`` for rows that simply count from 0.
+        previous: [rows, L] int64, the index in the row of the state before each position; ``None`` if that is the
+            index before.
     """
 
     token_ids: Tensor
     attention: RowAttention
     targets: Tensor
     weights: Tensor
+    row_positions: Tensor | None = None
+    previous: Tensor | None = None
 
     @property
     def tokens(self) -> int:
@@ -47,8 +53,8 @@ class RowBatch:
 
     @property
     def positions(self) -> Tensor:
-        """[1, L] int64: rows start at position 0."""
-        return torch.arange(self.token_ids.shape[1])[None]
+        """[rows or 1, L] int64."""
+        return self.row_positions if self.row_positions is not None else torch.arange(self.token_ids.shape[1])[None]
 
 
 def next_token_rows(examples: list[Example], *, pad_id: int) -> RowBatch:
@@ -64,7 +70,14 @@ def next_token_rows(examples: list[Example], *, pad_id: int) -> RowBatch:
 
 
 def masked_rows(
-    examples: list[Example], *, mask_id: int, end_id: int, generation_length: int, block_length: int, rng: random.Random
+    examples: list[Example],
+    *,
+    mask_id: int,
+    end_id: int,
+    generation_length: int,
+    block_length: int,
+    rng: random.Random,
+    budget: float = float("inf"),
 ) -> RowBatch:
     """Rows for a bidirectional teacher: the answer, continued with end tokens, is partly masked.
 
@@ -77,12 +90,13 @@ def masked_rows(
     - half: the same, but the active block is clean up to a random position and masked from there on, in half of
       these rows with some positions filled in: what a decoder that finalises one token a step mostly sees.
 
-    A position with d masks directly before it counts 1 / (1 + d). The first of a run is nearly determined by what
-    is known and decides what a decoder does next; the others are mostly noise, and would drown it.
+    Positions weigh as in ``frontier_weights``. Canvases are as long as the longest example asks, in a quarter of the
+    batches longer, up to ``generation_length``; examples that would then exceed ``budget`` tokens are left out.
     """
     longest = max(example.length for example in examples)
     room = max(0, min(len(example.prompt) for example in examples) + generation_length - longest)
-    length = longest + (rng.randint(0, room) if rng.random() < 0.5 else 0)
+    length = longest + (rng.randint(0, room) if rng.random() < 0.25 else 0)
+    examples = examples[: int(max(1, min(len(examples), budget // length)))]
     token_ids = torch.full((len(examples), length), end_id)
     targets = torch.full((len(examples), length), -1)
     weights = torch.zeros(len(examples), length)
@@ -91,17 +105,61 @@ def masked_rows(
         token_ids[row, : example.length] = torch.tensor(example.prompt + example.answer)
         hidden, asked = _masks(len(example.answer), length - start, block_length, rng)
         targets[row, start:] = token_ids[row, start:].masked_fill(~asked, -1)
-        weights[row, start:] = 1 / (1 + _masks_before(hidden))
+        weights[row, start:] = frontier_weights(hidden)
         token_ids[row, start:].masked_fill_(hidden, mask_id)
     return RowBatch(token_ids, RowAttention(None), targets, weights)
 
 
-def _masks_before(hidden: Tensor) -> Tensor:
-    """[n] bool -> [n] int64: the length of the run of true that ends directly before each position."""
+def frontier_weights(hidden: Tensor) -> Tensor:
+    """[n] bool -> [n] fp32: a position with d masks directly before it counts (1 + d)^-0.5.
+
+    The first of a run is nearly determined by what is known and decides what a decoder does next; those far behind
+    it are mostly noise, and would drown it.
+    """
     offsets = torch.arange(len(hidden))
     last_known = torch.where(hidden, -1, offsets).cummax(0).values
     before = torch.cat((torch.tensor([-1]), last_known[:-1]))
-    return offsets - 1 - before
+    return (offsets - before).float() ** -0.5
+
+
+def block_rows(
+    examples: list[Example], *, mask_id: int, end_id: int, block_length: int, copies: int, rng: random.Random
+) -> RowBatch:
+    """Rows under the block-causal mask, packed: see ``pack``. The answer is continued with end tokens to whole blocks.
+
+    A block of a copy is all masked (a quarter of them), or clean up to a random position and masked behind it with a
+    few positions filled in (a third), or masked with one ratio t ~ U(0, 1). Positions weigh as in
+    ``frontier_weights``.
+    """
+    answers, hidden = [], []
+    for example in examples:
+        blocks = -(-len(example.answer) // block_length)
+        answers.append(torch.full((blocks * block_length,), end_id))
+        answers[-1][: len(example.answer)] = torch.tensor(example.answer)
+        masks = torch.cat([_block_mask(block_length, rng) for _ in range(copies * blocks)])
+        hidden.append(masks.view(copies, -1))
+    prompts = [example.prompt for example in examples]
+    rows, truth = pack(prompts, answers, hidden, mask_id=mask_id, block_length=block_length)
+    targets = torch.full(rows.token_ids.shape, -1)
+    targets[rows.asked] = truth
+    weights = torch.zeros(targets.shape)
+    weights[rows.asked] = torch.cat([frontier_weights(row)[row] for masks in hidden for row in masks])
+    return RowBatch(rows.token_ids, RowAttention(rows.mask), targets, weights, rows.positions, rows.previous)
+
+
+def _block_mask(block_length: int, rng: random.Random) -> Tensor:
+    """[block_length] bool: the masked positions of a block; at least one."""
+    kind = rng.random()
+    if kind < 0.25:
+        return torch.ones(block_length, dtype=torch.bool)
+    draw = torch.tensor([rng.random() for _ in range(block_length)])
+    if kind < 0.58:
+        filled = rng.uniform(0.0, 0.5) if rng.random() < 0.5 else 0.0
+        hidden = (torch.arange(block_length) >= rng.randrange(block_length)) & (draw >= filled)
+    else:
+        hidden = draw < rng.random()
+    hidden[rng.randrange(block_length)] |= not hidden.any()
+    return hidden
 
 
 def frontier_rows(examples: list[Example], *, mask_id: int, block_length: int, rng: random.Random) -> RowBatch:

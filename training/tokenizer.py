@@ -1,9 +1,15 @@
-"""Trains nano's tokenizer: byte-level BPE, digits split one by one, a chat template of four markers."""
+"""Trains nano's tokenizer: byte-level BPE, numbers digit by digit in columns, a chat template of four markers.
+
+A number of one or two digits is encoded with invisible tokens in front, so that it takes three: ones, tens and
+hundreds stand in columns, as on a pupil's squared paper. Decoding leaves the filling out. Where a later token lies
+then does not hang on how large a number turns out to be, which is what lets a block be denoised at many places
+at once.
+"""
 
 import itertools
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from training.data.mixture import training_stream
@@ -11,6 +17,7 @@ from training.data.problem import Task
 
 EOS, PAD, MASK = "<|endoftext|>", "<|pad|>", "<|mask|>"
 SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
+FILLING = "\x1f"  # A control character that no text has.
 SPECIAL_TOKENS = (EOS, PAD, MASK, SYSTEM, USER, ASSISTANT, END)
 
 CHAT_TEMPLATE = (
@@ -28,13 +35,19 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Trains on ``samples`` problems of the training split and saves the tokenizer into ``directory``."""
     tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace(Regex(r"(?<!\d)(?=\d(?!\d))"), FILLING * 2),
+            normalizers.Replace(Regex(r"(?<!\d)(?=\d\d(?!\d))"), FILLING),
+        ]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r"\d"), behavior="isolated"),
+            pre_tokenizers.Split(Regex(rf"[\d{FILLING}]"), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
         ]
     )
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(FILLING, "")])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(SPECIAL_TOKENS),

@@ -109,7 +109,7 @@ def test_the_bundled_recipe_is_valid() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("steps = 1600", "stepps = 1600"), "autoregressive.stepps"),
+        (("steps = 1300", "stepps = 1300"), "autoregressive.stepps"),
         (("seed = 20261122", "seed = 'x'"), "seed"),
         (("hidden_size = 128", "hidden_sise = 128"), "unknown keys: hidden_sise"),
         (("words = 0.62", "poems = 0.62"), "mixture"),

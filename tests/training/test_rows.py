@@ -9,7 +9,7 @@ from model.config import TransformerConfig
 from model.transformer import Transformer
 from training.attention import RowAttention, block_causal_mask
 from training.objectives import prediction_rows, token_loss
-from training.rows import Example, frontier_rows, masked_rows, next_token_rows
+from training.rows import Example, block_rows, frontier_rows, masked_rows, next_token_rows
 
 MASK, END, PAD = 63, 62, 61
 EXAMPLES = [
@@ -67,7 +67,7 @@ def test_masked_rows_hide_only_answers_and_ask_only_for_what_is_hidden() -> None
             assert not (asked & ~hidden).any()
             weights, run = batch.weights[row, start:], 0
             for position, is_hidden in enumerate(hidden.tolist()):
-                assert float(weights[position]) == pytest.approx(1 / (1 + run))
+                assert float(weights[position]) == pytest.approx((1 + run) ** -0.5)
                 run = run + 1 if is_hidden else 0
             if not torch.equal(asked, hidden):  # A step of block-wise decoding.
                 block = torch.arange(len(hidden)) // 4
@@ -77,6 +77,49 @@ def test_masked_rows_hide_only_answers_and_ask_only_for_what_is_hidden() -> None
                 assert not asked[block != active].any()
     assert min(lengths) == 12  # The longest example as it is.
     assert 12 < max(lengths) <= 17  # One prompt token and the whole canvas.
+
+
+def test_block_rows_hold_the_clean_answer_and_masked_copies_of_it() -> None:
+    all_masked = 0
+    for seed in range(40):
+        batch = block_rows(EXAMPLES, mask_id=MASK, end_id=END, block_length=4, copies=2, rng=random.Random(seed))
+        assert batch.token_ids.shape == (3, 2 + 3 * 12)
+        for row, example in enumerate(EXAMPLES):
+            start, size = len(example.prompt), -(-len(example.answer) // 4) * 4
+            ids, targets = batch.token_ids[row], batch.targets[row]
+            clean = torch.full((size,), END)
+            clean[: len(example.answer)] = torch.tensor(example.answer)
+            assert ids[: start + size].tolist() == [*example.prompt, *clean.tolist()]
+            assert (targets[: start + size] == -1).all()
+            for copy in range(2):
+                at = start + size * (copy + 1)
+                part, wanted = ids[at : at + size], targets[at : at + size]
+                hidden = part == MASK
+                assert torch.equal(hidden, wanted >= 0)
+                assert torch.equal(torch.where(hidden, wanted, part), clean)
+                assert hidden.view(-1, 4).any(-1).all()
+                all_masked += int(hidden.view(-1, 4).all(-1).sum())
+            assert (targets[start + 3 * size :] == -1).all()
+    assert 0.25 < all_masked / (40 * 2 * 5) < 0.55  # A quarter, and those that come out so.
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_packed_blocks_predict_what_they_do_in_a_row_of_their_own(shift) -> None:
+    model, block = tiny(), 4
+    batch = block_rows(EXAMPLES, mask_id=MASK, end_id=END, block_length=block, copies=2, rng=random.Random(5))
+    hidden = model(batch.token_ids, batch.positions, batch.attention)
+    packed = prediction_rows(hidden, shift=shift, previous=batch.previous)
+    for row, example in enumerate(EXAMPLES):
+        start, size = len(example.prompt), -(-len(example.answer) // block) * block
+        for copy in range(2):
+            for offset in range(0, size, block):
+                at = start + size * (copy + 1) + offset
+                ids = batch.token_ids[row]
+                alone = torch.cat((ids[: start + offset], ids[at : at + block]))[None]
+                mask = block_causal_mask(torch.tensor([start]), block, alone.shape[1])
+                own = model(alone, torch.arange(alone.shape[1])[None], RowAttention(mask))
+                expected = prediction_rows(own, shift=shift)[0, -block:]
+                torch.testing.assert_close(packed[row, at : at + block], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_frontier_rows_ask_for_the_first_unknown_token_alone() -> None:

@@ -166,7 +166,7 @@ class _Calls(torch.nn.Module):
 @pytest.mark.parametrize(
     ("weights", "calls"),
     [
-        ((1.0, 0.5, 0.1), [True, False, True]),
+        ((1.0, 0.5, 0.1), [True, True, False, True]),
         ((1.0, 0.0, 0.1), [True, True]),
         ((0.0, 0.5, 0.0), [True, False]),
         ((0.0, 0.0, 0.1), [True]),
@@ -207,7 +207,7 @@ def _store(run: Path) -> TrajectoryStore:
 def _batch(run: Path) -> StudentBatch:
     stream = StudentStream(_store(run), seed="test", mask_id=MASK, end_id=EOS, block_length=BLOCK)
     _, _, batch = next(stream.batches())
-    assert batch.remaining.any()
+    assert batch.state.asked.any()
     return batch
 
 

@@ -9,18 +9,28 @@ EQUATION = re.compile(r"[\d+*/-]+(?:=[\d+*/-]+)+")
 
 
 def test_arithmetic_is_written_out_in_steps() -> None:
-    assert mul(24, 7) == "24*7=140+28=160+8=168"
-    assert mul(7, 24) == "7*24=140+28=160+8=168"
-    assert mul(152, 6) == "152*6=600+300+12=900+12=910+2=912"
+    assert mul(24, 7) == "24*7=140+28=168"
+    assert mul(7, 24) == "7*24=140+28=168"
+    assert mul(152, 6) == "152*6=600+300+12=900+12=912"
     assert mul(8, 9) == "8*9=72"
-    assert mul(30, 4) == "30*4=120"
+    assert mul(30, 4) == "30*4=120+0=120"
     assert add(47, 38) == "47+38=77+8=85"
-    assert add(147, 200) == "147+200=347"
+    assert add(47, 30) == "47+30=77+0=77"
+    assert add(147, 200) == "147+200=347+0=347"
     assert add(1, 2, 3) == "1+2+3=3+3=6"
     assert sub(9, 4) == "9-4=5"
     assert sub(415, 138) == "415-138=315-38=285-8=277"
+    assert sub(92, 30) == "92-30=62-0=62"
     assert div(84, 4) == "84/4=80/4+4/4=20+1=21"
     assert div(48, 4) == "48/4=12"
+
+
+def test_how_many_steps_a_sum_takes_follows_from_how_many_digits_it_has() -> None:
+    for operation in (add, sub, mul):
+        for left, right in (((50, 99), (10, 49)), ((50, 99), (2, 9))):
+            texts = [operation(a, b) for a in range(left[0], left[1] + 1) for b in range(right[0], right[1] + 1)]
+            shapes = {re.sub(r"\d+", "N", text) for text in texts if operation is not mul or right[1] < 10}
+            assert len(shapes) <= 1
 
 
 def test_every_equation_of_every_solution_is_true() -> None:

@@ -1,6 +1,6 @@
-"""What a student minimises on a batch: three forwards, and the LM head on the asked positions only."""
+"""What a student minimises on a batch, with the LM head on the asked positions only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from model.transformer import Transformer
 from training.attention import RowAttention
 from training.errors import TrainingError
 from training.objectives import prediction_rows
+from training.packed import AskedRows
 from training.student.losses import consistency, distillation, masked_likelihood
 from training.student.rows import StudentBatch
 
@@ -41,11 +42,10 @@ class AskedLogits(nn.Module):
         super().__init__()
         self.transformer, self.shift = transformer, shift
 
-    def forward(self, token_ids: Tensor, mask: Tensor, asked: Tensor) -> Tensor:
-        """token_ids [rows, L] int64, mask [rows, L, L] bool, asked [rows, L] bool -> [asked, vocab] logits."""
-        positions = torch.arange(token_ids.shape[1], device=token_ids.device)[None]
+    def forward(self, token_ids: Tensor, positions: Tensor, previous: Tensor, mask: Tensor, asked: Tensor) -> Tensor:
+        """Parts of ``AskedRows`` -> [asked, vocab] logits, in row-major order."""
         hidden = self.transformer(token_ids, positions, RowAttention(mask))
-        return self.transformer.logits(prediction_rows(hidden, shift=self.shift)[asked])
+        return self.transformer.logits(prediction_rows(hidden, shift=self.shift, previous=previous)[asked])
 
 
 class StudentObjective:
@@ -64,32 +64,21 @@ class StudentObjective:
     def __call__(self, batch: StudentBatch) -> tuple[Tensor, dict[str, float]]:
         """The loss, an fp32 scalar, and the losses it is made of, before weighting."""
         losses: dict[str, Tensor] = {}
-        if self.weights.distillation or self.weights.consistency:
-            losses |= self._imitation(batch)
-        if self.weights.dlm:
-            losses["dlm"] = self._likelihood(batch)
-        total = sum((getattr(self.weights, name) * loss for name, loss in losses.items()), start=torch.tensor(0.0))
-        return total, {name: float(loss.detach()) for name, loss in losses.items()}
-
-    def _imitation(self, batch: StudentBatch) -> dict[str, Tensor]:
-        losses = {}
-        undecided = batch.undecided if self.weights.distillation else torch.zeros_like(batch.undecided)
-        remaining = batch.remaining if self.weights.consistency else torch.zeros_like(batch.remaining)
-        asked = undecided | remaining
-        logits = self.student(batch.state, batch.state_mask, asked)
         if self.weights.distillation:
             teacher = nn.functional.linear(batch.teacher_hidden.to(self.teacher_head.dtype), self.teacher_head)
-            losses["distillation"] = distillation(logits, teacher, undecided[asked])
+            losses["distillation"] = distillation(self._logits(batch.states), teacher)
         if self.weights.consistency:
+            logits = self._logits(batch.state)
             # After y, not before: autocast keeps the weights it has cast, and those of a forward without gradient
             # would be used by the next one. Also with S empty: sharded ranks must call the student equally often.
             with torch.no_grad():
-                completed = self.student(batch.completed, batch.state_mask, remaining)
-            losses["consistency"] = consistency(logits, completed, remaining[asked])
-        return losses
+                completed = self._logits(replace(batch.state, token_ids=batch.completed))
+            losses["consistency"] = consistency(logits, completed)
+        if self.weights.dlm:
+            losses["dlm"] = masked_likelihood(self._logits(batch.truth), batch.targets, batch.target_weights)
+        total = sum((getattr(self.weights, name) * loss for name, loss in losses.items()), start=torch.tensor(0.0))
+        return total, {name: float(loss.detach()) for name, loss in losses.items()}
 
-    def _likelihood(self, batch: StudentBatch) -> Tensor:
-        asked = batch.targets >= 0
-        logits = self.student(batch.truth, batch.truth_mask, asked)
-        rows = asked.nonzero()[:, 0]
-        return masked_likelihood(logits, batch.targets[asked], rows, batch.ratios, batch.lengths)
+    def _logits(self, rows: AskedRows) -> Tensor:
+        logits: Tensor = self.student(rows.token_ids, rows.positions, rows.previous, rows.mask, rows.asked)
+        return logits

@@ -1,126 +1,135 @@
-"""Rows of a student's step: state y, state y* and the masked ground truth of some trajectories."""
+"""Rows of a student's step: the states of some trajectories, their later blocks, and the masked ground truth."""
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from training.attention import block_causal_mask
+from training.packed import AskedRows, pack
 from training.trajectories.states import block_completion, index_sets, state_after
 from training.trajectories.trajectory import Trajectory
+
+Truth = tuple[Sequence[int], Sequence[int]]
+"""Prompt and answer ids; the answer ends with one end token."""
 
 
 @dataclass(frozen=True, slots=True)
 class StudentBatch:
-    """One visit of some trajectories. The states share rows of length L, the truth has rows of length T.
-
-    A row is [prompt | canvas], filled on the right; no position of it sees the filling.
+    """One visit of some trajectories.
 
     Attributes:
-        state: [rows, L] int64, y: the canvas after k finalisations.
-        completed: [rows, L] int64, y*: the canvas when y's active block has just been completed.
-        state_mask: [rows, L, L] bool, what a position of y or y* sees.
-        undecided: [rows, L] bool, U: masked in y, filled in y*; at least one a row.
-        remaining: [rows, L] bool, S: masked in both.
-        teacher_hidden: [|U|, hidden_size], the teacher's states for U, in the order of ``undecided``.
-        truth: [rows, T] int64, the ground truth with masks.
-        truth_mask: [rows, T, T] bool, what a position of it sees.
-        targets: [rows, T] int64, the id under a mask, -1 elsewhere.
-        ratios: [rows] fp32, t: the share of the canvas that was to be masked.
-        lengths: [rows] int64, Lg: positions of the truth's canvas.
+        states: packed rows, one a trajectory. Each block of the copy is the active block of a state y of its own, and
+            its masks, asked, are U: masked in y, filled in y*.
+        teacher_hidden: [|U|, hidden_size], the teacher's states for U.
+        state: rows [prompt | canvas] of the trajectories whose later blocks are visited too, y: the canvas after k
+            finalisations. Asked is S: masked in y and in y*.
+        completed: [rows, L] int64, y*: the same canvas when y's active block has just been completed.
+        truth: packed rows of the ground truth; the masked positions are asked.
+        targets: [masked] int64, the ids there.
+        target_weights: [masked] fp32, see ``masked_likelihood``.
     """
 
-    state: Tensor
-    completed: Tensor
-    state_mask: Tensor
-    undecided: Tensor
-    remaining: Tensor
+    states: AskedRows
     teacher_hidden: Tensor
-    truth: Tensor
-    truth_mask: Tensor
+    state: AskedRows
+    completed: Tensor
+    truth: AskedRows
     targets: Tensor
-    ratios: Tensor
-    lengths: Tensor
+    target_weights: Tensor
 
     def to(self, device: torch.device) -> "StudentBatch":
         """The same batch on ``device``."""
-        return StudentBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
+        return StudentBatch(
+            self.states.to(device),
+            self.teacher_hidden.to(device),
+            self.state.to(device),
+            self.completed.to(device),
+            self.truth.to(device),
+            self.targets.to(device),
+            self.target_weights.to(device),
+        )
 
 
-def truth_canvas(truth: Sequence[int], block_length: int) -> int:
-    """Positions of the ground truth's canvas: whole blocks."""
-    return -(-len(truth) // block_length) * block_length
+def whole_blocks(length: int, block_length: int) -> int:
+    """``length`` rounded up to whole blocks."""
+    return -(-length // block_length) * block_length
 
 
-def student_rows(
-    trajectories: Sequence[Trajectory],
-    finalised: Sequence[int],
-    *,
-    mask_id: int,
-    end_id: int,
-    block_length: int,
-    rng: random.Random,
-) -> StudentBatch:
-    """Rows of all three forwards.
+def packed_states(
+    trajectories: Sequence[Trajectory], finalised: Sequence[Sequence[int]], *, mask_id: int, block_length: int
+) -> tuple[AskedRows, Tensor]:
+    """One state of every block of every trajectory.
+
+    Blocks before the active one are clean in any of its states, and nothing sees a later block: so all of them share
+    one row and predict what they would in rows of their own.
 
     Args:
-        trajectories: one a row.
-        finalised: k of each row: its state y has so many finalised positions, 0 <= k < n.
-        mask_id: id of a masked position.
-        end_id: id that continues the ground truth to whole blocks.
-        block_length: tokens in a block.
-        rng: draws t ~ U(0, 1), not below 1/Lg: below it a row would expect less than one mask, and the 1/t of
-            its loss would be noise. Every position is masked with probability t; if none was, one is.
+        finalised: for each trajectory the finalisations that each block's state is after, counted in the block.
+
+    Returns:
+        The rows, asked at U of every state, and the teacher's hidden states of U, [|U|, hidden_size].
     """
-    generator = torch.Generator().manual_seed(rng.getrandbits(62))
-    states, completions, undecided, remaining, hidden = [], [], [], [], []
-    truths, targets, ratios, lengths = [], [], [], []
+    hidden = []
+    for trajectory, counts in zip(trajectories, finalised, strict=True):
+        undecided = torch.zeros(len(trajectory.order), dtype=torch.bool)
+        for block, count in enumerate(counts):
+            undecided |= index_sets(trajectory.order, block * block_length + count, block_length)[0]
+        hidden.append(undecided[None])
+    prompts = [trajectory.prompt for trajectory in trajectories]
+    tokens = [trajectory.tokens for trajectory in trajectories]
+    rows, _ = pack(prompts, tokens, hidden, mask_id=mask_id, block_length=block_length)
+    states = [trajectory.hidden[masks[0]] for trajectory, masks in zip(trajectories, hidden, strict=True)]
+    return rows, torch.cat(states)
+
+
+def later_blocks(
+    trajectories: Sequence[Trajectory], finalised: Sequence[int], *, mask_id: int, block_length: int
+) -> tuple[AskedRows, Tensor]:
+    """State y of each trajectory after k = ``finalised`` finalisations, asked at S, and the ids of y*."""
+    states, completions, remaining = [], [], []
     for trajectory, k in zip(trajectories, finalised, strict=True):
         prompt = torch.tensor(trajectory.prompt)
-        outside = torch.zeros(len(prompt), dtype=torch.bool)
-        decided, later = index_sets(trajectory.order, k, block_length)
         completion = block_completion(k, block_length)
         states.append(torch.cat((prompt, state_after(trajectory, k, mask_id))))
         completions.append(torch.cat((prompt, state_after(trajectory, completion, mask_id))))
-        undecided.append(torch.cat((outside, decided)))
-        remaining.append(torch.cat((outside, later)))
-        hidden.append(trajectory.hidden[decided])
-
-        canvas = torch.full((truth_canvas(trajectory.truth, block_length),), end_id)
-        canvas[: len(trajectory.truth)] = torch.tensor(trajectory.truth)
-        ratio = max(rng.random(), 1 / len(canvas))
-        masked = torch.rand(len(canvas), generator=generator) < ratio
-        masked[rng.randrange(len(canvas))] |= not masked.any()
-        truths.append(torch.cat((prompt, canvas.masked_fill(masked, mask_id))))
-        targets.append(torch.cat((torch.full_like(prompt, -1), canvas.masked_fill(~masked, -1))))
-        ratios.append(ratio)
-        lengths.append(len(canvas))
-
+        later = index_sets(trajectory.order, k, block_length)[1]
+        remaining.append(torch.cat((torch.zeros(len(prompt), dtype=torch.bool), later)))
+    ids = pad_sequence(states, batch_first=True)
+    length = ids.shape[1]
     prompts = torch.tensor([len(trajectory.prompt) for trajectory in trajectories])
-    return StudentBatch(
-        state=_filled(states, end_id),
-        completed=_filled(completions, end_id),
-        state_mask=_visible(prompts, states, block_length),
-        undecided=_filled(undecided, False),
-        remaining=_filled(remaining, False),
-        teacher_hidden=torch.cat(hidden),
-        truth=_filled(truths, end_id),
-        truth_mask=_visible(prompts, truths, block_length),
-        targets=_filled(targets, -1),
-        ratios=torch.tensor(ratios),
-        lengths=torch.tensor(lengths),
-    )
+    lengths = torch.tensor([len(state) for state in states])
+    positions = torch.arange(length).expand_as(ids)
+    mask = block_causal_mask(prompts, block_length, length) & (torch.arange(length) < lengths[:, None])[:, None]
+    asked = pad_sequence(remaining, batch_first=True)
+    rows = AskedRows(ids, positions, (positions - 1).clamp_min(0), mask, asked)
+    return rows, pad_sequence(completions, batch_first=True)
 
 
-def _filled(rows: list[Tensor], value: float) -> Tensor:
-    return pad_sequence(rows, batch_first=True, padding_value=value)
+def masked_truth(
+    examples: Sequence[Truth], *, mask_id: int, end_id: int, block_length: int, rng: random.Random
+) -> tuple[AskedRows, Tensor, Tensor]:
+    """The ground truth with masks, as packed rows, the masked ids, and their weights in ``masked_likelihood``.
 
-
-def _visible(prompts: Tensor, rows: list[Tensor], block_length: int) -> Tensor:
-    """[rows, L, L] bool: block-causal, and no key behind the end of a row."""
-    lengths = torch.tensor([len(row) for row in rows])
-    length = int(lengths.max())
-    return block_causal_mask(prompts, block_length, length) & (torch.arange(length) < lengths[:, None])[:, None]
+    Every block draws a t ~ U(0, 1) of its own, not below 1/B: below it a block would expect less than one mask, and the
+    1/t of its loss would be noise. Every position is masked with probability t; if none was, one is.
+    """
+    generator = torch.Generator().manual_seed(rng.getrandbits(62))
+    answers, hidden, weights = [], [], []
+    for _, answer in examples:
+        canvas = torch.full((whole_blocks(len(answer), block_length),), end_id)
+        canvas[: len(answer)] = torch.tensor(answer)
+        blocks = len(canvas) // block_length
+        ratios = torch.tensor([max(rng.random(), 1 / block_length) for _ in range(blocks)])[:, None]
+        masks = torch.rand(blocks, block_length, generator=generator) < ratios
+        for block in masks:
+            block[rng.randrange(block_length)] |= not block.any()
+        answers.append(canvas)
+        hidden.append(masks.view(1, -1))
+        weights.append((1 / (ratios * len(canvas) * len(examples))).expand_as(masks)[masks])
+    prompts = [list(prompt) for prompt, _ in examples]
+    rows, targets = pack(prompts, answers, hidden, mask_id=mask_id, block_length=block_length)
+    return rows, targets, torch.cat(weights)

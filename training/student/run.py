@@ -1,19 +1,25 @@
 """The student stage of a small model: all weights train, starting from the teacher's."""
 
+import random
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from model.checkpoint import load_checkpoint
 from model.tokenizer import load_tokenizer
 from training.config import RecipeConfig
+from training.data.mixture import training_stream
+from training.data.problem import Task
 from training.errors import TrainingError
 from training.loop import Loop, workers_share
 from training.optimisation import make_optimizers
 from training.parallel import rank, world_size
 from training.pretraining import export
+from training.stream import encode
 from training.student.objective import AskedLogits, LossWeights, StudentObjective
 from training.student.stream import StudentStream
 from training.trajectories.store import TrajectoryStore, tokenizer_fingerprint
@@ -55,6 +61,9 @@ def run_student(config: RecipeConfig, directory: Path) -> None:
         block_length=manifest.block_length,
         held_out=min(_HELD_OUT, len(store) // _HELD_OUT),
         max_tokens=workers_share(section.tokens_per_batch),
+        first_step=section.first_step,
+        consistency_share=section.consistency_share,
+        fresh_truth=partial(_draw_truth, dict(config.mixture), tokenizer) if section.fresh_truth else None,
         rank=rank(),
         world_size=world_size(),
     )
@@ -83,3 +92,11 @@ def run_student(config: RecipeConfig, directory: Path) -> None:
         measure=measure,
         export=partial(export, directory / "student" / "checkpoint", model, tokenizer, manifest),
     ).run()
+
+
+def _draw_truth(
+    mixture: dict[Task, float], tokenizer: PreTrainedTokenizerBase, seed: str, count: int
+) -> list[tuple[list[int], list[int]]]:
+    """``count`` new problems of the training split."""
+    problems = list(islice(training_stream(f"truth/{seed}", mixture), count))
+    return [(example.prompt, example.answer) for example in encode(problems, tokenizer, random.Random(seed))]

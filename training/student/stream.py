@@ -1,11 +1,12 @@
 """The endless, reproducible sequence of a student's batches; resumable at any of them, a part of it for each rank."""
 
 import itertools
+import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from training.errors import TrainingError
-from training.student.rows import StudentBatch, student_rows, truth_canvas
+from training.student.rows import StudentBatch, Truth, later_blocks, masked_truth, packed_states, whole_blocks
 from training.trajectories.trajectory import Trajectory
 
 
@@ -23,7 +24,12 @@ class StudentStream:
         end_id: id that continues the ground truth to whole blocks.
         block_length: tokens in a block.
         max_rows: trajectories in a batch.
-        max_tokens: tokens of a batch's three forwards, filling included.
+        max_tokens: tokens of a batch's forwards, filling included.
+        first_step: share of the blocks taken before their first finalisation, beside those that a uniform number of
+            finalisations brings there. A decoder that finalises many tokens a step meets that state in every block.
+        consistency_share: share of a batch's trajectories whose later blocks are visited too.
+        fresh_truth: draws, from a seed, as many examples to take the masked ground truth from; ``None`` takes that of
+            the trajectories.
         rank: the worker these batches are for, of ``world_size``.
 
     Raises:
@@ -41,15 +47,19 @@ class StudentStream:
         held_out: int = 0,
         max_rows: float = float("inf"),
         max_tokens: float = float("inf"),
+        first_step: float = 0.0,
+        consistency_share: float = 1.0,
+        fresh_truth: Callable[[str, int], Sequence[Truth]] | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.trajectories, self.seed = trajectories, seed
         self.mask_id, self.end_id, self.block_length, self.held_out = mask_id, end_id, block_length, held_out
         self.max_rows, self.max_tokens = max_rows, max_tokens
+        self.first_step, self.consistency_share, self.fresh_truth = first_step, consistency_share, fresh_truth
         self.rank, self.world_size = rank, world_size
         self._lengths = [_row_lengths(trajectory, block_length) for trajectory in trajectories]
-        longest = max((_tokens(1, *lengths) for lengths in self._lengths), default=0)
+        longest = max((self._tokens(1, lengths) for lengths in self._lengths), default=0)
         if longest > max_tokens:
             raise TrainingError(f"a trajectory takes {longest} tokens, a worker's batch holds {max_tokens:.0f}")
 
@@ -61,17 +71,26 @@ class StudentStream:
                     yield number, index, self.rows(group, f"{number}/{index * self.world_size + self.rank}")
 
     def rows(self, group: Sequence[int], visit: str) -> StudentBatch:
-        """The trajectories numbered ``group``, each after a uniform number of finalisations; ``visit`` seeds it."""
+        """The trajectories numbered ``group``, each after uniform numbers of finalisations; ``visit`` seeds it."""
         rng = random.Random(f"{self.seed}/{visit}")
         trajectories = [self.trajectories[number] for number in group]
-        return student_rows(
-            trajectories,
-            [rng.randrange(len(trajectory.tokens)) for trajectory in trajectories],
-            mask_id=self.mask_id,
-            end_id=self.end_id,
-            block_length=self.block_length,
-            rng=rng,
-        )
+        counts = [
+            [self._finalised(rng) for _ in range(len(trajectory.tokens) // self.block_length)]
+            for trajectory in trajectories
+        ]
+        ids = {"mask_id": self.mask_id, "block_length": self.block_length}
+        states, hidden = packed_states(trajectories, counts, **ids)
+        later = trajectories[: math.ceil(self.consistency_share * len(trajectories))]
+        state, completed = later_blocks(later, [rng.randrange(len(item.tokens)) for item in later], **ids)
+        if self.fresh_truth is None:
+            examples: Sequence[Truth] = [(item.prompt, item.truth) for item in trajectories]
+        else:
+            examples = self.fresh_truth(f"{self.seed}/{visit}", len(trajectories))
+        truth, targets, weights = masked_truth(examples, end_id=self.end_id, rng=rng, **ids)
+        return StudentBatch(states, hidden, state, completed, truth, targets, weights)
+
+    def _finalised(self, rng: random.Random) -> int:
+        return 0 if rng.random() < self.first_step else rng.randrange(self.block_length)
 
     def _epoch(self, number: int) -> Iterator[list[int]]:
         """This rank's groups. All ranks cut and shuffle the same list."""
@@ -91,16 +110,16 @@ class StudentStream:
         return itertools.islice(groups, self.rank, steps * self.world_size, self.world_size)
 
     def _fits(self, group: list[int]) -> bool:
-        states, truths = zip(*(self._lengths[index] for index in group), strict=True)
-        return len(group) <= self.max_rows and _tokens(len(group), max(states), max(truths)) <= self.max_tokens
+        longest = [max(lengths) for lengths in zip(*(self._lengths[index] for index in group), strict=True)]
+        return len(group) <= self.max_rows and self._tokens(len(group), longest) <= self.max_tokens
+
+    def _tokens(self, rows: int, longest: Sequence[int]) -> int:
+        """Tokens of the forwards of so many trajectories, of which these are the longest rows of each kind."""
+        states, later, truth = longest
+        return rows * (states + truth) + 2 * math.ceil(self.consistency_share * rows) * later
 
 
-def _row_lengths(trajectory: Trajectory, block_length: int) -> tuple[int, int]:
-    """Tokens of a row that holds a state, and of one that holds the ground truth."""
-    prompt = len(trajectory.prompt)
-    return prompt + len(trajectory.tokens), prompt + truth_canvas(trajectory.truth, block_length)
-
-
-def _tokens(rows: int, state: int, truth: int) -> int:
-    """Tokens of the forwards of y, y* and the masked truth."""
-    return rows * (2 * state + truth)
+def _row_lengths(trajectory: Trajectory, block_length: int) -> tuple[int, int, int]:
+    """Tokens of a trajectory's packed states, of its y and y*, and of its packed truth."""
+    prompt, n = len(trajectory.prompt), len(trajectory.tokens)
+    return prompt + 2 * n, prompt + n, prompt + 2 * whole_blocks(len(trajectory.truth), block_length)
