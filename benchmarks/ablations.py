@@ -45,10 +45,10 @@ def main(
         train(recipe, run, directory, changes, steps, workers)
         table = make_table(
             count=count, seed=seed, split="development", latency_count=5, generation_length=192, runs=directory,
-            rows="student_tau_0.9", json_file=None, picture=None,
+            rows="student,student_tau_0.9", json_file=None, picture=None,
         )  # fmt: skip
         for row in table["rows"]:
-            kept = ("task", "n", "score", "interval", "denoise_steps", "tokens_per_step", "generated_length")
+            kept = ("name", "task", "n", "score", "interval", "denoise_steps", "tokens_per_step", "generated_length")
             rows.append({"variant": name, **{key: row[key] for key in kept}})
     text = json.dumps({"steps": steps, "split": "development", "seed": seed, "rows": rows}, indent=2)
     typer.echo(text)

@@ -24,7 +24,7 @@ from training.decoding.rules import EntropyBound, Rule, TopConfidence
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NAIVE, TRUNCATED, REFERENCE_STUDENT = "naive_teacher", "truncated_teacher", "student_tau_0.9"
+NAIVE, TRUNCATED, REFERENCE_STUDENT = "naive_teacher", "truncated_teacher", "student"
 
 # Name of the row: what it does.
 ROWS: dict[str, str] = {
@@ -36,16 +36,18 @@ ROWS: dict[str, str] = {
     "dkv_cache": "dKV-Cache-Decode, 1 token a step, refreshed every 8 steps",
     "dllm_cache": "dLLM-Cache, 1 token a step, prompt every 50 steps, response every 7, ratio 0.25",
     "eb_sampler_teacher": f"full forwards, EB-Sampler, entropy bound {DEFAULT_ENTROPY_BOUND:g}",
+    REFERENCE_STUDENT: "engine, as the checkpoint says: what is served unless a request asks otherwise",
     "student_tau_0.85": "engine, threshold 0.85",
-    REFERENCE_STUDENT: "engine, threshold 0.9",
+    "student_tau_0.9": "engine, threshold 0.9",
     "student_tau_0.95": "engine, threshold 0.95",
     "student_factor": f"engine, factor {DEFAULT_FACTOR:g}",
     "student_eb_sampler": f"engine, entropy bound {DEFAULT_ENTROPY_BOUND:g}",
     "autoregressive": "engine, 1 token a step",
 }
 _STUDENT: dict[str, DecodingParams] = {
+    REFERENCE_STUDENT: DecodingParams(),
     "student_tau_0.85": DecodingParams(confidence_threshold=0.85),
-    REFERENCE_STUDENT: DecodingParams(confidence_threshold=0.9),
+    "student_tau_0.9": DecodingParams(confidence_threshold=0.9),
     "student_tau_0.95": DecodingParams(confidence_threshold=0.95),
     "student_factor": DecodingParams(decoding="factor", decoding_factor=DEFAULT_FACTOR),
     "student_eb_sampler": DecodingParams(decoding="entropy_bound", entropy_bound=DEFAULT_ENTROPY_BOUND),

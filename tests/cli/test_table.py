@@ -23,8 +23,8 @@ from tests.checkpoints import AXES
 
 NAMES = [
     "naive_teacher", "naive_teacher_early_stop", "truncated_teacher", "prefix_cache", "dual_cache", "dkv_cache",
-    "dllm_cache", "eb_sampler_teacher", "student_tau_0.85", "student_tau_0.9", "student_tau_0.95", "student_factor",
-    "student_eb_sampler", "autoregressive",
+    "dllm_cache", "eb_sampler_teacher", "student", "student_tau_0.85", "student_tau_0.9", "student_tau_0.95",
+    "student_factor", "student_eb_sampler", "autoregressive",
 ]  # fmt: skip
 COLUMNS = {
     "name", "task", "decoding", "n", "score", "interval", "denoise_steps", "steps_reduction", "latency_s",
@@ -146,7 +146,7 @@ def test_some_rows_and_a_picture(runs: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--rows", "naive_teacher,student"), "unknown row 'student'"),
+        (("--rows", "naive_teacher,students"), "unknown row 'students'"),
         (("--runs", "/nowhere", "--rows", "dual_cache"), "/nowhere/teacher/checkpoint: no such checkpoint directory"),
         (("--task", "words"), "--task cannot be used with --table"),
         (("--generation-length", "33", "--rows", "dual_cache"), "33"),
