@@ -92,7 +92,9 @@ class StudentSection(OptimisationSection):
     """Distillation of the teacher's trajectories, with the weights of its three losses; 0 leaves one out.
 
     ``first_step`` and ``consistency_share``: see ``StudentStream``. ``fresh_truth`` takes the masked ground truth from
-    new problems of the training split in place of those the teacher has solved: no trajectory is needed for it.
+    new problems of the training split, ``truths`` for each trajectory, in place of those the teacher has solved: no
+    trajectory is needed for it, and a small model soon knows a thousand trajectories by heart.
+    ``only_exact`` leaves out the trajectories that did not arrive at the ground truth, token for token.
     """
 
     distillation: float = Field(default=1.0, ge=0)
@@ -101,6 +103,8 @@ class StudentSection(OptimisationSection):
     first_step: float = Field(default=0.0, ge=0, le=1)
     consistency_share: float = Field(default=1.0, gt=0, le=1)
     fresh_truth: bool = False
+    truths: int = Field(default=1, ge=1)
+    only_exact: bool = False
 
 
 def _known_keys(value: object) -> object:

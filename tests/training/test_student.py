@@ -214,3 +214,8 @@ def _batch(run: Path) -> StudentBatch:
 def _student(run: Path) -> AskedLogits:
     checkpoint = load_checkpoint(run / "teacher" / "checkpoint")
     return AskedLogits(checkpoint.transformer.requires_grad_(True), shift=checkpoint.manifest.shift)
+
+
+def test_only_trajectories_that_arrived_at_the_truth_can_be_asked_for(run: Path) -> None:
+    with pytest.raises(TrainingError, match="0 trajectories are too few"):  # A random teacher is never right.
+        run_student(recipe(run, only_exact=True), run)

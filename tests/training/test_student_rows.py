@@ -33,6 +33,13 @@ SHORT = trajectory([1, 2], [1, 0, 3, 2], [5, EOS])
 LONG = trajectory([1, 2, 3], [3, 0, 2, 1, 6, 4, 7, 5], [5, 6, 7, 8, EOS])
 
 
+def test_a_trajectory_is_exact_up_to_the_truths_end() -> None:
+    assert trajectory([1], [0, 1, 2, 3], [10, 11, 12]).exact
+    assert trajectory([1], [0, 1, 2, 3], [10, 11, 12, 13]).exact
+    assert not trajectory([1], [0, 1, 2, 3], [10, 11, 13]).exact
+    assert not trajectory([1], [0, 1, 2, 3], [10, 11, 12, 13, 14]).exact
+
+
 def test_every_block_of_a_packed_row_is_in_a_state_of_its_own() -> None:
     states, hidden = packed_states([SHORT, LONG], [[1], [2, 3]], mask_id=MASK, block_length=BLOCK)
     clean = torch.where(states.token_ids == MASK, -1, states.token_ids).tolist()
@@ -158,8 +165,9 @@ def test_the_truth_can_come_from_fresh_examples() -> None:
         drawn.append((seed, count))
         return [([7], [8, EOS])] * count
 
-    batches = list(islice(_stream(max_rows=3, fresh_truth=fresh).batches(), 2))
+    batches = list(islice(_stream(max_rows=3, fresh_truth=fresh, truths=2).batches(), 2))
     assert [count for _, count in drawn] == [len(batch.truth.token_ids) for _, _, batch in batches]
+    assert [count for _, count in drawn] == [2 * len(batch.states.token_ids) for _, _, batch in batches]
     assert len({seed for seed, _ in drawn}) == 2
     assert all((batch.truth.token_ids[:, 0] == 7).all() for _, _, batch in batches)
 

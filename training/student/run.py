@@ -1,6 +1,8 @@
 """The student stage of a small model: all weights train, starting from the teacher's."""
 
+import logging
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -23,6 +25,9 @@ from training.stream import encode
 from training.student.objective import AskedLogits, LossWeights, StudentObjective
 from training.student.stream import StudentStream
 from training.trajectories.store import TrajectoryStore, tokenizer_fingerprint
+from training.trajectories.trajectory import Trajectory
+
+logger = logging.getLogger(__name__)
 
 _HELD_OUT = 16  # Trajectories whose losses are logged and never trained on; fewer in a small store.
 
@@ -53,17 +58,22 @@ def run_student(config: RecipeConfig, directory: Path) -> None:
         block_length=manifest.block_length,
         hidden_size=model.config.hidden_size,
     )
+    trajectories: Sequence[Trajectory] = store
+    if section.only_exact:
+        trajectories = [trajectory for trajectory in store if trajectory.exact]
+        logger.info("student: %d of %d trajectories arrived at the truth", len(trajectories), len(store))
     stream = StudentStream(
-        store,
+        trajectories,
         seed=f"{config.seed}/student",
         mask_id=manifest.mask_token_id,
         end_id=manifest.stop_token_ids[0],
         block_length=manifest.block_length,
-        held_out=min(_HELD_OUT, len(store) // _HELD_OUT),
+        held_out=min(_HELD_OUT, len(trajectories) // _HELD_OUT),
         max_tokens=workers_share(section.tokens_per_batch),
         first_step=section.first_step,
         consistency_share=section.consistency_share,
         fresh_truth=partial(_draw_truth, dict(config.mixture), tokenizer) if section.fresh_truth else None,
+        truths=section.truths,
         rank=rank(),
         world_size=world_size(),
     )

@@ -30,6 +30,7 @@ class StudentStream:
         consistency_share: share of a batch's trajectories whose later blocks are visited too.
         fresh_truth: draws, from a seed, as many examples to take the masked ground truth from; ``None`` takes that of
             the trajectories.
+        truths: examples of ``fresh_truth`` for each trajectory.
         rank: the worker these batches are for, of ``world_size``.
 
     Raises:
@@ -50,6 +51,7 @@ class StudentStream:
         first_step: float = 0.0,
         consistency_share: float = 1.0,
         fresh_truth: Callable[[str, int], Sequence[Truth]] | None = None,
+        truths: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -57,6 +59,7 @@ class StudentStream:
         self.mask_id, self.end_id, self.block_length, self.held_out = mask_id, end_id, block_length, held_out
         self.max_rows, self.max_tokens = max_rows, max_tokens
         self.first_step, self.consistency_share, self.fresh_truth = first_step, consistency_share, fresh_truth
+        self.truths = truths if fresh_truth is not None else 1
         self.rank, self.world_size = rank, world_size
         self._lengths = [_row_lengths(trajectory, block_length) for trajectory in trajectories]
         longest = max((self._tokens(1, lengths) for lengths in self._lengths), default=0)
@@ -85,7 +88,7 @@ class StudentStream:
         if self.fresh_truth is None:
             examples: Sequence[Truth] = [(item.prompt, item.truth) for item in trajectories]
         else:
-            examples = self.fresh_truth(f"{self.seed}/{visit}", len(trajectories))
+            examples = self.fresh_truth(f"{self.seed}/{visit}", self.truths * len(trajectories))
         truth, targets, weights = masked_truth(examples, end_id=self.end_id, rng=rng, **ids)
         return StudentBatch(states, hidden, state, completed, truth, targets, weights)
 
@@ -116,7 +119,7 @@ class StudentStream:
     def _tokens(self, rows: int, longest: Sequence[int]) -> int:
         """Tokens of the forwards of so many trajectories, of which these are the longest rows of each kind."""
         states, later, truth = longest
-        return rows * (states + truth) + 2 * math.ceil(self.consistency_share * rows) * later
+        return rows * (states + self.truths * truth) + 2 * math.ceil(self.consistency_share * rows) * later
 
 
 def _row_lengths(trajectory: Trajectory, block_length: int) -> tuple[int, int, int]:

@@ -51,6 +51,11 @@ class Trajectory:
         if self.generation_length < length:
             raise ValueError(f"generation_length {self.generation_length} is below the {length} decoded tokens")
 
+    @property
+    def exact(self) -> bool:
+        """Whether the teacher wrote the truth, up to its end token."""
+        return self.tokens[: len(self.truth)].tolist() == self.truth
+
     def check_blocks(self, block_length: int) -> None:
         """Raises ``ValueError`` unless ``order`` finishes blocks of ``block_length`` one after another."""
         check_block_order(self.order, block_length)
