@@ -143,7 +143,9 @@ def block_rows(
     targets = torch.full(rows.token_ids.shape, -1)
     targets[rows.asked] = truth
     weights = torch.zeros(targets.shape)
-    weights[rows.asked] = torch.cat([frontier_weights(row)[row] for masks in hidden for row in masks])
+    # A block sees those before it clean: runs of masks do not go on from one to the next.
+    parts = [part for masks in hidden for part in masks.view(-1, block_length)]
+    weights[rows.asked] = torch.cat([frontier_weights(part)[part] for part in parts])
     return RowBatch(rows.token_ids, RowAttention(rows.mask), targets, weights, rows.positions, rows.previous)
 
 

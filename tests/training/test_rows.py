@@ -98,6 +98,11 @@ def test_block_rows_hold_the_clean_answer_and_masked_copies_of_it() -> None:
                 assert torch.equal(hidden, wanted >= 0)
                 assert torch.equal(torch.where(hidden, wanted, part), clean)
                 assert hidden.view(-1, 4).any(-1).all()
+                weights, run = batch.weights[row, at : at + size], 0
+                for position, is_hidden in enumerate(hidden.tolist()):
+                    run = 0 if position % 4 == 0 else run  # The block before is seen clean.
+                    assert float(weights[position]) == pytest.approx((1 + run) ** -0.5 if is_hidden else 0)
+                    run = run + 1 if is_hidden else 0
                 all_masked += int(hidden.view(-1, 4).all(-1).sum())
             assert (targets[start + 3 * size :] == -1).all()
     assert 0.25 < all_masked / (40 * 2 * 5) < 0.55  # A quarter, and those that come out so.
