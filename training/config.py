@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from model.config import TransformerConfig
 from training.data.problem import Task
@@ -74,6 +74,12 @@ class TeacherSection(OptimisationSection):
     blockwise: float = Field(default=0.0, ge=0, lt=1)
     copies: int = Field(default=2, ge=1)
 
+    @model_validator(mode="after")
+    def _leave_masked_rows(self) -> "TeacherSection":
+        if self.rehearsal + self.blockwise >= 1:
+            raise ValueError("rehearsal and blockwise together must leave a share for rows with full attention")
+        return self
+
 
 class TrajectorySection(Section):
     """What the teacher records: each of ``examples`` problems once at every temperature, in shards of trajectories.
@@ -91,9 +97,8 @@ class TrajectorySection(Section):
 class StudentSection(OptimisationSection):
     """Distillation of the teacher's trajectories, with the weights of its three losses; 0 leaves one out.
 
-    ``first_step`` and ``consistency_share``: see ``StudentStream``. ``fresh_truth`` takes the masked ground truth from
-    new problems of the training split, ``truths`` for each trajectory, in place of those the teacher has solved: no
-    trajectory is needed for it, and a small model soon knows a thousand trajectories by heart.
+    ``first_step``, ``consistency_share`` and ``truths``: see ``StudentStream``. ``fresh_truth`` takes the masked ground
+    truth from new problems of the training split in place of those the teacher has solved.
     ``only_exact`` leaves out the trajectories that did not arrive at the ground truth, token for token.
     """
 

@@ -17,7 +17,7 @@ from training.data.problem import Task
 
 EOS, PAD, MASK = "<|endoftext|>", "<|pad|>", "<|mask|>"
 SYSTEM, USER, ASSISTANT, END = "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"
-FILLING = "\x1f"  # A control character that no text has.
+FILLING = "\x1f"  # A control character: where a text has it, decoding leaves it out too.
 SPECIAL_TOKENS = (EOS, PAD, MASK, SYSTEM, USER, ASSISTANT, END)
 
 CHAT_TEMPLATE = (

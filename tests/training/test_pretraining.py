@@ -111,6 +111,7 @@ def test_the_bundled_recipe_is_valid() -> None:
     [
         (("steps = 1300", "stepps = 1300"), "autoregressive.stepps"),
         (("seed = 20261122", "seed = 'x'"), "seed"),
+        (("rehearsal = 0.4", "rehearsal = 0.9"), "rehearsal and blockwise"),
         (("hidden_size = 128", "hidden_sise = 128"), "unknown keys: hidden_sise"),
         (("words = 0.62", "poems = 0.62"), "mixture"),
         (("[mixture]", "[mixture"), "line"),

@@ -158,6 +158,11 @@ def test_blocks_can_be_taken_before_their_first_finalisation() -> None:
         assert asked / positions == pytest.approx(masked, abs=0.08 if share < 1 else 0)
 
 
+def test_a_trajectorys_own_truth_can_be_masked_several_times() -> None:
+    _, _, batch = next(_stream(max_rows=3, truths=2).batches())
+    assert len(batch.truth.token_ids) == 2 * len(batch.states.token_ids) == 6
+
+
 def test_the_truth_can_come_from_fresh_examples() -> None:
     drawn: list[tuple[str, int]] = []
 

@@ -1,8 +1,8 @@
 """Arithmetic written out the way a pupil would: every ``=`` does one thing a table or one carry can do.
 
-Sums and differences move one place at a time, products are split by place, quotients into tens and ones. How many
-steps there are follows from how many digits the operands have, hardly from which: so the place of a later number can
-be foretold before the earlier ones are known, and a block can be worked on at many places at once.
+Sums and differences move one place at a time, products are split by place, quotients into tens and ones. Except for
+quotients, how many steps there are follows from how many digits the operands have, hardly from which: so the place of
+a later number can be foretold before the earlier ones are known, and a block can be worked on at many places at once.
 """
 
 from collections.abc import Sequence

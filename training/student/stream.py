@@ -24,13 +24,13 @@ class StudentStream:
         end_id: id that continues the ground truth to whole blocks.
         block_length: tokens in a block.
         max_rows: trajectories in a batch.
-        max_tokens: tokens of a batch's forwards, filling included.
+        max_tokens: tokens of a batch's forwards, filling included; a fresh truth counts as the trajectory's own does.
         first_step: share of the blocks taken before their first finalisation, beside those that a uniform number of
             finalisations brings there. A decoder that finalises many tokens a step meets that state in every block.
         consistency_share: share of a batch's trajectories whose later blocks are visited too.
         fresh_truth: draws, from a seed, as many examples to take the masked ground truth from; ``None`` takes that of
             the trajectories.
-        truths: examples of ``fresh_truth`` for each trajectory.
+        truths: masked ground truths for each trajectory.
         rank: the worker these batches are for, of ``world_size``.
 
     Raises:
@@ -59,7 +59,7 @@ class StudentStream:
         self.mask_id, self.end_id, self.block_length, self.held_out = mask_id, end_id, block_length, held_out
         self.max_rows, self.max_tokens = max_rows, max_tokens
         self.first_step, self.consistency_share, self.fresh_truth = first_step, consistency_share, fresh_truth
-        self.truths = truths if fresh_truth is not None else 1
+        self.truths = truths
         self.rank, self.world_size = rank, world_size
         self._lengths = [_row_lengths(trajectory, block_length) for trajectory in trajectories]
         longest = max((self._tokens(1, lengths) for lengths in self._lengths), default=0)
@@ -86,7 +86,7 @@ class StudentStream:
         later = trajectories[: math.ceil(self.consistency_share * len(trajectories))]
         state, completed = later_blocks(later, [rng.randrange(len(item.tokens)) for item in later], **ids)
         if self.fresh_truth is None:
-            examples: Sequence[Truth] = [(item.prompt, item.truth) for item in trajectories]
+            examples: Sequence[Truth] = [(item.prompt, item.truth) for item in trajectories] * self.truths
         else:
             examples = self.fresh_truth(f"{self.seed}/{visit}", self.truths * len(trajectories))
         truth, targets, weights = masked_truth(examples, end_id=self.end_id, rng=rng, **ids)
