@@ -35,8 +35,8 @@ def generate(
     """Answer one prompt without a server."""
     from model.config import CheckpointError
     from model.tokenizer import load_tokenizer
-    from scheduler.engine import Engine
-    from scheduler.errors import EngineStartError, RequestError
+    from scheduler.errors import EngineError, RequestError
+    from scheduler.llm import LLM
     from scheduler.messages import DecodingParams, GenerateRequest
     from scheduler.options import EngineOptions
 
@@ -51,36 +51,24 @@ def generate(
     try:
         tokenizer = load_tokenizer(directory)
         printer = StepPrinter(console, tokenizer) if show_steps else None
-        engine = Engine(options, printer)
+        llm = LLM(options, printer)
+        manifest = llm.engine.manifest
         if printer:
-            printer.manifest = engine.manifest
+            printer.manifest = manifest
         params = DecodingParams(temperature=temperature, seed=seed, confidence_threshold=confidence_threshold)
         prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
-        room = engine.manifest.max_model_len - len(prompt_ids)
-        engine.add(
-            GenerateRequest(
-                request_id="0", prompt_ids=prompt_ids, max_tokens=max(1, min(max_tokens, room)), params=params
-            )
+        length = max(1, min(max_tokens, manifest.max_model_len - len(prompt_ids)))
+        [done] = llm.generate(
+            [GenerateRequest(request_id="0", prompt_ids=prompt_ids, max_tokens=length, params=params)]
         )
-    except (CheckpointError, EngineStartError, RequestError) as error:
+    except (CheckpointError, EngineError, RequestError) as error:
         typer.echo(f"cdlm generate: {error}", err=True)
         raise typer.Exit(1) from None
-    token_ids: list[int] = []
-    steps = blocks = 0
-    while engine.busy:
-        for output in engine.step().outputs:
-            if output.error is not None:
-                typer.echo(f"cdlm generate: the engine failed: {output.error}", err=True)
-                raise typer.Exit(1)
-            token_ids += output.token_ids
-            steps += output.denoise_steps
-            blocks += 1
-    console.print(Text(str(tokenizer.decode(token_ids))))
+    console.print(Text(str(tokenizer.decode(done.token_ids))))
     if show_steps:
-        per_step = len(token_ids) / max(1, steps)
-        console.print(
-            Text(f"{len(token_ids)} tokens in {blocks} blocks and {steps} steps: {per_step:.1f} a step", style="dim")
-        )
+        tokens, steps = len(done.token_ids), done.denoise_steps
+        figures = f"{tokens} tokens in {done.blocks} blocks and {steps} steps: {tokens / max(1, steps):.1f} a step"
+        console.print(Text(figures, style="dim"))
 
 
 class StepPrinter:
