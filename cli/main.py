@@ -2,11 +2,11 @@
 
 import typer
 
-from cli import bench, evaluate, generate, serve, train
+from cli import bench, evaluate, generate, plan, serve, train
 
 app = typer.Typer(
     name="cdlm",
-    help="Serve, try, measure and train block-causal diffusion language models.",
+    help="Serve, try, measure, plan and train block-causal diffusion language models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -15,6 +15,7 @@ serve.register(app)
 app.command("generate")(generate.generate)
 app.command("eval")(evaluate.evaluate)
 app.command("bench")(bench.bench)
+app.command("plan")(plan.plan)
 app.add_typer(train.app, name="train")
 
 

@@ -20,7 +20,7 @@ def cdlm(*arguments: str, timeout: float = 200) -> subprocess.CompletedProcess[s
 def test_help_lists_every_command() -> None:
     result = cdlm("--help")
     assert result.returncode == 0
-    for name in ("serve", "generate", "eval", "bench", "train"):
+    for name in ("serve", "generate", "eval", "bench", "plan", "train"):
         assert name in result.stdout
 
 

@@ -1,0 +1,10 @@
+"""Quantities with the prefix that keeps them readable."""
+
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"))
+
+
+def quantity(value: float, unit: str) -> str:
+    """Three digits: 15231233024 bytes are ``15.2 GB``, 0.00422 s are ``4.22 ms``."""
+    # A ratio of 0.9995 and above would be printed as 1000 of the smaller unit.
+    scale, prefix = next((entry for entry in _PREFIXES if abs(value) >= entry[0] * 0.9995), _PREFIXES[-1])
+    return f"{value / scale:.3g} {prefix}{unit}"

@@ -1,0 +1,81 @@
+"""Published models by name: what their ``config.json`` says of the shape, so that none has to be downloaded to plan."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_SDAR: dict[str, Any] = {
+    "model_type": "sdar",
+    "architectures": ["SDARForCausalLM"],
+    "head_dim": 128,
+    "num_key_value_heads": 8,
+    "vocab_size": 151936,
+    "tie_word_embeddings": False,  # Unlike the Qwen3 they come from.
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "eos_token_id": 151643,
+}
+_QWEN2: dict[str, Any] = {
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "eos_token_id": 151643,
+}
+_QWEN2_7B: dict[str, Any] = {
+    **_QWEN2,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "tie_word_embeddings": False,
+}
+_FAST_DLLM: dict[str, Any] = {"model_type": "Fast_dLLM_Qwen", "architectures": ["Fast_dLLM_QwenForCausalLM"]}
+
+# The keys that ``model.backbones`` reads. Fast-dLLM v2 takes the shapes of Qwen2.5-Instruct, its base.
+PRESETS: dict[str, Mapping[str, Any]] = {
+    "dream-7b": {**_QWEN2_7B, "model_type": "Dream", "architectures": ["DreamModel"], "mask_token_id": 151666},
+    "llada-8b": {
+        "model_type": "llada",
+        "architectures": ["LLaDAModelLM"],
+        "block_type": "llama",
+        "activation_type": "silu",
+        "layer_norm_type": "rms",
+        "rope": True,
+        "d_model": 4096,
+        "mlp_hidden_size": 12288,
+        "n_layers": 32,
+        "n_heads": 32,
+        "n_kv_heads": 32,
+        "vocab_size": 126464,
+        "embedding_size": 126464,
+        "weight_tying": False,
+        "max_sequence_length": 4096,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 5e5,
+        "mask_token_id": 126336,
+        "eos_token_id": 126081,
+    },
+    "sdar-1.7b": {
+        **_SDAR, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16,
+    },
+    "sdar-4b": {
+        **_SDAR, "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
+    },
+    "sdar-8b": {
+        **_SDAR, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32,
+    },
+    "fast-dllm-v2-1.5b": {
+        **_QWEN2,
+        **_FAST_DLLM,
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+    },
+    "fast-dllm-v2-7b": {**_QWEN2_7B, **_FAST_DLLM},
+}  # fmt: skip

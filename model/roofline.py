@@ -1,0 +1,91 @@
+"""The roofline: the least time a device needs for a computation of known FLOPs and bytes.
+
+The model of Williams, Waterman and Patterson (2009, Communications of the ACM 52(4)): a computation takes at least the
+larger of its arithmetic at the peak rate and its memory traffic at the peak bandwidth.
+"""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """FLOPs (a multiplication and an addition are two) and bytes between memory and the cores."""
+
+    flops: float
+    bytes: float
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.flops + other.flops, self.bytes + other.bytes)
+
+    def times(self, count: float) -> "Work":
+        """The work of ``count`` of these."""
+        return Work(self.flops * count, self.bytes * count)
+
+    @property
+    def intensity(self) -> float:
+        """FLOPs a byte."""
+        return self.flops / self.bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Roof:
+    """What a device can do at best: FLOP/s and bytes/s."""
+
+    flops_per_s: float
+    bytes_per_s: float
+
+    @property
+    def ridge(self) -> float:
+        """FLOPs a byte above which arithmetic takes longer than memory traffic."""
+        return self.flops_per_s / self.bytes_per_s
+
+    def compute_s(self, work: Work) -> float:
+        """Seconds of arithmetic."""
+        return work.flops / self.flops_per_s
+
+    def memory_s(self, work: Work) -> float:
+        """Seconds of memory traffic."""
+        return work.bytes / self.bytes_per_s
+
+    def seconds(self, work: Work) -> float:
+        """The least time: arithmetic and traffic overlap perfectly."""
+        return max(self.compute_s(work), self.memory_s(work))
+
+
+def ridge_batch(row: Work, weights: Work, roof: Roof) -> float | None:
+    """The batch N where arithmetic takes as long as traffic: N c = w + N m, in seconds.
+
+    ``None``: a row's own traffic m takes longer than its arithmetic c, so no batch is compute-bound.
+    """
+    gained = roof.compute_s(row) - roof.memory_s(row)
+    return roof.memory_s(weights) / gained if gained > 0 else None
+
+
+def crossover_batch(student: Work, other: Work, weights: Work, tokens_per_forward: float, roof: Roof) -> int | None:
+    """The smallest batch at which a model of one token a forward makes as many tokens/s as the student, if any.
+
+    The student makes ``tokens_per_forward`` in its time, the other one in its own: N k / t = N / t'. The student's
+    lead shrinks as the batch grows, since its rows bring more arithmetic and both read the weights once; so a
+    search by halves finds the border.
+    """
+
+    def behind(batch: int) -> bool:
+        time = roof.seconds(weights + student.times(batch))
+        return time >= tokens_per_forward * roof.seconds(weights + other.times(batch))
+
+    high = 1
+    while not behind(high):
+        high *= 2
+        if high > 2**24:  # Both are bound by what grows with the batch: the ratio no longer moves.
+            return None
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if behind(middle) else (middle, high)
+    return high
+
+
+def whole_batch(batch: float | None) -> int | None:
+    """The first whole batch at or above it."""
+    return None if batch is None else max(1, math.ceil(batch))
