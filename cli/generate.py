@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from model.config import Manifest
-    from model.runner import RowResult
+    from model.row import RowResult
     from scheduler.sequence import Sequence
 
 MASK_SIGN, END_SIGN = "░", "∎"

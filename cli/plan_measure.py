@@ -12,13 +12,14 @@ from torch.nn.functional import linear
 from cli.plan_inputs import Inputs, PlanError, Shape
 from cli.plan_units import quantity
 from model.accelerators import Accelerator
-from model.attention.paged import PagedAttention, PagedCache
+from model.attention.cache import PagedCache
+from model.attention.sdpa import SdpaAttention
 from model.checkpoint import load_checkpoint
 from model.config import TransformerConfig
 from model.cost import PRECISIONS, ModelCost
 from model.device import DTYPES
 from model.roofline import Roof
-from model.segments import Segment, build_batch
+from model.segments import Segment
 from model.transformer import Transformer
 
 ROWS = (1, 4, 16)
@@ -114,12 +115,12 @@ def _denoise(transformer: Transformer, inputs: Inputs, rows: int) -> Callable[[]
     segments = [
         Segment(inputs.context, block, list(range(row * pages, (row + 1) * pages))) for row in range(rows)
     ]
-    batch = build_batch(segments, size, cpu)
+    attention = SdpaAttention(cache, segments)
     ids = torch.randint(transformer.config.vocab_size, (rows * block,))
 
     @torch.inference_mode()
     def forward() -> object:
-        return transformer.logits(transformer(ids, batch.positions, PagedAttention(cache, batch)))
+        return transformer.logits(transformer(ids, attention.positions, attention))
 
     return forward
 

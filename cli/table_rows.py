@@ -11,7 +11,8 @@ from model.checkpoint import Checkpoint, load_checkpoint
 from model.device import resolve_device, resolve_dtype
 from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR
 from model.tokenizer import load_tokenizer
-from scheduler.engine import Engine
+from scheduler.errors import EngineError
+from scheduler.llm import LLM
 from scheduler.messages import DecodingParams, GenerateRequest
 from scheduler.options import EngineOptions
 from training.decoding.decoder import CachedDecoder, Decoding, FullDecoder, TeacherDecoder
@@ -109,20 +110,28 @@ class Models:
         else:
             self.directories = {name: runs / name / "checkpoint" for name in names}
         self.device = resolve_device("auto")
-        self._engines: dict[str, Engine] = {}
+        self._llms: dict[str, LLM] = {}
 
     @cached_property
     def teacher(self) -> Checkpoint:
         """The bidirectional model."""
         dtype = resolve_dtype("auto", self.device)
-        return load_checkpoint(self.directories["teacher"], device=self.device, dtype=dtype)
+        checkpoint = load_checkpoint(self.directories["teacher"], device=self.device, dtype=dtype)
+        checkpoint.transformer.fuse()  # As the engine does: the rows differ in how they decode, not in the model code.
+        return checkpoint
 
-    def engine(self, name: str) -> Engine:
+    def llm(self, name: str) -> LLM:
         """An engine of ``student`` or ``autoregressive``, in this process."""
-        if name not in self._engines:
-            options = EngineOptions(model=str(self.directories[name]), device=str(self.device), max_num_seqs=32)
-            self._engines[name] = Engine(options)
-        return self._engines[name]
+        if name not in self._llms:
+            # Repetitions of a problem are timed: its prompt must be computed every time.
+            options = EngineOptions(
+                model=str(self.directories[name]),
+                device=str(self.device),
+                max_num_seqs=32,
+                enable_prefix_caching=False,
+            )
+            self._llms[name] = LLM(options)
+        return self._llms[name]
 
     def row(self, name: str, *, truncated_count: int) -> TableRow:
         """A row of ``ROWS``; ``truncated_count`` are the tokens a step of the truncated teacher."""
@@ -170,27 +179,19 @@ class Models:
         return lambda prompts: [answer(found) for found in decoder(prompts)]
 
     def _engine_answerer(self, model: str, params: DecodingParams) -> Answerer:
-        engine = self.engine(model)
+        llm = self.llm(model)
 
         def answer(prompts: list[list[int]]) -> list[Answer]:
-            found = {str(index): Answer([], 0, 0, 0) for index in range(len(prompts))}
-            for name, prompt in zip(found, prompts, strict=True):
-                engine.add(
-                    GenerateRequest(
-                        request_id=name, prompt_ids=prompt, max_tokens=self.generation_length, params=params
-                    )
+            requests = [
+                GenerateRequest(
+                    request_id=str(index), prompt_ids=prompt, max_tokens=self.generation_length, params=params
                 )
-            while engine.busy:
-                for output in engine.step().outputs:
-                    if output.error is not None:
-                        raise TableError(f"the engine of the {model} model failed: {output.error}")
-                    past = found[output.request_id]
-                    found[output.request_id] = Answer(
-                        past.token_ids + output.token_ids,
-                        past.steps + output.denoise_steps,
-                        past.forwards + output.forward_passes,
-                        past.blocks + 1,
-                    )
-            return list(found.values())
+                for index, prompt in enumerate(prompts)
+            ]
+            try:
+                found = llm.generate(requests)
+            except EngineError as error:
+                raise TableError(f"the engine of the {model} model failed: {error}") from error
+            return [Answer(done.token_ids, done.denoise_steps, done.forward_passes, done.blocks) for done in found]
 
         return answer

@@ -11,17 +11,22 @@ MAX_STOP_IDS = 32
 class Canvas:
     """State of every row's current block.
 
-    Attributes (S rows, B block length, H hidden size):
+    Attributes (S rows, B block length, H hidden size), on the device:
         tokens: [S, B] int64, the mask token where nothing is finalised.
         masked: [S, B] bool, positions without a token. Kept apart from ``tokens``, since a prompt may
             contain the mask token's id.
-        first: [S] int64, where generated positions begin (a prompt's tail may share the block).
-        steps: [S] int64, denoise steps the block has taken.
-        max_steps: [S] int64, the most it may take.
         rule: [S] int64, how positions are finalised: index into ``model.rules.RULES``.
         limit: [S] fp32, the rule's number.
         stop_ids: [S, MAX_STOP_IDS] int64, padded with -1.
         border: [S, H], for shifted backbones: the hidden state that predicts the block's first position.
+
+    On the host, a list entry a row, so that a step can be prepared without asking the device:
+        left: positions without a token.
+        first: where generated positions begin (a prompt's tail may share the block).
+        steps: denoise steps the block has taken.
+        max_steps: the most it may take.
+        plain: finalised by threshold alone, at least one position a step.
+        stops: number of stop ids.
     """
 
     def __init__(
@@ -32,25 +37,39 @@ class Canvas:
         shape = (rows, self.block_length)
         self.tokens = torch.full(shape, self.mask_token_id, device=device)
         self.masked = torch.zeros(shape, dtype=torch.bool, device=device)
-        self.first, self.steps, self.max_steps, self.rule = (
-            torch.zeros(rows, dtype=torch.long, device=device) for _ in range(4)
-        )
+        self.rule = torch.zeros(rows, dtype=torch.long, device=device)
         self.limit = torch.full((rows,), manifest.confidence_threshold, device=device)
         self.stop_ids = torch.full((rows, MAX_STOP_IDS), -1, device=device)
         self.border = torch.zeros((rows, hidden_size), dtype=dtype, device=device)
+        self.left, self.first, self.steps, self.max_steps, self.stops = ([0] * rows for _ in range(5))
+        self.plain = [True] * rows
 
-    def open_row(self, row: int, *, rule: FinalisationRule, max_steps: int, stop_ids: list[int]) -> None:
-        """Gives a row to a request.
+    def open_row(
+        self,
+        row: int,
+        *,
+        rule: FinalisationRule,
+        max_steps: int,
+        stop_ids: list[int],
+        border: torch.Tensor | None = None,
+    ) -> None:
+        """Gives a row to a request; ``border`` is its border state where no forward will bring it.
 
         Raises:
             ValueError: more than ``MAX_STOP_IDS`` stop tokens.
         """
         if len(stop_ids) > MAX_STOP_IDS:
             raise ValueError(f"at most {MAX_STOP_IDS} stop token ids, got {len(stop_ids)}")
+        # The mask token is never generated; as a stop id it would be found wherever nothing is finalised.
+        stop_ids = [token for token in stop_ids if token != self.mask_token_id]
+        if border is not None:
+            self.border[row] = border
         self.rule[row] = RULES.index(rule.name)
         self.limit[row] = rule.limit
-        self.max_steps[row] = max_steps
         self.stop_ids[row] = torch.tensor(stop_ids + [-1] * (MAX_STOP_IDS - len(stop_ids)))
+        self.max_steps[row], self.stops[row] = max_steps, len(stop_ids)
+        # A block has as many positions as it may take steps: then at least one a step is no further condition.
+        self.plain[row] = rule.name == "threshold" and max_steps >= self.block_length
 
     def open_block(self, row: int, given: list[int]) -> None:
         """Starts a block of masks; ``given`` are prompt tokens that lie inside it, at its beginning."""
@@ -59,5 +78,8 @@ class Canvas:
         if given:
             self.tokens[row, : len(given)] = torch.tensor(given, device=self.tokens.device)
             self.masked[row, : len(given)] = False
-        self.first[row] = len(given)
-        self.steps[row] = 0
+        self.left[row], self.first[row], self.steps[row] = self.block_length - len(given), len(given), 0
+
+    def at_least(self, row: int) -> int:
+        """How many positions the next step must finalise so that the block does not take more steps than it may."""
+        return max(1, -(-self.left[row] // max(1, self.max_steps[row] - self.steps[row])))

@@ -5,6 +5,9 @@ from torch import Tensor
 
 from model.rules import RULES
 
+# Exponentials are summed in parts of the vocabulary, so that what is held in fp32 stays small and in the cache.
+_VOCABULARY_PART = 16_384
+
 
 def confidence_and_best(logits: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
     """The most probable token of each row and its softmax probability, without building the softmax.
@@ -14,9 +17,12 @@ def confidence_and_best(logits: Tensor, mask_token_id: int) -> tuple[Tensor, Ten
     """
     if mask_token_id < logits.shape[-1]:
         logits[:, mask_token_id] = float("-inf")
-    top, token = logits.max(dim=-1)
-    confidence = (top.float() - torch.logsumexp(logits.float(), dim=-1)).exp()
-    return confidence, token
+    top, token = logits.max(dim=-1, keepdim=True)
+    wide_top = top.float()
+    total = torch.zeros(len(logits), device=logits.device)
+    for part in torch.split(logits, _VOCABULARY_PART, dim=-1):
+        total += (part.float() - wide_top).exp_().sum(-1)
+    return total.reciprocal_(), token[:, 0]
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -62,6 +68,15 @@ def choose(
         passes = torch.where(rule[:, None] == RULES.index("entropy_bound"), before <= limits, passes)
     passes = passes | (place < at_least[:, None])
     return masked & passes.gather(-1, order.argsort(dim=-1, stable=True))
+
+
+def choose_by_threshold(confidence: Tensor, limit: Tensor) -> Tensor:
+    """``choose`` where every row has the rule ``threshold`` and no minimum but one.
+
+    confidence [rows, block] fp32, 0 at positions that may not be finalised, and limit [rows] -> [rows, block] bool.
+    """
+    now = confidence > limit[:, None]
+    return now.scatter_(1, confidence.argmax(-1, keepdim=True), True)
 
 
 def frontier(masked: Tensor) -> Tensor:

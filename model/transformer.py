@@ -4,6 +4,7 @@ One class serves training (dense rows) and the engine (flat segments over a page
 decided by the ``Attention`` passed to ``forward``, not here.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -36,17 +37,20 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("inverse_frequency", self.theta**-exponent, persistent=False)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """positions [...] int64 -> cos, sin [..., 1, head_dim] fp32, broadcast over heads."""
-        angles = positions[..., None].float() * self.inverse_frequency
-        angles = torch.cat((angles, angles), dim=-1)[..., None, :]
-        return angles.cos(), angles.sin()
+        """positions [...] int64 -> cos and signed sin [..., 1, head_dim] fp32, broadcast over heads.
+
+        The sine of the first half is negated, as ``rotate`` wants it.
+        """
+        angles = positions[..., None, None].float() * self.inverse_frequency
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotates x [..., heads, head_dim] by the angles of ``RotaryEmbedding``; dtype of x is kept."""
-    low, high = x.float().chunk(2, dim=-1)
-    turned = torch.cat((-high, low), dim=-1)
-    return (torch.cat((low, high), dim=-1) * cos + turned * sin).to(x.dtype)
+    wide = x.float()
+    swapped = wide.roll(wide.shape[-1] // 2, dims=-1)
+    return torch.addcmul(wide * cos, swapped, sin).to(x.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -58,9 +62,31 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * self.weight.float()).to(x.dtype)
+        wide: Tensor = nn.functional.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps)
+        return wide.to(x.dtype)
+
+
+class FusedLinear:
+    """Linear layers of the same input as one product, for inference.
+
+    Their parameters become slices of one tensor, so that names and memory stay as they were.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        self.weight = torch.cat([layer.weight.data for layer in layers])
+        biases = [layer.bias.data for layer in layers if layer.bias is not None]
+        self.bias = torch.cat(biases) if biases else None
+        start = 0
+        for layer in layers:
+            end = start + layer.out_features
+            layer.weight.data = self.weight[start:end]
+            if self.bias is not None:
+                layer.bias.data = self.bias[start:end]
+            start = end
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [..., in] -> the layers' outputs side by side, [..., sum of out]."""
+        return nn.functional.linear(x, self.weight, self.bias)
 
 
 class SelfAttention(nn.Module):
@@ -77,14 +103,29 @@ class SelfAttention(nn.Module):
         norm = config.qk_norm
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if norm else nn.Identity()
+        self.fused: FusedLinear | None = None
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attention: Attention) -> Tensor:
-        heads = (*x.shape[:-1], -1, self.head_dim)
-        query = rotate(self.q_norm(self.q_proj(x).view(heads)), cos, sin)  # [..., heads, head_dim]
-        key = rotate(self.k_norm(self.k_proj(x).view(heads)), cos, sin)  # [..., kv_heads, head_dim]
-        value = self.v_proj(x).view(heads)
+        query, key, value = self._project(x)
+        query = rotate(self.q_norm(query), cos, sin)  # [..., heads, head_dim]
+        key = rotate(self.k_norm(key), cos, sin)  # [..., kv_heads, head_dim]
         out: Tensor = self.o_proj(attention(layer, query, key, value).flatten(-2))
         return out
+
+    def _project(self, x: Tensor) -> list[Tensor]:
+        heads = (*x.shape[:-1], -1, self.head_dim)
+        if self.fused is None:
+            return [projection(x).view(heads) for projection in self._projections]
+        sizes = [projection.out_features // self.head_dim for projection in self._projections]
+        return list(torch.split(self.fused(x).view(heads), sizes, dim=-2))
+
+    @property
+    def _projections(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+        return self.q_proj, self.k_proj, self.v_proj
+
+    def fuse(self) -> None:
+        """Reads query, key and value with one product from now on; no weight is stored twice."""
+        self.fused = FusedLinear(self._projections)
 
 
 class MLP(nn.Module):
@@ -95,10 +136,16 @@ class MLP(nn.Module):
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.fused: FusedLinear | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down_proj(nn.functional.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate, up = (self.gate_proj(x), self.up_proj(x)) if self.fused is None else self.fused(x).chunk(2, dim=-1)
+        out: Tensor = self.down_proj(nn.functional.silu(gate) * up)
         return out
+
+    def fuse(self) -> None:
+        """Reads gate and up with one product from now on; no weight is stored twice."""
+        self.fused = FusedLinear((self.gate_proj, self.up_proj))
 
 
 class Layer(nn.Module):
@@ -134,6 +181,18 @@ class Transformer(nn.Module):
         """Makes the LM head the embedding where the shape says so; needed again after ``to_empty``."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
+
+    def fuse(self) -> None:
+        """Prepares for inference: products that share their input become one.
+
+        Raises:
+            ValueError: a parameter is being trained; the fused product would not pass gradients on to it.
+        """
+        if any(parameter.requires_grad for parameter in self.parameters()):
+            raise ValueError("a model that is being trained cannot be fused")
+        for module in self.modules():
+            if isinstance(module, SelfAttention | MLP):
+                module.fuse()
 
     def forward(self, token_ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
         """token_ids, positions [...] int64 -> normalised last hidden states [..., hidden_size]."""

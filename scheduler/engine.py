@@ -7,17 +7,19 @@ from pathlib import Path
 
 import torch
 
-from model.attention.paged import PagedCache
+from model.attention.cache import PagedCache
 from model.canvas import MAX_STOP_IDS
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import CheckpointError
 from model.device import resolve_device, resolve_dtype
-from model.runner import ModelRunner, RowResult, RowWork
+from model.row import RowResult, RowWork
+from model.runner import ModelRunner
 from scheduler.blocks import clean_spans
 from scheduler.errors import EngineStartError, RequestError
 from scheduler.messages import BlockOutput, EngineReady, EngineStats, FinishReason, GenerateRequest, Phase, StepReport
 from scheduler.options import EngineOptions
 from scheduler.page_pool import PagePool
+from scheduler.prefix_cache import PrefixCache
 from scheduler.scheduler import Scheduler
 from scheduler.sequence import Sequence
 
@@ -55,13 +57,24 @@ class Engine:
                 "a request of the full context could never be resumed"
             )
         num_pages = _page_count(options, checkpoint)
-        self.runner = ModelRunner(
-            checkpoint, num_pages=num_pages, page_size=options.page_size, max_rows=options.max_num_seqs
-        )
+        try:
+            self.runner = ModelRunner(
+                checkpoint,
+                num_pages=num_pages,
+                page_size=options.page_size,
+                max_rows=options.max_num_seqs,
+                attention_backend=options.attention_backend,
+            )
+        except CheckpointError as error:
+            raise EngineStartError(str(error)) from error
         self.pool = PagePool(num_pages, options.page_size)
+        self.prefix_cache = PrefixCache(
+            self.manifest, self.pool, self.runner.cache.copy_page, enabled=options.enable_prefix_caching
+        )
         self.scheduler = Scheduler(
             self.manifest,
             self.pool,
+            self.prefix_cache,
             max_num_seqs=options.max_num_seqs,
             max_num_batched_tokens=options.max_num_batched_tokens,
         )
@@ -112,17 +125,17 @@ class Engine:
         A forward that raises ends the requests it carried with finish reason ``error``; the others go on.
         """
         preemptions = self.scheduler.preemptions
-        self.scheduler.queue_seconds.clear()
+        self.scheduler.admitted.clear()
         chosen = self.scheduler.schedule()
         recomputed = sum(sequence.recompute for sequence in chosen)
-        started = time.perf_counter()
+        started = time.monotonic()
         try:
             works = [self._work(sequence) for sequence in chosen]
             results = self.runner.step(works) if works else []
         except Exception as error:
             logger.exception("the step failed with %d requests", len(chosen))
             return StepReport(outputs=[self._fail(sequence, error) for sequence in chosen], stats=self.stats())
-        seconds = time.perf_counter() - started
+        seconds = time.monotonic() - started
         finished: list[BlockOutput] = []
         saved = 0
         for sequence, result in zip(chosen, results, strict=True):
@@ -138,7 +151,9 @@ class Engine:
             batch_tokens=sum(_tokens(work, self.manifest.block_length) for work in works),
             finalized_tokens=sum(result.finalised for result in results),
             steps_per_block=[output.denoise_steps for output in finished],
-            queue_seconds=list(self.scheduler.queue_seconds),
+            queue_seconds=[started - sequence.arrival for sequence in self.scheduler.admitted],
+            admitted_prompt_tokens=sum(sequence.prompt_length for sequence in self.scheduler.admitted),
+            cached_prompt_tokens=sum(sequence.cached for sequence in self.scheduler.admitted),
             preemptions=self.scheduler.preemptions - preemptions,
             recomputed_tokens=recomputed,
             early_stop_saved_blocks=saved,
@@ -152,12 +167,13 @@ class Engine:
             waiting=len(self.scheduler.waiting),
             pages_free=self.pool.free,
             pages_active=self.pool.active,
+            pages_cached=self.pool.cached,
             **figures,  # type: ignore[arg-type]
         )
 
     def check(self) -> None:
-        """Asserts that every held page belongs to exactly one running request."""
-        self.pool.check([sequence.pages for sequence in self.scheduler])
+        """Asserts that every held page belongs to a running request, and every kept one to the prefix cache."""
+        self.pool.check([sequence.pages for sequence in self.scheduler], self.prefix_cache.kept)
 
     def _validate(self, request: GenerateRequest) -> None:
         length, limit = len(request.prompt_ids), self.manifest.max_model_len
@@ -183,13 +199,15 @@ class Engine:
         """Opens the block if it is new, and lists what the forward has to compute for this request."""
         assert sequence.row is not None
         if not sequence.block_open:
-            if sequence.computed == 0:  # It has just been given its row.
+            if not sequence.row_open:
                 self.runner.canvas.open_row(
                     sequence.row,
                     rule=sequence.rule,
                     max_steps=sequence.max_steps,
                     stop_ids=sequence.stop_ids,
+                    border=sequence.border,
                 )
+                sequence.row_open, sequence.border = True, None
             self.runner.canvas.open_block(sequence.row, sequence.given)
             sequence.block_open = True
         clean = clean_spans(
@@ -211,8 +229,11 @@ class Engine:
         """Books a step's result; returns the block if it is finished."""
         if self._observer is not None:
             self._observer(sequence, result)
+        row = sequence.row
+        assert row is not None
         sequence.computed = sequence.block_start
         sequence.recompute = 0
+        self.prefix_cache.store(sequence, lambda: self.runner.canvas.border[row].clone())
         sequence.forwards += 1
         given, block = len(sequence.given), self.manifest.block_length
         wanted = min(sequence.wanted, block)
@@ -230,6 +251,7 @@ class Engine:
             token_ids=result.tokens[given:end],
             denoise_steps=result.steps,
             forward_passes=sequence.forwards,
+            cached_tokens=sequence.cached,
             finish_reason=reason,
         )
         if reason is not None:

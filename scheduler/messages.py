@@ -60,19 +60,25 @@ class BlockOutput(msgspec.Struct, frozen=True, kw_only=True):
     """The tokens of one finished block (the last one may be cut by ``max_tokens`` or a stop token).
 
     A stop token that ended the request is not part of ``token_ids``. ``denoise_steps`` and
-    ``forward_passes`` count what this block took.
+    ``forward_passes`` count what this block took; ``cached_tokens`` are the request's prompt tokens that need not be
+    computed, the same in each of its blocks.
     """
 
     request_id: str
     token_ids: list[int]
     denoise_steps: int = 0
     forward_passes: int = 0
+    cached_tokens: int = 0
     finish_reason: FinishReason | None = None
     error: str | None = None
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of one engine step (durations in seconds) and of the state it left behind."""
+    """Figures of one engine step (durations in seconds) and of the state it left behind.
+
+    ``admitted_prompt_tokens`` are the prompts of requests that took part for the first time, ``cached_prompt_tokens``
+    those of their tokens that the prefix cache held.
+    """
 
     forward_seconds: float = 0.0
     phase: Phase = "idle"
@@ -81,6 +87,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     finalized_tokens: int = 0
     steps_per_block: list[int] = []
     queue_seconds: list[float] = []
+    admitted_prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
     preemptions: int = 0
     recomputed_tokens: int = 0
     early_stop_saved_blocks: int = 0

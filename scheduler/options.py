@@ -2,6 +2,8 @@
 
 import msgspec
 
+from model.config import AttentionBackend
+
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one engine.
@@ -9,7 +11,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     ``model`` is a checkpoint directory, ``adapter`` that of a LoRA adapter over it; ``device`` and ``dtype`` may be
     ``"auto"``; ``block_length`` and ``confidence_threshold`` override the manifest's and the adapter's values;
     ``kv_cache_memory`` is in bytes (``None`` sizes the pool from ``max_num_seqs`` and the context);
-    ``max_num_batched_tokens`` bounds one forward.
+    ``max_num_batched_tokens`` bounds one forward; ``enable_prefix_caching`` keeps the pages of prompts for requests
+    that begin alike; ``attention_backend`` names the implementation of attention (``model/attention/``).
     """
 
     model: str
@@ -22,4 +25,6 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_num_batched_tokens: int = 8192
     kv_cache_memory: int | None = None
     page_size: int = 32
+    enable_prefix_caching: bool = True
+    attention_backend: AttentionBackend = "sdpa"
     threads: int | None = None

@@ -1,11 +1,11 @@
 """Which requests take part in the next step: admission, page allocation, preemption."""
 
-import time
 from collections import deque
 from collections.abc import Iterator
 
 from model.config import Manifest
 from scheduler.page_pool import PagePool
+from scheduler.prefix_cache import PrefixCache
 from scheduler.sequence import Sequence
 
 
@@ -17,14 +17,23 @@ class Scheduler:
     up its pages and its unfinished block, and goes back to the head of the queue.
     """
 
-    def __init__(self, manifest: Manifest, pool: PagePool, *, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        pool: PagePool,
+        prefix_cache: PrefixCache,
+        *,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+    ) -> None:
         self.manifest = manifest
         self.pool = pool
+        self.prefix_cache = prefix_cache
         self.max_num_batched_tokens = max_num_batched_tokens
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.preemptions = 0
-        self.queue_seconds: list[float] = []
+        self.admitted: list[Sequence] = []  # For the first time, since the list was last emptied.
         self._free_rows = list(range(max_num_seqs - 1, -1, -1))
 
     def __iter__(self) -> Iterator[Sequence]:
@@ -56,12 +65,18 @@ class Scheduler:
         # Whoever did not fit is first in line for the next step.
         self.running = left_out + chosen
         while self.waiting and self._free_rows and not preempted:
-            cost = self._cost(self.waiting[0])
-            if cost > budget or not self._grow(self.waiting[0]):
+            if self.prefix_cache.awaits(self.waiting[0], chosen) or not self._claim(self.waiting[0], budget):
                 break
-            budget -= cost
+            budget -= self._cost(self.waiting[0])
             chosen.append(self._admit(self.waiting.popleft()))
         return chosen
+
+    def _claim(self, sequence: Sequence, budget: int) -> bool:
+        """Pages for a waiting sequence, cached ones as far as there are; all or nothing."""
+        if self.prefix_cache.attach(sequence) and self._cost(sequence) <= budget and self._grow(sequence):
+            return True
+        self._return_pages(sequence)
+        return False
 
     def _secure_pages(self) -> bool:
         """Pages for every running block, oldest request first; tells whether a younger one had to go."""
@@ -89,14 +104,19 @@ class Scheduler:
         sequence.row = self._free_rows.pop()
         if not sequence.started:
             sequence.started = True
-            self.queue_seconds.append(time.monotonic() - sequence.arrival)
+            sequence.cached = min(sequence.computed, sequence.prompt_length)
+            self.admitted.append(sequence)
         self.running.append(sequence)
         return sequence
 
     def _vacate(self, sequence: Sequence) -> None:
         assert sequence.row is not None
-        self.pool.release(sequence.pages)
+        self._return_pages(sequence)
         self._free_rows.append(sequence.row)
         sequence.row = None
-        sequence.block_open = False
-        sequence.computed = 0
+        sequence.row_open = sequence.block_open = False
+
+    def _return_pages(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.pages)
+        sequence.computed = sequence.stored = 0
+        sequence.border = None

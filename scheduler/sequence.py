@@ -3,9 +3,11 @@
 import time
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from model.config import Manifest
+from model.row import Sampling
 from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, FinalisationRule
-from model.runner import Sampling
 from scheduler.blocks import first_block_start
 from scheduler.messages import DecodingParams, GenerateRequest
 
@@ -22,6 +24,10 @@ class Sequence:
         pages: its page table while it runs.
         block_open: the canvas row holds the current block.
         forwards: forward passes of the current block.
+        row_open: the canvas row holds this request's settings.
+        stored: positions below this were offered to the prefix cache, or come from it.
+        cached: prompt positions that came from the prefix cache when the request was first admitted.
+        border: the state behind the cached positions, until the canvas row holds it.
         recompute: positions whose keys were dropped by a preemption and are computed again on resuming.
     """
 
@@ -37,7 +43,11 @@ class Sequence:
     computed: int = 0
     row: int | None = None
     pages: list[int] = field(default_factory=list)
+    row_open: bool = False
     block_open: bool = False
+    stored: int = 0
+    cached: int = 0
+    border: Tensor | None = None
     forwards: int = 0
     recompute: int = 0
     started: bool = False

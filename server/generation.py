@@ -46,6 +46,7 @@ class Choice:
         self.finish_reason: Finish | None = None
         self.denoise_steps = 0
         self.forward_passes = 0
+        self.cached_tokens = 0
         self.discarded = 0
         self._detokenizer = Detokenizer(codec.decode)
         self._stops = StopMatcher(stops)
@@ -55,6 +56,7 @@ class Choice:
         """Adds a finished block; tokens after a stop string are dropped and the choice ends."""
         self.denoise_steps += block.denoise_steps
         self.forward_passes += block.forward_passes
+        self.cached_tokens = block.cached_tokens
         kept = len(block.token_ids)
         if self._by_token:
             # Token by token, so that it is known which one completed a stop string.
@@ -159,6 +161,8 @@ class Job:
         prompt = sum(map(len, self.prompts))
         completion = sum(len(choice.token_ids) for choice in self.choices)
         passes = sum(choice.forward_passes for choice in self.choices)
+        # A prompt counts once, however many answers it gets: those after the first always find it cached.
+        first = self.choices[:: len(self.choices) // len(self.prompts)]
         return {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
@@ -166,7 +170,7 @@ class Job:
             "denoise_steps": sum(choice.denoise_steps for choice in self.choices),
             "forward_passes": passes,
             "tokens_per_forward": round(completion / passes, 4) if passes else 0.0,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": sum(choice.cached_tokens for choice in first)},
         }
 
     def chunk_usage(self, options: StreamOptions) -> dict[str, object]:

@@ -55,6 +55,8 @@ class Metrics:
             "inter_token_latency_seconds", "Gap before a block over its tokens, once a token", _FAST
         )
         self._latency = self._histogram("e2e_request_latency_seconds", "Arrival to last token", _SLOW)
+        self._looked_up = self._counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache")
+        self._hits = self._counter("prefix_cache_hits", "Prompt tokens found in the prefix cache")
         self._preemptions = self._counter("preemptions", "Sequences that gave up their pages")
         self._recomputed = self._counter("recomputed_tokens", "Tokens computed again after preemption")
         self._saved = self._counter("early_stop_saved_blocks", "Blocks not run because a stop token came")
@@ -81,6 +83,8 @@ class Metrics:
         """Takes the figures of one engine step."""
         for seconds in stats.queue_seconds:
             self._queue.labels(self._model).observe(seconds)
+        self._looked_up.labels(self._model).inc(stats.admitted_prompt_tokens)
+        self._hits.labels(self._model).inc(stats.cached_prompt_tokens)
         self._preemptions.labels(self._model).inc(stats.preemptions)
         self._recomputed.labels(self._model).inc(stats.recomputed_tokens)
         self._saved.labels(self._model).inc(stats.early_stop_saved_blocks)

@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
+from model.config import AttentionBackend
 from scheduler.options import EngineOptions
 
 ENV_PREFIX = "CDLM_"
@@ -126,6 +127,14 @@ class ServerSettings(BaseSettings):
         description="Memory of the KV pool, such as 512M or 2GiB. Default: a quarter of max_num_seqs full contexts.",
     )
     page_size: int = Field(default=32, ge=1, description="Tokens a KV page.")
+    enable_prefix_caching: bool = Field(
+        default=True, description="Reuse the keys and values of prompts that were computed before."
+    )
+    attention_backend: AttentionBackend = Field(
+        default="sdpa",
+        description="sdpa runs everywhere; flex compiles a kernel that reads the pages in place; varlen is "
+        "FlashAttention, on CUDA only.",
+    )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of the engine. Default: torch's.")
     max_waiting_requests: int = Field(
         default=1024,
@@ -198,6 +207,8 @@ class ServerSettings(BaseSettings):
             max_num_batched_tokens=self.max_num_batched_tokens,
             kv_cache_memory=self.kv_cache_memory,
             page_size=self.page_size,
+            enable_prefix_caching=self.enable_prefix_caching,
+            attention_backend=self.attention_backend,
             threads=self.threads,
         )
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.finalise import choose, confidence_and_best, entropy, first_stop, frontier
+from model.finalise import choose, choose_by_threshold, confidence_and_best, entropy, first_stop, frontier
 from model.rules import RULES, RuleName
 from tests.oracle import pass_entropy_bound, pass_factor
 
@@ -26,6 +26,26 @@ def test_confidence_is_the_largest_probability_without_the_mask_token() -> None:
     torch.testing.assert_close(confidence, expected.values)
     assert token.tolist() == expected.indices.tolist()
     assert 3 not in token.tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_confidence_over_a_large_vocabulary_is_that_of_the_stored_logits(dtype: torch.dtype) -> None:
+    logits = (5 * torch.randn(3, 40_000, generator=torch.Generator().manual_seed(0))).to(dtype)
+    exact = logits.double().softmax(-1).amax(-1)
+    confidence, _ = confidence_and_best(logits, mask_token_id=40_000)
+    assert confidence.dtype == torch.float32
+    torch.testing.assert_close(confidence.double(), exact, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_short_way_for_thresholds_chooses_the_same(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    masked = torch.rand(7, 9, generator=generator) < 0.5
+    masked[:, 4] = True
+    # Few values, so that ties and equality with the limit occur.
+    confidence = (torch.randint(1, 9, (7, 9), generator=generator) / 8.0) * masked
+    rule, limit, at_least = limits(*(torch.randint(1, 9, (7,), generator=generator) / 8.0).tolist())
+    assert choose_by_threshold(confidence, limit).equal(choose(confidence, masked, rule, limit, at_least))
 
 
 def test_everything_above_the_threshold_passes() -> None:

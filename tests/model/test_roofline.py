@@ -8,14 +8,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from model.accelerators import ACCELERATORS, UnknownAcceleratorError, find_accelerator
-from model.attention.paged import PagedAttention, PagedCache
+from model.attention.cache import PagedCache
+from model.attention.sdpa import SdpaAttention
 from model.backbones import find_backbone
 from model.capacity import Capacity, replicas, request_work
 from model.config import TransformerConfig
 from model.cost import PRECISIONS, Decoding, ModelCost, count_parameters
 from model.presets import PRESETS
 from model.roofline import Roof, Work, crossover_batch, ridge_batch, whole_batch
-from model.segments import Segment, build_batch
+from model.segments import Segment
 from model.transformer import Transformer
 
 TINY = TransformerConfig(
@@ -78,11 +79,11 @@ def test_flops_and_cache_are_those_of_a_real_forward(kv_heads: int) -> None:
         Segment(context - block, block, [3, 4, 5]),
         Segment(context, block, [3, 4, 5]),
     ]
-    batch = build_batch(segments, 8, cpu)
+    attention = SdpaAttention(cache, segments)
     transformer = Transformer(config)
     # Only the plain backend is made of products that the counter knows.
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        hidden = transformer(torch.zeros(24, dtype=torch.long), batch.positions, PagedAttention(cache, batch))
+        hidden = transformer(torch.zeros(24, dtype=torch.long), attention.positions, attention)
         transformer.logits(hidden[:11])
     # Committed tokens see up to their own end. Power-of-two groups keep these segments unpadded.
     work = cost.row(block, block * (context + block), context, 0)

@@ -31,7 +31,7 @@ def test_a_page_released_twice_is_noticed() -> None:
     pool.grow(table, 4)
     copy = list(table)
     pool.release(table)
-    with pytest.raises(KeyError):
+    with pytest.raises(KeyError, match="more often than it was taken"):
         pool.release(copy)
 
 
@@ -43,22 +43,76 @@ def test_check_notices_a_lost_page() -> None:
         pool.check([table[:1]])
 
 
+def test_a_shared_page_is_free_when_its_last_holder_lets_go() -> None:
+    pool = PagePool(2, page_size=4)
+    table: list[int] = []
+    pool.grow(table, 4)
+    other: list[int] = []
+    pool.share(other, table)
+    pool.keep(other)
+    pool.release(table)
+    assert (pool.free, pool.active, pool.cached) == (1, 1, 0)
+    kept = list(other)
+    pool.release(other)
+    assert (pool.free, pool.active, pool.cached) == (1, 0, 1)
+    pool.check([], kept)
+    pool.forget(kept)
+    assert (pool.free, pool.active, pool.cached) == (2, 0, 0)
+
+
+def test_kept_pages_are_given_up_when_nothing_is_free() -> None:
+    pool = PagePool(3, page_size=4)
+    table: list[int] = []
+    pool.grow(table, 12)
+    kept = list(table)
+    pool.keep(kept)
+    pool.release(table)
+
+    def reclaim() -> bool:
+        pool.forget([kept.pop()])
+        return True
+
+    pool.reclaim = reclaim
+    assert pool.grow(table, 8)
+    assert (len(kept), pool.free, pool.active, pool.cached) == (1, 0, 2, 1)
+
+
 class PoolMachine(RuleBasedStateMachine):
-    """Random growth and release: no page is lost, none has two owners."""
+    """Random growth, sharing, keeping and release: no page is lost, none is free and owned."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pool = PagePool(10, page_size=4)
         self.tables: list[list[int]] = [[] for _ in range(4)]
+        self.kept: list[list[int]] = []
+        self.pool.reclaim = self.reclaim
+
+    def reclaim(self) -> bool:
+        if not self.kept:
+            return False
+        self.pool.forget(self.kept.pop(0))
+        return True
 
     @rule(owner=st.integers(0, 3), positions=st.integers(0, 50))
     def grow(self, owner: int, positions: int) -> None:
         table = self.tables[owner]
         before = list(table)
-        if self.pool.grow(table, positions):
+        possible = self.pool.pages_for(positions) - len(table) <= self.pool.free + self.pool.cached
+        assert self.pool.grow(table, positions) == possible
+        if possible:
             assert len(table) * 4 >= positions
         else:
             assert table == before
+
+    @rule(owner=st.integers(0, 3), other=st.integers(0, 3), count=st.integers(1, 4))
+    def share(self, owner: int, other: int, count: int) -> None:
+        pages = [page for page in self.tables[other][:count] if page not in self.tables[owner]]
+        self.pool.share(self.tables[owner], pages)
+
+    @rule(owner=st.integers(0, 3), count=st.integers(1, 4))
+    def keep(self, owner: int, count: int) -> None:
+        self.kept.append(self.tables[owner][:count])
+        self.pool.keep(self.kept[-1])
 
     @rule(owner=st.integers(0, 3))
     def release(self, owner: int) -> None:
@@ -67,7 +121,8 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def intact(self) -> None:
-        self.pool.check(self.tables)
+        self.pool.check(self.tables, [page for pages in self.kept for page in pages])
+        assert self.pool.free + self.pool.active + self.pool.cached == 10
 
 
 PoolMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

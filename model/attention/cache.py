@@ -1,0 +1,33 @@
+"""The page pool's memory: keys and values of all requests."""
+
+import torch
+
+from model.config import TransformerConfig
+
+
+class PagedCache:
+    """Keys and values of all requests: [layers][num_pages * page_size, kv_heads, head_dim].
+
+    Pages are handed out elsewhere; here they are only rows of memory.
+    """
+
+    def __init__(
+        self, config: TransformerConfig, *, num_pages: int, page_size: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.page_size = page_size
+        shape = (config.num_layers, num_pages * page_size, config.num_kv_heads, config.head_dim)
+        # Zeros, not empty: padding keys are masked, but a NaN left in memory would spoil the product.
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Copies keys and values of all layers from one page to another."""
+        there = slice(target * self.page_size, (target + 1) * self.page_size)
+        here = slice(source * self.page_size, (source + 1) * self.page_size)
+        for stored in (self.keys, self.values):
+            stored[:, there] = stored[:, here]
+
+    @staticmethod
+    def bytes_per_page(config: TransformerConfig, page_size: int, dtype: torch.dtype) -> int:
+        """Memory of one page over all layers, keys and values."""
+        return 2 * config.num_layers * page_size * config.num_kv_heads * config.head_dim * dtype.itemsize

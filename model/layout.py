@@ -1,0 +1,73 @@
+"""How the rows of a step lie in its forward: which flat tokens, which segments, which hidden states predict."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.attention.cache import PagedCache
+from model.attention.paged import PagedAttention
+from model.row import RowWork
+from model.segments import Segment
+
+
+@dataclass(frozen=True, slots=True)
+class StepLayout:
+    """A forward over T = C + D * block tokens: the clean tokens of all rows, then the blocks of D denoised rows.
+
+    Attributes (R rows in the step):
+        rows: [R] int64, their rows of the canvas.
+        clean_ids: [C] int64; ``None`` when C is 0.
+        clean_count: C.
+        attention: who sees whom among all T tokens, and where they lie.
+        denoised: [D] int64, which of the R rows are denoised; ``None`` when all are.
+        bordered: [rows with clean tokens] int64, those among the R.
+        border_tokens: like ``bordered``, the flat index of the last clean token of each.
+    """
+
+    rows: Tensor
+    clean_ids: Tensor | None
+    clean_count: int
+    attention: PagedAttention
+    denoised: Tensor | None
+    bordered: Tensor
+    border_tokens: Tensor
+
+
+def build_layout(
+    works: list[RowWork], block_length: int, cache: PagedCache, attention: type[PagedAttention]
+) -> StepLayout:
+    """Lays out one step."""
+    segments: list[Segment] = []
+    ids: list[int] = []
+    bordered: list[int] = []
+    border_tokens: list[int] = []
+    for index, work in enumerate(works):
+        for span in work.clean:
+            segments.append(Segment(span.start, len(span.token_ids), work.pages, span.causal))
+            ids += span.token_ids
+        if work.clean:
+            bordered.append(index)
+            border_tokens.append(len(ids) - 1)
+    segments += [Segment(work.block_start, block_length, work.pages) for work in works if work.denoise]
+    denoised = [index for index, work in enumerate(works) if work.denoise]
+
+    def place(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=cache.keys.device)
+
+    return StepLayout(
+        rows=place([work.row for work in works]),
+        clean_ids=place(ids) if ids else None,
+        clean_count=len(ids),
+        attention=attention(cache, segments),
+        denoised=None if len(denoised) == len(works) else place(denoised),
+        bordered=place(bordered),
+        border_tokens=place(border_tokens),
+    )
+
+
+def layout_key(works: list[RowWork]) -> tuple[object, ...] | None:
+    """What two steps must share to have one layout; ``None`` where clean tokens make every layout its own."""
+    if any(work.clean or not work.denoise for work in works):
+        return None
+    return tuple((work.row, work.block_start, *work.pages) for work in works)
