@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check bench eval table train-nano clean
+.PHONY: help install serve test check load bench eval table train-nano clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -45,8 +45,11 @@ check: $(VENV)/.installed-dev ## Lint, formatting of imports, types, and the one
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: $(VENV)/.installed ## Load on a running server: tokens/s, TTFT, latency, steps per block.
+load: $(VENV)/.installed ## Load on a running server: tokens/s, TTFT, latency, steps per block.
 	$(BIN)/cdlm bench $(ARGS)
+
+bench: $(VENV)/.installed-training ## Speed next to raw forwards and other decoders (hours); ARGS="--quick", "--minutes 60".
+	$(BIN)/python -m benchmarks.speed $(ARGS)
 
 eval: $(VENV)/.installed ## Exact match on fresh held-out word problems.
 	$(BIN)/cdlm eval $(ARGS)

@@ -14,13 +14,14 @@ class CompletionError(RuntimeError):
 
 @dataclass(slots=True)
 class Completion:
-    """One finished request: text, usage, and times in seconds since it was sent."""
+    """One finished request: text, usage, and times in seconds since it was sent; ``chunks`` are those of its events."""
 
     text: str = ""
     usage: dict[str, Any] = field(default_factory=dict)
     finish_reason: str | None = None
     first_chunk: float = 0.0
     latency: float = 0.0
+    chunks: list[float] = field(default_factory=list)
 
 
 async def complete(client: httpx.AsyncClient, body: dict[str, Any]) -> Completion:
@@ -51,7 +52,9 @@ async def complete(client: httpx.AsyncClient, body: dict[str, Any]) -> Completio
 def _merge(result: Completion, event: dict[str, Any], started: float) -> None:
     if "error" in event:
         raise CompletionError(str(event["error"].get("message")))
-    result.first_chunk = result.first_chunk or time.perf_counter() - started
+    if event["choices"]:  # The event of the usage has none.
+        result.chunks.append(time.perf_counter() - started)
+        result.first_chunk = result.chunks[0]
     result.usage = event.get("usage") or result.usage
     for choice in event["choices"]:
         result.text += choice["text"]

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -30,8 +30,12 @@ def server_address(url: str, model: Path | None, adapter: Path | None = None) ->
 
 
 @contextlib.contextmanager
-def local_server(model: Path, adapter: Path | None = None, start_timeout_s: float = 300.0) -> Iterator[str]:
+def local_server(
+    model: Path, adapter: Path | None = None, start_timeout_s: float = 300.0, flags: Sequence[str] = ()
+) -> Iterator[str]:
     """Serves ``model``, with ``adapter`` merged into it, on a free port; yields its URL and stops it at the end.
+
+    ``flags`` are further ones of ``cdlm serve``.
 
     Raises:
         LocalServerError: it exited or was not ready in time.
@@ -39,7 +43,7 @@ def local_server(model: Path, adapter: Path | None = None, start_timeout_s: floa
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    flags = ["--model", str(model), "--port", str(port), "--log-level", "warning"]
+    flags = ["--model", str(model), "--port", str(port), "--log-level", "warning", *flags]
     if adapter is not None:
         flags += ["--adapter", str(adapter)]
     with tempfile.TemporaryFile() as log:  # Not a pipe: nobody would empty it.

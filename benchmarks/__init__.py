@@ -1,0 +1,1 @@
+"""Measurements that are not a command of their own, and their dated results."""
