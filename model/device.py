@@ -1,5 +1,8 @@
 """Where the model runs and in which precision."""
 
+import os
+from pathlib import Path
+
 import torch
 
 from model.config import CheckpointError
@@ -35,3 +38,24 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise CheckpointError(f"dtype {name!r} is not known; use auto, {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that could be taken on the device now; on a CPU what the system and the process's control group leave."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    available = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):  # Counts what the page cache would give back.
+            available = [int(line.split()[1]) * 1024]
+    limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
+    if limit and used and limit[0] != "max":
+        available.append(max(0, int(limit[0]) - int(used[0])))
+    return min(available)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []

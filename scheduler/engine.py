@@ -11,7 +11,7 @@ from model.attention.cache import PagedCache
 from model.canvas import MAX_STOP_IDS
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import CheckpointError
-from model.device import resolve_device, resolve_dtype
+from model.device import free_memory, resolve_device, resolve_dtype
 from model.row import RowResult, RowWork
 from model.runner import ModelRunner
 from scheduler.blocks import clean_spans
@@ -24,6 +24,9 @@ from scheduler.scheduler import Scheduler
 from scheduler.sequence import Sequence
 
 logger = logging.getLogger(__name__)
+
+# Of the memory that is free once the weights are there; the rest is for activations, and on a CPU for everyone else.
+FREE_SHARE_GPU, FREE_SHARE_CPU = 0.9, 0.25
 
 StepObserver = Callable[[Sequence, RowResult], None]
 
@@ -293,18 +296,20 @@ def _load(options: EngineOptions) -> Checkpoint:
 
 
 def _page_count(options: EngineOptions, checkpoint: Checkpoint) -> int:
-    """Pages that fit into ``kv_cache_memory``; by default a quarter of all rows at full context."""
+    """Pages that fit into ``kv_cache_memory``; by default a share of what is free, and no more than rows can use."""
     manifest = checkpoint.manifest
     weight = checkpoint.transformer.embed_tokens.weight
     page = PagedCache.bytes_per_page(checkpoint.transformer.config, options.page_size, weight.dtype)
     one_request = -(-(manifest.max_model_len + manifest.block_length) // options.page_size)
-    if options.kv_cache_memory is None:
-        return one_request * max(1, options.max_num_seqs // 4)
-    pages = options.kv_cache_memory // page
+    memory = options.kv_cache_memory
+    if memory is None:
+        share = FREE_SHARE_GPU if weight.device.type == "cuda" else FREE_SHARE_CPU
+        memory = min(int(share * free_memory(weight.device)), one_request * page * options.max_num_seqs)
+    pages = memory // page
     if pages < one_request:
+        asked = "kv_cache_memory" if options.kv_cache_memory is not None else "the free memory for the KV cache,"
         raise EngineStartError(
-            f"kv_cache_memory {options.kv_cache_memory} holds {pages} pages of {page} bytes; "
-            f"one request of the full context needs {one_request}"
+            f"{asked} {memory} holds {pages} pages of {page} bytes; one request of the full context needs {one_request}"
         )
     return pages
 

@@ -10,7 +10,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     ``model`` is a checkpoint directory, ``adapter`` that of a LoRA adapter over it; ``device`` and ``dtype`` may be
     ``"auto"``; ``block_length`` and ``confidence_threshold`` override the manifest's and the adapter's values;
-    ``kv_cache_memory`` is in bytes (``None`` sizes the pool from ``max_num_seqs`` and the context);
+    ``kv_cache_memory`` is in bytes (``None`` takes a share of the free memory, at most ``max_num_seqs`` full contexts);
     ``max_num_batched_tokens`` bounds one forward; ``enable_prefix_caching`` keeps the pages of prompts for requests
     that begin alike; ``attention_backend`` names the implementation of attention (``model/attention/``).
     """

@@ -124,7 +124,8 @@ class ServerSettings(BaseSettings):
     kv_cache_memory: ByteSize | None = Field(
         default=None,
         ge=1,
-        description="Memory of the KV pool, such as 512M or 2GiB. Default: a quarter of max_num_seqs full contexts.",
+        description="Memory of the KV pool, such as 512M or 2GiB. Default: a share of the free memory, "
+        "at most max_num_seqs full contexts.",
     )
     page_size: int = Field(default=32, ge=1, description="Tokens a KV page.")
     enable_prefix_caching: bool = Field(

@@ -32,6 +32,7 @@ class TeacherLoops:
     def __init__(self, directory: Path, device: torch.device, dtype: str) -> None:
         checkpoint = load_checkpoint(directory, device=device, dtype=resolve_dtype(dtype, device))
         self.model, self.manifest = checkpoint.transformer, checkpoint.manifest
+        self.model.fuse()  # As the engine does: what differs is how they decode.
         self.prompts = Prompts(self.model.config.vocab_size)
 
     def run(self, name: LoopName, load: Load) -> Sample:

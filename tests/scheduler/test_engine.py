@@ -171,6 +171,17 @@ def test_settings_that_cannot_work_fail_at_start(directory: Path) -> None:
         Engine(EngineOptions(model=str(directory), dtype="int3"))
 
 
+def test_the_pool_takes_its_share_of_the_free_memory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    roomy = Engine(EngineOptions(model=str(directory), page_size=8, max_num_seqs=3))
+    assert roomy.pool.num_pages == 3 * (256 + 8) // 8
+    page = 2 * 2 * 8 * 2 * 8 * 4
+    monkeypatch.setattr("scheduler.engine.free_memory", lambda _device: 4 * 50 * page)
+    assert Engine(EngineOptions(model=str(directory), page_size=8)).pool.num_pages == 50
+    monkeypatch.setattr("scheduler.engine.free_memory", lambda _device: 4 * 10 * page)
+    with pytest.raises(EngineStartError, match="the free memory for the KV cache.* 10 pages"):
+        Engine(EngineOptions(model=str(directory), page_size=8))
+
+
 def test_bfloat16_runs(directory: Path) -> None:
     engine = Engine(EngineOptions(model=str(directory), dtype="bfloat16", page_size=4))
     assert engine.runner.cache.keys.dtype == torch.bfloat16
