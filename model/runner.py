@@ -1,7 +1,8 @@
 """Runs one engine step: the forward over all segments, and the finalisation of every row's block."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,9 +11,11 @@ from model.attention.cache import PagedCache
 from model.canvas import Canvas
 from model.checkpoint import Checkpoint
 from model.config import AttentionBackend
+from model.edits import LogitEditor
 from model.finalise import choose, choose_by_threshold, confidence_and_best, entropy, first_stop, frontier
 from model.layout import StepLayout, build_layout, layout_key
-from model.row import RowResult, RowWork, Sampling
+from model.logprobs import token_logprobs
+from model.row import RowResult, RowWork, Sampling, TokenScore
 from model.sampling import gumbel_noise, sample
 
 
@@ -56,12 +59,14 @@ class ModelRunner:
             attention_backend, device=self.device, dtype=self.dtype, page_size=page_size
         )
         self.canvas = Canvas(max_rows, self.manifest, config.hidden_size, self.device, self.dtype)
+        self.editor = LogitEditor(config.vocab_size, self.device)
         self._noise = _NoiseCache()
         self._layout: tuple[tuple[object, ...], StepLayout] | None = None
 
     def release(self, row: int) -> None:
         """Forgets what was kept for a row that its request has left."""
         self._noise.rows.pop(row, None)
+        self.editor.release(row)
 
     @torch.inference_mode()
     def step(self, works: list[RowWork]) -> list[RowResult]:
@@ -72,11 +77,16 @@ class ModelRunner:
         counts = [self.canvas.left[work.row] if work.denoise else 1 for work in works]
         chosen = torch.nonzero_static(self._predictable(layout).view(-1), size=sum(counts))[:, 0]
         logits = self.transformer.logits(predicting.index_select(0, chosen))  # [masked, vocab]
+        scored = self._scored(works, counts, logits)
+        self.editor.apply(works, counts, chosen, logits, self.canvas)
         confidence, token = confidence_and_best(logits, self.manifest.mask_token_id)
         entropies = entropy(logits) if any(work.needs_entropy for work in works) else None
         self._sample(works, counts, chosen, logits, token)
         finalised = self._finalise(works, layout.rows, chosen, confidence, token, entropies)
-        return self._results(works, layout.rows, finalised)
+        results = self._results(works, layout.rows, finalised)
+        if scored is not None:
+            results = self._with_scores(works, results, finalised, chosen, *scored)
+        return results
 
     def layout(self, works: list[RowWork]) -> StepLayout:
         """Where everything lies in the step's forward; kept while the same rows denoise the same blocks."""
@@ -180,3 +190,36 @@ class ModelRunner:
             stop = line[0] if width else block
             results.append(RowResult(line[-block:], reached, stop, finalised, canvas.steps[work.row]))
         return results
+
+    def _scored(self, works: list[RowWork], counts: list[int], logits: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Which predicted positions belong to rows that want log-probabilities, and their logits before any edit."""
+        wanting = [work.logprobs is not None for work in works]
+        if not any(wanting):
+            return None
+        at = torch.from_numpy(np.flatnonzero(np.repeat(wanting, counts))).to(self.device)
+        return at, logits.index_select(0, at)
+
+    def _with_scores(
+        self, works: list[RowWork], results: list[RowResult], now: Tensor, chosen: Tensor, at: Tensor, logits: Tensor
+    ) -> list[RowResult]:
+        """Adds the log-probabilities of what this step finalised, in one transfer more.
+
+        now [rows, block] bool, chosen [positions] int64 into it flattened; ``at`` and ``logits`` are from ``_scored``.
+        """
+        wanting = [index for index, work in enumerate(works) if work.logprobs is not None]
+        places = chosen.index_select(0, at)
+        # How many were finalised the host has just learnt, so the device need not be asked again.
+        count = sum(results[index].finalised for index in wanting)
+        fresh = torch.nonzero_static(now.view(-1)[places], size=count)[:, 0]
+        places, block = places[fresh], self.canvas.block_length
+        rows = torch.tensor([work.row for work in works], device=self.device)
+        tokens = self.canvas.tokens[rows[places // block], places % block]
+        top = max(works[index].logprobs or 0 for index in wanting)
+        figures = token_logprobs(logits.index_select(0, fresh), tokens, self.manifest.mask_token_id, top)
+        scores: dict[int, dict[int, TokenScore]] = {index: {} for index in wanting}
+        for place, line in zip(places.tolist(), figures.tolist(), strict=True):
+            index, offset = divmod(place, block)
+            end = 1 + (works[index].logprobs or 0)
+            ids = [int(token) for token in line[1:end]]
+            scores[index][offset] = TokenScore(line[0], ids, line[1 + top : top + end])
+        return [replace(result, scores=scores.get(index, {})) for index, result in enumerate(results)]

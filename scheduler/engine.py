@@ -16,12 +16,22 @@ from model.row import RowResult, RowWork
 from model.runner import ModelRunner
 from scheduler.blocks import clean_spans
 from scheduler.errors import EngineStartError, RequestError
-from scheduler.messages import BlockOutput, EngineReady, EngineStats, FinishReason, GenerateRequest, Phase, StepReport
+from scheduler.messages import (
+    BlockOutput,
+    EngineReady,
+    EngineStats,
+    FinishReason,
+    GenerateRequest,
+    Phase,
+    StepReport,
+    TokenLogprob,
+)
 from scheduler.options import EngineOptions
 from scheduler.page_pool import PagePool
 from scheduler.prefix_cache import PrefixCache
 from scheduler.scheduler import Scheduler
 from scheduler.sequence import Sequence
+from scheduler.validation import check_logit_edits, check_logprobs
 
 logger = logging.getLogger(__name__)
 
@@ -195,6 +205,10 @@ class Engine:
         possible = MAX_STOP_IDS - len(self.manifest.stop_token_ids)
         if len(request.stop_token_ids) > possible:
             raise RequestError(f"stop_token_ids: at most {possible} are possible, got {len(request.stop_token_ids)}")
+        check_logprobs(request.logprobs, vocab)
+        check_logit_edits(
+            request, [*self.manifest.stop_token_ids, *request.stop_token_ids], vocab, self.manifest.mask_token_id
+        )
         if request.request_id in self.sequences:
             raise RequestError(f"request_id {request.request_id!r} is already in flight")
 
@@ -210,8 +224,14 @@ class Engine:
                     stop_ids=sequence.stop_ids,
                     border=sequence.border,
                 )
+                self.runner.editor.open_row(
+                    sequence.row, sequence.edits, sequence.request.prompt_ids, sequence.stop_ids
+                )
                 sequence.row_open, sequence.border = True, None
             self.runner.canvas.open_block(sequence.row, sequence.given)
+            if sequence.edits is not None:
+                self.runner.editor.open_block(sequence.row, sequence.token_ids[sequence.prompt_length :])
+            sequence.logprobs.clear()
             sequence.block_open = True
         clean = clean_spans(
             sequence.token_ids, sequence.computed, sequence.block_start, sequence.prompt_length, self.manifest
@@ -226,6 +246,8 @@ class Engine:
             denoise=not alone,
             sampling=sequence.sampling,
             needs_entropy=sequence.rule.name == "entropy_bound",
+            edited=sequence.edits is not None,
+            logprobs=sequence.request.logprobs,
         )
 
     def _advance(self, sequence: Sequence, result: RowResult) -> BlockOutput | None:
@@ -238,6 +260,10 @@ class Engine:
         sequence.recompute = 0
         self.prefix_cache.store(sequence, lambda: self.runner.canvas.border[row].clone())
         sequence.forwards += 1
+        for offset, score in result.scores.items():
+            sequence.logprobs[offset] = TokenLogprob(
+                result.tokens[offset], score.logprob, result.steps, score.top_ids, score.top_logprobs
+            )
         given, block = len(sequence.given), self.manifest.block_length
         wanted = min(sequence.wanted, block)
         reason: FinishReason | None = None
@@ -249,6 +275,9 @@ class Engine:
             end = block
         else:
             return None
+        logprobs = None
+        if sequence.request.logprobs is not None:
+            logprobs = [sequence.logprobs[offset] for offset in range(given, end + (reason == "stop"))]
         output = BlockOutput(
             request_id=sequence.request.request_id,
             token_ids=result.tokens[given:end],
@@ -256,6 +285,7 @@ class Engine:
             forward_passes=sequence.forwards,
             cached_tokens=sequence.cached,
             finish_reason=reason,
+            logprobs=logprobs,
         )
         if reason is not None:
             del self.sequences[sequence.request.request_id]

@@ -18,6 +18,9 @@ class DecodingParams(msgspec.Struct, frozen=True, kw_only=True):
     ``entropy_bound`` >= 0, in nats. A number that the rule does not use has no effect. ``temperature`` 0 is
     greedy; ``top_k`` 0 and ``top_p`` 1 filter nothing; ``seed`` selects the noise of a sampled request and is
     ignored by a greedy one.
+
+    The penalties, ``logit_bias`` (id -> number in [-100, 100], -100 a ban) and ``min_tokens`` edit the logits before
+    anything is decided on them (docs/sampling.md).
     """
 
     temperature: float = 0.0
@@ -30,10 +33,18 @@ class DecodingParams(msgspec.Struct, frozen=True, kw_only=True):
     decoding_factor: float | None = None
     entropy_bound: float | None = None
     max_steps_per_block: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = {}
+    min_tokens: int = 0
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
-    """Generate at most ``max_tokens`` tokens after ``prompt_ids``."""
+    """Generate at most ``max_tokens`` tokens after ``prompt_ids``.
+
+    ``logprobs`` asks for the log-probability of every token and of that many alternatives.
+    """
 
     request_id: str
     prompt_ids: list[int]
@@ -41,6 +52,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     params: DecodingParams = DecodingParams()
     stop_token_ids: list[int] = []
     ignore_eos: bool = False
+    logprobs: int | None = None
 
 
 class AbortRequest(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
@@ -56,12 +68,27 @@ class ShutdownRequest(msgspec.Struct, frozen=True, tag="shutdown"):
 EngineInput = GenerateRequest | AbortRequest | ShutdownRequest
 
 
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token's log-probability in the model's own distribution (docs/sampling.md).
+
+    ``step`` is the denoise step of its block that finalised it, from 1 on; ``top_ids`` and ``top_logprobs`` are the
+    likeliest tokens in its place, best first.
+    """
+
+    token_id: int
+    logprob: float
+    step: int
+    top_ids: list[int]
+    top_logprobs: list[float]
+
+
 class BlockOutput(msgspec.Struct, frozen=True, kw_only=True):
     """The tokens of one finished block (the last one may be cut by ``max_tokens`` or a stop token).
 
     A stop token that ended the request is not part of ``token_ids``. ``denoise_steps`` and
     ``forward_passes`` count what this block took; ``cached_tokens`` are the request's prompt tokens that need not be
-    computed, the same in each of its blocks.
+    computed, the same in each of its blocks. ``logprobs``, if they were asked for, are those of ``token_ids``, and of
+    the stop token after them if one ended the request.
     """
 
     request_id: str
@@ -71,6 +98,7 @@ class BlockOutput(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int = 0
     finish_reason: FinishReason | None = None
     error: str | None = None
+    logprobs: list[TokenLogprob] | None = None
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from model.config import Manifest
-from model.row import Sampling
+from model.row import LogitEdits, Sampling
 from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, FinalisationRule
 from scheduler.blocks import first_block_start
-from scheduler.messages import DecodingParams, GenerateRequest
+from scheduler.messages import DecodingParams, GenerateRequest, TokenLogprob
 
 
 @dataclass(slots=True)
@@ -28,6 +28,7 @@ class Sequence:
         stored: positions below this were offered to the prefix cache, or come from it.
         cached: prompt positions that came from the prefix cache when the request was first admitted.
         border: the state behind the cached positions, until the canvas row holds it.
+        logprobs: by offset, those of the current block, if they were asked for.
         recompute: positions whose keys were dropped by a preemption and are computed again on resuming.
     """
 
@@ -39,6 +40,7 @@ class Sequence:
     stop_ids: list[int]
     rule: FinalisationRule
     max_steps: int
+    edits: LogitEdits | None
     arrival: float = field(default_factory=time.monotonic)
     computed: int = 0
     row: int | None = None
@@ -49,6 +51,7 @@ class Sequence:
     cached: int = 0
     border: Tensor | None = None
     forwards: int = 0
+    logprobs: dict[int, TokenLogprob] = field(default_factory=dict)
     recompute: int = 0
     started: bool = False
 
@@ -69,6 +72,7 @@ class Sequence:
             stop_ids=stop_ids + [token for token in request.stop_token_ids if token not in stop_ids],
             rule=finalisation_rule(params, manifest),
             max_steps=params.max_steps_per_block or manifest.block_length,
+            edits=logit_edits(params),
         )
 
     @property
@@ -92,3 +96,15 @@ def finalisation_rule(params: DecodingParams, manifest: Manifest) -> Finalisatio
         case _:
             given, default = params.confidence_threshold, manifest.confidence_threshold
     return FinalisationRule(params.decoding or "threshold", default if given is None else given)
+
+
+def logit_edits(params: DecodingParams) -> LogitEdits | None:
+    """The edits of the logits that a request asks for; ``None`` when they would change nothing."""
+    edits = LogitEdits(
+        params.presence_penalty,
+        params.frequency_penalty,
+        params.repetition_penalty,
+        tuple(params.logit_bias.items()),
+        params.min_tokens,
+    )
+    return None if edits == LogitEdits() else edits

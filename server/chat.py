@@ -8,12 +8,15 @@ from contextlib import aclosing
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from scheduler.messages import EngineReady
 from server.body import read_body
 from server.errors import ApiError
 from server.generation import Choice, Job, Update
+from server.logprobs import PlacedToken, chat_logprobs
 from server.protocol.chat import ChatRequest
-from server.services import Services, check_stop_ids, token_budget
+from server.services import Services, check_edits, check_stop_ids, token_budget
 from server.sse import DONE, event, open_stream, unless_gone
+from server.text import TextCodec
 
 router = APIRouter()
 
@@ -25,25 +28,27 @@ async def chat(request: Request) -> Response:
     body = await read_body(request, ChatRequest)
     services.check_model(body.model)
     body.check_supported()
-    answer = _Answer(services, body, await _plan(services, body, request.state.request_id))
+    ready, codec = services.require_ready()
+    answer = _Answer(services, body, await _plan(services, body, ready, codec, request.state.request_id), codec)
     if body.stream:
         return await open_stream(request, answer.events())
     return JSONResponse(await unless_gone(request, answer.whole()))
 
 
-async def _plan(services: Services, body: ChatRequest, label: str) -> Job:
-    ready, codec = services.require_ready()
+async def _plan(services: Services, body: ChatRequest, ready: EngineReady, codec: TextCodec, label: str) -> Job:
     services.gate.check_size(body.n, "n")
     ids = await codec.encode_chat([message.fields() for message in body.messages], ready.max_model_len)
     check_stop_ids(body.stop_token_ids, ready)
     budget = token_budget(len(ids), body.token_limit, ready, "messages")
+    check_edits(body, budget, ready)
     return Job.plan(services, codec, label, body, [ids], [budget])
 
 
 class _Answer:
-    def __init__(self, services: Services, body: ChatRequest, job: Job) -> None:
+    def __init__(self, services: Services, body: ChatRequest, job: Job, codec: TextCodec) -> None:
         self._body = body
         self._job = job
+        self._codec = codec
         self._head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -55,7 +60,7 @@ class _Answer:
         async with aclosing(self._job.updates()) as updates:
             async for _ in updates:
                 pass
-        choices = [self._choice(choice) for choice in self._job.choices]
+        choices = [self._choice(choice) for choice in self._job.answers()]
         return self._head | {"object": "chat.completion", "choices": choices, "usage": self._job.usage()}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
@@ -67,8 +72,9 @@ class _Answer:
                     if update.index not in started:
                         started.add(update.index)
                         yield self._chunk(update.index, {"role": "assistant", "content": ""})
-                    # A block whose text is all held back says nothing, unless its ids were asked for.
-                    if update.text or (update.token_ids and self._body.return_token_ids):
+                    # A block whose text is all held back says nothing, unless more was asked for.
+                    more = self._body.return_token_ids or self._body.logprobs
+                    if update.text or (update.token_ids and more):
                         yield self._chunk(update.index, {"content": update.text}, update)
                     if update.finish_reason is not None:
                         yield self._chunk(update.index, {}, finish_reason=update.finish_reason)
@@ -84,7 +90,7 @@ class _Answer:
         result: dict[str, object] = {
             "index": choice.index,
             "message": {"role": "assistant", "content": choice.text, "refusal": None},
-            "logprobs": None,
+            "logprobs": self._logprobs(choice.logprobs, len(choice.token_ids)),
             "finish_reason": choice.finish_reason,
         }
         if self._body.return_token_ids:
@@ -102,7 +108,7 @@ class _Answer:
         choice: dict[str, object] = {
             "index": index,
             "delta": delta,
-            "logprobs": None,
+            "logprobs": None if update is None else self._logprobs(update.logprobs, len(update.token_ids)),
             "finish_reason": finish_reason,
         }
         if self._body.return_token_ids and update is not None:
@@ -112,3 +118,7 @@ class _Answer:
             | {"object": "chat.completion.chunk", "choices": [choice]}
             | self._job.chunk_usage(self._body.stream_options)
         )
+
+    def _logprobs(self, tokens: list[PlacedToken], count: int) -> dict[str, object] | None:
+        # A chat has no place for the token that ended it: it is no content.
+        return chat_logprobs(tokens[:count], self._codec) if self._body.logprobs else None

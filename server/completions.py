@@ -12,8 +12,9 @@ from scheduler.messages import EngineReady
 from server.body import read_body
 from server.errors import ApiError
 from server.generation import Choice, Job, Update
+from server.logprobs import PlacedToken, completion_logprobs
 from server.protocol.completions import CompletionRequest
-from server.services import Services, check_ids, check_stop_ids, token_budget
+from server.services import Services, check_edits, check_ids, check_stop_ids, token_budget
 from server.sse import DONE, event, open_stream, unless_gone
 from server.text import TextCodec
 
@@ -37,7 +38,10 @@ async def complete(request: Request) -> Response:
 
 async def _plan(services: Services, body: CompletionRequest, ready: EngineReady, codec: TextCodec, label: str) -> Job:
     # Before the prompts are encoded, so that a huge list costs nothing.
-    services.gate.check_size(len(body.prompt) * body.n, "prompt" if len(body.prompt) > body.n else "n")
+    several = "n" if body.best_of is None else "best_of"
+    services.gate.check_size(
+        len(body.prompt) * body.candidates, "prompt" if len(body.prompt) > body.candidates else several
+    )
     texts = [item for item in body.prompt if isinstance(item, str)]
     given = [item for item in body.prompt if isinstance(item, list)]
     prompts = given or await codec.encode(texts, ready.max_model_len)
@@ -47,6 +51,7 @@ async def _plan(services: Services, body: CompletionRequest, ready: EngineReady,
         check_ids(ids, ready, "prompt")
         budgets.append(min(token_budget(len(ids), wanted, ready, "prompt"), body.max_tokens))
     check_stop_ids(body.stop_token_ids, ready)
+    check_edits(body, min(budgets), ready)
     return Job.plan(services, codec, label, body, prompts, budgets)
 
 
@@ -54,6 +59,7 @@ class _Answer:
     def __init__(self, services: Services, body: CompletionRequest, job: Job, codec: TextCodec) -> None:
         self._body = body
         self._job = job
+        self._codec = codec
         self._head = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
@@ -70,7 +76,7 @@ class _Answer:
         async with aclosing(self._job.updates()) as updates:
             async for _ in updates:
                 pass
-        choices = [self._choice(choice) for choice in self._job.choices]
+        choices = [self._choice(choice) for choice in self._job.answers()]
         return self._head | {"choices": choices, "usage": self._job.usage()}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
@@ -94,7 +100,7 @@ class _Answer:
         result: dict[str, object] = {
             "index": choice.index,
             "text": self._echo(choice.index) + choice.text,
-            "logprobs": None,
+            "logprobs": self._logprobs(choice.logprobs),
             "finish_reason": choice.finish_reason,
         }
         if self._body.return_token_ids:
@@ -106,12 +112,15 @@ class _Answer:
         choice: dict[str, object] = {
             "index": update.index,
             "text": (self._echo(update.index) if first else "") + update.text,
-            "logprobs": None,
+            "logprobs": self._logprobs(update.logprobs),
             "finish_reason": update.finish_reason,
         }
         if self._body.return_token_ids:
             choice["token_ids"] = update.token_ids
         return self._head | {"choices": [choice]} | self._job.chunk_usage(self._body.stream_options)
+
+    def _logprobs(self, tokens: list[PlacedToken]) -> dict[str, object] | None:
+        return None if self._body.logprobs is None else completion_logprobs(tokens, self._codec)
 
     def _echo(self, index: int) -> str:
         return self._echoes[index // self._body.n] if self._echoes else ""

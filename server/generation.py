@@ -14,11 +14,12 @@ from typing import Literal
 
 from scheduler.errors import EngineDeadError, EngineError
 from scheduler.messages import BlockOutput, GenerateRequest
+from server.answer_text import AnswerText
 from server.errors import ApiError
+from server.logprobs import PlacedToken
 from server.protocol.common import GenerationFields, StreamOptions
 from server.services import Services
-from server.stops import StopMatcher
-from server.text import Detokenizer, TextCodec
+from server.text import TextCodec
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +28,13 @@ Finish = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What one block added to one choice."""
+    """What one block added to one choice; ``logprobs`` is empty unless they were asked for."""
 
     index: int
     text: str
     token_ids: list[int]
     finish_reason: Finish | None
+    logprobs: list[PlacedToken] = field(default_factory=list)
 
 
 class Choice:
@@ -48,50 +50,45 @@ class Choice:
         self.forward_passes = 0
         self.cached_tokens = 0
         self.discarded = 0
-        self._detokenizer = Detokenizer(codec.decode)
-        self._stops = StopMatcher(stops)
-        self._by_token = bool(stops)
+        self.logprobs: list[PlacedToken] = []
+        self._text = AnswerText(codec, stops)
 
     def take(self, block: BlockOutput) -> Update:
         """Adds a finished block; tokens after a stop string are dropped and the choice ends."""
         self.denoise_steps += block.denoise_steps
         self.forward_passes += block.forward_passes
         self.cached_tokens = block.cached_tokens
-        kept = len(block.token_ids)
-        if self._by_token:
-            # Token by token, so that it is known which one completed a stop string.
-            text = ""
-            for count, token in enumerate(block.token_ids, 1):
-                text += self._stops.feed(self._detokenizer.feed([token]))
-                if self._stops.matched:
-                    kept = count
-                    break
-        else:
-            text = self._detokenizer.feed(block.token_ids)
-        if block.finish_reason is not None and not self._stops.matched:
-            text += self._stops.feed(self._detokenizer.flush())
-            text += self._stops.flush()
-        if self._stops.matched:
+        text, kept, placed = self._text.take(block)
+        if self._text.stopped:
             self.finish_reason = "stop"
         elif block.finish_reason in ("stop", "length"):
             self.finish_reason = block.finish_reason
         self.discarded = len(block.token_ids) - kept
         self.text += text
         self.token_ids += block.token_ids[:kept]
-        return Update(self.index, text, block.token_ids[:kept], self.finish_reason)
+        self.logprobs += placed
+        return Update(self.index, text, block.token_ids[:kept], self.finish_reason, placed)
+
+    @property
+    def mean_logprob(self) -> float:
+        """Of all its tokens, an end token included; 0 without any."""
+        scores = [token.score.logprob for token in self.logprobs if token.score is not None]
+        return sum(scores) / len(scores) if scores else 0.0
 
 
 @dataclass
 class Job:
-    """All choices of one HTTP request; choice ``i * n + j`` is answer j to prompt i.
+    """All choices of one HTTP request; choice ``i * candidates + j`` is answer j to prompt i.
 
-    ``prompts`` are ids; ``label`` is the HTTP request's id, for the log only.
+    ``prompts`` are ids; ``label`` is the HTTP request's id, for the log only; ``returned`` is how many answers to each
+    prompt are wanted.
     """
 
     services: Services
     label: str
     prompts: list[list[int]]
     choices: list[Choice]
+    returned: int
     arrived: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -109,17 +106,32 @@ class Job:
         name = uuid.uuid4().hex
         choices = []
         for index, (prompt, budget) in enumerate(zip(prompts, budgets, strict=True)):
-            for j in range(fields.n):
+            for j in range(fields.candidates):
+                number = index * fields.candidates + j
                 request = GenerateRequest(
-                    request_id=f"{name}-{index * fields.n + j}",
+                    request_id=f"{name}-{number}",
                     prompt_ids=prompt,
                     max_tokens=budget,
                     params=fields.decoding_params(stream_seed(seed, j)),
                     stop_token_ids=list(fields.stop_token_ids),
                     ignore_eos=fields.ignore_eos,
+                    logprobs=fields.engine_logprobs,
                 )
-                choices.append(Choice(index * fields.n + j, request, codec, fields.stop))
-        return cls(services, label, prompts, choices)
+                choices.append(Choice(number, request, codec, fields.stop))
+        return cls(services, label, prompts, choices, fields.n)
+
+    def answers(self) -> list[Choice]:
+        """The finished choices to return, numbered anew: of more candidates those the model finds likeliest."""
+        candidates = len(self.choices) // len(self.prompts)
+        best: list[Choice] = []
+        for start in range(0, len(self.choices), candidates):
+            group = self.choices[start : start + candidates]
+            if candidates > self.returned:
+                group = sorted(group, key=lambda choice: -choice.mean_logprob)[: self.returned]
+            best += group
+        for index, choice in enumerate(best):
+            choice.index = index
+        return best
 
     async def updates(self) -> AsyncGenerator[Update, None]:
         """Every block of every choice as it comes; ends when all choices have finished.

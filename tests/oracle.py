@@ -5,7 +5,7 @@ plain attributes.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,12 +14,27 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class OracleAnswer:
-    """``margin`` is how close the nearest decision was: a probability, to be compared with float noise."""
+    """``margin`` is how close the nearest decision was: a probability, to be compared with float noise.
+
+    ``scores`` has the log-probabilities of all tokens at the step that finalised each answer position, and that step.
+    """
 
     token_ids: list[int]
     finish_reason: str
     steps: list[int]
     margin: float
+    scores: list[tuple[Tensor, int]]
+
+
+@dataclass(frozen=True)
+class OracleEdits:
+    """Edits of the logits, in the words of the API."""
+
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    min_tokens: int = 0
 
 
 def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -101,6 +116,24 @@ def pass_entropy_bound(entropy: dict[int, float], bound: float) -> list[int]:
     return ranked[: max([1, *(size for size in sizes if spent[size] <= bound)])]
 
 
+def edit(
+    logits: Tensor, edits: OracleEdits, prompt: list[int], generated: list[int], index: int, stops: tuple[int, ...]
+) -> Tensor:
+    """The logits of the answer's token ``index``, one token of the vocabulary at a time."""
+    values = logits.tolist()
+    for token in range(len(values)):
+        if token in prompt or token in generated:
+            values[token] *= 1 / edits.repetition_penalty if values[token] > 0 else edits.repetition_penalty
+        values[token] -= edits.frequency_penalty * generated.count(token)
+        if token in generated:
+            values[token] -= edits.presence_penalty
+        bias = edits.logit_bias.get(token, 0.0)
+        values[token] = -math.inf if bias == -100 else values[token] + bias
+        if token in stops and index < edits.min_tokens:
+            values[token] = -math.inf
+    return torch.tensor(values)
+
+
 def decode(
     weights: dict[str, Tensor],
     shape: Any,
@@ -113,6 +146,7 @@ def decode(
     factor: float = 1.0,
     entropy_bound: float = 0.1,
     ignore_eos: bool = False,
+    edits: OracleEdits | None = None,
 ) -> OracleAnswer:
     """Greedy block-causal decoding of one prompt; the margin is kept for the rule ``threshold`` only."""
     tau = manifest.confidence_threshold if threshold is None else threshold
@@ -123,6 +157,13 @@ def decode(
     ids: list[int | None] = list(prompt)
     steps: list[int] = []
     margin = 1.0
+    scores: dict[int, tuple[Tensor, int]] = {}
+
+    def answer(end: int, reason: str) -> OracleAnswer:
+        """The answer up to position ``end``; scores include that of a stop token behind it."""
+        scored = [scores[position] for position in range(len(prompt), end + (reason == "stop"))]
+        return OracleAnswer([int(t) for t in ids[len(prompt) : end]], reason, steps, margin, scored)  # type: ignore[arg-type]
+
     while True:
         start = origin + len(steps) * block
         ids += [None] * (start + block - len(ids))
@@ -135,10 +176,14 @@ def decode(
             masked = [position for position in range(start, start + block) if ids[position] is None]
             if manifest.first_token == "autoregressive" and masked[0] == start:
                 masked = [start]
-            found, entropy = {}, {}
+            found, entropy, raw = {}, {}, {}
+            generated = [token for token in ids[len(prompt) :] if token is not None]
             for position in masked:
                 logits = head @ hidden[position - 1 if manifest.shift else position]
                 logits[manifest.mask_token_id] = float("-inf")
+                raw[position] = logits.log_softmax(-1)
+                if edits is not None:
+                    logits = edit(logits, edits, prompt, generated, position - len(prompt), tuple(stops))
                 found[position] = logits.softmax(-1).topk(2)
                 if rule == "entropy_bound":
                     entropy[position] = -sum(p * math.log(p) for p in logits.softmax(-1).tolist() if p > 0)
@@ -156,14 +201,14 @@ def decode(
             for position in masked:
                 if position in passing:
                     ids[position] = int(found[position].indices[0])
+                    scores[position] = (raw[position], steps[-1])
                     margin = min(margin, float(found[position].values[0] - found[position].values[1]))
             left = start
             while left < start + block and ids[left] is not None:
                 left += 1
-                generated = ids[len(prompt) : left]
-                if generated and generated[-1] in stops and len(generated) <= max_tokens:
-                    return OracleAnswer([int(t) for t in generated[:-1]], "stop", steps, margin)  # type: ignore[arg-type]
+                if left > len(prompt) and ids[left - 1] in stops and left - len(prompt) <= max_tokens:
+                    return answer(left - 1, "stop")
             if left - len(prompt) >= max_tokens:
-                return OracleAnswer(ids[len(prompt) :][:max_tokens], "length", steps, margin)  # type: ignore[arg-type]
+                return answer(len(prompt) + max_tokens, "length")
             if left == start + block:
                 break

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, PlainValidator, model_validator
 
+from server.errors import invalid
 from server.protocol.common import ApiModel, GenerationFields
 
 Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
@@ -73,8 +74,10 @@ class ChatRequest(GenerationFields):
         None, ge=1, description="Most tokens of an answer; absent takes the rest of the context."
     )
     max_tokens: int | None = Field(None, ge=1, description="Older name of max_completion_tokens.")
-    logprobs: bool = False
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    logprobs: bool = Field(False, description="Report the log-probability of each token.")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=20, description="How many of the likeliest tokens to report in each place; needs logprobs."
+    )
     response_format: ResponseFormat | None = None
     tools: list[JsonValue] = []
     tool_choice: JsonValue = None
@@ -97,12 +100,17 @@ class ChatRequest(GenerationFields):
         """The limit under whichever name it came."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
+    @property
+    def engine_logprobs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    def check_supported(self) -> None:
+        super().check_supported()
+        if self.top_logprobs and not self.logprobs:
+            raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
+
     def _not_honoured(self) -> Iterator[str]:
         yield from super()._not_honoured()
-        if self.logprobs:
-            yield "logprobs"
-        if self.top_logprobs:
-            yield "top_logprobs"
         if self.response_format is not None and self.response_format.type != "text":
             yield "response_format"
         if self.tools and self.tool_choice != "none":

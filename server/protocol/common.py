@@ -11,6 +11,7 @@ from server.errors import invalid, unsupported
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1024
+MAX_BIASES = 1024
 
 # Fields of other servers that would run code, or change the output in a way this one does not know.
 _FOREIGN = frozenset(
@@ -71,6 +72,23 @@ def check_stops(value: object) -> tuple[str, ...]:
     return tuple(stops)
 
 
+def check_bias(value: object) -> dict[int, float]:
+    """Token ids and what is added to their logits; raises ``ValueError``."""
+    if not isinstance(value, dict):
+        raise ValueError("must be an object of token ids and numbers")
+    if len(value) > MAX_BIASES:
+        raise ValueError(f"at most {MAX_BIASES} tokens may have a bias, not {len(value)}")
+    biases = {}
+    for name, bias in value.items():
+        if not (isinstance(name, str) and name.isascii() and name.isdigit() and len(name) <= 10):
+            raise ValueError(f"{str(name)[:32]!r} is no token id")
+        # bool is an int to Python, not to JSON; the comparison is false for NaN too.
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
+            raise ValueError(f"the bias of token {name} must be a number from -100 to 100")
+        biases[int(name)] = float(bias)
+    return biases
+
+
 class StreamOptions(ApiModel):
     """When a stream carries usage."""
 
@@ -117,13 +135,30 @@ class GenerationFields(ApiModel):
     stream_options: StreamOptions = StreamOptions()
     user: str | None = None
 
-    presence_penalty: float = Field(0.0, ge=-2, le=2)
-    frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    repetition_penalty: float = Field(1.0, gt=0)
-    logit_bias: dict[str, float] = {}
-    min_tokens: int = Field(0, ge=0)
+    presence_penalty: float = Field(0.0, ge=-2, le=2, description="Taken from the logits of tokens written before.")
+    frequency_penalty: float = Field(0.0, ge=-2, le=2, description="The same, as often as they were written.")
+    repetition_penalty: float = Field(
+        1.0,
+        ge=0.01,
+        le=100,
+        description="Divides positive and multiplies negative logits of tokens in the prompt or written before.",
+    )
+    logit_bias: Annotated[
+        dict[int, float], PlainValidator(check_bias, json_schema_input_type=dict[str, float])
+    ] = Field({}, description="Token ids, and what is added to their logits: -100 to 100, where -100 is a ban.")
+    min_tokens: int = Field(0, ge=0, description="No stop token among that many tokens; a stop string still ends.")
     diffusing: JsonValue = None
     stream_granularity: Literal["block", "step", "token"] = "block"
+
+    @property
+    def engine_logprobs(self) -> int | None:
+        """How many alternatives to each token the engine is to report; ``None`` for no log-probabilities at all."""
+        return None
+
+    @property
+    def candidates(self) -> int:
+        """Answers to generate for each prompt, of which ``n`` are returned."""
+        return self.n
 
     def check_supported(self) -> None:
         """Raises ``ApiError`` 400 for a field that would change the output and is not honoured."""
@@ -135,16 +170,8 @@ class GenerationFields(ApiModel):
                 raise invalid(f"{name} is used by decoding {used_by!r} only, not by {rule!r}", name)
 
     def _not_honoured(self) -> Iterator[str]:
-        for name, neutral in (
-            ("presence_penalty", 0.0),
-            ("frequency_penalty", 0.0),
-            ("repetition_penalty", 1.0),
-            ("logit_bias", {}),
-            ("min_tokens", 0),
-            ("stream_granularity", "block"),
-        ):
-            if getattr(self, name) != neutral:
-                yield name
+        if self.stream_granularity != "block":
+            yield "stream_granularity"
         if self.diffusing:
             yield "diffusing"
         for name, value in (self.model_extra or {}).items():
@@ -165,4 +192,9 @@ class GenerationFields(ApiModel):
             decoding_factor=self.decoding_factor,
             entropy_bound=self.entropy_bound,
             max_steps_per_block=self.max_steps_per_block,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias=self.logit_bias,
+            min_tokens=self.min_tokens,
         )

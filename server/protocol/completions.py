@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, PlainValidator
 
+from server.errors import invalid
 from server.protocol.common import GenerationFields
 
 PromptInput = str | list[str] | list[int] | list[list[int]]
@@ -57,15 +58,39 @@ class CompletionRequest(GenerationFields):
     )
     max_tokens: int = Field(16, ge=0, description="Most tokens of an answer; exact.")
     echo: bool = Field(False, description="Put the prompt in front of the answer.")
-    logprobs: int | None = Field(None, ge=0, le=5)
+    logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=5,
+        description="Report the log-probability of each token and of that many of the likeliest in its place.",
+    )
     suffix: str | None = None
-    best_of: int | None = Field(None, ge=1, le=128)
+    best_of: int | None = Field(
+        None,
+        ge=1,
+        le=128,
+        description="Answers to generate; the n with the highest mean log-probability of a token are returned.",
+    )
+
+    @property
+    def engine_logprobs(self) -> int | None:
+        # Candidates are compared by their log-probabilities, shown or not.
+        return 0 if self.logprobs is None and self.candidates > self.n else self.logprobs
+
+    @property
+    def candidates(self) -> int:
+        return self.best_of or self.n
+
+    def check_supported(self) -> None:
+        super().check_supported()
+        if self.candidates < self.n:
+            raise invalid(f"best_of ({self.candidates}) must not be below n ({self.n})", "best_of")
+        if self.candidates > self.n and self.stream:
+            raise invalid("best_of above n cannot be streamed: which answers are best is known at the end", "best_of")
 
     def _not_honoured(self) -> Iterator[str]:
         yield from super()._not_honoured()
-        if self.logprobs is not None:
-            yield "logprobs"
         if self.suffix:
             yield "suffix"
-        if self.best_of not in (None, self.n):
-            yield "best_of"
+        if self.echo and self.logprobs is not None:
+            yield "logprobs"

@@ -15,7 +15,7 @@ from scheduler.engine import Engine
 from scheduler.messages import BlockOutput, DecodingParams, GenerateRequest
 from scheduler.options import EngineOptions
 from tests.checkpoints import AXES, EOS, MASK, VOCAB, build_checkpoint
-from tests.oracle import OracleAnswer, decode
+from tests.oracle import OracleAnswer, OracleEdits, decode
 from training.data.mixture import draw_problems
 
 
@@ -24,6 +24,7 @@ class Answer:
 
     def __init__(self, outputs: list[BlockOutput]) -> None:
         self.token_ids = [token for output in outputs for token in output.token_ids]
+        self.logprobs = [entry for output in outputs for entry in output.logprobs or []]
         self.finish_reason = outputs[-1].finish_reason
         self.steps = [output.denoise_steps for output in outputs]
 
@@ -60,6 +61,13 @@ def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
         factor=1.0 if request.params.decoding_factor is None else request.params.decoding_factor,
         entropy_bound=0.1 if request.params.entropy_bound is None else request.params.entropy_bound,
         ignore_eos=request.ignore_eos,
+        edits=OracleEdits(
+            presence_penalty=request.params.presence_penalty,
+            frequency_penalty=request.params.frequency_penalty,
+            repetition_penalty=request.params.repetition_penalty,
+            logit_bias=request.params.logit_bias,
+            min_tokens=request.params.min_tokens,
+        ),
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest
+from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, TokenLogprob
 
 MASK, EOS, USER, ASSISTANT = "<|mask|>", "<|endoftext|>", "<|user|>", "<|assistant|>"
 CONTEXT = 64
@@ -34,6 +34,17 @@ def render(messages: list[dict[str, str]]) -> str:
     marks = {"assistant": ASSISTANT}
     body = "".join(marks.get(m["role"], USER) + m["content"].strip() + "\n" for m in messages)
     return body + ASSISTANT
+
+
+def scores(ids: Sequence[int], start: int, alternatives: int) -> list[TokenLogprob]:
+    """Made-up log-probabilities, different at every place; the chosen token is the second best."""
+    found = []
+    for place, token in enumerate(ids, start):
+        tops = [(4 + (token + 7 + rank) % 200, -0.25 * (rank + 1) - place / 64) for rank in range(alternatives)]
+        own = -0.5 - place / 64
+        tops[1:2] = [(token, own)] if len(tops) > 1 else []
+        found.append(TokenLogprob(token, own, place % 3 + 1, [t for t, _ in tops], [value for _, value in tops]))
+    return found
 
 
 class FakeEngine:
@@ -81,9 +92,14 @@ class FakeEngine:
                     await asyncio.Event().wait()
                 last = start + BLOCK >= len(ids)
                 finished = last
+                block = ids[start : start + BLOCK]
+                logprobs = None
+                if request.logprobs is not None:
+                    logprobs = scores(block + [1] * (last and natural), start, request.logprobs)
                 yield BlockOutput(
                     request_id=request.request_id,
-                    token_ids=ids[start : start + BLOCK],
+                    token_ids=block,
+                    logprobs=logprobs,
                     denoise_steps=2,
                     forward_passes=3,
                     finish_reason=("stop" if natural else "length") if last else None,
