@@ -9,7 +9,7 @@ MAX_STOP_IDS = 32
 
 
 class Canvas:
-    """State of every row's current block.
+    """State of every row's current block; ``rows`` is S.
 
     Attributes (S rows, B block length, H hidden size), on the device:
         tokens: [S, B] int64, the mask token where nothing is finalised.
@@ -32,6 +32,7 @@ class Canvas:
     def __init__(
         self, rows: int, manifest: Manifest, hidden_size: int, device: torch.device, dtype: torch.dtype
     ) -> None:
+        self.rows = rows
         self.block_length = manifest.block_length
         self.mask_token_id = manifest.mask_token_id
         shape = (rows, self.block_length)

@@ -17,6 +17,7 @@ from model.layout import StepLayout, build_layout, layout_key
 from model.logprobs import token_logprobs
 from model.row import RowResult, RowWork, Sampling, TokenScore
 from model.sampling import gumbel_noise, sample
+from model.scoring import ScoreWork, score
 
 
 @dataclass(slots=True)
@@ -87,6 +88,11 @@ class ModelRunner:
         if scored is not None:
             results = self._with_scores(works, results, finalised, chosen, *scored)
         return results
+
+    @torch.inference_mode()
+    def score(self, works: list[ScoreWork]) -> list[list[TokenScore]]:
+        """One forward over known tokens; for each of ``works`` the scores of its targets."""
+        return score(works, self.transformer, self.cache, self.attention, self.manifest.mask_token_id)
 
     def layout(self, works: list[RowWork]) -> StepLayout:
         """Where everything lies in the step's forward; kept while the same rows denoise the same blocks."""

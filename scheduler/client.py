@@ -22,6 +22,7 @@ from scheduler.messages import (
     EngineReady,
     EngineStats,
     GenerateRequest,
+    ScoreRequest,
     ShutdownRequest,
     StepReport,
 )
@@ -118,8 +119,8 @@ class EngineClient:
             await self._settled.wait()
         return self._ready
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[BlockOutput]:
-        """Yields the request's blocks as they finish; the last one has a finish reason.
+    async def generate(self, request: GenerateRequest | ScoreRequest) -> AsyncIterator[BlockOutput]:
+        """Yields the request's blocks as they finish; the last one has a finish reason. A scoring request has one.
 
         Leaving early (closing the iterator, cancellation) aborts the request in the engine.
 

@@ -23,6 +23,7 @@ from scheduler.messages import (
     FinishReason,
     GenerateRequest,
     Phase,
+    ScoreRequest,
     StepReport,
     TokenLogprob,
 )
@@ -30,6 +31,7 @@ from scheduler.options import EngineOptions
 from scheduler.page_pool import PagePool
 from scheduler.prefix_cache import PrefixCache
 from scheduler.scheduler import Scheduler
+from scheduler.score_queue import ScoreQueue
 from scheduler.sequence import Sequence
 from scheduler.validation import check_logit_edits, check_logprobs
 
@@ -91,13 +93,14 @@ class Engine:
             max_num_seqs=options.max_num_seqs,
             max_num_batched_tokens=options.max_num_batched_tokens,
         )
+        self.scores = ScoreQueue(self.manifest, self.pool, self.runner)
         self.sequences: dict[str, Sequence] = {}
         self._observer = observer
 
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self.sequences)
+        return bool(self.sequences) or self.scores.busy
 
     def describe(self) -> EngineReady:
         """What the front end needs to know about the loaded checkpoint."""
@@ -115,12 +118,17 @@ class Engine:
             parameters=sum(parameter.numel() for parameter in self.runner.transformer.parameters()),
         )
 
-    def add(self, request: GenerateRequest) -> None:
+    def add(self, request: GenerateRequest | ScoreRequest) -> None:
         """Queues a request.
 
         Raises:
             RequestError: it can never be served; nothing was queued.
         """
+        if request.request_id in self.sequences or request.request_id in self.scores:
+            raise RequestError(f"request_id {request.request_id!r} is already in flight")
+        if isinstance(request, ScoreRequest):
+            self.scores.add(request)
+            return
         self._validate(request)
         sequence = Sequence.from_request(request, self.manifest)
         self.sequences[request.request_id] = sequence
@@ -131,15 +139,17 @@ class Engine:
         sequence = self.sequences.pop(request_id, None)
         if sequence is not None:
             self._leave(sequence)
+        self.scores.abort(request_id)
 
     def step(self) -> StepReport:
-        """One forward over everything scheduled.
+        """One forward over everything scheduled for generation, and one over what is to be scored.
 
         A forward that raises ends the requests it carried with finish reason ``error``; the others go on.
         """
         preemptions = self.scheduler.preemptions
         self.scheduler.admitted.clear()
-        chosen = self.scheduler.schedule()
+        budget = self.options.max_num_batched_tokens
+        chosen = self.scheduler.schedule(self.scores.reserve(budget))
         recomputed = sum(sequence.recompute for sequence in chosen)
         started = time.monotonic()
         try:
@@ -157,11 +167,15 @@ class Engine:
                 finished.append(output)
                 if output.finish_reason == "stop":
                     saved += max(0, -(-sequence.wanted // self.manifest.block_length) - 1)
+        tokens = sum(_tokens(work, self.manifest.block_length) for work in works)
+        # A preempted request waits for pages: what becomes free is for it.
+        preempted = bool(self.scheduler.waiting) and self.scheduler.waiting[0].started
+        scored = self.scores.step(budget - tokens, admit=not preempted)
         stats = self.stats(
             forward_seconds=seconds,
-            phase=_phase(works),
-            batch_rows=len(works),
-            batch_tokens=sum(_tokens(work, self.manifest.block_length) for work in works),
+            phase=_phase(works, scoring=self.scores.rows > 0),
+            batch_rows=len(works) + self.scores.rows,
+            batch_tokens=tokens + self.scores.tokens,
             finalized_tokens=sum(result.finalised for result in results),
             steps_per_block=[output.denoise_steps for output in finished],
             queue_seconds=[started - sequence.arrival for sequence in self.scheduler.admitted],
@@ -171,13 +185,13 @@ class Engine:
             recomputed_tokens=recomputed,
             early_stop_saved_blocks=saved,
         )
-        return StepReport(outputs=finished, stats=stats)
+        return StepReport(outputs=finished + scored, stats=stats)
 
     def stats(self, **figures: object) -> EngineStats:
         """The state of queue and pages, with the figures of a step if there was one."""
         return EngineStats(
-            running=len(self.scheduler.running),
-            waiting=len(self.scheduler.waiting),
+            running=len(self.scheduler.running) + len(self.scores.running),
+            waiting=len(self.scheduler.waiting) + len(self.scores.waiting),
             pages_free=self.pool.free,
             pages_active=self.pool.active,
             pages_cached=self.pool.cached,
@@ -186,7 +200,8 @@ class Engine:
 
     def check(self) -> None:
         """Asserts that every held page belongs to a running request, and every kept one to the prefix cache."""
-        self.pool.check([sequence.pages for sequence in self.scheduler], self.prefix_cache.kept)
+        tables = [sequence.pages for sequence in self.scheduler]
+        self.pool.check([*tables, *self.scores.tables], self.prefix_cache.kept)
 
     def _validate(self, request: GenerateRequest) -> None:
         length, limit = len(request.prompt_ids), self.manifest.max_model_len
@@ -209,8 +224,6 @@ class Engine:
         check_logit_edits(
             request, [*self.manifest.stop_token_ids, *request.stop_token_ids], vocab, self.manifest.mask_token_id
         )
-        if request.request_id in self.sequences:
-            raise RequestError(f"request_id {request.request_id!r} is already in flight")
 
     def _work(self, sequence: Sequence) -> RowWork:
         """Opens the block if it is new, and lists what the forward has to compute for this request."""
@@ -348,9 +361,11 @@ def _tokens(work: RowWork, block_length: int) -> int:
     return sum(len(span.token_ids) for span in work.clean) + (block_length if work.denoise else 0)
 
 
-def _phase(works: list[RowWork]) -> Phase:
+def _phase(works: list[RowWork], *, scoring: bool) -> Phase:
     """What the forward was: one kind of work, or a mixture."""
     kinds: set[Phase] = {_kind(work) for work in works}
+    if scoring:
+        kinds.add("score")
     return kinds.pop() if len(kinds) == 1 else "mixed" if kinds else "idle"
 
 

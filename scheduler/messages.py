@@ -7,7 +7,7 @@ import msgspec
 from model.rules import RuleName
 
 FinishReason = Literal["stop", "length", "error"]
-Phase = Literal["prefill", "denoise", "commit", "mixed", "idle"]
+Phase = Literal["prefill", "denoise", "commit", "score", "mixed", "idle"]
 
 
 class DecodingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,6 +55,17 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     logprobs: int | None = None
 
 
+class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
+    """Tell the log-probability of every prompt token given those before it, and of ``logprobs`` alternatives.
+
+    It is answered with one ``BlockOutput`` whose ``logprobs`` begin with the second token; their ``step`` is 0.
+    """
+
+    request_id: str
+    prompt_ids: list[int]
+    logprobs: int = 0
+
+
 class AbortRequest(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
     """Drop a request, whatever its state; unknown ids are no error (it may have just finished)."""
 
@@ -65,7 +76,7 @@ class ShutdownRequest(msgspec.Struct, frozen=True, tag="shutdown"):
     """Leave the step loop and exit 0."""
 
 
-EngineInput = GenerateRequest | AbortRequest | ShutdownRequest
+EngineInput = GenerateRequest | ScoreRequest | AbortRequest | ShutdownRequest
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):

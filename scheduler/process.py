@@ -18,6 +18,7 @@ from scheduler.messages import (
     EngineInput,
     EngineOutput,
     GenerateRequest,
+    ScoreRequest,
     ShutdownRequest,
     StepReport,
 )
@@ -65,7 +66,7 @@ class EngineServer:
         """Handles one message; false means shut down."""
         message = self._decoder.decode(payload)
         match message:
-            case GenerateRequest():
+            case GenerateRequest() | ScoreRequest():
                 try:
                     self.engine.add(message)
                 except RequestError as error:

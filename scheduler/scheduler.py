@@ -52,10 +52,13 @@ class Scheduler:
             self.running.remove(sequence)
             self._vacate(sequence)
 
-    def schedule(self) -> list[Sequence]:
-        """The requests of the next step, each with a row and with pages up to the end of its block."""
+    def schedule(self, reserved: int = 0) -> list[Sequence]:
+        """The requests of the next step, each with a row and with pages up to the end of its block.
+
+        ``reserved`` tokens of the step are kept for other work.
+        """
         preempted = self._secure_pages()
-        budget = self.max_num_batched_tokens
+        budget = self.max_num_batched_tokens - reserved
         chosen: list[Sequence] = []
         left_out: list[Sequence] = []
         for sequence in self.running:

@@ -1,11 +1,23 @@
 """The text of one answer as its tokens come: whole characters, cut at stop strings, with each token's place."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from scheduler.messages import BlockOutput, TokenLogprob
 from server.logprobs import PlacedToken
 from server.stops import StopMatcher
 from server.text import Detokenizer, TextCodec
+
+
+def place_prompt(
+    ids: Sequence[int], scores: Sequence[TokenLogprob], decode: Callable[[Sequence[int]], str]
+) -> list[PlacedToken]:
+    """Where each token of an echoed prompt lies; the first, before which there is nothing, has no score."""
+    detokenizer, place = Detokenizer(decode), 0
+    placed = []
+    for token, score in zip(ids, [None, *scores], strict=True):
+        placed.append(PlacedToken(place, token, score))
+        place += len(detokenizer.feed([token]))
+    return placed
 
 
 class AnswerText:

@@ -10,8 +10,9 @@ from starlette.responses import JSONResponse, Response
 
 from scheduler.messages import EngineReady
 from server.body import read_body
+from server.choice import Choice, Update
 from server.errors import ApiError
-from server.generation import Choice, Job, Update
+from server.generation import Job
 from server.logprobs import PlacedToken, chat_logprobs
 from server.protocol.chat import ChatRequest
 from server.services import Services, check_edits, check_stop_ids, token_budget

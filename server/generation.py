@@ -1,4 +1,4 @@
-"""Runs the choices of one HTTP request side by side and turns their blocks into text."""
+"""Runs the choices of one HTTP request side by side."""
 
 import asyncio
 import hashlib
@@ -10,78 +10,24 @@ import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Literal
 
 from scheduler.errors import EngineDeadError, EngineError
-from scheduler.messages import BlockOutput, GenerateRequest
-from server.answer_text import AnswerText
+from scheduler.messages import GenerateRequest, ScoreRequest, TokenLogprob
+from server.choice import Choice, Update
 from server.errors import ApiError
-from server.logprobs import PlacedToken
 from server.protocol.common import GenerationFields, StreamOptions
 from server.services import Services
 from server.text import TextCodec
 
 logger = logging.getLogger(__name__)
 
-Finish = Literal["stop", "length"]
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """What one block added to one choice; ``logprobs`` is empty unless they were asked for."""
-
-    index: int
-    text: str
-    token_ids: list[int]
-    finish_reason: Finish | None
-    logprobs: list[PlacedToken] = field(default_factory=list)
-
-
-class Choice:
-    """One answer in the making: its request to the engine and what has come of it."""
-
-    def __init__(self, index: int, request: GenerateRequest, codec: TextCodec, stops: Sequence[str]) -> None:
-        self.index = index
-        self.request = request
-        self.text = ""
-        self.token_ids: list[int] = []
-        self.finish_reason: Finish | None = None
-        self.denoise_steps = 0
-        self.forward_passes = 0
-        self.cached_tokens = 0
-        self.discarded = 0
-        self.logprobs: list[PlacedToken] = []
-        self._text = AnswerText(codec, stops)
-
-    def take(self, block: BlockOutput) -> Update:
-        """Adds a finished block; tokens after a stop string are dropped and the choice ends."""
-        self.denoise_steps += block.denoise_steps
-        self.forward_passes += block.forward_passes
-        self.cached_tokens = block.cached_tokens
-        text, kept, placed = self._text.take(block)
-        if self._text.stopped:
-            self.finish_reason = "stop"
-        elif block.finish_reason in ("stop", "length"):
-            self.finish_reason = block.finish_reason
-        self.discarded = len(block.token_ids) - kept
-        self.text += text
-        self.token_ids += block.token_ids[:kept]
-        self.logprobs += placed
-        return Update(self.index, text, block.token_ids[:kept], self.finish_reason, placed)
-
-    @property
-    def mean_logprob(self) -> float:
-        """Of all its tokens, an end token included; 0 without any."""
-        scores = [token.score.logprob for token in self.logprobs if token.score is not None]
-        return sum(scores) / len(scores) if scores else 0.0
-
-
 @dataclass
 class Job:
     """All choices of one HTTP request; choice ``i * candidates + j`` is answer j to prompt i.
 
     ``prompts`` are ids; ``label`` is the HTTP request's id, for the log only; ``returned`` is how many answers to each
-    prompt are wanted.
+    prompt are wanted. Where prompts are to be scored, ``scoring`` has a request for each, and ``prompt_scores`` the
+    scores of all tokens but the first, by the prompt's number, before the first update of its choices.
     """
 
     services: Services
@@ -89,6 +35,8 @@ class Job:
     prompts: list[list[int]]
     choices: list[Choice]
     returned: int
+    scoring: list[ScoreRequest] = field(default_factory=list)
+    prompt_scores: dict[int, list[TokenLogprob]] = field(default_factory=dict)
     arrived: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -100,8 +48,14 @@ class Job:
         fields: GenerationFields,
         prompts: list[list[int]],
         budgets: list[int],
+        echoes: Sequence[str] = (),
+        score_prompts: bool = False,
     ) -> "Job":
-        """Lays out the choices of ``fields``; ``budgets`` are the tokens each prompt may be answered with."""
+        """Lays out the choices of ``fields``.
+
+        ``budgets`` are the tokens each prompt may be answered with, ``echoes`` the texts in front of the answers to
+        each, if any; ``score_prompts`` asks for the log-probabilities of the prompts' tokens.
+        """
         seed = secrets.randbits(63) if fields.seed is None else fields.seed
         name = uuid.uuid4().hex
         choices = []
@@ -117,8 +71,12 @@ class Job:
                     ignore_eos=fields.ignore_eos,
                     logprobs=fields.engine_logprobs,
                 )
-                choices.append(Choice(number, request, codec, fields.stop))
-        return cls(services, label, prompts, choices, fields.n)
+                choices.append(Choice(number, request, codec, fields.stop, len(echoes[index]) if echoes else 0))
+        scoring = [
+            ScoreRequest(request_id=f"{name}-s{index}", prompt_ids=prompt, logprobs=fields.engine_logprobs or 0)
+            for index, prompt in enumerate(prompts if score_prompts else [])
+        ]
+        return cls(services, label, prompts, choices, fields.n, scoring)
 
     def answers(self) -> list[Choice]:
         """The finished choices to return, numbered anew: of more candidates those the model finds likeliest."""
@@ -144,12 +102,14 @@ class Job:
         queue: asyncio.Queue[Update | ApiError] = asyncio.Queue()
         tasks: list[asyncio.Task[None]] = []
         try:
-            with services.gate.admit(len(self.choices)):
+            with services.gate.admit(len(self.choices) + len(self.scoring)):
                 services.metrics.accepted(sum(map(len, self.prompts)))
                 services.gate.cut_listeners.add(queue.put_nowait)
-                tasks += [asyncio.create_task(self._run(choice, queue)) for choice in self.choices]
+                scores = [asyncio.create_task(self._score(index)) for index in range(len(self.scoring))]
+                tasks += scores
+                tasks += [asyncio.create_task(self._run(choice, queue, scores)) for choice in self.choices]
                 try:
-                    open_choices = len(tasks)
+                    open_choices = len(self.choices)
                     while open_choices:
                         item = await self._next(queue)
                         if isinstance(item, ApiError):
@@ -199,8 +159,21 @@ class Job:
         except TimeoutError:
             raise ApiError(504, f"The request took longer than {limit:g} seconds") from None
 
-    async def _run(self, choice: Choice, queue: asyncio.Queue[Update | ApiError]) -> None:
+    async def _score(self, prompt: int) -> None:
+        scores = self.services.engine.generate(self.scoring[prompt])
+        assert isinstance(scores, AsyncGenerator)
+        async with aclosing(scores):
+            async for block in scores:
+                if block.finish_reason == "error":
+                    raise EngineError(block.error or "no reason was given")
+                self.prompt_scores[prompt] = block.logprobs or []
+
+    async def _run(
+        self, choice: Choice, queue: asyncio.Queue[Update | ApiError], scores: list[asyncio.Task[None]]
+    ) -> None:
         try:
+            if scores:
+                await asyncio.shield(scores[choice.index * len(self.prompts) // len(self.choices)])
             await self._consume(choice, queue)
         except EngineDeadError:
             queue.put_nowait(ApiError(503, "The engine stopped while it worked on the request", retry_after=2))

@@ -69,7 +69,7 @@ class Metrics:
             self._rejected.labels(model_name, reason)
         for stage in ("waiting", "running"):
             self._cancelled.labels(model_name, stage)
-        for phase in ("prefill", "denoise", "commit", "mixed"):
+        for phase in ("prefill", "denoise", "commit", "score", "mixed"):
             self._passes.labels(model_name, phase)
         self._discarded.labels(model_name, "stop_string")
         build = Gauge("cdlm_build_info", "Version of the server", ["model_name", "version"], registry=self.registry)

@@ -9,7 +9,7 @@ from typing import Protocol
 import msgspec
 
 from model.rules import BAN
-from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest
+from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest
 from server.errors import ApiError, invalid, too_long
 from server.limits import Gate
 from server.metrics import EngineView, Metrics
@@ -33,7 +33,7 @@ class Engine(EngineView, Protocol):
 
     @property
     def failure(self) -> str | None: ...
-    def generate(self, request: GenerateRequest) -> AsyncIterator[BlockOutput]: ...
+    def generate(self, request: GenerateRequest | ScoreRequest) -> AsyncIterator[BlockOutput]: ...
 
 
 class Services:

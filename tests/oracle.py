@@ -116,6 +116,25 @@ def pass_entropy_bound(entropy: dict[int, float], bound: float) -> list[int]:
     return ranked[: max([1, *(size for size in sizes if spent[size] <= bound)])]
 
 
+def score_prompt(weights: dict[str, Tensor], shape: Any, manifest: Any, prompt: list[int]) -> list[Tensor]:
+    """Log-probabilities [vocab] of every prompt token but the first: one forward a token, nothing reused.
+
+    The prompt is taken as blocks from position 0; token i is predicted from all tokens before its block, and its block
+    with itself and what follows masked.
+    """
+    block = manifest.block_length
+    head = weights.get("lm_head.weight", weights["embed_tokens.weight"])
+    found = []
+    for position in range(1, len(prompt)):
+        end = position // block * block + block
+        ids = torch.tensor(prompt[:position] + [manifest.mask_token_id] * (end - position))
+        hidden = hidden_states(weights, shape, ids, visibility(end, 0, manifest.prompt_attention, block))
+        logits = head @ hidden[position - 1 if manifest.shift else position]
+        logits[manifest.mask_token_id] = float("-inf")
+        found.append(logits.log_softmax(-1))
+    return found
+
+
 def edit(
     logits: Tensor, edits: OracleEdits, prompt: list[int], generated: list[int], index: int, stops: tuple[int, ...]
 ) -> Tensor:

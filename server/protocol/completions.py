@@ -81,6 +81,11 @@ class CompletionRequest(GenerationFields):
     def candidates(self) -> int:
         return self.best_of or self.n
 
+    @property
+    def scores_prompts(self) -> bool:
+        """Whether the prompts' tokens are shown with their log-probabilities."""
+        return self.echo and self.logprobs is not None
+
     def check_supported(self) -> None:
         super().check_supported()
         if self.candidates < self.n:
@@ -92,5 +97,3 @@ class CompletionRequest(GenerationFields):
         yield from super()._not_honoured()
         if self.suffix:
             yield "suffix"
-        if self.echo and self.logprobs is not None:
-            yield "logprobs"

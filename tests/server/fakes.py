@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 
+import msgspec
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, TokenLogprob
+from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest, TokenLogprob
 
 MASK, EOS, USER, ASSISTANT = "<|mask|>", "<|endoftext|>", "<|user|>", "<|assistant|>"
 CONTEXT = 64
@@ -71,12 +72,21 @@ class FakeEngine:
         self.stats = EngineStats(pages_free=16)
         self.stats_listeners: list[Callable[[EngineStats], None]] = []
         self.requests: list[GenerateRequest] = []
+        self.scored: list[ScoreRequest] = []
         self.aborted: list[str] = []
         self.fail_after: tuple[int, Exception] | None = None
         self.hold_after: int | None = None
         self.held = asyncio.Event()
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[BlockOutput]:
+    async def generate(self, request: GenerateRequest | ScoreRequest) -> AsyncIterator[BlockOutput]:
+        if isinstance(request, ScoreRequest):
+            self.scored.append(request)
+            found = [
+                msgspec.structs.replace(entry, step=0)
+                for entry in scores(request.prompt_ids[1:], 1, request.logprobs)
+            ]
+            yield BlockOutput(request_id=request.request_id, token_ids=[], logprobs=found, finish_reason="length")
+            return
         self.requests.append(request)
         ids = list(self.script(request))
         natural = len(ids) < request.max_tokens

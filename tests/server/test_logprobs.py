@@ -1,14 +1,16 @@
 """Log-probabilities and candidates in answers: shapes, places, streams, stop strings, the best of several."""
 
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
 
 from scheduler.messages import DecodingParams, GenerateRequest
+from server.answer_text import place_prompt
 from server.text import TextCodec
 from tests.server.conftest import ANSWER, Bench
-from tests.server.fakes import make_tokenizer, render
+from tests.server.fakes import make_tokenizer, render, scores
 
 pytestmark = pytest.mark.anyio
 
@@ -164,3 +166,50 @@ def test_the_bytes_of_a_token() -> None:
         assert b"".join(codec.token_bytes(ident) for ident in tokenizer.encode(text).ids).decode() == text
     assert codec.token_bytes(1) == END.encode()
     assert codec.token_bytes(10**6) == b""
+
+
+@pytest.mark.parametrize("as_ids", [False, True])
+@pytest.mark.parametrize("max_tokens", [0, 1, 40])
+async def test_an_echoed_prompt_is_scored(bench: Bench, as_ids: bool, max_tokens: int) -> None:
+    text = "hello h\u00e9 there"
+    ids = bench.codec._tokenizer.encode(text).ids
+    body: dict[str, Any] = {"prompt": ids if as_ids else text, "echo": True, "logprobs": 2, "max_tokens": max_tokens}
+    choice = (await bench.complete(**body))["choices"][0]
+    found = choice["logprobs"]
+    answer = bench.codec._tokenizer.encode(ANSWER).ids[:max_tokens]
+    end = [1] if max_tokens == 40 else []
+    assert choice["text"] == text + bench.codec.decode(answer)
+    assert {len(values) for values in found.values()} == {len(ids) + len(answer) + len(end)}
+    assert (found["token_logprobs"][0], found["top_logprobs"][0]) == (None, None)
+    assert None not in found["token_logprobs"][1:]
+    assert found["denoise_steps"][: len(ids)] == [None] * len(ids)
+    assert None not in found["denoise_steps"][len(ids) :]
+    for token, logprob, top in zip(found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True):
+        assert top is None or top[token] == logprob
+    starts = [bench.codec.decode(ids[:place]).rstrip("\ufffd") for place in range(len(ids))]
+    assert found["text_offset"][: len(ids)] == [len(start) for start in starts]
+    places = range(len(answer + end))
+    assert found["text_offset"][len(ids) :] == [len(text + bench.codec.decode(answer[:place])) for place in places]
+    events = await bench.events("/v1/completions", **body)
+    assert joined(events) == found
+    assert "".join(event["choices"][0]["text"] for event in events) == choice["text"]
+    assert [request.prompt_ids for request in bench.engine.scored] == [ids] * 2
+
+
+async def test_each_prompt_is_scored_once(bench: Bench) -> None:
+    answer = await bench.complete(prompt=["a", "hello"], n=2, best_of=3, echo=True, logprobs=0, max_tokens=2)
+    assert len(bench.engine.scored) == 2
+    assert len(bench.engine.requests) == 6
+    assert [choice["logprobs"]["tokens"][0] for choice in answer["choices"]] == ["a", "a", "hello", "hello"]
+    await bench.complete(echo=True)
+    await bench.complete(logprobs=1)
+    assert len(bench.engine.scored) == 2
+
+
+async def test_a_token_in_front_of_a_text_has_no_characters() -> None:
+    codec = TextCodec(make_tokenizer(bos=True), render)
+    [ids] = await codec.encode(["hello"], 64)
+    placed = place_prompt(ids, scores(ids[1:], 1, 0), codec.decode)
+    assert [(token.token_id, token.offset) for token in placed] == [(1, 0), (ids[1], 0)]
+    shown = place_prompt(ids, scores(ids[1:], 1, 0), partial(codec.decode, keep_special=True))
+    assert [token.offset for token in shown] == [0, len(END)]
