@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -187,7 +188,8 @@ class EngineClient:
                 socket.set_hwm(0)
                 socket.linger = 0
                 socket.bind(f"ipc://{directory}/{name}")
-            command = [sys.executable, "-m", "scheduler.process", f"ipc://{directory}/in", f"ipc://{directory}/out"]
+            addresses = (f"ipc://{directory}/in", f"ipc://{directory}/out")
+            command = [sys.executable, "-m", "scheduler.process", *addresses, str(os.getpid())]
             process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
             self._process, self._inbox = process, inbox
             reader = asyncio.create_task(self._read(outbox))

@@ -6,20 +6,12 @@ from model.attention.paged import PagedAttention
 from model.config import AttentionBackend, CheckpointError
 
 
-def find_attention(
-    name: AttentionBackend, *, device: torch.device, dtype: torch.dtype, page_size: int
-) -> type[PagedAttention]:
+def find_attention(name: AttentionBackend, *, device: torch.device, dtype: torch.dtype) -> type[PagedAttention]:
     """The implementation of that name; only its own module is imported.
 
     Raises:
-        CheckpointError: it does not run on this device, in this type or with pages of this size.
+        CheckpointError: it does not run on this device or in this type.
     """
-    if name == "flex":
-        if page_size % 16:
-            raise CheckpointError(f"attention_backend flex needs a page_size that is a multiple of 16, got {page_size}")
-        from model.attention.flex import FlexAttention
-
-        return FlexAttention
     if name == "varlen":
         if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
             raise CheckpointError(

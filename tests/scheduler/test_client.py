@@ -120,7 +120,10 @@ from scheduler.options import EngineOptions
 async def main():
     client = EngineClient(EngineOptions(model=sys.argv[1], threads=1))
     await client.start()
-    await client.wait_ready()
+    if sys.argv[2] == "loaded":
+        await client.wait_ready()
+    while client.pid is None:
+        await asyncio.sleep(0.001)
     print(client.pid, flush=True)
     await asyncio.sleep(600)
 
@@ -128,8 +131,9 @@ asyncio.run(main())
 """
 
 
-def test_the_engine_leaves_when_its_parent_is_killed(directory: Path) -> None:
-    command = [sys.executable, "-c", PARENT, str(directory)]
+@pytest.mark.parametrize("moment", ["loaded", "loading"])
+def test_the_engine_leaves_when_its_parent_is_killed(directory: Path, moment: str) -> None:
+    command = [sys.executable, "-c", PARENT, str(directory), moment]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         engine = int(parent.stdout.readline())

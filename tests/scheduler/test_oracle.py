@@ -196,7 +196,9 @@ def test_mask_id_in_a_prompt_is_never_denoised(tmp_path: Path) -> None:
     assert max(answer.token_ids) < VOCAB
 
 
-FLOAT_NOISE = 1e-5  # Two summation orders in fp32 may settle a decision closer than this either way.
+# Two summation orders in fp32 may settle a decision closer than this either way. A confidence near 1 is exact to a
+# small part of what it lacks of 1, and the student decides there.
+FLOAT_NOISE = 1e-6
 
 
 def test_the_bundled_student_equals_the_oracle_alone_and_in_a_batch_of_32() -> None:
