@@ -47,6 +47,9 @@ class Choice:
         self.denoise_steps = 0
         self.forward_passes = 0
         self.cached_tokens = 0
+        self.blocks = 0
+        self.queue_seconds = 0.0
+        self.delivered = 0
         self.discarded = 0
         self._detokenizer = Detokenizer(codec.decode)
         self._stops = StopMatcher(stops)
@@ -57,6 +60,8 @@ class Choice:
         self.denoise_steps += block.denoise_steps
         self.forward_passes += block.forward_passes
         self.cached_tokens = block.cached_tokens
+        self.queue_seconds = block.queue_seconds
+        self.blocks += 1
         kept = len(block.token_ids)
         if self._by_token:
             # Token by token, so that it is known which one completed a stop string.
@@ -85,14 +90,17 @@ class Choice:
 class Job:
     """All choices of one HTTP request; choice ``i * n + j`` is answer j to prompt i.
 
-    ``prompts`` are ids; ``label`` is the HTTP request's id, for the log only.
+    ``prompts`` are ids; ``label`` is the HTTP request's id, for the log only. A ``streamed`` job's updates reach the
+    client one by one, those of another all at the end.
     """
 
     services: Services
     label: str
     prompts: list[list[int]]
     choices: list[Choice]
+    streamed: bool = False
     arrived: float = field(default_factory=time.monotonic)
+    first_block: float | None = None
 
     @classmethod
     def plan(
@@ -119,7 +127,7 @@ class Job:
                     ignore_eos=fields.ignore_eos,
                 )
                 choices.append(Choice(index * fields.n + j, request, codec, fields.stop))
-        return cls(services, label, prompts, choices)
+        return cls(services, label, prompts, choices, fields.stream)
 
     async def updates(self) -> AsyncGenerator[Update, None]:
         """Every block of every choice as it comes; ends when all choices have finished.
@@ -128,7 +136,7 @@ class Job:
         first update when the request is not admitted; 500, 503 or 504 when the engine fails or is too slow.
         """
         services = self.services
-        outcome = "cancelled"
+        outcome, status = "cancelled", 499
         queue: asyncio.Queue[Update | ApiError] = asyncio.Queue()
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -144,17 +152,22 @@ class Job:
                             raise item
                         open_choices -= item.finish_reason is not None
                         yield item
+                        if self.streamed:
+                            self._deliver(item.index, len(item.token_ids))
                 finally:
                     services.gate.cut_listeners.discard(queue.put_nowait)
                     for task in tasks:
                         task.cancel()
                     await asyncio.gather(*tasks, return_exceptions=True)
-            outcome = "finished"
+            outcome, status = "finished", 200
+            if not self.streamed:
+                for choice in self.choices:
+                    self._deliver(choice.index, len(choice.token_ids))
         except ApiError as error:
-            outcome = f"error {error.status}"
+            outcome, status = "error", error.status
             raise
         finally:
-            self._account(outcome, admitted=bool(tasks))
+            self._account(outcome, status, admitted=bool(tasks))
 
     def usage(self) -> dict[str, object]:
         """Tokens and work of the request so far, as the API reports them."""
@@ -215,17 +228,25 @@ class Job:
                 now = time.monotonic()
                 metrics.block(now - last, len(update.token_ids), first=last == self.arrived)
                 last = now
+                self.first_block = self.first_block or now
                 if update.finish_reason is not None:
                     metrics.finished(update.finish_reason, now - self.arrived)
-                    metrics.discarded(choice.discarded)
+                    metrics.discarded("stop_string", choice.discarded)
                 queue.put_nowait(update)
                 if update.finish_reason is not None:
                     return
         raise EngineDeadError("the engine ended the sequence without a reason")
 
-    def _account(self, outcome: str, *, admitted: bool) -> None:
+    def _deliver(self, index: int, tokens: int) -> None:
+        self.choices[index].delivered += tokens
+        self.services.metrics.delivered(tokens)
+
+    def _account(self, outcome: str, status: int, *, admitted: bool) -> None:
         elapsed = time.monotonic() - self.arrived
         for choice in self.choices if admitted else []:
+            lost = len(choice.token_ids) - choice.delivered
+            if lost:
+                self.services.metrics.discarded("cancelled" if outcome == "cancelled" else "error", lost)
             if choice.finish_reason is None and outcome == "cancelled":
                 self.services.metrics.cancelled(started=bool(choice.token_ids))
             elif choice.finish_reason is None:
@@ -234,12 +255,21 @@ class Job:
             "request_id": self.label,
             "engine_id": self.choices[0].request.request_id.partition("-")[0],
             "outcome": outcome,
+            "status": status,
+            "stream": self.streamed,
             "choices": len(self.choices),
-            "finish_reasons": sorted({choice.finish_reason or "none" for choice in self.choices}),
-            "e2e_ms": round(elapsed * 1000, 1),
+            "finish_reasons": sorted({choice.finish_reason or outcome for choice in self.choices}),
+            "queue_ms": _ms(max(choice.queue_seconds for choice in self.choices)),
+            "ttft_ms": None if self.first_block is None else _ms(self.first_block - self.arrived),
+            "e2e_ms": _ms(elapsed),
+            "blocks": sum(choice.blocks for choice in self.choices),
             **self.usage(),
         }
         logger.info("%s", json.dumps(line))
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)
 
 
 def stream_seed(seed: int, choice: int) -> int:
