@@ -83,6 +83,11 @@ class EngineClient:
         return self._stats
 
     @property
+    def in_flight(self) -> int:
+        """Sequences handed to the engine whose last block has not come back."""
+        return len(self._outputs)
+
+    @property
     def pid(self) -> int | None:
         """Process id of the engine, if one runs."""
         return self._process.pid if self._process is not None and self._process.returncode is None else None

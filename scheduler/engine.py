@@ -152,6 +152,8 @@ class Engine:
         chosen = self.scheduler.schedule(self.scores.reserve(budget))
         recomputed = sum(sequence.recompute for sequence in chosen)
         started = time.monotonic()
+        for sequence in self.scheduler.admitted:
+            sequence.queued = started - sequence.arrival
         try:
             works = [self._work(sequence) for sequence in chosen]
             results = self.runner.step(works) if works else []
@@ -178,7 +180,7 @@ class Engine:
             batch_tokens=tokens + self.scores.tokens,
             finalized_tokens=sum(result.finalised for result in results),
             steps_per_block=[output.denoise_steps for output in finished],
-            queue_seconds=[started - sequence.arrival for sequence in self.scheduler.admitted],
+            queue_seconds=[sequence.queued for sequence in self.scheduler.admitted],
             admitted_prompt_tokens=sum(sequence.prompt_length for sequence in self.scheduler.admitted),
             cached_prompt_tokens=sum(sequence.cached for sequence in self.scheduler.admitted),
             preemptions=self.scheduler.preemptions - preemptions,
@@ -297,6 +299,7 @@ class Engine:
             denoise_steps=result.steps,
             forward_passes=sequence.forwards,
             cached_tokens=sequence.cached,
+            queue_seconds=sequence.queued,
             finish_reason=reason,
             logprobs=logprobs,
         )

@@ -98,8 +98,9 @@ class BlockOutput(msgspec.Struct, frozen=True, kw_only=True):
 
     A stop token that ended the request is not part of ``token_ids``. ``denoise_steps`` and
     ``forward_passes`` count what this block took; ``cached_tokens`` are the request's prompt tokens that need not be
-    computed, the same in each of its blocks. ``logprobs``, if they were asked for, are those of ``token_ids``, and of
-    the stop token after them if one ended the request.
+    computed, ``queue_seconds`` how long it waited for its first step; both are the same in each of its blocks.
+    ``logprobs``, if they were asked for, are those of ``token_ids``, and of the stop token after them if one ended the
+    request.
     """
 
     request_id: str
@@ -107,6 +108,7 @@ class BlockOutput(msgspec.Struct, frozen=True, kw_only=True):
     denoise_steps: int = 0
     forward_passes: int = 0
     cached_tokens: int = 0
+    queue_seconds: float = 0.0
     finish_reason: FinishReason | None = None
     error: str | None = None
     logprobs: list[TokenLogprob] | None = None

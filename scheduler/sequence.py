@@ -27,6 +27,7 @@ class Sequence:
         row_open: the canvas row holds this request's settings.
         stored: positions below this were offered to the prefix cache, or come from it.
         cached: prompt positions that came from the prefix cache when the request was first admitted.
+        queued: seconds it waited before it was first admitted.
         border: the state behind the cached positions, until the canvas row holds it.
         logprobs: by offset, those of the current block, if they were asked for.
         recompute: positions whose keys were dropped by a preemption and are computed again on resuming.
@@ -49,6 +50,7 @@ class Sequence:
     block_open: bool = False
     stored: int = 0
     cached: int = 0
+    queued: float = 0.0
     border: Tensor | None = None
     forwards: int = 0
     logprobs: dict[int, TokenLogprob] = field(default_factory=dict)

@@ -40,6 +40,9 @@ class Choice:
         self.denoise_steps = 0
         self.forward_passes = 0
         self.cached_tokens = 0
+        self.blocks = 0
+        self.queue_seconds = 0.0
+        self.delivered = 0
         self.discarded = 0
         self.logprobs: list[PlacedToken] = []
         self._text = AnswerText(codec, stops, start)
@@ -49,6 +52,8 @@ class Choice:
         self.denoise_steps += block.denoise_steps
         self.forward_passes += block.forward_passes
         self.cached_tokens = block.cached_tokens
+        self.queue_seconds = block.queue_seconds
+        self.blocks += 1
         text, kept, placed = self._text.take(block)
         if self._text.stopped:
             self.finish_reason = "stop"

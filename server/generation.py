@@ -21,13 +21,15 @@ from server.text import TextCodec
 
 logger = logging.getLogger(__name__)
 
+
 @dataclass
 class Job:
     """All choices of one HTTP request; choice ``i * candidates + j`` is answer j to prompt i.
 
     ``prompts`` are ids; ``label`` is the HTTP request's id, for the log only; ``returned`` is how many answers to each
     prompt are wanted. Where prompts are to be scored, ``scoring`` has a request for each, and ``prompt_scores`` the
-    scores of all tokens but the first, by the prompt's number, before the first update of its choices.
+    scores of all tokens but the first, by the prompt's number, before the first update of its choices. A ``streamed``
+    job's updates reach the client one by one, those of another all at the end.
     """
 
     services: Services
@@ -36,8 +38,10 @@ class Job:
     choices: list[Choice]
     returned: int
     scoring: list[ScoreRequest] = field(default_factory=list)
+    streamed: bool = False
     prompt_scores: dict[int, list[TokenLogprob]] = field(default_factory=dict)
     arrived: float = field(default_factory=time.monotonic)
+    first_block: float | None = None
 
     @classmethod
     def plan(
@@ -76,7 +80,7 @@ class Job:
             ScoreRequest(request_id=f"{name}-s{index}", prompt_ids=prompt, logprobs=fields.engine_logprobs or 0)
             for index, prompt in enumerate(prompts if score_prompts else [])
         ]
-        return cls(services, label, prompts, choices, fields.n, scoring)
+        return cls(services, label, prompts, choices, fields.n, scoring, fields.stream)
 
     def answers(self) -> list[Choice]:
         """The finished choices to return, numbered anew: of more candidates those the model finds likeliest."""
@@ -98,7 +102,7 @@ class Job:
         first update when the request is not admitted; 500, 503 or 504 when the engine fails or is too slow.
         """
         services = self.services
-        outcome = "cancelled"
+        outcome, status = "cancelled", 499
         queue: asyncio.Queue[Update | ApiError] = asyncio.Queue()
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -116,17 +120,22 @@ class Job:
                             raise item
                         open_choices -= item.finish_reason is not None
                         yield item
+                        if self.streamed:
+                            self._deliver(self.choices[item.index], len(item.token_ids))
                 finally:
                     services.gate.cut_listeners.discard(queue.put_nowait)
                     for task in tasks:
                         task.cancel()
                     await asyncio.gather(*tasks, return_exceptions=True)
-            outcome = "finished"
+            outcome, status = "finished", 200
+            if not self.streamed:
+                for choice in self.answers():
+                    self._deliver(choice, len(choice.token_ids))
         except ApiError as error:
-            outcome = f"error {error.status}"
+            outcome, status = "error", error.status
             raise
         finally:
-            self._account(outcome, admitted=bool(tasks))
+            self._account(outcome, status, admitted=bool(tasks))
 
     def usage(self) -> dict[str, object]:
         """Tokens and work of the request so far, as the API reports them."""
@@ -200,17 +209,26 @@ class Job:
                 now = time.monotonic()
                 metrics.block(now - last, len(update.token_ids), first=last == self.arrived)
                 last = now
+                self.first_block = self.first_block or now
                 if update.finish_reason is not None:
                     metrics.finished(update.finish_reason, now - self.arrived)
-                    metrics.discarded(choice.discarded)
+                    metrics.discarded("stop_string", choice.discarded)
                 queue.put_nowait(update)
                 if update.finish_reason is not None:
                     return
         raise EngineDeadError("the engine ended the sequence without a reason")
 
-    def _account(self, outcome: str, *, admitted: bool) -> None:
+    def _deliver(self, choice: Choice, tokens: int) -> None:
+        choice.delivered += tokens
+        self.services.metrics.delivered(tokens)
+
+    def _account(self, outcome: str, status: int, *, admitted: bool) -> None:
         elapsed = time.monotonic() - self.arrived
         for choice in self.choices if admitted else []:
+            lost = len(choice.token_ids) - choice.delivered
+            if lost:
+                # All of a finished request's answers that are not returned lost to likelier ones.
+                self.services.metrics.discarded("best_of" if outcome == "finished" else outcome, lost)
             if choice.finish_reason is None and outcome == "cancelled":
                 self.services.metrics.cancelled(started=bool(choice.token_ids))
             elif choice.finish_reason is None:
@@ -219,12 +237,21 @@ class Job:
             "request_id": self.label,
             "engine_id": self.choices[0].request.request_id.partition("-")[0],
             "outcome": outcome,
+            "status": status,
+            "stream": self.streamed,
             "choices": len(self.choices),
-            "finish_reasons": sorted({choice.finish_reason or "none" for choice in self.choices}),
-            "e2e_ms": round(elapsed * 1000, 1),
+            "finish_reasons": sorted({choice.finish_reason or outcome for choice in self.choices}),
+            "queue_ms": _ms(max(choice.queue_seconds for choice in self.choices)),
+            "ttft_ms": None if self.first_block is None else _ms(self.first_block - self.arrived),
+            "e2e_ms": _ms(elapsed),
+            "blocks": sum(choice.blocks for choice in self.choices),
             **self.usage(),
         }
         logger.info("%s", json.dumps(line))
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)
 
 
 def stream_seed(seed: int, choice: int) -> int:

@@ -71,6 +71,7 @@ class FakeEngine:
         self.last_step_time = 0.0
         self.stats = EngineStats(pages_free=16)
         self.stats_listeners: list[Callable[[EngineStats], None]] = []
+        self.in_flight = 0
         self.requests: list[GenerateRequest] = []
         self.scored: list[ScoreRequest] = []
         self.aborted: list[str] = []
