@@ -3,19 +3,15 @@
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-from model.attention.cache import PagedCache
-from model.canvas import MAX_STOP_IDS
-from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import CheckpointError
-from model.device import free_memory, resolve_device, resolve_dtype
 from model.row import RowResult, RowWork
 from model.runner import ModelRunner
 from scheduler.blocks import clean_spans
 from scheduler.errors import EngineStartError, RequestError
+from scheduler.loading import load, page_count
 from scheduler.messages import (
     BlockOutput,
     EngineReady,
@@ -33,12 +29,9 @@ from scheduler.prefix_cache import PrefixCache
 from scheduler.scheduler import Scheduler
 from scheduler.score_queue import ScoreQueue
 from scheduler.sequence import Sequence
-from scheduler.validation import check_logit_edits, check_logprobs
+from scheduler.validation import check_request
 
 logger = logging.getLogger(__name__)
-
-# Of the memory that is free once the weights are there; the rest is for activations, and on a CPU for everyone else.
-FREE_SHARE_GPU, FREE_SHARE_CPU = 0.9, 0.25
 
 StepObserver = Callable[[Sequence, RowResult], None]
 
@@ -57,7 +50,7 @@ class Engine:
     def __init__(self, options: EngineOptions, observer: StepObserver | None = None) -> None:
         if options.threads:
             torch.set_num_threads(options.threads)
-        checkpoint = _load(options)
+        checkpoint = load(options)
         self.options = options
         self.manifest = checkpoint.manifest
         if self.manifest.bidirectional:
@@ -71,7 +64,7 @@ class Engine:
                 f"max_num_batched_tokens {options.max_num_batched_tokens} is below {largest}: "
                 "a request of the full context could never be resumed"
             )
-        num_pages = _page_count(options, checkpoint)
+        num_pages = page_count(options, checkpoint)
         try:
             self.runner = ModelRunner(
                 checkpoint,
@@ -129,7 +122,7 @@ class Engine:
         if isinstance(request, ScoreRequest):
             self.scores.add(request)
             return
-        self._validate(request)
+        check_request(request, self.manifest, self.runner.transformer.config.vocab_size, self.pool)
         sequence = Sequence.from_request(request, self.manifest)
         self.sequences[request.request_id] = sequence
         self.scheduler.add(sequence)
@@ -204,28 +197,6 @@ class Engine:
         """Asserts that every held page belongs to a running request, and every kept one to the prefix cache."""
         tables = [sequence.pages for sequence in self.scheduler]
         self.pool.check([*tables, *self.scores.tables], self.prefix_cache.kept)
-
-    def _validate(self, request: GenerateRequest) -> None:
-        length, limit = len(request.prompt_ids), self.manifest.max_model_len
-        if not request.prompt_ids:
-            raise RequestError("prompt is empty")
-        if request.max_tokens < 1:
-            raise RequestError(f"max_tokens must be at least 1, got {request.max_tokens}")
-        if length + request.max_tokens > limit:
-            raise RequestError(f"prompt ({length}) and max_tokens ({request.max_tokens}) exceed the context of {limit}")
-        vocab = self.runner.transformer.config.vocab_size
-        if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= vocab:
-            raise RequestError(f"prompt has a token id outside 0..{vocab - 1}")
-        positions = length + request.max_tokens + self.manifest.block_length
-        if self.pool.pages_for(positions) > self.pool.num_pages:
-            raise RequestError(f"prompt and max_tokens need more than the {self.pool.num_pages} KV pages there are")
-        possible = MAX_STOP_IDS - len(self.manifest.stop_token_ids)
-        if len(request.stop_token_ids) > possible:
-            raise RequestError(f"stop_token_ids: at most {possible} are possible, got {len(request.stop_token_ids)}")
-        check_logprobs(request.logprobs, vocab)
-        check_logit_edits(
-            request, [*self.manifest.stop_token_ids, *request.stop_token_ids], vocab, self.manifest.mask_token_id
-        )
 
     def _work(self, sequence: Sequence) -> RowWork:
         """Opens the block if it is new, and lists what the forward has to compute for this request."""
@@ -324,40 +295,6 @@ class Engine:
         return BlockOutput(
             request_id=sequence.request.request_id, token_ids=[], finish_reason="error", error=type(error).__name__
         )
-
-
-def _load(options: EngineOptions) -> Checkpoint:
-    try:
-        device = resolve_device(options.device)
-        return load_checkpoint(
-            Path(options.model),
-            adapter=Path(options.adapter) if options.adapter else None,
-            device=device,
-            dtype=resolve_dtype(options.dtype, device),
-            block_length=options.block_length,
-            confidence_threshold=options.confidence_threshold,
-        )
-    except CheckpointError as error:
-        raise EngineStartError(str(error)) from error
-
-
-def _page_count(options: EngineOptions, checkpoint: Checkpoint) -> int:
-    """Pages that fit into ``kv_cache_memory``; by default a share of what is free, and no more than rows can use."""
-    manifest = checkpoint.manifest
-    weight = checkpoint.transformer.embed_tokens.weight
-    page = PagedCache.bytes_per_page(checkpoint.transformer.config, options.page_size, weight.dtype)
-    one_request = -(-(manifest.max_model_len + manifest.block_length) // options.page_size)
-    memory = options.kv_cache_memory
-    if memory is None:
-        share = FREE_SHARE_GPU if weight.device.type == "cuda" else FREE_SHARE_CPU
-        memory = min(int(share * free_memory(weight.device)), one_request * page * options.max_num_seqs)
-    pages = memory // page
-    if pages < one_request:
-        asked = "kv_cache_memory" if options.kv_cache_memory is not None else "the free memory for the KV cache,"
-        raise EngineStartError(
-            f"{asked} {memory} holds {pages} pages of {page} bytes; one request of the full context needs {one_request}"
-        )
-    return pages
 
 
 def _tokens(work: RowWork, block_length: int) -> int:

@@ -120,8 +120,10 @@ class Metrics:
         self.generation_tokens.labels(self._model).inc(tokens)
 
     def discarded(self, reason: str, tokens: int) -> None:
-        """No client got so many tokens: behind a ``stop_string``, of an answer that lost under ``best_of``, of a request
-        ``cancelled`` or ended by an ``error``."""
+        """No client got so many tokens.
+
+        They came behind a ``stop_string``, lost under ``best_of``, were ``cancelled``, or an ``error`` ended them.
+        """
         self._discarded.labels(self._model, reason).inc(tokens)
 
     def finished(self, reason: str, seconds: float) -> None:
