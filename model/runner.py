@@ -56,7 +56,9 @@ class ModelRunner:
         self.cache = PagedCache(
             config, num_pages=num_pages, page_size=page_size, device=self.device, dtype=self.dtype
         )
-        self.attention = find_attention(attention_backend, device=self.device, dtype=self.dtype)
+        self.attention = find_attention(
+            attention_backend, device=self.device, dtype=self.dtype, page_size=page_size
+        )
         self.canvas = Canvas(max_rows, self.manifest, config.hidden_size, self.device, self.dtype)
         self.editor = LogitEditor(config.vocab_size, self.device)
         self._noise = _NoiseCache()

@@ -133,7 +133,8 @@ class ServerSettings(BaseSettings):
     )
     attention_backend: AttentionBackend = Field(
         default="sdpa",
-        description="sdpa runs everywhere; varlen is FlashAttention that reads the pages in place, on CUDA only.",
+        description="sdpa runs everywhere; flex compiles a kernel that reads the pages in place; varlen is "
+        "FlashAttention that does, on CUDA only.",
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of the engine. Default: torch's.")
     max_waiting_requests: int = Field(

@@ -6,11 +6,13 @@ from model.attention.paged import PagedAttention
 from model.config import AttentionBackend, CheckpointError
 
 
-def find_attention(name: AttentionBackend, *, device: torch.device, dtype: torch.dtype) -> type[PagedAttention]:
+def find_attention(
+    name: AttentionBackend, *, device: torch.device, dtype: torch.dtype, page_size: int
+) -> type[PagedAttention]:
     """The implementation of that name; only its own module is imported.
 
     Raises:
-        CheckpointError: it does not run on this device or in this type.
+        CheckpointError: it does not run on this device, in this type or with this page size.
     """
     if name == "varlen":
         if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
@@ -20,6 +22,12 @@ def find_attention(name: AttentionBackend, *, device: torch.device, dtype: torch
         from model.attention.varlen import VarlenAttention
 
         return VarlenAttention
+    if name == "flex":
+        if page_size % 16:
+            raise CheckpointError(f"attention_backend flex needs a page_size that is a multiple of 16, got {page_size}")
+        from model.attention.flex import FlexAttention
+
+        return FlexAttention
     from model.attention.sdpa import SdpaAttention
 
     return SdpaAttention

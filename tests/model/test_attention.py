@@ -8,6 +8,7 @@ from torch import Tensor
 
 from model.attention.backends import find_attention
 from model.attention.cache import PagedCache
+from model.attention.flex import FlexAttention
 from model.attention.paged import PagedAttention
 from model.attention.sdpa import SdpaAttention
 from model.attention.varlen import VarlenAttention
@@ -77,7 +78,16 @@ def draw_segments(rng: random.Random) -> list[Segment]:
     return segments
 
 
-@pytest.mark.parametrize("attention", [SdpaAttention, CheckedVarlen], ids=["sdpa", "varlen"])
+@pytest.mark.parametrize(
+    "attention",
+    [
+        SdpaAttention,
+        CheckedVarlen,
+        # What the compiler imports warns about itself.
+        pytest.param(FlexAttention, marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]),
+    ],
+    ids=["sdpa", "varlen", "flex"],
+)
 @torch.inference_mode()
 def test_every_segment_sees_its_own_request_up_to_its_end(attention: type[PagedAttention]) -> None:
     for seed in range(4):
@@ -110,15 +120,18 @@ def test_every_segment_sees_its_own_request_up_to_its_end(attention: type[PagedA
 def test_what_cannot_run_here_is_refused() -> None:
     cpu = torch.device("cpu")
     with pytest.raises(CheckpointError, match="varlen needs CUDA and a 16-bit dtype, got cpu and float32"):
-        find_attention("varlen", device=cpu, dtype=torch.float32)
-    assert find_attention("varlen", device=torch.device("cuda"), dtype=torch.bfloat16) is VarlenAttention
+        find_attention("varlen", device=cpu, dtype=torch.float32, page_size=32)
+    with pytest.raises(CheckpointError, match="multiple of 16, got 24"):
+        find_attention("flex", device=cpu, dtype=torch.float32, page_size=24)
+    assert find_attention("varlen", device=torch.device("cuda"), dtype=torch.bfloat16, page_size=32) is VarlenAttention
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_on_a_gpu_the_kernel_equals_sdpa() -> None:
+@pytest.mark.parametrize("name", ["flex", "varlen"])
+def test_on_a_gpu_the_kernels_equal_sdpa(name: str) -> None:
     cuda, results = torch.device("cuda"), []
-    for attention in (SdpaAttention, VarlenAttention):
+    for attention in (SdpaAttention, find_attention(name, device=cuda, dtype=torch.bfloat16, page_size=PAGE)):  # type: ignore[arg-type]
         torch.manual_seed(0)
         cache = PagedCache(CONFIG, num_pages=PAGES, page_size=PAGE, device=cuda, dtype=torch.bfloat16)
         cache.keys.normal_()

@@ -101,6 +101,15 @@ def test_mixed_batch_equals_oracle(tmp_path: Path, axis: str, seed: int) -> None
     assert_equal_to_oracle(directory, requests, run(engine, requests, join_every=2))
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # What the compiler imports warns about itself.
+def test_the_compiled_attention_equals_oracle(tmp_path: Path) -> None:
+    directory = build_checkpoint(tmp_path, "shifted", seed=5)
+    requests = random_requests(4, seed=5)
+    engine = Engine(EngineOptions(model=str(directory), max_num_seqs=4, page_size=16, attention_backend="flex"))
+    assert_equal_to_oracle(directory, requests, run(engine, requests, join_every=2))
+
+
 @pytest.mark.parametrize("axis", ["plain", "shifted"])
 def test_thirty_two_ragged_rows_equal_oracle_and_themselves_alone(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=7)
