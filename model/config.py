@@ -7,6 +7,7 @@ BlockOrigin = Literal["prompt_end", "absolute"]
 PromptAttention = Literal["full", "block_causal", "causal"]
 FirstToken = Literal["masked", "autoregressive"]
 AttentionBackend = Literal["sdpa", "flex", "varlen"]
+Quantization = Literal["none", "int8"]
 
 
 class CheckpointError(ValueError):

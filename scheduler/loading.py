@@ -6,6 +6,7 @@ from model.attention.cache import PagedCache
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import CheckpointError
 from model.device import free_memory, resolve_device, resolve_dtype
+from model.quantization import quantise
 from scheduler.errors import EngineStartError
 from scheduler.options import EngineOptions
 
@@ -17,7 +18,7 @@ def load(options: EngineOptions) -> Checkpoint:
     """The checkpoint of ``options``; raises ``EngineStartError`` with what is wrong with it."""
     try:
         device = resolve_device(options.device)
-        return load_checkpoint(
+        checkpoint = load_checkpoint(
             Path(options.model),
             adapter=Path(options.adapter) if options.adapter else None,
             device=device,
@@ -25,8 +26,10 @@ def load(options: EngineOptions) -> Checkpoint:
             block_length=options.block_length,
             confidence_threshold=options.confidence_threshold,
         )
+        quantise(checkpoint.transformer, options.quantization)
     except CheckpointError as error:
         raise EngineStartError(str(error)) from error
+    return checkpoint
 
 
 def page_count(options: EngineOptions, checkpoint: Checkpoint) -> int:

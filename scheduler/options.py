@@ -2,7 +2,7 @@
 
 import msgspec
 
-from model.config import AttentionBackend
+from model.config import AttentionBackend, Quantization
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -12,7 +12,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     ``"auto"``; ``block_length`` and ``confidence_threshold`` override the manifest's and the adapter's values;
     ``kv_cache_memory`` is in bytes (``None`` takes a share of the free memory, at most ``max_num_seqs`` full contexts);
     ``max_num_batched_tokens`` bounds one forward; ``enable_prefix_caching`` keeps the pages of prompts for requests
-    that begin alike; ``attention_backend`` names the implementation of attention (``model/attention/``).
+    that begin alike; ``attention_backend`` names the implementation of attention (``model/attention/``);
+    ``quantization`` how the layers' weights are stored (``model/quantization.py``).
     """
 
     model: str
@@ -27,4 +28,5 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     page_size: int = 32
     enable_prefix_caching: bool = True
     attention_backend: AttentionBackend = "sdpa"
+    quantization: Quantization = "none"
     threads: int | None = None

@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
-from model.config import AttentionBackend
+from model.config import AttentionBackend, Quantization
 from scheduler.options import EngineOptions
 
 ENV_PREFIX = "CDLM_"
@@ -136,6 +136,9 @@ class ServerSettings(BaseSettings):
         description="sdpa runs everywhere; flex compiles a kernel that reads the pages in place; varlen is "
         "FlashAttention that does, on CUDA only.",
     )
+    quantization: Quantization = Field(
+        default="none", description="int8 keeps a byte a weight in the layers: less memory, not more speed."
+    )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of the engine. Default: torch's.")
     max_waiting_requests: int = Field(
         default=1024,
@@ -210,6 +213,7 @@ class ServerSettings(BaseSettings):
             page_size=self.page_size,
             enable_prefix_caching=self.enable_prefix_caching,
             attention_backend=self.attention_backend,
+            quantization=self.quantization,
             threads=self.threads,
         )
 

@@ -3,8 +3,8 @@
 Every segment's queries are padded to whole blocks of the kernel, so that a block of queries belongs to one segment and
 its pages are the blocks of keys it sees. Inside a page the mask looks at the position that the slot holds.
 
-Shapes are static: the pool has one size, and the number of query blocks is padded to a power of two with blocks that see
-nothing. A kernel is compiled for each power, at the first step of that size.
+Shapes are static: the pool has one size, and the number of query blocks is padded to a power of two with blocks that
+see nothing. A kernel is compiled for each power, at the first step of that size.
 """
 
 from functools import cache as once
