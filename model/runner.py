@@ -15,9 +15,10 @@ from model.edits import LogitEditor
 from model.finalise import choose, choose_by_threshold, confidence_and_best, entropy, first_stop, frontier
 from model.layout import StepLayout, build_layout, layout_key
 from model.logprobs import token_logprobs
-from model.row import RowResult, RowWork, Sampling, TokenScore
+from model.row import RowResult, RowWork, Sampling, Span, TokenScore
 from model.sampling import gumbel_noise, sample
 from model.scoring import ScoreWork, score
+from model.staged import StagedForward
 
 
 @dataclass(slots=True)
@@ -90,6 +91,11 @@ class ModelRunner:
         return results
 
     @torch.inference_mode()
+    def stage(self, spans: list[Span], pages: list[int]) -> StagedForward:
+        """A forward over known tokens of one request that is to be taken a few layers at a time."""
+        return StagedForward(spans, pages, self.transformer, self.cache, self.attention)
+
+    @torch.inference_mode()
     def score(self, works: list[ScoreWork]) -> list[list[TokenScore]]:
         """One forward over known tokens; for each of ``works`` the scores of its targets."""
         return score(works, self.transformer, self.cache, self.attention, self.manifest.mask_token_id)
@@ -113,7 +119,10 @@ class ModelRunner:
         ids = canvas.tokens.index_select(0, rows if layout.denoised is None else rows[layout.denoised]).view(-1)
         if layout.clean_ids is not None:
             ids = torch.cat((layout.clean_ids, ids))
-        hidden: Tensor = self.transformer(ids, layout.attention.positions, layout.attention)
+        if layout.attention is None:  # Every row takes its first token from what was computed before.
+            hidden = canvas.border[:0]
+        else:
+            hidden = self.transformer(ids, layout.attention.positions, layout.attention)
         if not self.manifest.shift:
             return hidden[layout.clean_count :]
         if layout.clean_count:

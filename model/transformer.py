@@ -201,12 +201,17 @@ class Transformer(nn.Module):
 
     def forward(self, token_ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
         """token_ids, positions [...] int64 -> normalised last hidden states [..., hidden_size]."""
-        cos, sin = self.rotary(positions)
-        x = self.embed_tokens(token_ids)
-        for index, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, index, attention)
-        out: Tensor = self.norm(x)
+        out: Tensor = self.norm(self.run_layers(self.embed_tokens(token_ids), positions, attention))
         return out
+
+    def run_layers(
+        self, x: Tensor, positions: Tensor, attention: Attention, first: int = 0, last: int | None = None
+    ) -> Tensor:
+        """Layers ``first`` up to but not including ``last``: x [..., hidden_size] -> the same, not normalised."""
+        cos, sin = self.rotary(positions)
+        for index in range(first, len(self.layers) if last is None else last):
+            x = self.layers[index](x, cos, sin, index, attention)
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., hidden_size] -> logits [..., vocab_size] in the weights' dtype."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from model.config import CheckpointError
-from model.row import RowResult, RowWork
+from model.row import RowResult, RowWork, Span
 from model.runner import ModelRunner
 from scheduler.blocks import clean_spans
 from scheduler.errors import EngineStartError, RequestError
@@ -58,11 +58,13 @@ class Engine:
                 "%s: as far as its files tell these are the weights of a bidirectional teacher; "
                 "unless a student is merged into them, answers decoded block by block will be poor", options.model
             )
-        largest = self.manifest.max_model_len + 2 * self.manifest.block_length
-        if options.max_num_batched_tokens < largest:
+        block = self.manifest.block_length
+        # Of what it has to compute before its block, a request takes no more than one of the two into a step.
+        largest = max(options.max_prefill_tokens, block) + block
+        if options.max_num_batched_tokens - options.max_prefill_tokens < largest:
             raise EngineStartError(
-                f"max_num_batched_tokens {options.max_num_batched_tokens} is below {largest}: "
-                "a request of the full context could never be resumed"
+                f"max_num_batched_tokens {options.max_num_batched_tokens} has no room for {largest} tokens of a request"
+                f" beside a staged one of max_prefill_tokens {options.max_prefill_tokens}"
             )
         num_pages = page_count(options, checkpoint)
         try:
@@ -85,6 +87,7 @@ class Engine:
             self.prefix_cache,
             max_num_seqs=options.max_num_seqs,
             max_num_batched_tokens=options.max_num_batched_tokens,
+            max_prefill_tokens=options.max_prefill_tokens,
         )
         self.scores = ScoreQueue(self.manifest, self.pool, self.runner)
         self.sequences: dict[str, Sequence] = {}
@@ -135,7 +138,7 @@ class Engine:
         self.scores.abort(request_id)
 
     def step(self) -> StepReport:
-        """One forward over everything scheduled for generation, and one over what is to be scored.
+        """One forward over everything scheduled for generation, and a part of what is staged and of what is scored.
 
         A forward that raises ends the requests it carried with finish reason ``error``; the others go on.
         """
@@ -153,7 +156,6 @@ class Engine:
         except Exception as error:
             logger.exception("the step failed with %d requests", len(chosen))
             return StepReport(outputs=[self._fail(sequence, error) for sequence in chosen], stats=self.stats())
-        seconds = time.monotonic() - started
         finished: list[BlockOutput] = []
         saved = 0
         for sequence, result in zip(chosen, results, strict=True):
@@ -163,13 +165,15 @@ class Engine:
                 if output.finish_reason == "stop":
                     saved += max(0, -(-sequence.wanted // self.manifest.block_length) - 1)
         tokens = sum(_tokens(work, self.manifest.block_length) for work in works)
+        failed, staged_tokens = self._stage()
+        tokens += staged_tokens
         # A preempted request waits for pages: what becomes free is for it.
         preempted = bool(self.scheduler.waiting) and self.scheduler.waiting[0].started
         scored = self.scores.step(budget - tokens, admit=not preempted)
         stats = self.stats(
-            forward_seconds=seconds,
-            phase=_phase(works, scoring=self.scores.rows > 0),
-            batch_rows=len(works) + self.scores.rows,
+            forward_seconds=time.monotonic() - started,
+            phase=_phase(works, staging=staged_tokens > 0, scoring=self.scores.rows > 0),
+            batch_rows=len(works) + (staged_tokens > 0) + self.scores.rows,
             batch_tokens=tokens + self.scores.tokens,
             finalized_tokens=sum(result.finalised for result in results),
             steps_per_block=[output.denoise_steps for output in finished],
@@ -180,7 +184,7 @@ class Engine:
             recomputed_tokens=recomputed,
             early_stop_saved_blocks=saved,
         )
-        return StepReport(outputs=finished + scored, stats=stats)
+        return StepReport(outputs=finished + failed + scored, stats=stats)
 
     def stats(self, **figures: object) -> EngineStats:
         """The state of queue and pages, with the figures of a step if there was one."""
@@ -219,11 +223,10 @@ class Engine:
                 self.runner.editor.open_block(sequence.row, sequence.token_ids[sequence.prompt_length :])
             sequence.logprobs.clear()
             sequence.block_open = True
-        clean = clean_spans(
-            sequence.token_ids, sequence.computed, sequence.block_start, sequence.prompt_length, self.manifest
-        )
+        clean = self._clean(sequence)
         # The first token taken from the commit pass must be known before the block is looked at.
-        alone = self.manifest.first_token == "autoregressive" and bool(clean) and not sequence.given
+        committed = bool(clean) or sequence.fresh
+        alone = self.manifest.first_token == "autoregressive" and committed and not sequence.given
         return RowWork(
             sequence.row,
             sequence.pages,
@@ -236,13 +239,39 @@ class Engine:
             logprobs=sequence.request.logprobs,
         )
 
+    def _clean(self, sequence: Sequence) -> list[Span]:
+        return clean_spans(
+            sequence.token_ids, sequence.computed, sequence.block_start, sequence.prompt_length, self.manifest
+        )
+
+    def _stage(self) -> tuple[list[BlockOutput], int]:
+        """Advances the staged request by some layers: its end if that failed, and how many tokens' work it was."""
+        sequence = self.scheduler.staged
+        if sequence is None:
+            return [], 0
+        total = self.runner.transformer.config.num_layers
+        tokens = sequence.block_start - sequence.computed
+        layers = max(1, total * self.options.max_prefill_tokens // tokens)
+        try:
+            if sequence.staged is None:
+                sequence.staged = self.runner.stage(self._clean(sequence), sequence.pages)
+            sequence.staged.advance(layers)
+            if sequence.staged.done:
+                sequence.border = sequence.staged.border if self.manifest.shift else None
+                sequence.computed, sequence.staged, sequence.fresh = sequence.block_start, None, True
+                sequence.forwards += 1
+        except Exception as error:
+            logger.exception("a staged forward over %d tokens failed", tokens)
+            return [self._fail(sequence, error)], 0
+        return [], -(-tokens * layers // total)
+
     def _advance(self, sequence: Sequence, result: RowResult) -> BlockOutput | None:
         """Books a step's result; returns the block if it is finished."""
         if self._observer is not None:
             self._observer(sequence, result)
         row = sequence.row
         assert row is not None
-        sequence.computed = sequence.block_start
+        sequence.computed, sequence.fresh = sequence.block_start, False
         sequence.recompute = 0
         self.prefix_cache.store(sequence, lambda: self.runner.canvas.border[row].clone())
         sequence.forwards += 1
@@ -301,9 +330,11 @@ def _tokens(work: RowWork, block_length: int) -> int:
     return sum(len(span.token_ids) for span in work.clean) + (block_length if work.denoise else 0)
 
 
-def _phase(works: list[RowWork], *, scoring: bool) -> Phase:
-    """What the forward was: one kind of work, or a mixture."""
+def _phase(works: list[RowWork], *, staging: bool, scoring: bool) -> Phase:
+    """What the step was: one kind of work, or a mixture."""
     kinds: set[Phase] = {_kind(work) for work in works}
+    if staging:
+        kinds.add("prefill")
     if scoring:
         kinds.add("score")
     return kinds.pop() if len(kinds) == 1 else "mixed" if kinds else "idle"

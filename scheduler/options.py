@@ -11,9 +11,10 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     ``model`` is a checkpoint directory, ``adapter`` that of a LoRA adapter over it; ``device`` and ``dtype`` may be
     ``"auto"``; ``block_length`` and ``confidence_threshold`` override the manifest's and the adapter's values;
     ``kv_cache_memory`` is in bytes (``None`` takes a share of the free memory, at most ``max_num_seqs`` full contexts);
-    ``max_num_batched_tokens`` bounds one forward; ``enable_prefix_caching`` keeps the pages of prompts for requests
-    that begin alike; ``attention_backend`` names the implementation of attention (``model/attention/``);
-    ``quantization`` how the layers' weights are stored (``model/quantization.py``).
+    ``max_num_batched_tokens`` bounds one forward; of a request with more than ``max_prefill_tokens`` known tokens to
+    compute a few layers are computed a step, about as much work as that many tokens; ``enable_prefix_caching`` keeps
+    the pages of prompts for requests that begin alike; ``attention_backend`` names an implementation of attention
+    (``model/attention/``), ``quantization`` how the layers' weights are stored (``model/quantization.py``).
     """
 
     model: str
@@ -24,6 +25,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     confidence_threshold: float | None = None
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 8192
+    max_prefill_tokens: int = 512
     kv_cache_memory: int | None = None
     page_size: int = 32
     enable_prefix_caching: bool = True

@@ -8,6 +8,7 @@ from torch import Tensor
 from model.config import Manifest
 from model.row import LogitEdits, Sampling
 from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, FinalisationRule
+from model.staged import StagedForward
 from scheduler.blocks import first_block_start
 from scheduler.messages import DecodingParams, GenerateRequest, TokenLogprob
 
@@ -28,7 +29,9 @@ class Sequence:
         stored: positions below this were offered to the prefix cache, or come from it.
         cached: prompt positions that came from the prefix cache when the request was first admitted.
         queued: seconds it waited before it was first admitted.
-        border: the state behind the cached positions, until the canvas row holds it.
+        staged: the forward over its known tokens, while that is taken a few layers at a time.
+        fresh: such a forward has just been finished, and no step has followed yet.
+        border: the state behind the computed positions, until the canvas row holds it.
         logprobs: by offset, those of the current block, if they were asked for.
         recompute: positions whose keys were dropped by a preemption and are computed again on resuming.
     """
@@ -51,6 +54,8 @@ class Sequence:
     stored: int = 0
     cached: int = 0
     queued: float = 0.0
+    staged: StagedForward | None = None
+    fresh: bool = False
     border: Tensor | None = None
     forwards: int = 0
     logprobs: dict[int, TokenLogprob] = field(default_factory=dict)

@@ -121,6 +121,11 @@ class ServerSettings(BaseSettings):
     )
     max_num_seqs: int = Field(default=64, ge=1, description="Sequences that run in one batch.")
     max_num_batched_tokens: int = Field(default=8192, ge=1, description="Tokens of one forward pass.")
+    max_prefill_tokens: int = Field(
+        default=512,
+        ge=1,
+        description="Longer prompts are computed a few layers a step, about as much work a step as this many tokens.",
+    )
     kv_cache_memory: ByteSize | None = Field(
         default=None,
         ge=1,
@@ -209,6 +214,7 @@ class ServerSettings(BaseSettings):
             confidence_threshold=self.confidence_threshold,
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
+            max_prefill_tokens=self.max_prefill_tokens,
             kv_cache_memory=self.kv_cache_memory,
             page_size=self.page_size,
             enable_prefix_caching=self.enable_prefix_caching,

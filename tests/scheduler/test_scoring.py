@@ -68,7 +68,10 @@ def test_scores_in_little_room_and_few_tokens_a_step(tmp_path: Path, axis: str) 
     directory = build_checkpoint(tmp_path, axis, seed=5, max_model_len=48)
     roomy = Engine(EngineOptions(model=str(directory), page_size=4))
     page = roomy.runner.cache.keys[:, :4].numel() * 2 * 4
-    options = EngineOptions(model=str(directory), page_size=4, kv_cache_memory=15 * page, max_num_batched_tokens=64)
+    options = EngineOptions(
+        model=str(directory), page_size=4, kv_cache_memory=15 * page,
+        max_num_batched_tokens=64, max_prefill_tokens=24,
+    )  # fmt: skip
     engine = Engine(options)
     wanted = prompts(6, seed=1, longest=48)
     for index, prompt in enumerate(wanted):
@@ -82,7 +85,10 @@ def test_scores_in_little_room_and_few_tokens_a_step(tmp_path: Path, axis: str) 
 def test_scores_do_not_wait_for_ever(tmp_path: Path) -> None:
     """Generation that fills every step leaves a part of every other one."""
     directory = build_checkpoint(tmp_path, "plain", seed=5, max_model_len=48)
-    engine = Engine(EngineOptions(model=str(directory), page_size=4, max_num_seqs=8, max_num_batched_tokens=64))
+    options = EngineOptions(
+        model=str(directory), page_size=4, max_num_seqs=8, max_num_batched_tokens=64, max_prefill_tokens=24
+    )
+    engine = Engine(options)
     for index in range(40):
         request = GenerateRequest(request_id=f"g{index}", prompt_ids=[1, 2], max_tokens=40, ignore_eos=True)
         engine.add(request)
