@@ -1,5 +1,6 @@
 """Runs one engine step: the forward over all segments, and the finalisation of every row's block."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from model.attention.backends import find_attention
 from model.attention.cache import PagedCache
 from model.canvas import Canvas
 from model.checkpoint import Checkpoint
-from model.config import AttentionBackend
+from model.config import AttentionBackend, CheckpointError
 from model.edits import LogitEditor
 from model.finalise import choose, choose_by_threshold, confidence_and_best, entropy, first_stop, frontier
 from model.layout import StepLayout, build_layout, layout_key
@@ -48,20 +49,34 @@ class ModelRunner:
         page_size: int,
         max_rows: int,
         attention_backend: AttentionBackend = "sdpa",
+        cuda_graphs: bool = False,
     ) -> None:
         self.transformer, self.manifest = checkpoint.transformer, checkpoint.manifest
         self.transformer.fuse()
         weight = self.transformer.embed_tokens.weight
         self.device, self.dtype = weight.device, weight.dtype
         config = self.transformer.config
+        if cuda_graphs and attention_backend != "varlen":
+            raise CheckpointError(f"CUDA graphs need attention_backend varlen, not {attention_backend}")
+        # Graphs have rows that belong to nobody, and those write to a page of their own.
         self.cache = PagedCache(
-            config, num_pages=num_pages, page_size=page_size, device=self.device, dtype=self.dtype
+            config, num_pages=num_pages + cuda_graphs, page_size=page_size, device=self.device, dtype=self.dtype
         )
         self.attention = find_attention(
             attention_backend, device=self.device, dtype=self.dtype, page_size=page_size
         )
         self.canvas = Canvas(max_rows, self.manifest, config.hidden_size, self.device, self.dtype)
         self.editor = LogitEditor(config.vocab_size, self.device)
+        self.graphs: Callable[[list[RowWork], StepLayout], Tensor] | None = None
+        if cuda_graphs:
+            from model.graphs import ForwardGraphs  # Older versions of torch have no varlen attention.
+
+            self.graphs = ForwardGraphs(
+                self.forward,
+                self.cache,
+                block_length=self.manifest.block_length,
+                max_model_len=self.manifest.max_model_len,
+            )
         self._noise = _NoiseCache()
         self._layout: tuple[tuple[object, ...], StepLayout] | None = None
 
@@ -74,7 +89,8 @@ class ModelRunner:
     def step(self, works: list[RowWork]) -> list[RowResult]:
         """One forward and one round of finalisation; results come in the order of ``works``."""
         layout = self.layout(works)
-        predicting = self.forward(layout)  # [rows * block, hidden]
+        # [rows * block, hidden]
+        predicting = self.graphs(works, layout) if self.graphs and layout_key(works) else self.forward(layout)
         # How many positions have a prediction is known here, so the device need not be asked for it.
         counts = [self.canvas.left[work.row] if work.denoise else 1 for work in works]
         chosen = torch.nonzero_static(self._predictable(layout).view(-1), size=sum(counts))[:, 0]

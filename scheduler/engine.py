@@ -74,6 +74,7 @@ class Engine:
                 page_size=options.page_size,
                 max_rows=options.max_num_seqs,
                 attention_backend=options.attention_backend,
+                cuda_graphs=options.cuda_graphs,
             )
         except CheckpointError as error:
             raise EngineStartError(str(error)) from error

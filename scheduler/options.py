@@ -14,7 +14,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     ``max_num_batched_tokens`` bounds one forward; of a request with more than ``max_prefill_tokens`` known tokens to
     compute a few layers are computed a step, about as much work as that many tokens; ``enable_prefix_caching`` keeps
     the pages of prompts for requests that begin alike; ``attention_backend`` names an implementation of attention
-    (``model/attention/``), ``quantization`` how the layers' weights are stored (``model/quantization.py``).
+    (``model/attention/``), ``quantization`` how the layers' weights are stored (``model/quantization.py``);
+    ``cuda_graphs`` replays recorded forwards (``model/graphs.py``).
     """
 
     model: str
@@ -31,4 +32,5 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     enable_prefix_caching: bool = True
     attention_backend: AttentionBackend = "sdpa"
     quantization: Quantization = "none"
+    cuda_graphs: bool = False
     threads: int | None = None

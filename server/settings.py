@@ -141,6 +141,9 @@ class ServerSettings(BaseSettings):
         description="sdpa runs everywhere; flex compiles a kernel that reads the pages in place; varlen is "
         "FlashAttention that does, on CUDA only.",
     )
+    cuda_graphs: bool = Field(
+        default=False, description="Record the kernels of a denoise step and replay them; with varlen attention only."
+    )
     quantization: Quantization = Field(
         default="none", description="int8 keeps a byte a weight in the layers: less memory, not more speed."
     )
@@ -220,6 +223,7 @@ class ServerSettings(BaseSettings):
             enable_prefix_caching=self.enable_prefix_caching,
             attention_backend=self.attention_backend,
             quantization=self.quantization,
+            cuda_graphs=self.cuda_graphs,
             threads=self.threads,
         )
 

@@ -30,7 +30,8 @@ def varlen_reference(
     assert (cumulative.dtype, seqused_k.dtype, block_table.dtype) == (torch.int32,) * 3
     assert (num_splits, enable_gqa, cumulative_keys) == (1, True, None)
     lengths = cumulative.diff()
-    assert (int(lengths.max()), int(seqused_k.max())) == (longest, longest_keys)
+    assert int(lengths.max()) == longest
+    assert int(seqused_k.max()) <= longest_keys
     parts = []
     for entry, used in enumerate(seqused_k.tolist()):
         rows = query[cumulative[entry] : cumulative[entry + 1]]
