@@ -24,6 +24,7 @@ from scheduler.messages import (
     TokenLogprob,
 )
 from scheduler.options import EngineOptions
+from scheduler.outputs import block_canvas, block_output
 from scheduler.page_pool import PagePool
 from scheduler.prefix_cache import PrefixCache
 from scheduler.scheduler import Scheduler
@@ -177,7 +178,7 @@ class Engine:
             batch_rows=len(works) + (staged_tokens > 0) + self.scores.rows,
             batch_tokens=tokens + self.scores.tokens,
             finalized_tokens=sum(result.finalised for result in results),
-            steps_per_block=[output.denoise_steps for output in finished],
+            steps_per_block=[output.denoise_steps for output in finished if not output.partial],
             queue_seconds=[sequence.queued for sequence in self.scheduler.admitted],
             admitted_prompt_tokens=sum(sequence.prompt_length for sequence in self.scheduler.admitted),
             cached_prompt_tokens=sum(sequence.cached for sequence in self.scheduler.admitted),
@@ -223,6 +224,7 @@ class Engine:
             if sequence.edits is not None:
                 self.runner.editor.open_block(sequence.row, sequence.token_ids[sequence.prompt_length :])
             sequence.logprobs.clear()
+            sequence.finalised_at.clear()
             sequence.block_open = True
         clean = self._clean(sequence)
         # The first token taken from the commit pass must be known before the block is looked at.
@@ -267,7 +269,7 @@ class Engine:
         return [], -(-tokens * layers // total)
 
     def _advance(self, sequence: Sequence, result: RowResult) -> BlockOutput | None:
-        """Books a step's result; returns the block if it is finished."""
+        """Books a step's result; returns the block if it is finished, or what the request wants to see of it before."""
         if self._observer is not None:
             self._observer(sequence, result)
         row = sequence.row
@@ -280,7 +282,9 @@ class Engine:
             sequence.logprobs[offset] = TokenLogprob(
                 result.tokens[offset], score.logprob, result.steps, score.top_ids, score.top_logprobs
             )
+        canvas = block_canvas(sequence, result, self.manifest) if sequence.request.stream_canvas else None
         given, block = len(sequence.given), self.manifest.block_length
+        first = given + sequence.sent
         wanted = min(sequence.wanted, block)
         reason: FinishReason | None = None
         if result.stop < min(result.frontier, wanted):
@@ -290,20 +294,16 @@ class Engine:
         elif result.frontier >= block:
             end = block
         else:
-            return None
-        logprobs = None
-        if sequence.request.logprobs is not None:
-            logprobs = [sequence.logprobs[offset] for offset in range(given, end + (reason == "stop"))]
-        output = BlockOutput(
-            request_id=sequence.request.request_id,
-            token_ids=result.tokens[given:end],
-            denoise_steps=result.steps,
-            forward_passes=sequence.forwards,
-            cached_tokens=sequence.cached,
-            queue_seconds=sequence.queued,
-            finish_reason=reason,
-            logprobs=logprobs,
-        )
+            end = max(first, result.frontier) if sequence.request.stream_prefix else first
+            if end == first and canvas is None:
+                return None
+            sequence.sent = end - given
+            return block_output(sequence, result, first, end, canvas=canvas, partial=True)
+        output = block_output(
+            sequence, result, first, end, canvas=canvas, reason=reason,
+            denoise_steps=result.steps, forward_passes=sequence.forwards,
+        )  # fmt: skip
+        sequence.sent = 0
         if reason is not None:
             del self.sequences[sequence.request.request_id]
             self._leave(sequence)

@@ -73,7 +73,7 @@ class LLM:
                     done.logprobs += output.logprobs or []
                     done.denoise_steps += output.denoise_steps
                     done.forward_passes += output.forward_passes
-                    done.blocks += 1
+                    done.blocks += not output.partial
                     done.finish_reason = output.finish_reason
         finally:
             for request_id in completions:

@@ -43,7 +43,8 @@ class DecodingParams(msgspec.Struct, frozen=True, kw_only=True):
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     """Generate at most ``max_tokens`` tokens after ``prompt_ids``.
 
-    ``logprobs`` asks for the log-probability of every token and of that many alternatives.
+    ``logprobs`` asks for the log-probability of every token and of that many alternatives. ``stream_prefix`` asks for
+    tokens as soon as all before them are finalised, ``stream_canvas`` for the block after every denoise step.
     """
 
     request_id: str
@@ -53,6 +54,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     stop_token_ids: list[int] = []
     ignore_eos: bool = False
     logprobs: int | None = None
+    stream_prefix: bool = False
+    stream_canvas: bool = False
 
 
 class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
@@ -93,8 +96,22 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     top_logprobs: list[float]
 
 
+class BlockCanvas(msgspec.Struct, frozen=True, array_like=True):
+    """A block after a denoise step: generated positions up to ``max_tokens``, ``None`` where nothing is finalised.
+
+    ``steps`` says after which denoise step each was finalised, from 1 on.
+    """
+
+    step: int
+    token_ids: list[int | None]
+    steps: list[int | None]
+
+
 class BlockOutput(msgspec.Struct, frozen=True, kw_only=True):
     """The tokens of one finished block (the last one may be cut by ``max_tokens`` or a stop token).
+
+    A ``partial`` one comes before its block is finished: its tokens will not change, and the next output of the block
+    begins behind them.
 
     A stop token that ended the request is not part of ``token_ids``. ``denoise_steps`` and
     ``forward_passes`` count what this block took; ``cached_tokens`` are the request's prompt tokens that need not be
@@ -112,6 +129,8 @@ class BlockOutput(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason | None = None
     error: str | None = None
     logprobs: list[TokenLogprob] | None = None
+    partial: bool = False
+    canvas: BlockCanvas | None = None
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):

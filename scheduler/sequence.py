@@ -33,6 +33,8 @@ class Sequence:
         fresh: such a forward has just been finished, and no step has followed yet.
         border: the state behind the computed positions, until the canvas row holds it.
         logprobs: by offset, those of the current block, if they were asked for.
+        sent: tokens of the current block that partial outputs have carried.
+        finalised_at: by offset, the denoise step of the current block that finalised it, if its canvas is asked for.
         recompute: positions whose keys were dropped by a preemption and are computed again on resuming.
     """
 
@@ -59,6 +61,8 @@ class Sequence:
     border: Tensor | None = None
     forwards: int = 0
     logprobs: dict[int, TokenLogprob] = field(default_factory=dict)
+    sent: int = 0
+    finalised_at: dict[int, int] = field(default_factory=dict)
     recompute: int = 0
     started: bool = False
 

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 from scheduler.messages import EngineReady
 from server.body import read_body
 from server.choice import Choice, Update
+from server.diffusing import diffusing
 from server.errors import ApiError
 from server.generation import Job
 from server.logprobs import PlacedToken, chat_logprobs
@@ -65,7 +66,7 @@ class _Answer:
         return self._head | {"object": "chat.completion", "choices": choices, "usage": self._job.usage()}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """For each choice its role, one event a block, its end; then the usage if asked for; the end mark."""
+        """Of each choice its role, an event a block or a part of it, its end; then usage if asked for; the end mark."""
         started: set[int] = set()
         try:
             async with aclosing(self._job.updates()) as updates:
@@ -77,6 +78,8 @@ class _Answer:
                     more = self._body.return_token_ids or self._body.logprobs
                     if update.text or (update.token_ids and more):
                         yield self._chunk(update.index, {"content": update.text}, update)
+                    elif update.canvas is not None:
+                        yield self._chunk(update.index, {}, update)
                     if update.finish_reason is not None:
                         yield self._chunk(update.index, {}, finish_reason=update.finish_reason)
             if self._body.stream_options.include_usage:
@@ -114,6 +117,8 @@ class _Answer:
         }
         if self._body.return_token_ids and update is not None:
             choice["token_ids"] = update.token_ids
+        if update is not None and update.canvas is not None:
+            choice["diffusing"] = diffusing(update.block, update.canvas, self._codec)
         return event(
             self._head
             | {"object": "chat.completion.chunk", "choices": [choice]}

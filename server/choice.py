@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from scheduler.messages import BlockOutput, GenerateRequest
+from scheduler.messages import BlockCanvas, BlockOutput, GenerateRequest
 from server.answer_text import AnswerText
 from server.logprobs import PlacedToken
 from server.text import TextCodec
@@ -14,13 +14,18 @@ Finish = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What one block added to one choice; ``logprobs`` is empty unless they were asked for."""
+    """What one block, or a part of it, added to one choice.
+
+    ``logprobs`` is empty unless they were asked for. ``canvas`` is how block number ``block`` looks now, likewise.
+    """
 
     index: int
     text: str
     token_ids: list[int]
     finish_reason: Finish | None
     logprobs: list[PlacedToken] = field(default_factory=list)
+    block: int = 0
+    canvas: BlockCanvas | None = None
 
 
 class Choice:
@@ -48,12 +53,13 @@ class Choice:
         self._text = AnswerText(codec, stops, start)
 
     def take(self, block: BlockOutput) -> Update:
-        """Adds a finished block; tokens after a stop string are dropped and the choice ends."""
+        """Adds a block or a part of one; tokens after a stop string are dropped and the choice ends."""
         self.denoise_steps += block.denoise_steps
         self.forward_passes += block.forward_passes
         self.cached_tokens = block.cached_tokens
         self.queue_seconds = block.queue_seconds
-        self.blocks += 1
+        number = self.blocks
+        self.blocks += not block.partial
         text, kept, placed = self._text.take(block)
         if self._text.stopped:
             self.finish_reason = "stop"
@@ -63,7 +69,7 @@ class Choice:
         self.text += text
         self.token_ids += block.token_ids[:kept]
         self.logprobs += placed
-        return Update(self.index, text, block.token_ids[:kept], self.finish_reason, placed)
+        return Update(self.index, text, block.token_ids[:kept], self.finish_reason, placed, number, block.canvas)
 
     @property
     def mean_logprob(self) -> float:

@@ -13,6 +13,7 @@ from scheduler.messages import EngineReady
 from server.answer_text import place_prompt
 from server.body import read_body
 from server.choice import Choice, Update
+from server.diffusing import diffusing
 from server.errors import ApiError
 from server.generation import Job
 from server.logprobs import PlacedToken, completion_logprobs
@@ -92,7 +93,7 @@ class _Answer:
         return self._head | {"choices": choices, "usage": self._job.usage()}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """One event a block, then the usage if asked for, then the end mark."""
+        """One event a block or a part of it, then the usage if asked for, then the end mark."""
         options = self._body.stream_options
         started: set[int] = set()
         try:
@@ -129,6 +130,8 @@ class _Answer:
         }
         if self._body.return_token_ids:
             choice["token_ids"] = update.token_ids
+        if update.canvas is not None:
+            choice["diffusing"] = diffusing(update.block, update.canvas, self._codec)
         return self._head | {"choices": [choice]} | self._job.chunk_usage(self._body.stream_options)
 
     def _logprobs(self, tokens: list[PlacedToken]) -> dict[str, object] | None:

@@ -74,6 +74,8 @@ class Job:
                     stop_token_ids=list(fields.stop_token_ids),
                     ignore_eos=fields.ignore_eos,
                     logprobs=fields.engine_logprobs,
+                    stream_prefix=fields.stream_granularity == "step",
+                    stream_canvas=fields.diffusing,
                 )
                 choices.append(Choice(number, request, codec, fields.stop, len(echoes[index]) if echoes else 0))
         scoring = [
@@ -207,9 +209,10 @@ class Job:
                     raise EngineError(block.error or "no reason was given")
                 update = choice.take(block)
                 now = time.monotonic()
-                metrics.block(now - last, len(update.token_ids), first=last == self.arrived)
-                last = now
-                self.first_block = self.first_block or now
+                if update.token_ids or not block.partial:
+                    metrics.block(now - last, len(update.token_ids), first=last == self.arrived)
+                    last = now
+                    self.first_block = self.first_block or now
                 if update.finish_reason is not None:
                     metrics.finished(update.finish_reason, now - self.arrived)
                     metrics.discarded("stop_string", choice.discarded)

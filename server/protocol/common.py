@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
 from scheduler.messages import DecodingParams
@@ -147,8 +147,12 @@ class GenerationFields(ApiModel):
         dict[int, float], PlainValidator(check_bias, json_schema_input_type=dict[str, float])
     ] = Field({}, description="Token ids, and what is added to their logits: -100 to 100, where -100 is a ban.")
     min_tokens: int = Field(0, ge=0, description="No stop token among that many tokens; a stop string still ends.")
-    diffusing: JsonValue = None
-    stream_granularity: Literal["block", "step", "token"] = "block"
+    diffusing: bool = Field(
+        False, description="Stream the block being denoised after every step; the text of the answer is not affected."
+    )
+    stream_granularity: Literal["block", "step"] = Field(
+        "block", description="Stream text by finished blocks, or after a step as soon as all before it is finalised."
+    )
 
     @property
     def engine_logprobs(self) -> int | None:
@@ -162,6 +166,9 @@ class GenerationFields(ApiModel):
 
     def check_supported(self) -> None:
         """Raises ``ApiError`` 400 for a field that would change the output and is not honoured."""
+        for name, asked in (("diffusing", self.diffusing), ("stream_granularity", self.stream_granularity != "block")):
+            if asked and not self.stream:
+                raise invalid(f"{name} needs stream to be true", name)
         for name in self._not_honoured():
             raise unsupported(name)
         rule = self.decoding or "threshold"
@@ -170,10 +177,6 @@ class GenerationFields(ApiModel):
                 raise invalid(f"{name} is used by decoding {used_by!r} only, not by {rule!r}", name)
 
     def _not_honoured(self) -> Iterator[str]:
-        if self.stream_granularity != "block":
-            yield "stream_granularity"
-        if self.diffusing:
-            yield "diffusing"
         for name, value in (self.model_extra or {}).items():
             if name in _FOREIGN and value not in (False, "", [], {}):
                 yield name
