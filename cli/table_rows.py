@@ -43,6 +43,8 @@ ROWS: dict[str, str] = {
     "student_tau_0.85": "engine, threshold 0.85",
     "student_tau_0.9": "engine, threshold 0.9",
     "student_tau_0.95": "engine, threshold 0.95",
+    "student_tau_0.98": "engine, threshold 0.98",
+    "student_tau_0.99": "engine, threshold 0.99",
     "student_factor": f"engine, factor {DEFAULT_FACTOR:g}",
     "student_eb_sampler": f"engine, entropy bound {DEFAULT_ENTROPY_BOUND:g}",
     "autoregressive": "engine, 1 token a step",
@@ -52,6 +54,8 @@ _STUDENT: dict[str, DecodingParams] = {
     "student_tau_0.85": DecodingParams(confidence_threshold=0.85),
     "student_tau_0.9": DecodingParams(confidence_threshold=0.9),
     "student_tau_0.95": DecodingParams(confidence_threshold=0.95),
+    "student_tau_0.98": DecodingParams(confidence_threshold=0.98),
+    "student_tau_0.99": DecodingParams(confidence_threshold=0.99),
     "student_factor": DecodingParams(decoding="factor", decoding_factor=DEFAULT_FACTOR),
     "student_eb_sampler": DecodingParams(decoding="entropy_bound", entropy_bound=DEFAULT_ENTROPY_BOUND),
 }
