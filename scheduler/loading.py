@@ -25,6 +25,8 @@ def load(options: EngineOptions) -> Checkpoint:
             dtype=resolve_dtype(options.dtype, device),
             block_length=options.block_length,
             confidence_threshold=options.confidence_threshold,
+            max_model_len=options.max_model_len,
+            rope_scaling_factor=options.rope_scaling_factor,
         )
         quantise(checkpoint.transformer, options.quantization)
     except CheckpointError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import uvicorn
 
+from model.config import CheckpointError
 from scheduler.client import EngineClient
 from scheduler.errors import EngineError
 from server.app import create_app
@@ -37,6 +38,11 @@ def serve(settings: ServerSettings) -> int:
     )
     # Its info lines say again what the banner and the drain say.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    try:
+        settings = settings.fetched()
+    except CheckpointError as error:
+        logger.error("%s", error)
+        return 1
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:

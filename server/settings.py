@@ -93,11 +93,15 @@ class ServerSettings(BaseSettings):
 
     model: str = Field(
         default_factory=_bundled_student,
-        description="Checkpoint directory (safetensors, tokenizer, config). Default: the bundled cdlm-nano.",
+        description="Checkpoint directory (safetensors, tokenizer, config), or the id owner/name of one on the Hugging "
+        "Face Hub. Default: the bundled cdlm-nano.",
+    )
+    revision: str | None = Field(
+        default=None, min_length=1, description="Branch, tag or commit of a --model that is an id."
     )
     adapter: Path | None = Field(
         default=None,
-        description="Directory of a PEFT LoRA adapter, merged into --model when it is loaded.",
+        description="Directory or id of a PEFT LoRA adapter, merged into --model when it is loaded.",
     )
     served_model_name: str | None = Field(
         default=None,
@@ -118,6 +122,12 @@ class ServerSettings(BaseSettings):
         gt=0,
         le=1,
         description="Confidence at which a token is finalised, in (0, 1]. Default: the checkpoint's.",
+    )
+    max_model_len: int | None = Field(
+        default=None, ge=2, description="Most tokens of prompt and answer together. Default: the checkpoint's."
+    )
+    rope_scaling_factor: float = Field(
+        default=1.0, ge=1, le=64, description="Stretches the positions that the weights know (NTK-aware scaling)."
     )
     max_num_seqs: int = Field(default=64, ge=1, description="Sequences that run in one batch.")
     max_num_batched_tokens: int = Field(default=8192, ge=1, description="Tokens of one forward pass.")
@@ -195,6 +205,26 @@ class ServerSettings(BaseSettings):
             raise ValueError(f"--adapter {self.adapter} needs --model, the checkpoint that it was trained on")
         return self
 
+    def fetched(self) -> "ServerSettings":
+        """With directories in the place of ids on the Hub, which are fetched now; the model's name stays.
+
+        Raises:
+            CheckpointError: one cannot be fetched, or a revision is asked of a directory.
+        """
+        from model.config import CheckpointError
+        from model.hub import fetch_checkpoint, is_hub_id
+
+        changes: dict[str, object] = {}
+        if is_hub_id(self.model):
+            changes["model"] = str(fetch_checkpoint(self.model, self.revision))
+        elif self.revision is not None:
+            raise CheckpointError(f"--revision {self.revision}: {self.model} is a directory, not an id on the Hub")
+        if self.adapter is not None and is_hub_id(str(self.adapter)):
+            changes["adapter"] = fetch_checkpoint(str(self.adapter))
+        if changes and self.served_model_name is None:
+            changes["served_model_name"] = str(self.adapter or self.model)
+        return self.model_copy(update=changes)
+
     @property
     def model_name(self) -> str:
         """The model id that clients send."""
@@ -215,6 +245,8 @@ class ServerSettings(BaseSettings):
             dtype=self.dtype,
             block_length=self.block_length,
             confidence_threshold=self.confidence_threshold,
+            max_model_len=self.max_model_len,
+            rope_scaling_factor=self.rope_scaling_factor,
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
             max_prefill_tokens=self.max_prefill_tokens,
