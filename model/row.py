@@ -58,6 +58,7 @@ class RowWork:
         edited: whether its logits are edited.
         logprobs: how many alternatives to report with the log-probability of each finalised token; ``None``
             reports none at all.
+        constrained: whether its tokens follow a grammar.
     """
 
     row: int
@@ -69,6 +70,7 @@ class RowWork:
     needs_entropy: bool = False
     edited: bool = False
     logprobs: int | None = None
+    constrained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ class RowResult:
         finalised: positions finalised in this step.
         steps: denoise steps the block has taken.
         scores: by offset, those of the positions finalised in this step, if they were asked for.
+        error: why the row cannot be decoded any further, if so.
     """
 
     tokens: list[int]
@@ -99,3 +102,4 @@ class RowResult:
     finalised: int
     steps: int
     scores: dict[int, TokenScore] = field(default_factory=dict)
+    error: str | None = None

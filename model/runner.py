@@ -12,6 +12,7 @@ from model.attention.cache import PagedCache
 from model.canvas import Canvas
 from model.checkpoint import Checkpoint
 from model.config import AttentionBackend, CheckpointError
+from model.constrained import ConstrainedRows, Pick
 from model.edits import LogitEditor
 from model.finalise import choose, choose_by_threshold, confidence_and_best, entropy, first_stop, frontier
 from model.layout import StepLayout, build_layout, layout_key
@@ -67,6 +68,7 @@ class ModelRunner:
         )
         self.canvas = Canvas(max_rows, self.manifest, config.hidden_size, self.device, self.dtype)
         self.editor = LogitEditor(config.vocab_size, self.device)
+        self.constrained = ConstrainedRows(config.vocab_size, self.device)
         self.graphs: Callable[[list[RowWork], StepLayout], Tensor] | None = None
         if cuda_graphs:
             from model.graphs import ForwardGraphs  # Older versions of torch have no varlen attention.
@@ -84,6 +86,7 @@ class ModelRunner:
         """Forgets what was kept for a row that its request has left."""
         self._noise.rows.pop(row, None)
         self.editor.release(row)
+        self.constrained.release(row)
 
     @torch.inference_mode()
     def step(self, works: list[RowWork]) -> list[RowResult]:
@@ -96,14 +99,21 @@ class ModelRunner:
         chosen = torch.nonzero_static(self._predictable(layout).view(-1), size=sum(counts))[:, 0]
         logits = self.transformer.logits(predicting.index_select(0, chosen))  # [masked, vocab]
         scored = self._scored(works, counts, logits)
+        before_edits = self.constrained.keep(works, counts, logits)
         self.editor.apply(works, counts, chosen, logits, self.canvas)
         confidence, token = confidence_and_best(logits, self.manifest.mask_token_id)
         entropies = entropy(logits) if any(work.needs_entropy for work in works) else None
         self._sample(works, counts, chosen, logits, token)
-        finalised = self._finalise(works, layout.rows, chosen, confidence, token, entropies)
+        finalised = self._rules(works, layout.rows, chosen, confidence, entropies)
+        failed = self.constrained.choose(
+            works, counts, self.canvas, logits, token, finalised, before_edits, lambda index: self._pick(works[index])
+        )
+        self._write(layout.rows, chosen, token, finalised)
         results = self._results(works, layout.rows, finalised)
         if scored is not None:
             results = self._with_scores(works, results, finalised, chosen, *scored)
+        for index, reason in failed.items():
+            results[index] = replace(results[index], error=reason)
         return results
 
     @torch.inference_mode()
@@ -165,27 +175,30 @@ class ModelRunner:
         self, works: list[RowWork], counts: list[int], chosen: Tensor, logits: Tensor, token: Tensor
     ) -> None:
         """Replaces the most probable token by a drawn one in rows that ask for it; ``token`` changes in place."""
-        block, end = self.canvas.block_length, 0
+        end = 0
         for work, count in zip(works, counts, strict=True):
             mine, end = slice(end, end + count), end + count
-            how = work.sampling
-            if how is None:
-                continue
-            noise = self._noise.get(work, how, block, logits.shape[-1], self.device)[chosen[mine] % block]
-            token[mine] = sample(
-                logits[mine], noise, temperature=how.temperature, top_k=how.top_k, top_p=how.top_p, min_p=how.min_p
-            )
+            if work.sampling is not None:
+                token[mine] = self._draw(work, work.sampling, logits[mine], chosen[mine] % self.canvas.block_length)
 
-    def _finalise(
-        self,
-        works: list[RowWork],
-        rows: Tensor,
-        chosen: Tensor,
-        confidence: Tensor,
-        token: Tensor,
-        entropies: Tensor | None,
+    def _draw(self, work: RowWork, how: Sampling, logits: Tensor, offsets: Tensor) -> Tensor:
+        """logits [positions, vocab] at ``offsets`` [positions] of the row's block -> [positions] int64."""
+        noise = self._noise.get(work, how, self.canvas.block_length, logits.shape[-1], self.device)[offsets]
+        return sample(
+            logits, noise, temperature=how.temperature, top_k=how.top_k, top_p=how.top_p, min_p=how.min_p
+        )
+
+    def _pick(self, work: RowWork) -> Pick:
+        """How a row takes its token from the logits that a grammar has left."""
+        how = work.sampling
+        if how is None:
+            return lambda logits, _offset: int(logits.argmax())
+        return lambda logits, offset: int(self._draw(work, how, logits, torch.tensor([offset], device=self.device)))
+
+    def _rules(
+        self, works: list[RowWork], rows: Tensor, chosen: Tensor, confidence: Tensor, entropies: Tensor | None
     ) -> Tensor:
-        """Applies each row's rule to the canvas; returns the positions it finalised, [rows, block] bool."""
+        """The positions that each row's rule finalises, [rows, block] bool."""
         canvas = self.canvas
         shape = len(works), canvas.block_length
 
@@ -194,15 +207,18 @@ class ModelRunner:
 
         sure, limit = spread(confidence), canvas.limit.index_select(0, rows)
         if all(canvas.plain[work.row] for work in works):
-            now = choose_by_threshold(sure, limit)
-        else:
-            predicted = spread(torch.ones_like(chosen, dtype=torch.bool))
-            at_least = torch.tensor([canvas.at_least(work.row) for work in works], device=self.device)
-            wide_entropies = None if entropies is None else spread(entropies)
-            now = choose(sure, predicted, canvas.rule[rows], limit, at_least, wide_entropies)
-        canvas.tokens[rows] = torch.where(now, spread(token), canvas.tokens.index_select(0, rows))
+            return choose_by_threshold(sure, limit)
+        predicted = spread(torch.ones_like(chosen, dtype=torch.bool))
+        at_least = torch.tensor([canvas.at_least(work.row) for work in works], device=self.device)
+        wide_entropies = None if entropies is None else spread(entropies)
+        return choose(sure, predicted, canvas.rule[rows], limit, at_least, wide_entropies)
+
+    def _write(self, rows: Tensor, chosen: Tensor, token: Tensor, now: Tensor) -> None:
+        """Writes tokens [positions], which lie at ``chosen``, to the canvas where ``now`` [rows, block] is true."""
+        canvas = self.canvas
+        wide = token.new_zeros(now.shape).view(-1).index_copy_(0, chosen, token).view(now.shape)
+        canvas.tokens[rows] = torch.where(now, wide, canvas.tokens.index_select(0, rows))
         canvas.masked[rows] = canvas.masked.index_select(0, rows) & ~now
-        return now
 
     def _results(self, works: list[RowWork], rows: Tensor, now: Tensor) -> list[RowResult]:
         """Brings the rows to the host: the step's only transfer."""

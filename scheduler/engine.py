@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -11,6 +12,7 @@ from model.row import RowResult, RowWork, Span
 from model.runner import ModelRunner
 from scheduler.blocks import clean_spans
 from scheduler.errors import EngineStartError, RequestError
+from scheduler.grammars import GrammarCompiler
 from scheduler.loading import load, page_count
 from scheduler.messages import (
     BlockOutput,
@@ -92,6 +94,8 @@ class Engine:
             max_prefill_tokens=options.max_prefill_tokens,
         )
         self.scores = ScoreQueue(self.manifest, self.pool, self.runner)
+        vocab_size = checkpoint.transformer.config.vocab_size
+        self.grammars = GrammarCompiler(Path(options.model), vocab_size, self.manifest.max_model_len)
         self.sequences: dict[str, Sequence] = {}
         self._observer = observer
 
@@ -129,6 +133,8 @@ class Engine:
             return
         check_request(request, self.manifest, self.runner.transformer.config.vocab_size, self.pool)
         sequence = Sequence.from_request(request, self.manifest)
+        if request.grammar is not None:
+            sequence.grammar = self.grammars.compile(request.grammar)
         self.sequences[request.request_id] = sequence
         self.scheduler.add(sequence)
 
@@ -142,8 +148,10 @@ class Engine:
     def step(self) -> StepReport:
         """One forward over everything scheduled for generation, and a part of what is staged and of what is scored.
 
-        A forward that raises ends the requests it carried with finish reason ``error``; the others go on.
+        A forward that raises ends the requests it carried with finish reason ``error``; the others go on. So do they
+        when a grammar of one of them cannot be compiled or followed.
         """
+        refused = self._refuse()
         preemptions = self.scheduler.preemptions
         self.scheduler.admitted.clear()
         budget = self.options.max_num_batched_tokens
@@ -157,10 +165,14 @@ class Engine:
             results = self.runner.step(works) if works else []
         except Exception as error:
             logger.exception("the step failed with %d requests", len(chosen))
-            return StepReport(outputs=[self._fail(sequence, error) for sequence in chosen], stats=self.stats())
+            refused += [self._fail(sequence, type(error).__name__) for sequence in chosen]
+            return StepReport(outputs=refused, stats=self.stats())
         finished: list[BlockOutput] = []
         saved = 0
         for sequence, result in zip(chosen, results, strict=True):
+            if result.error is not None:
+                refused.append(self._fail(sequence, result.error))
+                continue
             output = self._advance(sequence, result)
             if output is not None:
                 finished.append(output)
@@ -186,7 +198,7 @@ class Engine:
             recomputed_tokens=recomputed,
             early_stop_saved_blocks=saved,
         )
-        return StepReport(outputs=finished + failed + scored, stats=stats)
+        return StepReport(outputs=refused + finished + failed + scored, stats=stats)
 
     def stats(self, **figures: object) -> EngineStats:
         """The state of queue and pages, with the figures of a step if there was one."""
@@ -219,10 +231,15 @@ class Engine:
                 self.runner.editor.open_row(
                     sequence.row, sequence.edits, sequence.request.prompt_ids, sequence.stop_ids
                 )
+                grammar = None if sequence.grammar is None else sequence.grammar.result()
+                self.runner.constrained.open_row(sequence.row, grammar, sequence.stop_ids)
                 sequence.row_open, sequence.border = True, None
             self.runner.canvas.open_block(sequence.row, sequence.given)
             if sequence.edits is not None:
                 self.runner.editor.open_block(sequence.row, sequence.token_ids[sequence.prompt_length :])
+            if sequence.grammar is not None:
+                generated = sequence.token_ids[sequence.prompt_length :]
+                self.runner.constrained.open_block(sequence.row, generated, sequence.wanted)
             sequence.logprobs.clear()
             sequence.finalised_at.clear()
             sequence.block_open = True
@@ -240,7 +257,22 @@ class Engine:
             needs_entropy=sequence.rule.name == "entropy_bound",
             edited=sequence.edits is not None,
             logprobs=sequence.request.logprobs,
+            constrained=sequence.grammar is not None,
         )
+
+    def _refuse(self) -> list[BlockOutput]:
+        """Ends the waiting requests whose grammars turned out wrong; waits a moment if all there is is compiling."""
+        if not any(sequence.grammar for sequence in self.scheduler.waiting):
+            return []
+        compiling = [sequence for sequence in self.scheduler.waiting if sequence.compiling]
+        if len(compiling) == len(self.sequences) and not self.scores.busy:
+            self.grammars.wait(compiling)
+        wrong = [
+            (sequence, error)
+            for sequence in self.scheduler.waiting
+            if sequence.grammar is not None and sequence.grammar.done() and (error := sequence.grammar.exception())
+        ]
+        return [self._fail(sequence, f"grammar: {error}") for sequence, error in wrong]
 
     def _clean(self, sequence: Sequence) -> list[Span]:
         return clean_spans(
@@ -265,7 +297,7 @@ class Engine:
                 sequence.forwards += 1
         except Exception as error:
             logger.exception("a staged forward over %d tokens failed", tokens)
-            return [self._fail(sequence, error)], 0
+            return [self._fail(sequence, type(error).__name__)], 0
         return [], -(-tokens * layers // total)
 
     def _advance(self, sequence: Sequence, result: RowResult) -> BlockOutput | None:
@@ -319,11 +351,11 @@ class Engine:
             self.runner.release(sequence.row)
         self.scheduler.remove(sequence)
 
-    def _fail(self, sequence: Sequence, error: Exception) -> BlockOutput:
+    def _fail(self, sequence: Sequence, reason: str) -> BlockOutput:
         del self.sequences[sequence.request.request_id]
         self._leave(sequence)
         return BlockOutput(
-            request_id=sequence.request.request_id, token_ids=[], finish_reason="error", error=type(error).__name__
+            request_id=sequence.request.request_id, token_ids=[], finish_reason="error", error=reason
         )
 
 

@@ -45,6 +45,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
 
     ``logprobs`` asks for the log-probability of every token and of that many alternatives. ``stream_prefix`` asks for
     tokens as soon as all before them are finalised, ``stream_canvas`` for the block after every denoise step.
+    ``grammar``, in the Lark dialect of llguidance, is what the answer must be by the time a stop token ends it
+    (docs/structured-output.md).
     """
 
     request_id: str
@@ -56,6 +58,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     logprobs: int | None = None
     stream_prefix: bool = False
     stream_canvas: bool = False
+    grammar: str | None = None
 
 
 class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, tag="score"):

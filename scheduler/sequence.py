@@ -1,11 +1,13 @@
 """One request inside the engine: its tokens, its current block, its pages and counters."""
 
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from model.config import Manifest
+from model.grammar.compiled import CompiledGrammar
 from model.row import LogitEdits, Sampling
 from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, FinalisationRule
 from model.staged import StagedForward
@@ -36,6 +38,7 @@ class Sequence:
         sent: tokens of the current block that partial outputs have carried.
         finalised_at: by offset, the denoise step of the current block that finalised it, if its canvas is asked for.
         recompute: positions whose keys were dropped by a preemption and are computed again on resuming.
+        grammar: what the answer must follow, being compiled or done.
     """
 
     request: GenerateRequest
@@ -65,6 +68,7 @@ class Sequence:
     finalised_at: dict[int, int] = field(default_factory=dict)
     recompute: int = 0
     started: bool = False
+    grammar: Future[CompiledGrammar] | None = None
 
     @classmethod
     def from_request(cls, request: GenerateRequest, manifest: Manifest) -> "Sequence":
@@ -85,6 +89,11 @@ class Sequence:
             max_steps=params.max_steps_per_block or manifest.block_length,
             edits=logit_edits(params),
         )
+
+    @property
+    def compiling(self) -> bool:
+        """Whether it cannot start yet, since its grammar is still being compiled."""
+        return self.grammar is not None and not self.grammar.done()
 
     @property
     def given(self) -> list[int]:

@@ -26,8 +26,14 @@ def check_request(request: GenerateRequest, manifest: Manifest, vocab_size: int,
     possible = MAX_STOP_IDS - len(manifest.stop_token_ids)
     if len(request.stop_token_ids) > possible:
         raise RequestError(f"stop_token_ids: at most {possible} are possible, got {len(request.stop_token_ids)}")
+    if request.grammar is not None and not (request.stop_token_ids or _ends(request, manifest)):
+        raise RequestError("grammar: the end of the answer needs a stop token, and there is none")
     check_logprobs(request.logprobs, vocab_size)
     _check_edits(request, [*manifest.stop_token_ids, *request.stop_token_ids], vocab_size, manifest.mask_token_id)
+
+
+def _ends(request: GenerateRequest, manifest: Manifest) -> bool:
+    return bool(manifest.stop_token_ids) and not request.ignore_eos
 
 
 def check_logprobs(wanted: int | None, vocab_size: int) -> None:

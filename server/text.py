@@ -10,12 +10,11 @@ import jinja2
 from tokenizers import Tokenizer
 
 from model.config import CheckpointError
+from model.token_bytes import TokenBytes
 from server.errors import invalid, too_long
 
 # Shorter texts take less time to encode than a thread takes to answer.
 _INLINE_CHARACTERS = 2_000
-
-_BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")  # As tokenizers with byte fallback name them.
 
 Result = TypeVar("Result")
 Render = Callable[[list[dict[str, str]]], str]
@@ -36,12 +35,10 @@ class TextCodec:
         # Literal special tokens inside text become ordinary characters.
         self._tokenizer.encode_special_tokens = True
         self._render = render
-        added = self._tokenizer.get_added_tokens_decoder()
-        self._special = {token.content: ident for ident, token in added.items() if token.special}
+        self._bytes = TokenBytes(tokenizer)
+        self._special = self._bytes.special
         names = sorted(map(re.escape, self._special), key=len, reverse=True)
         self._splitter = re.compile(f"({'|'.join(names)})") if names else None
-        self._added = {ident: token.content for ident, token in added.items()}
-        self._letters = _byte_letters() if '"ByteLevel"' in tokenizer.to_str().partition('"decoder"')[2] else {}
         longest = max(map(len, self._tokenizer.get_vocab()), default=1)
         # A normalizer may shorten text before it is cut into tokens.
         self._token_characters = longest * (4 if self._tokenizer.normalizer else 1)
@@ -88,16 +85,7 @@ class TextCodec:
 
     def token_bytes(self, ident: int) -> bytes:
         """The bytes one token stands for, a special token by its name; parts of a character stay parts."""
-        name = self._tokenizer.id_to_token(ident)
-        if name is None:  # A row of the vocabulary that the tokenizer has no token for.
-            return b""
-        if ident in self._added:
-            return self._added[ident].encode()
-        if self._letters and all(letter in self._letters for letter in name):
-            return bytes(self._letters[letter] for letter in name)
-        if match := _BYTE_TOKEN.fullmatch(name):
-            return bytes([int(match[1], 16)])
-        return self.decode([ident], keep_special=True).encode()
+        return self._bytes(ident)
 
     def _chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         assert self._render is not None
@@ -123,13 +111,6 @@ class TextCodec:
         least = sum(map(len, texts)) // self._token_characters
         if least > max_tokens:
             raise too_long(max_tokens, f"at least {least}", param)
-
-
-def _byte_letters() -> dict[str, int]:
-    """The letter that stands for each byte in a byte-level vocabulary: itself where it can be printed."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(0x100) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(0x100 + place): byte for place, byte in enumerate(others)}
 
 
 class _Shield:

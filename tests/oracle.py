@@ -6,7 +6,7 @@ plain attributes.
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -35,6 +35,19 @@ class OracleEdits:
     repetition_penalty: float = 1.0
     logit_bias: dict[int, float] = field(default_factory=dict)
     min_tokens: int = 0
+
+
+class OracleGrammar(Protocol):
+    """What a grammar says after some written tokens; asked anew at every position, so that nothing is carried over."""
+
+    def forced(self, written: list[int]) -> list[int]:
+        """Tokens that must come next."""
+
+    def admitted(self, written: list[int]) -> set[int]:
+        """Tokens that may come next, end tokens included where the text may end."""
+
+    def closes(self, written: list[int], room: int) -> list[int] | None:
+        """Tokens that bring the text to an end, an end token included, within ``room``; ``None`` if there are none."""
 
 
 def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -153,6 +166,47 @@ def edit(
     return torch.tensor(values)
 
 
+def constrain(
+    grammar: OracleGrammar,
+    written: list[int],
+    choices: list[int],
+    passing: list[bool],
+    logits: list[Tensor],
+    unedited: list[Tensor],
+    room: int,
+    stops: tuple[int, ...],
+) -> list[int]:
+    """What a step finalises in a row that follows a grammar: ``choices`` and what follows, from the frontier on.
+
+    ``room`` is how many tokens the answer may still have.
+    """
+    found: list[int] = []
+    while len(found) < min(len(choices), room):
+        here = len(found)
+        text = written + found
+        forced = grammar.forced(text)
+        if forced:
+            found.append(forced[0])
+            continue
+        admitted = grammar.admitted(text)
+        token = choices[here]
+        if here == 0:
+            ranked = sorted(admitted, key=lambda token: (-float(logits[here][token]), token))
+            if math.isinf(logits[here][ranked[0]]):
+                ranked = sorted(admitted, key=lambda token: (-float(unedited[here][token]), token))
+            token = ranked[0]
+            if token not in stops and grammar.closes([*text, token], room - 1) is None:
+                token = (grammar.closes(text, room) or [token])[0]
+        elif not passing[here] or token not in admitted:
+            break
+        elif token not in stops and grammar.closes([*text, token], room - here - 1) is None:
+            break
+        found.append(token)
+        if token in stops:
+            break
+    return found
+
+
 def decode(
     weights: dict[str, Tensor],
     shape: Any,
@@ -166,6 +220,7 @@ def decode(
     entropy_bound: float = 0.1,
     ignore_eos: bool = False,
     edits: OracleEdits | None = None,
+    grammar: OracleGrammar | None = None,
 ) -> OracleAnswer:
     """Greedy block-causal decoding of one prompt; the margin is kept for the rule ``threshold`` only."""
     tau = manifest.confidence_threshold if threshold is None else threshold
@@ -195,7 +250,7 @@ def decode(
             masked = [position for position in range(start, start + block) if ids[position] is None]
             if manifest.first_token == "autoregressive" and masked[0] == start:
                 masked = [start]
-            found, entropy, raw = {}, {}, {}
+            found, entropy, raw, edited = {}, {}, {}, {}
             generated = [token for token in ids[len(prompt) :] if token is not None]
             for position in masked:
                 logits = head @ hidden[position - 1 if manifest.shift else position]
@@ -203,6 +258,7 @@ def decode(
                 raw[position] = logits.log_softmax(-1)
                 if edits is not None:
                     logits = edit(logits, edits, prompt, generated, position - len(prompt), tuple(stops))
+                edited[position] = logits
                 found[position] = logits.softmax(-1).topk(2)
                 if rule == "entropy_bound":
                     entropy[position] = -sum(p * math.log(p) for p in logits.softmax(-1).tolist() if p > 0)
@@ -217,7 +273,21 @@ def decode(
                 passing = pass_factor(confidence, factor)
             else:
                 passing = pass_entropy_bound(entropy, entropy_bound)
-            for position in masked:
+            if grammar is not None:
+                fresh = constrain(
+                    grammar,
+                    generated,
+                    [int(found[position].indices[0]) for position in masked],
+                    [position in passing for position in masked],
+                    [edited[position] for position in masked],
+                    [raw[position] for position in masked],
+                    len(prompt) + max_tokens - masked[0],
+                    tuple(stops),
+                )
+                for position, token in zip(masked, fresh, strict=False):
+                    ids[position] = token
+                    scores[position] = (raw[position], steps[-1])
+            for position in masked if grammar is None else []:
                 if position in passing:
                     ids[position] = int(found[position].indices[0])
                     scores[position] = (raw[position], steps[-1])
