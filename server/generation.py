@@ -54,11 +54,13 @@ class Job:
         budgets: list[int],
         echoes: Sequence[str] = (),
         score_prompts: bool = False,
+        grammar: str | None = None,
     ) -> "Job":
         """Lays out the choices of ``fields``.
 
         ``budgets`` are the tokens each prompt may be answered with, ``echoes`` the texts in front of the answers to
-        each, if any; ``score_prompts`` asks for the log-probabilities of the prompts' tokens.
+        each, if any; ``score_prompts`` asks for the log-probabilities of the prompts' tokens; ``grammar`` is what
+        the answers must follow.
         """
         seed = secrets.randbits(63) if fields.seed is None else fields.seed
         name = uuid.uuid4().hex
@@ -76,6 +78,7 @@ class Job:
                     logprobs=fields.engine_logprobs,
                     stream_prefix=fields.stream_granularity == "step",
                     stream_canvas=fields.diffusing,
+                    grammar=grammar,
                 )
                 choices.append(Choice(number, request, codec, fields.stop, len(echoes[index]) if echoes else 0))
         scoring = [

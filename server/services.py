@@ -11,6 +11,7 @@ import msgspec
 from model.rules import BAN
 from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest
 from server.errors import ApiError, invalid, too_long
+from server.grammars import GrammarChecker
 from server.limits import Gate
 from server.metrics import EngineView, Metrics
 from server.protocol.common import GenerationFields
@@ -48,6 +49,7 @@ class Services:
         self.model_name = settings.model_name
         self.metrics = Metrics(self.model_name, self.version)
         self.metrics.watch(engine)
+        self.grammars = GrammarChecker()
         self.gate = Gate(settings.max_num_seqs + settings.max_waiting_requests, self.metrics)
         engine.stats_listeners.append(self.metrics.observe_step)
 

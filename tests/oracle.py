@@ -197,10 +197,10 @@ def constrain(
             token = ranked[0]
             if token not in stops and grammar.closes([*text, token], room - 1) is None:
                 token = (grammar.closes(text, room) or [token])[0]
-        elif not passing[here] or token not in admitted:
-            break
-        elif token not in stops and grammar.closes([*text, token], room - here - 1) is None:
-            break
+        else:
+            closes = token in stops or grammar.closes([*text, token], room - here - 1) is not None
+            if not (passing[here] and token in admitted and closes):
+                break
         found.append(token)
         if token in stops:
             break

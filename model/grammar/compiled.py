@@ -44,13 +44,14 @@ class CompiledGrammar:
         self._matcher = LLMatcher(
             vocabulary.matching, LLMatcher.grammar_from_lark(text), log_level=0, limits=_LIMITS
         )
-        self._check()
+        _check(self._matcher)
         if len(self._matcher.compute_ff_bytes()) > _MAX_FORCED_BYTES:
             raise GrammarError("it needs itself without end")
         self._matcher.compute_bitmask()
-        self._check()
-        close = shortest_close(self.fresh(), vocabulary, OUTSIDE, max_tokens)
-        self._check()
+        _check(self._matcher)
+        walker = self.fresh()
+        close = shortest_close(walker, vocabulary, OUTSIDE, max_tokens)
+        _check(walker)
         if close is None:
             raise GrammarError(f"no answer of at most {max_tokens} tokens was found that ends")
         self.horizon = len(close) + _CLOSING_TOKENS
@@ -59,6 +60,7 @@ class CompiledGrammar:
         """A matcher that has seen nothing yet."""
         return self._matcher.deep_copy()
 
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            raise GrammarError(self._matcher.get_error().partition("\n<")[0][:500])
+
+def _check(matcher: LLMatcher) -> None:
+    if matcher.is_error():
+        raise GrammarError(matcher.get_error().partition("\n<")[0][:500])

@@ -1,7 +1,8 @@
 """An engine without a model: it answers every request with blocks it was told to give."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -30,8 +31,9 @@ def make_tokenizer(*, bos: bool = False) -> Tokenizer:
     return tokenizer
 
 
-def render(messages: list[dict[str, str]]) -> str:
-    """A chat template in Python."""
+def render(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] = ()) -> str:
+    """A chat template in Python, which knows no tools."""
+    assert not tools
     marks = {"assistant": ASSISTANT}
     body = "".join(marks.get(m["role"], USER) + m["content"].strip() + "\n" for m in messages)
     return body + ASSISTANT

@@ -65,13 +65,12 @@ CHATS: list[tuple[dict[str, Any], str]] = [
     (CHAT | {"logprobs": False, "top_logprobs": 3}, "top_logprobs"),
     (CHAT | {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     (CHAT | {"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
-    (CHAT | {"response_format": {"type": "json_object"}}, "response_format"),
     (CHAT | {"response_format": {"type": "xml"}}, "response_format.type"),
-    (CHAT | {"tools": [{"type": "function"}]}, "tools"),
+    (CHAT | {"tools": [{"type": "function"}]}, "tools[0].function"),
     (CHAT | {"tool_choice": "required"}, "tool_choice"),
     (CHAT | {"functions": [{"name": "f"}]}, "functions"),
     (CHAT | {"modalities": ["audio"]}, "modalities"),
-    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[0].tool_calls"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[0].tool_calls[0].function"),
 ]
 BOTH: list[tuple[dict[str, Any], str]] = [
     ({"max_tokens": "10"}, "max_tokens"),
