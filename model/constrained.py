@@ -61,7 +61,10 @@ class ConstrainedRows:
 
         They are for positions where the edits leave none of the tokens that the grammar admits.
         """
-        kept, end = {}, 0
+        kept: dict[int, Tensor] = {}
+        if not self._rows:
+            return kept
+        end = 0
         for index, (work, count) in enumerate(zip(works, counts, strict=True)):
             start, end = end, end + count
             if work.constrained and work.edited:
@@ -94,7 +97,10 @@ class ConstrainedRows:
         Returns:
             By index in ``works``, why a row cannot go on; nothing of it is finalised.
         """
-        failed, end = {}, 0
+        failed: dict[int, str] = {}
+        if not self._rows:
+            return failed
+        end = 0
         for index, (work, count) in enumerate(zip(works, counts, strict=True)):
             start, end = end, end + count
             if not work.constrained:

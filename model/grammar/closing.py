@@ -1,5 +1,7 @@
 """How an answer can be brought to an end that its grammar accepts, in few tokens."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
@@ -10,10 +12,12 @@ from model.grammar.vocabulary import Vocabulary
 OUTSIDE, INSIDE, ESCAPED = range(3)
 _QUOTE, _BACKSLASH = 0x22, 0x5C
 
-# What is tried first where several tokens are admitted: what closes, then what goes on to what is still required,
-# then short values.
-_TRIED_OUTSIDE = [bytes([byte]) for byte in b'}],:1234567890"-tfn{[']
-_TRIED_INSIDE = [bytes([byte]) for byte in b'"1234567890']
+# What is tried where several tokens are admitted, in this order. Outside of strings: what closes or goes on to what is
+# still required, then digits, then the beginnings of other values.
+_CLOSERS = [bytes([byte]) for byte in b"}],:"]
+_DIGITS = [bytes([byte]) for byte in b"1234567890"]
+_OPENERS = [bytes([byte]) for byte in b'."-tfn{[']
+_IN_STRINGS = [b'"', *_DIGITS]
 
 
 def shortest_close(matcher: LLMatcher, vocabulary: Vocabulary, state: int, limit: int) -> list[int] | None:
@@ -55,10 +59,32 @@ def admitted_tokens(matcher: LLMatcher, size: int) -> NDArray[np.bool_]:
 
 
 def _next(matcher: LLMatcher, vocabulary: Vocabulary, state: int, place: int) -> list[int]:
-    for text in _TRIED_OUTSIDE if state == OUTSIDE else _TRIED_INSIDE:
-        token = vocabulary.ids.get(text)
-        if token is not None and matcher.validate_tokens([token]) == 1:
-            return [token]
+    def first(texts: Iterable[bytes]) -> list[int]:
+        return next(([token] for token in map(vocabulary.ids.get, texts) if token is not None and admits(token)), [])
+
+    def admits(token: int) -> bool:
+        return matcher.validate_tokens([token]) == 1
+
+    found = first(_IN_STRINGS) if state != OUTSIDE else first(_CLOSERS) or _digit(matcher, vocabulary) or first(_OPENERS)
+    if found:
+        return found
     ids = np.flatnonzero(admitted_tokens(matcher, vocabulary.size))
     # Always the first would stay in a loop of a regular expression for ever.
     return [int(ids[place * 7919 % len(ids)])] if len(ids) else []
+
+
+def _digit(matcher: LLMatcher, vocabulary: Vocabulary) -> list[int]:
+    """A digit that may end its number, if there is one; else a zero, since bounds and multiples are round."""
+    closers = [vocabulary.ids[text] for text in _CLOSERS if text in vocabulary.ids]
+    admitted = []
+    for text in _DIGITS:
+        token = vocabulary.ids.get(text)
+        ahead = matcher.deep_copy()
+        if token is None or ahead.try_consume_tokens([token]) == 0:
+            continue
+        if ahead.is_accepting() or any(ahead.validate_tokens([closer]) for closer in closers):
+            return [token]
+        admitted.append(token)
+    # A number that begins with a zero can only be a fraction.
+    zero_first = len(admitted) == len(_DIGITS)
+    return admitted[-1:] if zero_first else admitted[:1]

@@ -10,7 +10,9 @@ MAX_GRAMMAR_BYTES = 65_536
 
 # Text that must follow without a choice. More than this at the beginning can only come of a rule that needs itself.
 _MAX_FORCED_BYTES = 65_536
-# Closing is looked after when no more tokens are left than this and the shortest answer.
+# Closing is looked after when no more tokens are left than the shortest answer has, of which so many count, and some more:
+# looking takes time in proportion to both.
+_LONGEST_CLOSE = 256
 _CLOSING_TOKENS = 128
 
 # Work, not seconds: about 20 ms of regular expressions to build, 7 ms in a step (llguidance, ParserLimits).
@@ -54,7 +56,7 @@ class CompiledGrammar:
         _check(walker)
         if close is None:
             raise GrammarError(f"no answer of at most {max_tokens} tokens was found that ends")
-        self.horizon = len(close) + _CLOSING_TOKENS
+        self.horizon = min(len(close), _LONGEST_CLOSE) + _CLOSING_TOKENS
 
     def fresh(self) -> LLMatcher:
         """A matcher that has seen nothing yet."""
