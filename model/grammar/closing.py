@@ -65,7 +65,10 @@ def _next(matcher: LLMatcher, vocabulary: Vocabulary, state: int, place: int) ->
     def admits(token: int) -> bool:
         return matcher.validate_tokens([token]) == 1
 
-    found = first(_IN_STRINGS) if state != OUTSIDE else first(_CLOSERS) or _digit(matcher, vocabulary) or first(_OPENERS)
+    if state == OUTSIDE:
+        found = first(_CLOSERS) or _digit(matcher, vocabulary) or first(_OPENERS)
+    else:
+        found = first(_IN_STRINGS)
     if found:
         return found
     ids = np.flatnonzero(admitted_tokens(matcher, vocabulary.size))

@@ -10,8 +10,8 @@ MAX_GRAMMAR_BYTES = 65_536
 
 # Text that must follow without a choice. More than this at the beginning can only come of a rule that needs itself.
 _MAX_FORCED_BYTES = 65_536
-# Closing is looked after when no more tokens are left than the shortest answer has, of which so many count, and some more:
-# looking takes time in proportion to both.
+# Closing is looked after when no more tokens are left than the shortest answer has, of which so many count, and some
+# more: looking takes time in proportion to both.
 _LONGEST_CLOSE = 256
 _CLOSING_TOKENS = 128
 

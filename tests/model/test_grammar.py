@@ -139,8 +139,8 @@ def test_whatever_is_asked_the_work_is_bounded(vocabulary: Vocabulary, name: str
             matcher.take(token)
             if matcher.ended:
                 break
-    except GrammarError as error:
-        assert str(error)
+    except GrammarError:
+        pass
     assert time.perf_counter() - start < 8
 
 
