@@ -134,7 +134,7 @@ class Engine:
         check_request(request, self.manifest, self.runner.transformer.config.vocab_size, self.pool)
         sequence = Sequence.from_request(request, self.manifest)
         if request.grammar is not None:
-            sequence.grammar = self.grammars.compile(request.grammar)
+            sequence.compiling = self.grammars.compile(request.grammar)
         self.sequences[request.request_id] = sequence
         self.scheduler.add(sequence)
 
@@ -151,7 +151,7 @@ class Engine:
         A forward that raises ends the requests it carried with finish reason ``error``; the others go on. So do they
         when a grammar of one of them cannot be compiled or followed.
         """
-        refused = self._refuse()
+        refused = self._take_grammars()
         preemptions = self.scheduler.preemptions
         self.scheduler.admitted.clear()
         budget = self.options.max_num_batched_tokens
@@ -231,8 +231,7 @@ class Engine:
                 self.runner.editor.open_row(
                     sequence.row, sequence.edits, sequence.request.prompt_ids, sequence.stop_ids
                 )
-                grammar = None if sequence.grammar is None else sequence.grammar.result()
-                self.runner.constrained.open_row(sequence.row, grammar, sequence.stop_ids)
+                self.runner.constrained.open_row(sequence.row, sequence.grammar, sequence.stop_ids)
                 sequence.row_open, sequence.border = True, None
             self.runner.canvas.open_block(sequence.row, sequence.given)
             if sequence.edits is not None:
@@ -260,18 +259,23 @@ class Engine:
             constrained=sequence.grammar is not None,
         )
 
-    def _refuse(self) -> list[BlockOutput]:
-        """Ends the waiting requests whose grammars turned out wrong; waits a moment if all there is is compiling."""
-        if not any(sequence.grammar for sequence in self.scheduler.waiting):
-            return []
-        compiling = [sequence for sequence in self.scheduler.waiting if sequence.compiling]
-        if len(compiling) == len(self.sequences) and not self.scores.busy:
-            self.grammars.wait(compiling)
-        wrong = [
-            (sequence, error)
-            for sequence in self.scheduler.waiting
-            if sequence.grammar is not None and sequence.grammar.done() and (error := sequence.grammar.exception())
-        ]
+    def _take_grammars(self) -> list[BlockOutput]:
+        """Hands waiting requests the grammars that are compiled by now, and ends those whose grammar is wrong.
+
+        Waits a moment if there is nothing else to do.
+        """
+        pending = [sequence.compiling for sequence in self.scheduler.waiting if sequence.compiling is not None]
+        if pending and len(pending) == len(self.sequences) and not self.scores.busy:
+            self.grammars.wait(pending)
+        wrong = []
+        for sequence in self.scheduler.waiting if pending else ():
+            if sequence.compiling is None or not sequence.compiling.done():
+                continue
+            error = sequence.compiling.exception()
+            if error is not None:
+                wrong.append((sequence, error))
+            else:
+                sequence.grammar, sequence.compiling = sequence.compiling.result(), None
         return [self._fail(sequence, f"grammar: {error}") for sequence, error in wrong]
 
     def _clean(self, sequence: Sequence) -> list[Span]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from model.grammar.compiled import CompiledGrammar
 from model.grammar.vocabulary import Vocabulary
 from model.tokenizer import load_tokenizer
-from scheduler.sequence import Sequence
 
 KEPT_GRAMMARS = 64
 
@@ -39,9 +38,8 @@ class GrammarCompiler:
         return found
 
     @staticmethod
-    def wait(sequences: list[Sequence]) -> None:
-        """Waits a moment for the first of these sequences that can start."""
-        pending = [sequence.grammar for sequence in sequences if sequence.grammar is not None]
+    def wait(pending: list[Future[CompiledGrammar]]) -> None:
+        """Waits a moment for the first of them."""
         concurrent.futures.wait(pending, _WAIT_S, concurrent.futures.FIRST_COMPLETED)
 
     def _compile(self, text: str) -> CompiledGrammar:

@@ -80,7 +80,7 @@ class Scheduler:
         for sequence in list(self.waiting):
             if preempted or not self._free_rows:
                 break
-            if sequence.compiling or self.prefix_cache.awaits(sequence, self.running):
+            if sequence.compiling is not None or self.prefix_cache.awaits(sequence, self.running):
                 continue
             if not self._claim(sequence, budget):
                 break

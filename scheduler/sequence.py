@@ -38,7 +38,8 @@ class Sequence:
         sent: tokens of the current block that partial outputs have carried.
         finalised_at: by offset, the denoise step of the current block that finalised it, if its canvas is asked for.
         recompute: positions whose keys were dropped by a preemption and are computed again on resuming.
-        grammar: what the answer must follow, being compiled or done.
+        compiling: the grammar it waits for; taken away by the engine between two steps once it is done.
+        grammar: what the answer must follow.
     """
 
     request: GenerateRequest
@@ -68,7 +69,8 @@ class Sequence:
     finalised_at: dict[int, int] = field(default_factory=dict)
     recompute: int = 0
     started: bool = False
-    grammar: Future[CompiledGrammar] | None = None
+    compiling: Future[CompiledGrammar] | None = None
+    grammar: CompiledGrammar | None = None
 
     @classmethod
     def from_request(cls, request: GenerateRequest, manifest: Manifest) -> "Sequence":
@@ -89,11 +91,6 @@ class Sequence:
             max_steps=params.max_steps_per_block or manifest.block_length,
             edits=logit_edits(params),
         )
-
-    @property
-    def compiling(self) -> bool:
-        """Whether it cannot start yet, since its grammar is still being compiled."""
-        return self.grammar is not None and not self.grammar.done()
 
     @property
     def given(self) -> list[int]:
