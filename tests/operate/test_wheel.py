@@ -111,4 +111,5 @@ def test_the_wheel_serves_from_a_read_only_folder(folder: Path) -> None:
             process.kill()
             process.wait()
     assert contents(venv) == before
-    assert list(scratch.iterdir()) == []
+    # torch makes empty folders for caches it does not fill.
+    assert [path for path in scratch.rglob("*") if path.is_file()] == []
