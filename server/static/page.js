@@ -64,6 +64,7 @@ async function send() {
   setRunning(true);
   lanes.forEach((lane) => lane.start());
   say("Sent; waiting for the first step.");
+  bringIntoView(find("results"));
   const sent = performance.now();
   const stopDrawing = drawWhileRunning(taking, sent);
   const errors = await Promise.all(
@@ -115,6 +116,13 @@ function drawWhileRunning(taking, sent) {
   return () => cancelAnimationFrame(request);
 }
 
+/** On a phone the answer lies below the controls. */
+function bringIntoView(element) {
+  if (element.getBoundingClientRect().top > innerHeight / 2) {
+    element.scrollIntoView();
+  }
+}
+
 function setRunning(on) {
   find("send").disabled = on;
   find("stop").disabled = !on;
@@ -123,15 +131,17 @@ function setRunning(on) {
 }
 
 function summary(taking) {
-  const told = taking.map(({ title, recording }) => {
-    const tokens = recording.usage?.completion_tokens ?? 0;
-    return `${title}: ${tokens} tokens in ${(recording.elapsed / 1000).toFixed(2)} s (${recording.finish}).`;
+  const [one, other] = taking.map(({ recording }) => {
+    const { tokens, at } = recording.view();
+    return `${tokens} tokens in ${(at / 1000).toFixed(2)} s (${recording.finish})`;
   });
-  const finished = taking.every(({ recording }) => recording.finish !== "stopped");
-  if (taking.length === 2 && finished) {
-    told.push(taking[0].recording.text === taking[1].recording.text ? "Same text." : "The texts differ.");
+  if (other === undefined) {
+    return `Done: ${one}.`;
   }
-  return told.join(" ");
+  const same = taking[0].recording.text === taking[1].recording.text;
+  const stopped = taking.some(({ recording }) => recording.finish === "stopped");
+  const texts = stopped ? "" : same ? " Same text." : " The texts differ.";
+  return `Done: ${one}; one token a step: ${other}.${texts}`;
 }
 
 async function copyCurl() {

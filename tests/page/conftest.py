@@ -59,8 +59,8 @@ class Opened:
         return self.page.locator(".canvas").nth(lane).evaluate("element => element.textContent")
 
     def figure(self, name: str, lane: int = 0) -> str:
-        group = self.page.locator(".lane").nth(lane).locator("dl > div").filter(has_text=name)
-        return group.locator("dd").inner_text()
+        term = self.page.get_by_text(name, exact=True)
+        return self.page.locator(".lane").nth(lane).locator("dl > div", has=term).locator("dd").inner_text()
 
     def replay(self, step: int) -> None:
         """Moves the slider, as a finger would."""
