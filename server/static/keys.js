@@ -13,6 +13,7 @@ export class KeyForm {
     this.form = document.getElementById("key-form");
     this.field = document.getElementById("key");
     this.forget = document.getElementById("forget");
+    this.refused = false;
     this.onModel = onModel;
     this.onError = onError;
     this.form.addEventListener("submit", (event) => {
@@ -32,9 +33,14 @@ export class KeyForm {
     return sessionStorage.getItem(NAME) ?? "";
   }
 
+  /** Whether requests to this server need a key. */
+  get wanted() {
+    return this.refused || this.key !== "";
+  }
+
   /** Asks for the model's id, which tells whether the key is good. */
   async enter() {
-    const refused = this.key ? "The server refused this key." : "This server wants an API key.";
+    const reason = this.key ? "The server refused this key." : "This server wants an API key.";
     try {
       const response = await ask("v1/models", { headers: headersFor(this.key) });
       const { data } = await response.json();
@@ -44,7 +50,7 @@ export class KeyForm {
     } catch (error) {
       if (error instanceof ApiError && error.status === 401) {
         this.drop();
-        this.onError(refused);
+        this.onError(reason);
       } else {
         this.onError(error.message);
       }
@@ -54,6 +60,7 @@ export class KeyForm {
   /** Forgets the key and asks for another. */
   drop() {
     sessionStorage.removeItem(NAME);
+    this.refused = true;
     this.forget.hidden = true;
     this.form.hidden = false;
   }

@@ -31,7 +31,10 @@ const keys = new KeyForm(
     say("Ready.");
     showCurl();
   },
-  (message) => fail(message),
+  (message) => {
+    fail(message);
+    showCurl();
+  },
 );
 
 function say(message) {
@@ -45,7 +48,7 @@ function fail(message) {
 }
 
 function showCurl() {
-  find("curl").textContent = curlOf(currentRequest(model), keys.key !== "");
+  find("curl").textContent = curlOf(currentRequest(model), keys.wanted);
 }
 
 /** The lanes that take part: the second one in a race only. */
