@@ -119,7 +119,7 @@ def test_stop_ends_the_request_on_the_server(opened: Callable[..., Opened], serv
     assert page.figure("finish") == "stopped"
     assert "stopped" in page.page.locator("#status").inner_text()
     assert page.page.locator("#error").inner_text() == ""
-    assert int(page.figure("tokens")) > 40
+    assert int(page.figure("tokens")) > 20  # Some of those have no text.
     server.wait_idle()
     assert server.metric("cdlm_requests_cancelled_total") == before + 1
     page.settings(tau="", max_tokens="192")
