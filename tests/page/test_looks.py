@@ -65,7 +65,7 @@ def test_colours_of_steps_differ_in_lightness(opened: Callable[..., Opened]) -> 
     )
     levels = [luminance(swatch) for swatch in swatches]
     assert levels == sorted(levels)
-    assert all(after > before * 1.25 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after > before * 1.15 for before, after in zip(levels, levels[1:], strict=False))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -105,13 +105,13 @@ def test_the_keyboard_is_enough(opened: Callable[..., Opened]) -> None:
     for _ in range(40):
         page.page.keyboard.press("Tab")
         name, outline = page.page.evaluate(
-            "() => [document.activeElement.id || document.activeElement.textContent,"
+            "() => [document.activeElement.id || document.activeElement.innerText,"
             " getComputedStyle(document.activeElement).outlineStyle]"
         )
-        if name in reached:
+        if page.page.evaluate("document.activeElement === document.body"):
             break
         reached.append(name)
-        assert outline == "solid" or name == reached[-1] == "", name
+        assert outline == "solid", name
     for wanted in ("prompt", "Apples", "tau", "tau-slide", "steps", "max-tokens", "seed", "race", "send", "copy"):
         assert wanted in reached
     page.page.focus("#seed")
