@@ -78,21 +78,27 @@ class Opened:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def chromium() -> str:
+    """The browser's program; every server of these tests needs it, so that none starts in vain."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("no Chromium on this machine; `make chromium` installs Debian's")
+    return found
+
+
+@pytest.fixture(scope="session")
+def server(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running_server(tmp_path_factory.mktemp("page") / "log") as running:
         yield running
 
 
 # Of a module: while Playwright runs, the thread has an event loop, which keeps asyncio tests from running.
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no Chromium on this machine; `make chromium` installs Debian's")
+def browser(chromium: str) -> Iterator[Browser]:
     # Its sandbox does not start as root.
     flags = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=found, args=flags)
+        launched = playwright.chromium.launch(executable_path=chromium, args=flags)
         yield launched
         launched.close()
 

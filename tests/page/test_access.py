@@ -14,7 +14,7 @@ REFUSED = ("status of 401",)
 
 
 @pytest.fixture(scope="module")
-def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def keyed(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running_server(tmp_path_factory.mktemp("keyed") / "log", "--api-key", KEY) as running:
         yield running
 
@@ -47,6 +47,7 @@ def test_a_key_is_asked_for_and_kept_by_the_tab(opened: Callable[..., Opened], k
     page.page.get_by_role("button", name="Forget the API key").click()
     expect(page.page.locator("#key-form")).to_be_visible()
     assert page.page.evaluate("sessionStorage.length") == 0
+    assert "$CDLM_KEY" in page.page.locator("#curl").inner_text()
     page.page.click("#send")
     expect(error).to_contain_text("Missing or incorrect API key")
     expect(page.page.locator("#key")).to_be_focused()
