@@ -13,7 +13,8 @@ const EXAMPLES = {
     "How many apples does Tom have now?",
   Stickers: "Mia has 25 stickers. Then Mia buys 4 packs of 6 stickers. How many stickers does Mia have now?",
   count_even: "Write a Python function count_even(nums) that returns the number of even numbers in nums.",
-  add: "Write a Python function add(a, b) that returns the sum of a and b.",
+  remove_repeats:
+    "Write a Python function remove_repeats(nums) to return a list of the numbers in nums without repeats.",
 };
 
 /** @type {string | null} */

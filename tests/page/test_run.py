@@ -33,7 +33,7 @@ def answer_of(server: Server, body: dict[str, Any]) -> tuple[str, dict[str, Any]
 
 
 @pytest.mark.parametrize("endpoint", ["completion", "chat"])
-@pytest.mark.parametrize("example", ["Apples", "count_even"])
+@pytest.mark.parametrize("example", ["Apples", "remove_repeats"])
 def test_the_canvas_ends_as_the_answer(
     opened: Callable[..., Opened], server: Server, endpoint: str, example: str
 ) -> None:
