@@ -13,6 +13,7 @@ from server import chat, completions, health, models
 from server.auth import ApiKeyAuth
 from server.errors import install_handlers
 from server.limits import BodyLimit, RequestId
+from server.playground import playground_routes
 from server.protocol.chat import ChatRequest
 from server.protocol.completions import CompletionRequest
 from server.protocol.tokens import DetokenizeRequest, TokenizeRequest
@@ -41,12 +42,14 @@ def create_app(services: Services) -> ASGIApp:
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)
     app.include_router(health.router)
+    settings = services.settings
+    page = playground_routes() if settings.playground else []
+    app.router.routes += page
     install_handlers(app)
     app.openapi = _with_bodies(app.openapi)  # type: ignore[method-assign]
 
-    settings = services.settings
     wrapped: ASGIApp = BodyLimit(app, settings.max_body_bytes)
-    wrapped = ApiKeyAuth(wrapped, settings.api_keys)
+    wrapped = ApiKeyAuth(wrapped, settings.api_keys, open_paths=frozenset(route.path for route in page))
     if settings.cors_origins:
         wrapped = CORSMiddleware(
             wrapped,
