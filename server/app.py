@@ -9,18 +9,20 @@ from pydantic.json_schema import models_json_schema
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from server import chat, completions, health, models
+from server import chat, completions, health, models, responses
 from server.auth import ApiKeyAuth
 from server.errors import install_handlers
 from server.limits import BodyLimit, RequestId
 from server.protocol.chat import ChatRequest
 from server.protocol.completions import CompletionRequest
+from server.protocol.responses import ResponsesRequest
 from server.protocol.tokens import DetokenizeRequest, TokenizeRequest
 from server.services import Services
 
 _BODIES: dict[str, type[BaseModel]] = {
     "/completions": CompletionRequest,
     "/chat/completions": ChatRequest,
+    "/responses": ResponsesRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }
@@ -37,7 +39,7 @@ def create_app(services: Services) -> ASGIApp:
         redirect_slashes=False,
     )
     app.state.services = services
-    for router in (completions.router, chat.router, models.router):
+    for router in (completions.router, chat.router, responses.router, models.router):
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)
     app.include_router(health.router)

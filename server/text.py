@@ -70,17 +70,19 @@ class TextCodec:
             self._bound([text], max_tokens, param)
         return await _offload(sum(map(len, texts)), lambda: self._ids(texts, add_special_tokens=True))
 
-    async def encode_chat(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> list[int]:
+    async def encode_chat(
+        self, messages: Sequence[Mapping[str, str]], max_tokens: int, param: str = "messages"
+    ) -> list[int]:
         """Ids of a chat, up to where the assistant's answer starts.
 
         Only the template's own special tokens count; those inside messages stay text. Raises ``ApiError``
-        400 when there is no template, the template refuses the messages, or they must be too long.
+        400 naming ``param`` when there is no template, the template refuses the messages, or they must be too long.
         """
         if self._render is None:
-            raise invalid("This model has no chat template; use /v1/completions", "messages")
+            raise invalid("This model has no chat template; use /v1/completions", param)
         texts = [text for message in messages for text in message.values()]
-        self._bound(texts, max_tokens, "messages")
-        return await _offload(sum(map(len, texts)), lambda: self._chat_ids(messages))
+        self._bound(texts, max_tokens, param)
+        return await _offload(sum(map(len, texts)), lambda: self._chat_ids(messages, param))
 
     def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
         """Text of ``ids``; special tokens leave no trace unless ``keep_special``."""
@@ -99,14 +101,14 @@ class TextCodec:
             return bytes([int(match[1], 16)])
         return self.decode([ident], keep_special=True).encode()
 
-    def _chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def _chat_ids(self, messages: Sequence[Mapping[str, str]], param: str) -> list[int]:
         assert self._render is not None
         shield = _Shield(self._special, [text for message in messages for text in message.values()])
         shielded = [{key: shield.hide(text) for key, text in message.items()} for message in messages]
         try:
             rendered = self._render(shielded)
         except jinja2.TemplateError as error:
-            raise invalid(f"The chat template refuses these messages: {error}", "messages") from error
+            raise invalid(f"The chat template refuses these messages: {error}", param) from error
         pieces = self._splitter.split(rendered) if self._splitter else [rendered]
         plain = [shield.reveal(piece) for piece in pieces if piece not in self._special]
         encoded = iter(self._ids(plain, add_special_tokens=False))
