@@ -51,7 +51,13 @@ async def _plan(
     )
     texts = [item for item in body.prompt if isinstance(item, str)]
     given = [item for item in body.prompt if isinstance(item, list)]
-    prompts = given or await codec.encode(texts, ready.max_model_len)
+    pinned: list[int] = []
+    if body.suffix:
+        [pinned] = await codec.encode([body.suffix], ready.max_model_len, "suffix", special=False)
+        check_ids(pinned, ready, "suffix")
+        prompts = await codec.encode_infill(texts, body.suffix, pinned, ready.max_model_len)
+    else:
+        prompts = given or await codec.encode(texts, ready.max_model_len)
     wanted = body.max_tokens if "max_tokens" in body.model_fields_set else None
     budgets = []
     for ids in prompts:
@@ -64,8 +70,9 @@ async def _plan(
         for item in (body.prompt if body.echo else [])
     ]
     job = Job.plan(
-        services, codec, label, body, prompts, budgets, echoes=echoes, score_prompts=body.scores_prompts
-    )
+        services, codec, label, body, prompts, budgets, echoes=echoes, score_prompts=body.scores_prompts,
+        pinned=pinned[: ready.block_length],
+    )  # fmt: skip
     return job, echoes
 
 

@@ -54,12 +54,13 @@ class Job:
         budgets: list[int],
         echoes: Sequence[str] = (),
         score_prompts: bool = False,
+        pinned: Sequence[int] = (),
     ) -> "Job":
         """Lays out the choices of ``fields``.
 
         ``budgets`` are the tokens each prompt may be answered with, ``echoes`` the texts in front of the answers to
-        each, if any; ``score_prompts`` asks for the log-probabilities of the prompts' tokens. Raises ``ApiError`` 503
-        when the engine is gone.
+        each, if any; ``score_prompts`` asks for the log-probabilities of the prompts' tokens; ``pinned`` are the tokens
+        behind the last one of every budget. Raises ``ApiError`` 503 when the engine is gone.
         """
         seed = secrets.randbits(63) if fields.seed is None else fields.seed
         threshold = services.require_ready()[0].confidence_threshold
@@ -78,6 +79,7 @@ class Job:
                     logprobs=fields.engine_logprobs,
                     stream_prefix=fields.stream_granularity == "step",
                     stream_canvas=fields.diffusing,
+                    pinned=list(pinned),
                 )
                 choices.append(Choice(number, request, codec, fields.stop, len(echoes[index]) if echoes else 0))
         scoring = [

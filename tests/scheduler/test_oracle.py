@@ -68,6 +68,7 @@ def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
             logit_bias=request.params.logit_bias,
             min_tokens=request.params.min_tokens,
         ),
+        pinned=request.pinned,
     )
 
 

@@ -41,7 +41,10 @@ COMPLETIONS: list[tuple[dict[str, Any], str]] = [
     (PROMPT | {"logprobs": 6}, "logprobs"),
     (PROMPT | {"logprobs": True}, "logprobs"),
     (PROMPT | {"logprobs": 10**9}, "logprobs"),
-    (PROMPT | {"suffix": "x"}, "suffix"),
+    (PROMPT | {"suffix": 5}, "suffix"),
+    (PROMPT | {"suffix": "x", "echo": True}, "suffix"),
+    (PROMPT | {"suffix": LONG}, "suffix"),
+    ({"prompt": [5], "suffix": "x"}, "suffix"),
     (PROMPT | {"echo": 1}, "echo"),
 ]
 CHATS: list[tuple[dict[str, Any], str]] = [
