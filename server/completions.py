@@ -14,7 +14,7 @@ from server.answer_text import place_prompt
 from server.body import read_body
 from server.choice import Choice, Update
 from server.diffusing import diffusing
-from server.errors import ApiError
+from server.errors import ApiError, too_long
 from server.generation import Job
 from server.logprobs import PlacedToken, completion_logprobs
 from server.protocol.completions import CompletionRequest
@@ -55,6 +55,8 @@ async def _plan(
     if body.suffix:
         [pinned] = await codec.encode([body.suffix], ready.max_model_len, "suffix", special=False)
         check_ids(pinned, ready, "suffix")
+        if len(pinned) > ready.max_model_len:
+            raise too_long(ready.max_model_len, str(len(pinned)), "suffix")
         prompts = await codec.encode_infill(texts, body.suffix, pinned, ready.max_model_len)
     else:
         prompts = given or await codec.encode(texts, ready.max_model_len)

@@ -12,7 +12,13 @@ from scheduler.messages import DecodingParams, GenerateRequest
 from scheduler.options import EngineOptions
 from tests.checkpoints import AXES, EOS, MASK, VOCAB, build_checkpoint
 from tests.scheduler.test_edits_oracle import edited_requests
-from tests.scheduler.test_oracle import assert_equal_to_oracle, oracle_answer, random_requests, run
+from tests.scheduler.test_oracle import (
+    assert_equal_to_oracle,
+    engine_with_few_pages,
+    oracle_answer,
+    random_requests,
+    run,
+)
 
 
 def pin(requests: list[GenerateRequest], seed: int) -> list[GenerateRequest]:
@@ -43,9 +49,7 @@ def test_pinned_tokens_are_not_written_ones_to_the_edits(tmp_path: Path, axis: s
 def test_pins_survive_a_preemption(tmp_path: Path) -> None:
     directory = build_checkpoint(tmp_path, "shifted", seed=3, max_model_len=96)
     requests = pin(random_requests(8, seed=3), seed=3)
-    tight = Engine(EngineOptions(model=str(directory), page_size=4))
-    bytes_per_page = tight.runner.cache.keys[:, :4].numel() * 2 * 4
-    engine = Engine(EngineOptions(model=str(directory), page_size=4, kv_cache_memory=30 * bytes_per_page))
+    engine = engine_with_few_pages(directory)
     answers = run(engine, requests)
     assert engine.scheduler.preemptions > 0
     assert_equal_to_oracle(directory, requests, answers)
