@@ -86,7 +86,8 @@ def test_effort_trades_steps_for_certainty(server: Server) -> None:
             assert answer.usage.model_extra is not None
             steps.append(answer.usage.model_extra["denoise_steps"])
         assert steps == sorted(steps)
-        assert steps[-1] == 96  # Three blocks of 32, a token a step; blocks run whole.
+        # A token a step; of the third block those behind the 80th token may be written before it, or not at all.
+        assert 80 <= steps[-1] <= 96
         assert steps[0] < steps[-1]
     server.wait_idle()
 
@@ -138,8 +139,6 @@ def test_a_suffix_is_seen_by_the_block_it_begins_in(server: Server) -> None:
         return text
 
     assert len({middle(suffix) for suffix in ("", " apples.", " bags of 12", "\n    return x")}) > 1
-    streamed = server.stream(
-        "/v1/completions",
-        {"prompt": "Tom has 14", "suffix": " apples.", "ignore_eos": True, "max_tokens": 40, "stream_granularity": "step"},
-    )
+    body = {"prompt": "Tom has 14", "suffix": " apples.", "ignore_eos": True, "max_tokens": 40}
+    streamed = server.stream("/v1/completions", body | {"stream_granularity": "step"})
     assert "".join(event["choices"][0]["text"] for event in streamed) == middle(" apples.", max_tokens=40)
