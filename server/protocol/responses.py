@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field, JsonValue, PlainValidator
 
 from server.errors import invalid
-from server.protocol.chat import ResponseFormat, check_content
+from server.protocol.chat import check_content
 from server.protocol.common import AnswerFields, ApiModel
 from server.protocol.effort import Effort
 
@@ -76,10 +76,16 @@ class InputItem(ApiModel):
         return {"role": self.role, "content": self.content}
 
 
+class TextFormat(ApiModel):
+    """The format of the text."""
+
+    type: Literal["text", "json_object", "json_schema"]
+
+
 class TextConfig(ApiModel):
     """The form of the answer's text."""
 
-    format: ResponseFormat = ResponseFormat(type="text")
+    format: TextFormat = TextFormat(type="text")
     verbosity: JsonValue = Field(None, description="Accepted without effect.")
 
 

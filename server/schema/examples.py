@@ -28,7 +28,7 @@ _CARD = {
     "owned_by": "cdlm-serve",
     "root": _MODEL,
     "parent": None,
-    "max_model_len": 512,
+    "max_model_len": 2048,
 }
 _PLACE = {"item_id": "msg_41", "output_index": 0, "content_index": 0}
 _RESPONSE = {
@@ -123,7 +123,7 @@ EXAMPLES: dict[str, Any] = {
     | {"delta": _TEXT, "logprobs": []},
     "ModelCard": _CARD,
     "ModelList": {"object": "list", "data": [_CARD]},
-    "Tokenized": {"count": 2, "max_model_len": 512, "tokens": [312, 718]},
+    "Tokenized": {"count": 2, "max_model_len": 2048, "tokens": [312, 718]},
     "Detokenized": {"prompt": "three apples"},
     "State": {"status": "ready"},
     "Version": {"version": "0.1.0"},
