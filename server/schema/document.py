@@ -1,6 +1,5 @@
 """The OpenAPI document: what each route takes and answers. The routes read and write their JSON by hand."""
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +16,7 @@ from server.schema.completions import Completion, CompletionChunk
 from server.schema.examples import EXAMPLES
 from server.schema.others import Detokenized, ModelCard, ModelList, State, Tokenized, Version
 from server.schema.responses import ResponseAnswer, ResponseEvent
+from server.sse import event
 
 _STATUSES = {
     400: "A field, the body or its type is wrong; `param` names the field",
@@ -121,14 +121,17 @@ def _success(operation: Operation) -> dict[str, Any]:
     if operation.answer is not None:
         content = _json(operation.answer)
     if operation.event is not None:
+        example = EXAMPLES[operation.event.__name__]
+        # The events of a response have names, and one for errors is among them.
+        kinds = [operation.event] if "type" in example else [operation.event, Error]
         content["text/event-stream"] = {
             "schema": {
                 "type": "string",
-                "description": "With stream: events whose data is this; an error after the first is an event too.",
+                "description": "With stream: events whose data is this.",
                 "contentMediaType": "application/json",
-                "contentSchema": {"anyOf": [_ref(operation.event), _ref(Error)]},
+                "contentSchema": {"anyOf": [_ref(kind) for kind in kinds]},
             },
-            "example": f"data: {json.dumps(EXAMPLES[operation.event.__name__])}\n\n",
+            "example": event(example, example.get("type")).decode(),
         }
     headers = {"x-request-id": {"schema": {"type": "string"}}}
     return {"description": "Success", "headers": headers, "content": content}
