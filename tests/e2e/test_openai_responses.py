@@ -110,8 +110,7 @@ def test_a_client_that_leaves_frees_its_pages(server: Server) -> None:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
         body = {"ignore_eos": True, "confidence_threshold": 1}
         with client.responses.create(model="cdlm-nano", input="hello", stream=True, extra_body=body) as stream:
-            kinds = [event.type for event, _ in zip(stream, range(5), strict=False)]
-        assert kinds[-1] == "response.output_text.delta"
+            assert any(event.type == "response.output_text.delta" for event in stream)  # Reads no further than that.
     server.wait_idle()
     assert server.metric("cdlm_requests_cancelled_total") == cancelled + 1
 
