@@ -100,7 +100,9 @@ def _type(schema: dict[str, Any]) -> str:
         values = schema.get("enum", [schema.get("const")])
         return " or ".join(f"<code>{escape(json.dumps(value))}</code>" for value in values)
     if "contentSchema" in schema:
-        return "events of " + _type(schema["contentSchema"])
+        return _type(schema["contentSchema"])
+    if "event" in schema.get("properties", {}):
+        return "events of " + _type(schema["properties"]["data"])
     kind = escape(str(schema.get("type", "anything")))
     if kind == "array":
         return f"list of ({_type(schema.get('items', {}))})"

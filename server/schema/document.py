@@ -121,18 +121,7 @@ def _success(operation: Operation) -> dict[str, Any]:
     if operation.answer is not None:
         content = _json(operation.answer)
     if operation.event is not None:
-        example = EXAMPLES[operation.event.__name__]
-        # The events of a response have names, and one for errors is among them.
-        kinds = [operation.event] if "type" in example else [operation.event, Error]
-        content["text/event-stream"] = {
-            "schema": {
-                "type": "string",
-                "description": "With stream: events whose data is this.",
-                "contentMediaType": "application/json",
-                "contentSchema": {"anyOf": [_ref(kind) for kind in kinds]},
-            },
-            "example": event(example, example.get("type")).decode(),
-        }
+        content["text/event-stream"] = _events(operation.event)
     headers = {"x-request-id": {"schema": {"type": "string"}}}
     return {"description": "Success", "headers": headers, "content": content}
 
@@ -142,3 +131,24 @@ def _failure(status: int) -> dict[str, Any]:
     if status in _RETRIED:
         headers["retry-after"] = {"schema": {"type": "string"}}
     return {"description": _STATUSES[status], "headers": headers, "content": _json(Error)}
+
+
+def _events(model: type[BaseModel]) -> dict[str, Any]:
+    """The stream whose events have a ``model`` as data. Before OpenAPI 3.2 a schema is that of each event."""
+    example = EXAMPLES[model.__name__]
+    named = "type" in example  # Those of a response, with one for errors among them and no mark at the end.
+    data: dict[str, Any] = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": _ref(model) if named else {"anyOf": [_ref(model), _ref(Error)]},
+    }
+    schema = {
+        "type": "object",
+        "description": "With stream.",
+        "properties": {
+            "event": {"type": "string"},
+            "data": data if named else {"anyOf": [data, {"const": "[DONE]"}]},
+        },
+        "required": ["data"],
+    }
+    return {"schema": schema, "example": event(example, example.get("type")).decode()}
