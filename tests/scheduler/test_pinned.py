@@ -11,7 +11,6 @@ from scheduler.errors import RequestError
 from scheduler.messages import DecodingParams, GenerateRequest
 from scheduler.options import EngineOptions
 from tests.checkpoints import AXES, EOS, MASK, VOCAB, build_checkpoint
-from tests.scheduler.test_edits_oracle import edited_requests
 from tests.scheduler.test_oracle import (
     assert_equal_to_oracle,
     engine_with_few_pages,
@@ -41,8 +40,17 @@ def test_pinned_rows_of_a_mixed_batch_equal_oracle(tmp_path: Path, axis: str) ->
 @pytest.mark.parametrize("axis", ["plain", "absolute_shifted"])
 def test_pinned_tokens_are_not_written_ones_to_the_edits(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=6)
-    requests = pin(edited_requests(16, seed=6), seed=6)
     engine = Engine(EngineOptions(model=str(directory), max_num_seqs=32, page_size=4))
+    params = DecodingParams(frequency_penalty=2.0, presence_penalty=1.0)
+    plain = [
+        msgspec.structs.replace(request, params=params, max_tokens=9 + index % 6, ignore_eos=True)
+        for index, request in enumerate(random_requests(12, seed=6))
+    ]
+    # What the answer would say anyway is pinned behind it, so that a penalty for it would be seen.
+    alone = run(engine, plain)
+    requests = [
+        msgspec.structs.replace(request, pinned=alone[request.request_id].token_ids[-4:]) for request in plain
+    ]
     assert_equal_to_oracle(directory, requests, run(engine, requests, join_every=2))
 
 
