@@ -45,6 +45,9 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
 
     ``logprobs`` asks for the log-probability of every token and of that many alternatives. ``stream_prefix`` asks for
     tokens as soon as all before them are finalised, ``stream_canvas`` for the block after every denoise step.
+
+    ``pinned`` are the tokens behind ``max_tokens`` generated ones. Those of them that lie in the same block as the last
+    generated one are known there from its first step on, so that it is denoised between both; the others are not used.
     """
 
     request_id: str
@@ -56,6 +59,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     logprobs: int | None = None
     stream_prefix: bool = False
     stream_canvas: bool = False
+    pinned: list[int] = []
 
 
 class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, tag="score"):

@@ -26,6 +26,8 @@ def check_request(request: GenerateRequest, manifest: Manifest, vocab_size: int,
     possible = MAX_STOP_IDS - len(manifest.stop_token_ids)
     if len(request.stop_token_ids) > possible:
         raise RequestError(f"stop_token_ids: at most {possible} are possible, got {len(request.stop_token_ids)}")
+    if not all(0 <= token < vocab_size and token != manifest.mask_token_id for token in request.pinned):
+        raise RequestError("pinned has a token id that cannot be generated")
     check_logprobs(request.logprobs, vocab_size)
     _check_edits(request, [*manifest.stop_token_ids, *request.stop_token_ids], vocab_size, manifest.mask_token_id)
 

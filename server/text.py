@@ -15,6 +15,10 @@ from server.errors import invalid, too_long
 # Shorter texts take less time to encode than a thread takes to answer.
 _INLINE_CHARACTERS = 2_000
 
+# Between a suffix and the prompt behind it, where the vocabulary has no tokens for infilling.
+INFILL_SEPARATOR = "\n\n"
+_INFILL_TOKENS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+
 _BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")  # As tokenizers with byte fallback name them.
 
 Result = TypeVar("Result")
@@ -41,6 +45,8 @@ class TextCodec:
         names = sorted(map(re.escape, self._special), key=len, reverse=True)
         self._splitter = re.compile(f"({'|'.join(names)})") if names else None
         self._added = {ident: token.content for ident, token in added.items()}
+        ids = {content: ident for ident, content in self._added.items()}
+        self._infill = [ids[name] for name in _INFILL_TOKENS] if ids.keys() >= set(_INFILL_TOKENS) else None
         self._letters = _byte_letters() if '"ByteLevel"' in tokenizer.to_str().partition('"decoder"')[2] else {}
         longest = max(map(len, self._tokenizer.get_vocab()), default=1)
         # A normalizer may shorten text before it is cut into tokens.
@@ -64,23 +70,43 @@ class TextCodec:
 
         return cls(backend, render if loaded.chat_template else None)
 
-    async def encode(self, texts: Sequence[str], max_tokens: int, param: str = "prompt") -> list[list[int]]:
-        """Ids of each text; raises ``ApiError`` 400 when one must be longer than ``max_tokens``."""
+    async def encode(
+        self, texts: Sequence[str], max_tokens: int, param: str = "prompt", *, special: bool = True
+    ) -> list[list[int]]:
+        """Ids of each text; raises ``ApiError`` 400 when one must be longer than ``max_tokens``.
+
+        ``special`` puts around it what the tokenizer puts around a prompt.
+        """
         for text in texts:
             self._bound([text], max_tokens, param)
-        return await _offload(sum(map(len, texts)), lambda: self._ids(texts, add_special_tokens=True))
+        return await _offload(sum(map(len, texts)), lambda: self._ids(texts, add_special_tokens=special))
 
-    async def encode_chat(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> list[int]:
+    async def encode_infill(
+        self, prompts: Sequence[str], suffix: str, suffix_ids: Sequence[int], max_tokens: int
+    ) -> list[list[int]]:
+        """Ids of prompts that also show ``suffix``, the text behind the answer (docs/infilling.md).
+
+        Raises ``ApiError`` 400 when one must be longer than ``max_tokens``.
+        """
+        if self._infill is None:
+            return await self.encode([suffix + INFILL_SEPARATOR + prompt for prompt in prompts], max_tokens)
+        before, between, after = self._infill
+        encoded = await self.encode(prompts, max_tokens, special=False)
+        return [[before, *ids, between, *suffix_ids, after] for ids in encoded]
+
+    async def encode_chat(
+        self, messages: Sequence[Mapping[str, str]], max_tokens: int, param: str = "messages"
+    ) -> list[int]:
         """Ids of a chat, up to where the assistant's answer starts.
 
         Only the template's own special tokens count; those inside messages stay text. Raises ``ApiError``
-        400 when there is no template, the template refuses the messages, or they must be too long.
+        400 naming ``param`` when there is no template, the template refuses the messages, or they must be too long.
         """
         if self._render is None:
-            raise invalid("This model has no chat template; use /v1/completions", "messages")
+            raise invalid("This model has no chat template; use /v1/completions", param)
         texts = [text for message in messages for text in message.values()]
-        self._bound(texts, max_tokens, "messages")
-        return await _offload(sum(map(len, texts)), lambda: self._chat_ids(messages))
+        self._bound(texts, max_tokens, param)
+        return await _offload(sum(map(len, texts)), lambda: self._chat_ids(messages, param))
 
     def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
         """Text of ``ids``; special tokens leave no trace unless ``keep_special``."""
@@ -99,14 +125,14 @@ class TextCodec:
             return bytes([int(match[1], 16)])
         return self.decode([ident], keep_special=True).encode()
 
-    def _chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def _chat_ids(self, messages: Sequence[Mapping[str, str]], param: str) -> list[int]:
         assert self._render is not None
         shield = _Shield(self._special, [text for message in messages for text in message.values()])
         shielded = [{key: shield.hide(text) for key, text in message.items()} for message in messages]
         try:
             rendered = self._render(shielded)
         except jinja2.TemplateError as error:
-            raise invalid(f"The chat template refuses these messages: {error}", "messages") from error
+            raise invalid(f"The chat template refuses these messages: {error}", param) from error
         pieces = self._splitter.split(rendered) if self._splitter else [rendered]
         plain = [shield.reveal(piece) for piece in pieces if piece not in self._special]
         encoded = iter(self._ids(plain, add_special_tokens=False))
