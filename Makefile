@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check load bench eval table train-nano secrets prometheus dashboards clean
+.PHONY: help install serve test check load bench eval table train-nano secrets prometheus chromium dashboards clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -75,6 +75,9 @@ secrets: ## Draws the key of the server and the password of Grafana for docker c
 
 prometheus: ## Installs Prometheus and promtool on Debian or Ubuntu, which the tests of the dashboards need (as root).
 	apt-get update && apt-get install -y --no-install-recommends prometheus
+
+chromium: ## Installs Chromium on Debian, which the tests of the page at / need (as root).
+	apt-get update && apt-get install -y --no-install-recommends chromium
 
 dashboards: $(VENV)/.installed-dev ## Draws the dashboards of a server under load; ARGS="--output DIR".
 	$(BIN)/python -m tests.operate.render $(ARGS)

@@ -112,9 +112,8 @@ class LogitEditor:
     def _written(self, states: list[_RowState], rows: list[int], canvas: Canvas) -> Tensor:
         """[rows, vocab] fp32: how often each token was generated, in finished blocks and in the current one."""
         where = torch.tensor(rows, device=self.device)
-        first = torch.tensor([canvas.first[row] for row in rows], device=self.device)
-        tokens, masked = canvas.tokens.index_select(0, where), canvas.masked.index_select(0, where)
-        here = ~masked & (torch.arange(canvas.block_length, device=self.device) >= first[:, None])
+        tokens = canvas.tokens.index_select(0, where)
+        here = ~(canvas.masked | canvas.known).index_select(0, where)
         return torch.stack([state.counts for state in states]).scatter_add_(1, tokens, here.float())
 
     def _early(

@@ -233,7 +233,8 @@ class Engine:
                 )
                 self.runner.constrained.open_row(sequence.row, sequence.grammar, sequence.stop_ids)
                 sequence.row_open, sequence.border = True, None
-            self.runner.canvas.open_block(sequence.row, sequence.given)
+            pinned = sequence.pinned(self.manifest.block_length)
+            self.runner.canvas.open_block(sequence.row, sequence.given, pinned)
             if sequence.edits is not None:
                 self.runner.editor.open_block(sequence.row, sequence.token_ids[sequence.prompt_length :])
             if sequence.grammar is not None:

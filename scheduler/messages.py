@@ -47,6 +47,9 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     tokens as soon as all before them are finalised, ``stream_canvas`` for the block after every denoise step.
     ``grammar``, in the Lark dialect of llguidance, is what the answer must be by the time a stop token ends it
     (docs/structured-output.md).
+
+    ``pinned`` are the tokens behind ``max_tokens`` generated ones. Those of them that lie in the same block as the last
+    generated one are known there from its first step on, so that it is denoised between both; the others are not used.
     """
 
     request_id: str
@@ -59,6 +62,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     stream_prefix: bool = False
     stream_canvas: bool = False
     grammar: str | None = None
+    pinned: list[int] = []
 
 
 class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, tag="score"):

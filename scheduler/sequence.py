@@ -102,6 +102,10 @@ class Sequence:
         """Positions of the current block up to the request's last token, prompt tail included."""
         return self.prompt_length + self.request.max_tokens - self.block_start
 
+    def pinned(self, block_length: int) -> dict[int, int]:
+        """Tokens behind the answer's end that lie in the current block, by their offset in it."""
+        return dict(zip(range(self.wanted, block_length), self.request.pinned, strict=False))
+
 
 def finalisation_rule(params: DecodingParams, manifest: Manifest) -> FinalisationRule:
     """The rule a request asks for, its number from the request, the checkpoint or the published default."""

@@ -28,6 +28,8 @@ def check_request(request: GenerateRequest, manifest: Manifest, vocab_size: int,
         raise RequestError(f"stop_token_ids: at most {possible} are possible, got {len(request.stop_token_ids)}")
     if request.grammar is not None and not (request.stop_token_ids or _ends(request, manifest)):
         raise RequestError("grammar: the end of the answer needs a stop token, and there is none")
+    if not all(0 <= token < vocab_size and token != manifest.mask_token_id for token in request.pinned):
+        raise RequestError("pinned has a token id that cannot be generated")
     check_logprobs(request.logprobs, vocab_size)
     _check_edits(request, [*manifest.stop_token_ids, *request.stop_token_ids], vocab_size, manifest.mask_token_id)
 

@@ -83,10 +83,7 @@ class _Answer:
         }
 
     async def whole(self) -> dict[str, object]:
-        async with aclosing(self._job.updates()) as updates:
-            async for _ in updates:
-                pass
-        choices = [self._choice(choice) for choice in self._job.answers()]
+        choices = [self._choice(choice) for choice in await self._job.finish()]
         return self._head | {"object": "chat.completion", "choices": choices, "usage": self._job.usage()}
 
     async def events(self) -> AsyncGenerator[bytes, None]:

@@ -14,7 +14,7 @@ from server.answer_text import place_prompt
 from server.body import read_body
 from server.choice import Choice, Update
 from server.diffusing import diffusing
-from server.errors import ApiError
+from server.errors import ApiError, too_long
 from server.generation import Job
 from server.logprobs import PlacedToken, completion_logprobs
 from server.protocol.completions import CompletionRequest
@@ -51,7 +51,15 @@ async def _plan(
     )
     texts = [item for item in body.prompt if isinstance(item, str)]
     given = [item for item in body.prompt if isinstance(item, list)]
-    prompts = given or await codec.encode(texts, ready.max_model_len)
+    pinned: list[int] = []
+    if body.suffix:
+        [pinned] = await codec.encode([body.suffix], ready.max_model_len, "suffix", special=False)
+        check_ids(pinned, ready, "suffix")
+        if len(pinned) > ready.max_model_len:
+            raise too_long(ready.max_model_len, str(len(pinned)), "suffix")
+        prompts = await codec.encode_infill(texts, body.suffix, pinned, ready.max_model_len)
+    else:
+        prompts = given or await codec.encode(texts, ready.max_model_len)
     wanted = body.max_tokens if "max_tokens" in body.model_fields_set else None
     budgets = []
     for ids in prompts:
@@ -64,8 +72,9 @@ async def _plan(
         for item in (body.prompt if body.echo else [])
     ]
     job = Job.plan(
-        services, codec, label, body, prompts, budgets, echoes=echoes, score_prompts=body.scores_prompts
-    )
+        services, codec, label, body, prompts, budgets, echoes=echoes, score_prompts=body.scores_prompts,
+        pinned=pinned[: ready.block_length],
+    )  # fmt: skip
     return job, echoes
 
 
@@ -86,10 +95,7 @@ class _Answer:
         }
 
     async def whole(self) -> dict[str, object]:
-        async with aclosing(self._job.updates()) as updates:
-            async for _ in updates:
-                pass
-        choices = [self._choice(choice) for choice in self._job.answers()]
+        choices = [self._choice(choice) for choice in await self._job.finish()]
         return self._head | {"choices": choices, "usage": self._job.usage()}
 
     async def events(self) -> AsyncGenerator[bytes, None]:

@@ -15,7 +15,7 @@ from scheduler.errors import EngineDeadError, EngineError
 from scheduler.messages import GenerateRequest, ScoreRequest, TokenLogprob
 from server.choice import Choice, Update
 from server.errors import ApiError
-from server.protocol.common import GenerationFields, StreamOptions
+from server.protocol.common import AnswerFields, StreamOptions
 from server.services import Services
 from server.text import TextCodec
 
@@ -49,20 +49,23 @@ class Job:
         services: Services,
         codec: TextCodec,
         label: str,
-        fields: GenerationFields,
+        fields: AnswerFields,
         prompts: list[list[int]],
         budgets: list[int],
         echoes: Sequence[str] = (),
         score_prompts: bool = False,
         grammar: str | None = None,
+        pinned: Sequence[int] = (),
     ) -> "Job":
         """Lays out the choices of ``fields``.
 
         ``budgets`` are the tokens each prompt may be answered with, ``echoes`` the texts in front of the answers to
         each, if any; ``score_prompts`` asks for the log-probabilities of the prompts' tokens; ``grammar`` is what
-        the answers must follow.
+        the answers must follow; ``pinned`` are the tokens behind the last one of every budget. Raises ``ApiError`` 503
+        when the engine is gone.
         """
         seed = secrets.randbits(63) if fields.seed is None else fields.seed
+        threshold = services.require_ready()[0].confidence_threshold
         name = uuid.uuid4().hex
         choices = []
         for index, (prompt, budget) in enumerate(zip(prompts, budgets, strict=True)):
@@ -72,20 +75,21 @@ class Job:
                     request_id=f"{name}-{number}",
                     prompt_ids=prompt,
                     max_tokens=budget,
-                    params=fields.decoding_params(stream_seed(seed, j)),
+                    params=fields.decoding_params(stream_seed(seed, j), threshold),
                     stop_token_ids=list(fields.stop_token_ids),
                     ignore_eos=fields.ignore_eos,
                     logprobs=fields.engine_logprobs,
                     stream_prefix=fields.stream_granularity == "step",
                     stream_canvas=fields.diffusing,
                     grammar=grammar,
+                    pinned=list(pinned),
                 )
                 choices.append(Choice(number, request, codec, fields.stop, len(echoes[index]) if echoes else 0))
         scoring = [
             ScoreRequest(request_id=f"{name}-s{index}", prompt_ids=prompt, logprobs=fields.engine_logprobs or 0)
             for index, prompt in enumerate(prompts if score_prompts else [])
         ]
-        return cls(services, label, prompts, choices, fields.n, scoring, fields.stream)
+        return cls(services, label, prompts, choices, fields.returned, scoring, fields.stream)
 
     def answers(self) -> list[Choice]:
         """The finished choices to return, numbered anew: of more candidates those the model finds likeliest."""
@@ -99,6 +103,13 @@ class Job:
         for index, choice in enumerate(best):
             choice.index = index
         return best
+
+    async def finish(self) -> list[Choice]:
+        """Waits for all choices and returns ``answers()``; raises ``ApiError`` as ``updates()`` does."""
+        async with aclosing(self.updates()) as updates:
+            async for _ in updates:
+                pass
+        return self.answers()
 
     async def updates(self) -> AsyncGenerator[Update, None]:
         """Every block of every choice as it comes; ends when all choices have finished.

@@ -35,8 +35,13 @@ def completion_logprobs(tokens: Sequence[PlacedToken], codec: TextCodec) -> dict
 
 
 def chat_logprobs(tokens: Sequence[PlacedToken], codec: TextCodec) -> dict[str, object]:
-    """``logprobs`` of a chat: one object a token."""
-    content = [
+    """``logprobs`` of a chat."""
+    return {"content": token_entries(tokens, codec), "refusal": None}
+
+
+def token_entries(tokens: Sequence[PlacedToken], codec: TextCodec) -> list[dict[str, object]]:
+    """One object a token, with the likeliest in its place and the denoise step that finalised it."""
+    return [
         _entry(token.score.token_id, token.score.logprob, codec)
         | {
             "top_logprobs": [
@@ -48,7 +53,6 @@ def chat_logprobs(tokens: Sequence[PlacedToken], codec: TextCodec) -> dict[str, 
         for token in tokens
         if token.score is not None
     ]
-    return {"content": content, "refusal": None}
 
 
 def _top_map(score: TokenLogprob, codec: TextCodec) -> dict[str, float]:

@@ -143,9 +143,10 @@ class _Runner:
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         key = " -H 'Authorization: Bearer YOUR_KEY'" if self._settings.api_keys else ""
         body = f'{{"model":"{self._services.model_name}","prompt":"hello","max_tokens":96,"stream":true}}'
+        page = f"\nOr open {url}/ in a browser." if self._settings.playground else ""
         logger.info(
             "%s is ready on %s: %.1fM parameters, %s, %s, context %d, %d KV pages of %d tokens\n"
-            "Try it:\n  curl -N %s/v1/completions -H 'Content-Type: application/json'%s -d '%s'",
+            "Try it:\n  curl -N %s/v1/completions -H 'Content-Type: application/json'%s -d '%s'%s",
             self._services.model_name,
             url,
             ready.parameters / 1e6,
@@ -157,6 +158,7 @@ class _Runner:
             url,
             key,
             body,
+            page,
         )
 
     async def _drain(self) -> None:

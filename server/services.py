@@ -14,7 +14,7 @@ from server.errors import ApiError, invalid, too_long
 from server.grammars import GrammarChecker
 from server.limits import Gate
 from server.metrics import EngineView, Metrics
-from server.protocol.common import GenerationFields
+from server.protocol.common import AnswerFields
 from server.settings import ServerSettings
 from server.text import TextCodec
 
@@ -105,7 +105,7 @@ def check_stop_ids(ids: list[int], ready: EngineReady) -> None:
         check_ids(ids, ready, "stop_token_ids")
 
 
-def check_edits(fields: GenerationFields, budget: int, ready: EngineReady) -> None:
+def check_edits(fields: AnswerFields, budget: int, ready: EngineReady) -> None:
     """Raises ``ApiError`` 400 for edits of the logits that the model or ``budget`` tokens leave no room for."""
     if fields.logit_bias:
         check_ids(list(fields.logit_bias), ready, "logit_bias")

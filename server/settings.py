@@ -16,7 +16,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
 from model.config import AttentionBackend, Quantization
@@ -187,6 +187,9 @@ class ServerSettings(BaseSettings):
     cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
         default_factory=list,
         description="Origins that browsers may call from, separated by commas; * for any.",
+    )
+    playground: CliImplicitFlag[bool] = Field(
+        default=True, description="Serve a page at / that shows the canvas of an answer as it fills."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe messages to log: debug, info, warning or error."

@@ -19,6 +19,10 @@ from server.tool_format import native_messages, plain_messages
 # Shorter texts take less time to encode than a thread takes to answer.
 _INLINE_CHARACTERS = 2_000
 
+# Between a suffix and the prompt behind it, where the vocabulary has no tokens for infilling.
+INFILL_SEPARATOR = "\n\n"
+_INFILL_TOKENS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+
 Result = TypeVar("Result")
 Render = Callable[[list[dict[str, JsonValue]], list[JsonValue]], str]
 
@@ -43,6 +47,8 @@ class TextCodec:
         self._special = self._bytes.special
         names = sorted(map(re.escape, self._special), key=len, reverse=True)
         self._splitter = re.compile(f"({'|'.join(names)})") if names else None
+        ids = {token.content: ident for ident, token in self._tokenizer.get_added_tokens_decoder().items()}
+        self._infill = [ids[name] for name in _INFILL_TOKENS] if ids.keys() >= set(_INFILL_TOKENS) else None
         longest = max(map(len, self._tokenizer.get_vocab()), default=1)
         # A normalizer may shorten text before it is cut into tokens.
         self._token_characters = longest * (4 if self._tokenizer.normalizer else 1)
@@ -66,27 +72,49 @@ class TextCodec:
         knows_tools = re.search(r"\btools\b", str(loaded.chat_template)) is not None
         return cls(backend, render if loaded.chat_template else None, knows_tools=knows_tools)
 
-    async def encode(self, texts: Sequence[str], max_tokens: int, param: str = "prompt") -> list[list[int]]:
-        """Ids of each text; raises ``ApiError`` 400 when one must be longer than ``max_tokens``."""
+    async def encode(
+        self, texts: Sequence[str], max_tokens: int, param: str = "prompt", *, special: bool = True
+    ) -> list[list[int]]:
+        """Ids of each text; raises ``ApiError`` 400 when one must be longer than ``max_tokens``.
+
+        ``special`` puts around it what the tokenizer puts around a prompt.
+        """
         for text in texts:
             self._bound([text], max_tokens, param)
-        return await _offload(sum(map(len, texts)), lambda: self._ids(texts, add_special_tokens=True))
+        return await _offload(sum(map(len, texts)), lambda: self._ids(texts, add_special_tokens=special))
+
+    async def encode_infill(
+        self, prompts: Sequence[str], suffix: str, suffix_ids: Sequence[int], max_tokens: int
+    ) -> list[list[int]]:
+        """Ids of prompts that also show ``suffix``, the text behind the answer (docs/infilling.md).
+
+        Raises ``ApiError`` 400 when one must be longer than ``max_tokens``.
+        """
+        if self._infill is None:
+            return await self.encode([suffix + INFILL_SEPARATOR + prompt for prompt in prompts], max_tokens)
+        before, between, after = self._infill
+        encoded = await self.encode(prompts, max_tokens, special=False)
+        return [[before, *ids, between, *suffix_ids, after] for ids in encoded]
 
     async def encode_chat(
-        self, messages: Sequence[Mapping[str, JsonValue]], max_tokens: int, tools: Sequence[JsonValue] = ()
+        self,
+        messages: Sequence[Mapping[str, JsonValue]],
+        max_tokens: int,
+        tools: Sequence[JsonValue] = (),
+        param: str = "messages",
     ) -> list[int]:
         """Ids of a chat, up to where the assistant's answer starts; the template gets ``tools`` if it knows them.
 
         Only the template's own special tokens count; those inside messages stay text. Raises ``ApiError``
-        400 when there is no template, the template refuses the messages, or they must be too long.
+        400 naming ``param`` when there is no template, the template refuses the messages, or they must be too long.
         """
         if self._render is None:
-            raise invalid("This model has no chat template; use /v1/completions", "messages")
+            raise invalid("This model has no chat template; use /v1/completions", param)
         shown = native_messages(messages) if self._knows_tools else plain_messages(messages, tools)
         offered = list(tools) if self._knows_tools else []
         texts = [*_texts(shown), *_texts(offered)]
-        self._bound(texts, max_tokens, "messages")
-        return await _offload(sum(map(len, texts)), lambda: self._chat_ids(shown, offered, texts))
+        self._bound(texts, max_tokens, param)
+        return await _offload(sum(map(len, texts)), lambda: self._chat_ids(shown, offered, texts, param))
 
     def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
         """Text of ``ids``; special tokens leave no trace unless ``keep_special``."""
@@ -105,7 +133,7 @@ class TextCodec:
         return Vocabulary(self._tokenizer, size)
 
     def _chat_ids(
-        self, messages: list[dict[str, JsonValue]], tools: list[JsonValue], texts: Sequence[str]
+        self, messages: list[dict[str, JsonValue]], tools: list[JsonValue], texts: Sequence[str], param: str
     ) -> list[int]:
         assert self._render is not None
         shield = _Shield(self._special, texts)
@@ -113,7 +141,7 @@ class TextCodec:
         try:
             rendered = self._render(shielded, [shield.hide_all(tool) for tool in tools])
         except jinja2.TemplateError as error:
-            raise invalid(f"The chat template refuses these messages: {error}", "messages") from error
+            raise invalid(f"The chat template refuses these messages: {error}", param) from error
         pieces = self._splitter.split(rendered) if self._splitter else [rendered]
         plain = [shield.reveal(piece) for piece in pieces if piece not in self._special]
         encoded = iter(self._ids(plain, add_special_tokens=False))

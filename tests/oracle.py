@@ -5,6 +5,7 @@ plain attributes.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -221,14 +222,19 @@ def decode(
     ignore_eos: bool = False,
     edits: OracleEdits | None = None,
     grammar: OracleGrammar | None = None,
+    pinned: Sequence[int] = (),
 ) -> OracleAnswer:
-    """Greedy block-causal decoding of one prompt; the margin is kept for the rule ``threshold`` only."""
+    """Greedy block-causal decoding of one prompt; the margin is kept for the rule ``threshold`` only.
+
+    ``pinned`` are tokens behind ``max_tokens`` generated ones; a block that reaches so far begins with them in place.
+    """
     tau = manifest.confidence_threshold if threshold is None else threshold
     block = manifest.block_length
     head = weights.get("lm_head.weight", weights["embed_tokens.weight"])
     stops = () if ignore_eos else manifest.stop_token_ids
     origin = len(prompt) if manifest.block_origin == "prompt_end" else len(prompt) // block * block
     ids: list[int | None] = list(prompt)
+    pins = {len(prompt) + max_tokens + place: token for place, token in enumerate(pinned)}
     steps: list[int] = []
     margin = 1.0
     scores: dict[int, tuple[Tensor, int]] = {}
@@ -240,7 +246,7 @@ def decode(
 
     while True:
         start = origin + len(steps) * block
-        ids += [None] * (start + block - len(ids))
+        ids += [pins.get(position) for position in range(len(ids), start + block)]
         steps.append(0)
         sees = visibility(len(ids), origin, manifest.prompt_attention, block)
         while True:
@@ -251,7 +257,8 @@ def decode(
             if manifest.first_token == "autoregressive" and masked[0] == start:
                 masked = [start]
             found, entropy, raw, edited = {}, {}, {}, {}
-            generated = [token for token in ids[len(prompt) :] if token is not None]
+            written = [position for position in range(len(prompt), len(ids)) if position not in pins]
+            generated = [token for position in written if (token := ids[position]) is not None]
             for position in masked:
                 logits = head @ hidden[position - 1 if manifest.shift else position]
                 logits[manifest.mask_token_id] = float("-inf")

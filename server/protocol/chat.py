@@ -1,6 +1,6 @@
 """The body of a chat request."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, PlainValidator, model_validator
@@ -13,8 +13,8 @@ from server.protocol.tools import MAX_TOOLS, ChosenTool, Tool, ToolCall
 Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
 
 
-def check_content(value: object) -> str:
-    """Message content as one text; raises ``ValueError`` for parts that are not text."""
+def check_content(value: object, kinds: Collection[str] = ("text",)) -> str:
+    """Message content as one text; raises ``ValueError`` for parts whose type is not one of ``kinds``."""
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -23,8 +23,8 @@ def check_content(value: object) -> str:
     for part in value:
         if not isinstance(part, dict) or not isinstance(kind := part.get("type"), str):
             raise ValueError("every part must be an object with a type")
-        if kind != "text":
-            raise ValueError(f"parts of type {kind[:64]!r} are not supported; only text is")
+        if kind not in kinds:
+            raise ValueError(f"parts of type {kind[:64]!r} are not supported; only {' and '.join(kinds)}")
         if not isinstance(text := part.get("text"), str):
             raise ValueError("a text part must have a string named text")
         texts.append(text)

@@ -1,13 +1,14 @@
 """Fields that completions and chats share."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
 from scheduler.messages import DecodingParams
 from server.errors import invalid, unsupported
+from server.protocol.effort import Effort, effort_threshold
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1024
@@ -96,8 +97,10 @@ class StreamOptions(ApiModel):
     continuous_usage_stats: bool = Field(default=False, description="Send the usage so far on every chunk.")
 
 
-class GenerationFields(ApiModel):
-    """What completions and chats have in common."""
+class AnswerFields(ApiModel):
+    """What all routes that generate have in common."""
+
+    effort_param: ClassVar[str] = "reasoning_effort"
 
     model: str | None = Field(None, description="Model id; absent takes the one that is served.")
     temperature: float = Field(0.0, ge=0, le=2, description="0, the default, decodes greedily.")
@@ -105,7 +108,6 @@ class GenerationFields(ApiModel):
     top_k: int = Field(0, ge=-1, le=2**31 - 1, description="0 or -1 filters nothing.")
     min_p: float = Field(0.0, ge=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="Absent draws a fresh one.")
-    n: int = Field(1, ge=1, le=128, description="Answers for each prompt.")
     stop: Annotated[tuple[str, ...], PlainValidator(check_stops, json_schema_input_type=str | list[str])] = Field(
         (), description="Text that ends the answer and is left out of it; up to 16."
     )
@@ -132,7 +134,6 @@ class GenerationFields(ApiModel):
     max_steps_per_block: int | None = Field(None, ge=1, le=4096, description="Most denoise steps of a block.")
     return_token_ids: bool = Field(False, description="Choices carry token_ids.")
     stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
     user: str | None = None
 
     presence_penalty: float = Field(0.0, ge=-2, le=2, description="Taken from the logits of tokens written before.")
@@ -160,9 +161,19 @@ class GenerationFields(ApiModel):
         return None
 
     @property
+    def returned(self) -> int:
+        """Answers to each prompt that are returned."""
+        return 1
+
+    @property
     def candidates(self) -> int:
-        """Answers to generate for each prompt, of which ``n`` are returned."""
-        return self.n
+        """Answers to generate for each prompt."""
+        return self.returned
+
+    @property
+    def effort(self) -> Effort | None:
+        """The effort that is asked for, under whichever name the route has for it."""
+        return None
 
     def check_supported(self) -> None:
         """Raises ``ApiError`` 400 for a field that would change the output and is not honoured."""
@@ -175,14 +186,25 @@ class GenerationFields(ApiModel):
         for used_by, name in _RULE_NUMBERS.items():
             if used_by != rule and getattr(self, name) is not None:
                 raise invalid(f"{name} is used by decoding {used_by!r} only, not by {rule!r}", name)
+        if self.effort is not None:
+            self._check_effort(rule)
+
+    def _check_effort(self, rule: RuleName) -> None:
+        if rule != "threshold":
+            raise invalid(f"{self.effort_param} sets a threshold, which decoding {rule!r} has not", self.effort_param)
+        if self.confidence_threshold is not None:
+            raise invalid(
+                f"{self.effort_param} and confidence_threshold set the same number; send one of them",
+                self.effort_param,
+            )
 
     def _not_honoured(self) -> Iterator[str]:
         for name, value in (self.model_extra or {}).items():
             if name in _FOREIGN and value not in (False, "", [], {}):
                 yield name
 
-    def decoding_params(self, seed: int) -> DecodingParams:
-        """The engine's parameters, with the noise stream ``seed``."""
+    def decoding_params(self, seed: int, threshold: float) -> DecodingParams:
+        """The engine's parameters, with the noise stream ``seed``; ``threshold`` is the checkpoint's own."""
         return DecodingParams(
             temperature=self.temperature,
             top_k=max(self.top_k, 0),
@@ -191,7 +213,9 @@ class GenerationFields(ApiModel):
             min_p=self.min_p,
             seed=seed,
             decoding=self.decoding,
-            confidence_threshold=self.confidence_threshold,
+            confidence_threshold=(
+                self.confidence_threshold if self.effort is None else effort_threshold(self.effort, threshold)
+            ),
             decoding_factor=self.decoding_factor,
             entropy_bound=self.entropy_bound,
             max_steps_per_block=self.max_steps_per_block,
@@ -201,3 +225,21 @@ class GenerationFields(ApiModel):
             logit_bias=self.logit_bias,
             min_tokens=self.min_tokens,
         )
+
+
+class GenerationFields(AnswerFields):
+    """What completions and chats have in common."""
+
+    n: int = Field(1, ge=1, le=128, description="Answers for each prompt.")
+    stream_options: StreamOptions = StreamOptions()
+    reasoning_effort: Effort | None = Field(
+        None, description="How sure a token must be before it is written: none is fastest, medium the checkpoint's own."
+    )
+
+    @property
+    def returned(self) -> int:
+        return self.n
+
+    @property
+    def effort(self) -> Effort | None:
+        return self.reasoning_effort

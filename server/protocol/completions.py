@@ -1,6 +1,5 @@
 """The body of a completion request."""
 
-from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import Field, PlainValidator
@@ -64,7 +63,7 @@ class CompletionRequest(GenerationFields):
         le=5,
         description="Report the log-probability of each token and of that many of the likeliest in its place.",
     )
-    suffix: str | None = None
+    suffix: str | None = Field(None, description="Text behind the answer; only the text between both is returned.")
     best_of: int | None = Field(
         None,
         ge=1,
@@ -92,8 +91,7 @@ class CompletionRequest(GenerationFields):
             raise invalid(f"best_of ({self.candidates}) must not be below n ({self.n})", "best_of")
         if self.candidates > self.n and self.stream:
             raise invalid("best_of above n cannot be streamed: which answers are best is known at the end", "best_of")
-
-    def _not_honoured(self) -> Iterator[str]:
-        yield from super()._not_honoured()
-        if self.suffix:
-            yield "suffix"
+        if self.suffix and self.echo:
+            raise invalid("suffix cannot be combined with echo: only the text in the middle is returned", "suffix")
+        if self.suffix and not all(isinstance(prompt, str) for prompt in self.prompt):
+            raise invalid("suffix needs a prompt that is text", "suffix")

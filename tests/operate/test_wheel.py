@@ -101,6 +101,8 @@ def test_the_wheel_serves_from_a_read_only_folder(folder: Path) -> None:
         server.wait_ready()
         assert f"Uid:\t{user}" in Path(f"/proc/{process.pid}/status").read_text()
         assert server.client.get("/version").json()["version"] == version
+        assert server.client.get("/").headers["content-type"].startswith("text/html")
+        assert server.client.get("/static/page.js").status_code == 200
         answer = server.complete(prompt="def add(a, b):", max_tokens=64)
         assert answer["choices"][0]["text"]
         process.send_signal(signal.SIGTERM)
@@ -111,4 +113,5 @@ def test_the_wheel_serves_from_a_read_only_folder(folder: Path) -> None:
             process.kill()
             process.wait()
     assert contents(venv) == before
-    assert list(scratch.iterdir()) == []
+    # torch makes empty folders for caches it does not fill.
+    assert [path for path in scratch.rglob("*") if path.is_file()] == []

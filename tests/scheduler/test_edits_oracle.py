@@ -10,7 +10,13 @@ from scheduler.errors import RequestError
 from scheduler.messages import DecodingParams, GenerateRequest
 from scheduler.options import EngineOptions
 from tests.checkpoints import AXES, EOS, MASK, VOCAB, build_checkpoint
-from tests.scheduler.test_oracle import assert_equal_to_oracle, oracle_answer, random_requests, run
+from tests.scheduler.test_oracle import (
+    assert_equal_to_oracle,
+    engine_with_few_pages,
+    oracle_answer,
+    random_requests,
+    run,
+)
 
 EDITS: tuple[DecodingParams, ...] = (
     DecodingParams(presence_penalty=2.0),
@@ -48,9 +54,7 @@ def test_edited_rows_of_a_mixed_batch_equal_oracle(tmp_path: Path, axis: str) ->
 def test_edits_survive_a_preemption(tmp_path: Path) -> None:
     directory = build_checkpoint(tmp_path, "absolute_shifted", seed=3, max_model_len=96)
     requests = [msgspec.structs.replace(request, ignore_eos=True) for request in edited_requests(8, seed=3)]
-    tight = Engine(EngineOptions(model=str(directory), page_size=4))
-    bytes_per_page = tight.runner.cache.keys[:, :4].numel() * 2 * 4
-    engine = Engine(EngineOptions(model=str(directory), page_size=4, kv_cache_memory=30 * bytes_per_page))
+    engine = engine_with_few_pages(directory)
     answers = run(engine, requests)
     assert engine.scheduler.preemptions > 0
     assert_equal_to_oracle(directory, requests, answers)

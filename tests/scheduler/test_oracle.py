@@ -47,6 +47,13 @@ def run(engine: Engine, requests: list[GenerateRequest], join_every: int = 0) ->
     return {name: Answer(blocks) for name, blocks in outputs.items()}
 
 
+def engine_with_few_pages(directory: Path) -> Engine:
+    """30 pages of 4 tokens, so that eight requests cannot all run at once."""
+    roomy = Engine(EngineOptions(model=str(directory), page_size=4))
+    bytes_per_page = roomy.runner.cache.keys[:, :4].numel() * 2 * 4
+    return Engine(EngineOptions(model=str(directory), page_size=4, kv_cache_memory=30 * bytes_per_page))
+
+
 def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
     checkpoint = load_checkpoint(directory)
     weights = {name: tensor.float() for name, tensor in load_file(directory / "model.safetensors").items()}
@@ -68,6 +75,7 @@ def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
             logit_bias=request.params.logit_bias,
             min_tokens=request.params.min_tokens,
         ),
+        pinned=request.pinned,
     )
 
 
@@ -174,9 +182,7 @@ def test_several_steps_and_several_tokens_a_step_both_occur(tmp_path: Path) -> N
 def test_preempted_and_resumed_equals_oracle(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=3, max_model_len=96)
     requests = random_requests(8, seed=3)
-    tight = Engine(EngineOptions(model=str(directory), page_size=4))
-    bytes_per_page = tight.runner.cache.keys[:, :4].numel() * 2 * 4
-    engine = Engine(EngineOptions(model=str(directory), page_size=4, kv_cache_memory=30 * bytes_per_page))
+    engine = engine_with_few_pages(directory)
     answers = run(engine, requests)
     assert engine.scheduler.preemptions > 0
     assert_equal_to_oracle(directory, requests, answers)

@@ -41,7 +41,10 @@ COMPLETIONS: list[tuple[dict[str, Any], str]] = [
     (PROMPT | {"logprobs": 6}, "logprobs"),
     (PROMPT | {"logprobs": True}, "logprobs"),
     (PROMPT | {"logprobs": 10**9}, "logprobs"),
-    (PROMPT | {"suffix": "x"}, "suffix"),
+    (PROMPT | {"suffix": 5}, "suffix"),
+    (PROMPT | {"suffix": "x", "echo": True}, "suffix"),
+    (PROMPT | {"suffix": LONG}, "suffix"),
+    ({"prompt": [5], "suffix": "x"}, "suffix"),
     (PROMPT | {"echo": 1}, "echo"),
 ]
 CHATS: list[tuple[dict[str, Any], str]] = [
@@ -137,11 +140,13 @@ BOTH: list[tuple[dict[str, Any], str]] = [
     ({"logits_processors": ["os.system"]}, "logits_processors"),
     ({"trust_remote_code": True}, "trust_remote_code"),
 ]
+OTHER_NAMES = {"max_tokens", "n"}  # Responses have other names for them, or none.
 CASES = (
     [("/v1/completions", body, param) for body, param in COMPLETIONS]
     + [("/v1/chat/completions", body, param) for body, param in CHATS]
     + [("/v1/completions", PROMPT | fields, param) for fields, param in BOTH]
     + [("/v1/chat/completions", CHAT | fields, param) for fields, param in BOTH]
+    + [("/v1/responses", {"input": "hi"} | fields, param) for fields, param in BOTH if not fields.keys() & OTHER_NAMES]
 )
 
 
