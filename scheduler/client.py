@@ -101,7 +101,8 @@ class EngineClient:
         self._stopping = True
         if self._inbox is not None:
             with contextlib.suppress(zmq.ZMQError):
-                await self._send(ShutdownRequest())
+                # Not awaited: an engine that still loads takes it later, and one that dies meanwhile never does.
+                self._send_soon(ShutdownRequest())
         if self._supervisor is not None:
             try:
                 await asyncio.wait_for(asyncio.shield(self._supervisor), STOP_TIMEOUT_S)
@@ -155,12 +156,22 @@ class EngineClient:
     async def _send(self, message: EngineInput) -> None:
         if self._inbox is None:
             raise EngineDeadError("the engine is not ready")
-        await self._inbox.send(msgspec.msgpack.encode(message))
+        sent = asyncio.ensure_future(self._inbox.send(msgspec.msgpack.encode(message)))
+        try:
+            await asyncio.shield(sent)
+        except asyncio.CancelledError:
+            if sent.cancelled():  # By the socket, which is closed when the engine is gone; nobody cancelled the caller.
+                raise EngineDeadError("the engine died") from None
+            raise
+        except zmq.ZMQError as error:
+            raise EngineDeadError(f"the engine died: {error}") from error
 
     def _send_soon(self, message: EngineInput) -> None:
         """Sends without awaiting: usable while the caller is being cancelled."""
         if self._inbox is not None:
-            self._inbox.send(msgspec.msgpack.encode(message))
+            sent = asyncio.ensure_future(self._inbox.send(msgspec.msgpack.encode(message)))
+            # Whoever is gone needs nothing any more; an exception that nobody looks at would be logged.
+            sent.add_done_callback(lambda done: None if done.cancelled() else done.exception())
 
     async def _supervise(self) -> None:
         backoff = FIRST_BACKOFF_S

@@ -146,3 +146,29 @@ def is_alive(pid: int) -> bool:
         return " Z " not in Path(f"/proc/{pid}/stat").read_text()  # A zombie only waits to be reaped.
     except FileNotFoundError:
         return False
+
+
+def test_stopping_while_the_engine_fails_to_load_is_a_stop(tmp_path: Path) -> None:
+    """What was to be sent to it can never be sent: nothing is connected, and the socket is closed."""
+
+    async def scenario() -> None:
+        client = EngineClient(EngineOptions(model=str(tmp_path / "none"), threads=1))
+        await client.start()
+        await until(lambda: client.pid is not None)
+        await client.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_cannot_be_sent_any_more_says_so(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        client = EngineClient(EngineOptions(model=str(tmp_path / "none"), threads=1))
+        await client.start()
+        try:
+            await until(lambda: client.pid is not None)
+            with pytest.raises(EngineDeadError):
+                await client._send(request("a"))
+        finally:
+            await client.stop()
+
+    asyncio.run(scenario())
