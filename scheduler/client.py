@@ -216,6 +216,7 @@ class EngineClient:
             finally:
                 if process.returncode is None:
                     process.kill()
+                    await process.wait()  # Else its pipes outlive the event loop.
                 self._ready, self._inbox = None, None
                 reader.cancel()
                 await asyncio.gather(reader, return_exceptions=True)

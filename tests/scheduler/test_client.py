@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
+import zmq
 
 from scheduler.client import EngineClient
 from scheduler.errors import EngineDeadError, EngineStartError
@@ -161,14 +162,19 @@ def test_stopping_while_the_engine_fails_to_load_is_a_stop(tmp_path: Path) -> No
 
 
 def test_a_request_that_cannot_be_sent_any_more_says_so(tmp_path: Path) -> None:
+    """The engine never connected, so that the message waits in the socket; then the engine's life ends."""
+
     async def scenario() -> None:
         client = EngineClient(EngineOptions(model=str(tmp_path / "none"), threads=1))
-        await client.start()
-        try:
-            await until(lambda: client.pid is not None)
-            with pytest.raises(EngineDeadError):
-                await client._send(request("a"))
-        finally:
-            await client.stop()
+        inbox = client._context.socket(zmq.PUSH)
+        inbox.bind(f"ipc://{tmp_path}/in")
+        client._inbox = inbox
+        sending = asyncio.create_task(client._send(request("a")))
+        await asyncio.sleep(0.05)
+        assert not sending.done()
+        inbox.close(linger=0)
+        with pytest.raises(EngineDeadError):
+            await sending
+        await client.stop()
 
     asyncio.run(scenario())
