@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.table import make_table
+from cli.table import TASKS, make_table
 from training.config import RecipeConfig, load_config
 from training.parallel import launch
 from training.student.run import run_student
@@ -45,7 +45,7 @@ def main(
         train(recipe, run, directory, changes, steps, workers)
         table = make_table(
             count=count, seed=seed, split="development", latency_count=5, generation_length=192, runs=directory,
-            rows="student,student_tau_0.9", json_file=None, picture=None,
+            tasks=TASKS, rows="student,student_tau_0.9", answers=directory / "answers", json_file=None, picture=None,
         )  # fmt: skip
         for row in table["rows"]:
             kept = ("name", "task", "n", "score", "interval", "denoise_steps", "tokens_per_step", "generated_length")

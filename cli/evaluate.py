@@ -19,16 +19,18 @@ from training.data.words import extract_answer
 from training.sandbox import passes
 
 _SERVED_OPTIONS = (
-    "url", "model", "task", "concurrency", "confidence_threshold", "max_tokens", "failures",
+    "url", "model", "concurrency", "confidence_threshold", "max_tokens", "failures",
 )  # fmt: skip
-_TABLE_OPTIONS = ("latency_count", "generation_length", "runs", "rows", "picture")
+_TABLE_OPTIONS = ("latency_count", "generation_length", "runs", "rows", "answers", "picture")
 
 
 def evaluate(
     context: typer.Context,
     url: Annotated[str, typer.Option(help="Server to measure.")] = "http://127.0.0.1:8000",
     model: Annotated[Path | None, typer.Option(help="Serve this checkpoint for the run, instead of --url.")] = None,
-    task: Annotated[ScoredTask, typer.Option(help="words (exact match) or functions (pass@1).")] = "words",
+    task: Annotated[
+        ScoredTask | None, typer.Option(help="words (exact match) or functions (pass@1). [words; both with --table]")
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="How many problems.")] = 200,
     seed: Annotated[int, typer.Option(help="Which problems.")] = 0,
     split: Annotated[
@@ -52,6 +54,9 @@ def evaluate(
         Path | None, typer.Option(help="Table: run directory with teacher, student, autoregressive. [bundled]")
     ] = None,
     rows: Annotated[str | None, typer.Option(help="Table: only these rows, comma-separated.")] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="Table: keep every row's answers in this folder; a run started again goes on.")
+    ] = None,
     picture: Annotated[Path | None, typer.Option(help="Table: draw score against latency here, a PNG.")] = None,
 ) -> None:
     """Measure answers on problems drawn from the seed, from a split that training never sees."""
@@ -61,8 +66,10 @@ def evaluate(
             flag = "--" + name.replace("_", "-")
             raise typer.BadParameter(f"{flag} cannot be used with --table" if table else f"{flag} needs --table")
     if table:
-        _table(count, seed, split, latency_count, generation_length, runs, rows, json_file, picture)
+        tasks = None if task is None else (task,)
+        _table(count, seed, split, latency_count, generation_length, runs, tasks, rows, answers, json_file, picture)
         return
+    task = task or "words"
     extra = {} if confidence_threshold is None else {"confidence_threshold": confidence_threshold}
     problems = draw_problems(task, count, seed, split)
     console = Console(stderr=True)
@@ -101,11 +108,13 @@ def _table(
     latency_count: int,
     generation_length: int,
     runs: Path | None,
+    tasks: tuple[ScoredTask, ...] | None,
     rows: str | None,
+    answers: Path | None,
     json_file: Path | None,
     picture: Path | None,
 ) -> None:
-    from cli.table import make_table
+    from cli.table import TASKS, make_table
     from cli.table_rows import TableError
     from scheduler.errors import EngineStartError, RequestError
 
@@ -117,7 +126,9 @@ def _table(
             latency_count=latency_count,
             generation_length=generation_length,
             runs=runs,
+            tasks=tasks or TASKS,
             rows=rows,
+            answers=answers,
             json_file=json_file,
             picture=picture,
         )

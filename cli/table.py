@@ -7,6 +7,7 @@ import platform
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.progress import Progress, TaskID
 
 from cli.evaluate import is_right, wilson_interval
 from cli.progress import progress_bar
+from cli.table_answers import AnswerStore
 from cli.table_output import draw_picture, print_table, require_matplotlib
 from cli.table_rows import NAIVE, REFERENCE_STUDENT, ROWS, TRUNCATED, Answer, Models, TableError, TableRow
 from training.data.mixture import EvaluationSplit, ScoredTask, draw_problems
@@ -33,14 +35,17 @@ def make_table(
     latency_count: int,
     generation_length: int,
     runs: Path | None,
+    tasks: tuple[ScoredTask, ...],
     rows: str | None,
+    answers: Path | None,
     json_file: Path | None,
     picture: Path | None,
 ) -> dict[str, Any]:
-    """Measures all rows, or the comma-separated ``rows``, on fresh problems of both tasks, and prints them.
+    """Measures all rows, or the comma-separated ``rows``, on fresh problems of the tasks, and prints them.
 
     Scores use all ``count`` problems of a task, in batches. Latency is wall time of single requests on the first
     ``latency_count``, one problem after another through all rows, so that a busy machine slows every row alike.
+    Answers kept in the folder ``answers`` are scored without being decoded again; latency is always measured.
 
     Raises:
         TableError: an unknown row, matplotlib missing for a picture, or an engine that failed.
@@ -56,7 +61,12 @@ def make_table(
     models = Models(runs, generation_length)
     command = f"cdlm eval --table --count {count} --seed {seed} --split {split} --latency-count {latency_count}"
     command += f" --generation-length {generation_length}"
-    command += "".join(f" --{flag} {value}" for flag, value in (("runs", runs), ("rows", rows)) if value is not None)
+    given = {"task": tasks[0] if tasks != TASKS else None, "runs": runs, "rows": rows, "answers": answers}
+    command += "".join(f" --{flag} {value}" for flag, value in given.items() if value is not None)
+    store = None
+    if answers is not None:
+        problems = {"count": count, "seed": seed, "split": split, "generation_length": generation_length}
+        store = AnswerStore(answers, {**problems, "device": str(models.device), "version": version("cdlm-serve")})
     result: dict[str, Any] = {
         "command": command,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -69,9 +79,9 @@ def make_table(
         "rows": [],
     }
     with progress_bar(Console(stderr=True)) as progress:
-        for task in TASKS:
+        for task in tasks:
             bar = progress.add_task(task, total=len(names) * (count + latency_count))
-            measurement = _Measurement(models, task, draw_problems(task, count, seed, split), progress, bar)
+            measurement = _Measurement(models, task, draw_problems(task, count, seed, split), store, progress, bar)
             result["rows"] += measurement.run(names, latency_count)
             if json_file is not None:  # A task takes long enough to be worth keeping if the next one is interrupted.
                 json_file.write_text(json.dumps(result, indent=2) + "\n")
@@ -85,9 +95,15 @@ class _Measurement:
     """One task's rows."""
 
     def __init__(
-        self, models: Models, task: ScoredTask, problems: list[Problem], progress: Progress, bar: TaskID
+        self,
+        models: Models,
+        task: ScoredTask,
+        problems: list[Problem],
+        store: AnswerStore | None,
+        progress: Progress,
+        bar: TaskID,
     ) -> None:
-        self.models, self.task, self.problems = models, task, problems
+        self.models, self.task, self.problems, self.store = models, task, problems, store
         self.progress, self.bar = progress, bar
         self._verdicts: dict[tuple[str, str], bool] = {}
 
@@ -126,7 +142,23 @@ class _Measurement:
         return ids
 
     def _answer_all(self, row: TableRow, *, counted: bool = True) -> list[Answer]:
-        """All problems, in batches of prompts of similar length."""
+        """All problems, from the store or in batches of prompts of similar length."""
+        started = time.perf_counter()
+        kept = self.store and self.store.load(self.task, row.name, row.decoding, row.checkpoint)
+        if kept:
+            answers = kept
+            if counted:
+                self.progress.advance(self.bar, len(answers))
+        else:
+            answers = self._decode_all(row, counted=counted)
+            if self.store is not None:
+                self.store.save(self.task, row.name, row.decoding, row.checkpoint, answers)
+        score = sum(self._right(self._texts(row, answers))) / len(answers)
+        how = "kept answers" if kept else f"{time.perf_counter() - started:.0f} s"
+        self.progress.console.print(f"{self.task} {row.name}: {score:.1%} of {len(answers)} ({how})", highlight=False)
+        return answers
+
+    def _decode_all(self, row: TableRow, *, counted: bool) -> list[Answer]:
         prompts = [self._prompt(row, problem) for problem in self.problems]
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         found: dict[int, Answer] = {}
@@ -153,8 +185,7 @@ class _Measurement:
         return seconds, answers
 
     def _figures(self, row: TableRow, answers: list[Answer], naive: list[Answer] | None) -> dict[str, Any]:
-        texts = [str(row.tokenizer.decode(answer.token_ids)) for answer in answers]
-        right = sum(self._right(texts))
+        right = sum(self._right(self._texts(row, answers)))
         steps = statistics.fmean(answer.steps for answer in answers)
         length = statistics.fmean(len(answer.token_ids) for answer in answers)
         return {
@@ -170,6 +201,9 @@ class _Measurement:
             "generated_length": length,
             "tokens_per_step": length / steps,
         }
+
+    def _texts(self, row: TableRow, answers: list[Answer]) -> list[str]:
+        return [str(row.tokenizer.decode(answer.token_ids)) for answer in answers]
 
     def _right(self, texts: list[str]) -> list[bool]:
         """Verdicts in order; rows often agree, and a verdict on code costs a process."""

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from model.assets import BUNDLED_STUDENT
 from model.checkpoint import Checkpoint, load_checkpoint
@@ -83,12 +85,16 @@ class TableRow:
     """One row.
 
     Attributes:
+        checkpoint: directory of its model.
+        decoding: its decoder's settings, as JSON; with the checkpoint they fix the answers.
         tokenizer: of its model.
         answer: decodes one request as it is timed.
         answer_many: decodes many to the same tokens, with the figures ``answer`` would report.
     """
 
     name: str
+    checkpoint: Path
+    decoding: dict[str, Any]
     tokenizer: "PreTrainedTokenizerBase"
     answer: Answerer
     answer_many: Answerer
@@ -144,14 +150,17 @@ class Models:
         """A row of ``ROWS``; ``truncated_count`` are the tokens a step of the truncated teacher."""
         if name in _STUDENT or name == "autoregressive":
             model = "student" if name in _STUDENT else name
-            answer = self._engine_answerer(model, _STUDENT.get(name, DecodingParams()))
-            return TableRow(name, load_tokenizer(self.directories[model]), answer, answer)
-        tokenizer = load_tokenizer(self.directories["teacher"])
+            directory, params = self.directories[model], _STUDENT.get(name, DecodingParams())
+            answer = self._engine_answerer(model, params)
+            return TableRow(name, directory, msgspec.to_builtins(params), load_tokenizer(directory), answer, answer)
+        directory = self.directories["teacher"]
+        settings = {"decoding": ROWS[name], **({"tokens_per_step": truncated_count} if name == TRUNCATED else {})}
+        row = partial(TableRow, name, directory, settings, load_tokenizer(directory))
         one = self._teacher_answerer(self._decoder(name, truncated_count, early_stop=name not in (NAIVE, TRUNCATED)))
         if name == STOPPED:
-            return TableRow(name, tokenizer, one, self._once(one))
+            return row(one, self._once(one))
         if name not in (NAIVE, TRUNCATED):
-            return TableRow(name, tokenizer, one, one)
+            return row(one, one)
         # Later blocks change nothing before them, so the tokens are known once the end token is.
         block = self.teacher.manifest.block_length
         blocks = self.generation_length // block
@@ -163,7 +172,7 @@ class Models:
         def answer_many(prompts: list[list[int]]) -> list[Answer]:
             return [Answer(found.token_ids, steps, steps, blocks) for found in stopped(prompts)]
 
-        return TableRow(name, tokenizer, one, answer_many)
+        return row(one, answer_many)
 
     def _once(self, answerer: Answerer) -> Answerer:
         """The teacher's plain decoding with an early stop, which two rows need: each prompt is decoded once."""

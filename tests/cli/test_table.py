@@ -141,12 +141,42 @@ def test_some_rows_and_a_picture(runs: Path, tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_kept_answers_are_scored_and_only_other_ones_decoded_again(runs: Path, tmp_path: Path) -> None:
+    own = tmp_path / "runs"
+    shutil.copytree(runs, own)
+    file, folder = tmp_path / "table.json", tmp_path / "answers"
+    arguments = ("--task", "words", "--rows", "dual_cache,student", "--answers", str(folder), "--json", str(file))
+
+    def rows_of() -> tuple[list[dict[str, Any]], str]:
+        code, output = table(own, *arguments)
+        assert code == 0, output
+        result: list[dict[str, Any]] = json.loads(file.read_text())["rows"]
+        times = {"latency_s", "latency_mean_s", "tokens_per_s"}
+        return [{name: value for name, value in row.items() if name not in times} for row in result], output
+
+    first, output = rows_of()
+    assert "kept answers" not in output
+    assert {path.name for path in folder.iterdir()} == {"words-dual_cache.json", "words-student.json"}
+    second, output = rows_of()
+    assert second == first
+    assert output.count("(kept answers)") == 2
+
+    write_model(own / "student" / "checkpoint", confidence_threshold=0.2)
+    third, output = rows_of()
+    assert output.count("(kept answers)") == 1
+    assert third[0] == first[0]
+    assert third[1]["denoise_steps"] != first[1]["denoise_steps"]
+
+    (folder / "words-dual_cache.json").write_text('{"of"')
+    assert rows_of()[0] == third
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--rows", "naive_teacher,students"), "unknown row 'students'"),
         (("--runs", "/nowhere", "--rows", "dual_cache"), "/nowhere/teacher/checkpoint: no such checkpoint directory"),
-        (("--task", "words"), "--task cannot be used with --table"),
+        (("--concurrency", "2"), "--concurrency cannot be used with --table"),
         (("--generation-length", "33", "--rows", "dual_cache"), "33"),
         (("--generation-length", "4096", "--rows", "student_factor"), "exceed the context"),
     ],
