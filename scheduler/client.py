@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import zmq
 import zmq.asyncio
 
 from scheduler.errors import EngineDeadError, EngineStartError
+from scheduler.flights import Flights
 from scheduler.messages import (
     AbortRequest,
     BlockOutput,
@@ -25,6 +27,7 @@ from scheduler.messages import (
     GenerateRequest,
     ScoreRequest,
     ShutdownRequest,
+    StepBegun,
     StepReport,
 )
 from scheduler.options import EngineOptions
@@ -38,10 +41,17 @@ STOP_TIMEOUT_S = 5.0
 
 
 class EngineClient:
-    """A supervised engine process. All methods belong to one event loop."""
+    """A supervised engine process. All methods belong to one event loop.
 
-    def __init__(self, options: EngineOptions) -> None:
+    Args:
+        options: what the engine loads.
+        hang_timeout_s: seconds without a step, while requests are in flight, after which the engine is killed and
+            started again.
+    """
+
+    def __init__(self, options: EngineOptions, *, hang_timeout_s: float = math.inf) -> None:
         self.options = options
+        self.hang_timeout_s = hang_timeout_s
         self.stats_listeners: list[Callable[[EngineStats], None]] = []
         self._context = zmq.asyncio.Context()
         self._inbox: zmq.asyncio.Socket | None = None
@@ -54,7 +64,7 @@ class EngineClient:
         self._restarts = 0
         self._stats = EngineStats()
         self._last_step_time = time.monotonic()
-        self._outputs: dict[str, asyncio.Queue[BlockOutput | EngineDeadError]] = {}
+        self._flights = Flights()
         self._stopping = False
 
     @property
@@ -85,7 +95,14 @@ class EngineClient:
     @property
     def in_flight(self) -> int:
         """Sequences handed to the engine whose last block has not come back."""
-        return len(self._outputs)
+        return len(self._flights)
+
+    @property
+    def quiet_s(self) -> float:
+        """Seconds for which requests have been in flight in a loaded engine without a step."""
+        if not self._flights or self._ready is None:
+            return 0.0
+        return time.monotonic() - max(self._last_step_time, self._flights.busy_since)
 
     @property
     def pid(self) -> int | None:
@@ -131,25 +148,27 @@ class EngineClient:
 
         Leaving early (closing the iterator, cancellation) aborts the request in the engine.
 
+        A request that no engine has begun outlives the engine, and is handed to the next one.
+
         Raises:
-            EngineDeadError: the engine is not ready, or died with the request in flight.
+            EngineDeadError: the engine is not ready, or died while it worked on the request, or will not come back.
         """
         if self._ready is None:
             raise EngineDeadError(self._failure or "the engine is not ready")
-        queue: asyncio.Queue[BlockOutput | EngineDeadError] = asyncio.Queue()
-        self._outputs[request.request_id] = queue
+        flight = self._flights.open(request)
         finished = False
         try:
-            await self._send(request)
+            with contextlib.suppress(EngineDeadError):  # Then the next engine is handed it, or it is ended.
+                await self._send(request)
             while not finished:
-                output = await queue.get()
-                if isinstance(output, EngineDeadError):
-                    finished = True
-                    raise output
+                output = await flight.next()
                 finished = output.finish_reason is not None
                 yield output
+        except EngineDeadError:
+            finished = True
+            raise
         finally:
-            self._outputs.pop(request.request_id, None)
+            self._flights.close(flight)
             if not finished and self._ready is not None:
                 self._send_soon(AbortRequest(request_id=request.request_id))
 
@@ -182,10 +201,12 @@ class EngineClient:
             except OSError as error:
                 logger.error("the engine process could not be started: %s", error)
             finally:
-                self._fail_in_flight()
+                self._ready = None
+                self._flights.fail("the engine died while the request was in flight", queued=self._stopping)
             if not self._stopping and not self._loaded_once and self._failure is None:
                 self._failure = "the engine process died while it loaded the model; its log says more"
             if self._stopping or self._failure is not None:
+                self._flights.fail(self._failure or "the engine was stopped", queued=True)
                 self._settled.set()
                 return
             self._restarts += 1
@@ -209,6 +230,7 @@ class EngineClient:
             process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
             self._process, self._inbox = process, inbox
             reader = asyncio.create_task(self._read(outbox))
+            watchdog = asyncio.create_task(self._kill_when_hung(process))
             try:
                 await process.communicate(msgspec.msgpack.encode(self.options))
                 with contextlib.suppress(TimeoutError):  # What it said last may still be on its way.
@@ -218,10 +240,19 @@ class EngineClient:
                     process.kill()
                     await process.wait()  # Else its pipes outlive the event loop.
                 self._ready, self._inbox = None, None
-                reader.cancel()
-                await asyncio.gather(reader, return_exceptions=True)
+                for task in (reader, watchdog):
+                    task.cancel()
+                await asyncio.gather(reader, watchdog, return_exceptions=True)
                 inbox.close()
                 outbox.close()
+
+    async def _kill_when_hung(self, process: asyncio.subprocess.Process) -> None:
+        while True:
+            await asyncio.sleep(min(1.0, self.hang_timeout_s / 10))
+            if self.quiet_s > self.hang_timeout_s:
+                logger.error("the engine has not stepped for %.1f s; killing it", self.quiet_s)
+                process.kill()
+                return
 
     async def _read(self, outbox: zmq.asyncio.Socket) -> None:
         decoder = msgspec.msgpack.Decoder(EngineOutput)
@@ -230,24 +261,21 @@ class EngineClient:
             match message:
                 case EngineReady():
                     self._ready, self._loaded_once = message, True
+                    self._last_step_time = time.monotonic()
+                    for request in self._flights.take_again():
+                        self._send_soon(request)
                     self._settled.set()
                 case EngineFailed(message=reason):
                     self._failure = reason
                     return
+                case StepBegun():
+                    self._flights.begin(message.request_ids)
                 case StepReport():
                     self._deliver(message)
 
     def _deliver(self, report: StepReport) -> None:
         self._last_step_time = time.monotonic()
         self._stats = report.stats
-        for output in report.outputs:
-            queue = self._outputs.get(output.request_id)
-            if queue is not None:
-                queue.put_nowait(output)
+        self._flights.deliver(report.outputs)
         for listener in self.stats_listeners:
             listener(report.stats)
-
-    def _fail_in_flight(self) -> None:
-        self._ready = None
-        for queue in self._outputs.values():
-            queue.put_nowait(EngineDeadError("the engine died while the request was in flight"))

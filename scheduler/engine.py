@@ -46,6 +46,8 @@ class Engine:
         options: what to load and how much memory to use.
         observer: called for every row after every step, for tools that show decoding happen.
 
+    ``on_begin`` is called with the ids of requests right before the first step that works on them.
+
     Raises:
         EngineStartError: the checkpoint cannot be loaded, or the settings do not fit it.
     """
@@ -94,11 +96,12 @@ class Engine:
             max_num_batched_tokens=options.max_num_batched_tokens,
             max_prefill_tokens=options.max_prefill_tokens,
         )
-        self.scores = ScoreQueue(self.manifest, self.pool, self.runner)
+        self.scores = ScoreQueue(self.manifest, self.pool, self.runner, lambda begun: self.on_begin(begun))
         vocab_size = checkpoint.transformer.config.vocab_size
         self.grammars = GrammarCompiler(Path(options.model), vocab_size, self.manifest.max_model_len)
         self.sequences: dict[str, Sequence] = {}
         self._observer = observer
+        self.on_begin: Callable[[list[str]], None] = lambda _: None
 
     @property
     def busy(self) -> bool:
@@ -161,6 +164,8 @@ class Engine:
         started = time.monotonic()
         for sequence in self.scheduler.admitted:
             sequence.queued = started - sequence.arrival
+        if self.scheduler.admitted:
+            self.on_begin([sequence.request.request_id for sequence in self.scheduler.admitted])
         try:
             works = [self._work(sequence) for sequence in chosen]
             results = self.runner.step(works) if works else []

@@ -173,6 +173,12 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     stats: EngineStats
 
 
+class StepBegun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
+    """The engine begins to work on these requests; sent before their first step, which may kill it."""
+
+    request_ids: list[str]
+
+
 class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """The engine has loaded its checkpoint and takes requests."""
 
@@ -195,4 +201,4 @@ class EngineFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     message: str
 
 
-EngineOutput = StepReport | EngineReady | EngineFailed
+EngineOutput = StepReport | StepBegun | EngineReady | EngineFailed

@@ -20,6 +20,7 @@ from scheduler.messages import (
     GenerateRequest,
     ScoreRequest,
     ShutdownRequest,
+    StepBegun,
     StepReport,
 )
 from scheduler.options import EngineOptions
@@ -39,6 +40,7 @@ class EngineServer:
         self._decoder = msgspec.msgpack.Decoder(EngineInput)
         self._encoder = msgspec.msgpack.Encoder()
         self._parent = parent
+        engine.on_begin = lambda request_ids: self.send(StepBegun(request_ids=request_ids))
 
     def send(self, message: EngineOutput) -> None:
         """Sends one message to the API process."""

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from model.config import Manifest
 from model.runner import ModelRunner
@@ -24,8 +24,10 @@ class ScoreQueue:
     Whoever is admitted holds the pages it needs to finish, and never waits for those of others.
     """
 
-    def __init__(self, manifest: Manifest, pool: PagePool, runner: ModelRunner) -> None:
-        self.manifest, self.pool, self.runner = manifest, pool, runner
+    def __init__(
+        self, manifest: Manifest, pool: PagePool, runner: ModelRunner, on_begin: Callable[[list[str]], None]
+    ) -> None:
+        self.manifest, self.pool, self.runner, self.on_begin = manifest, pool, runner, on_begin
         self.waiting: deque[Scoring] = deque()
         self.running: list[Scoring] = []
         self.tokens = 0  # Of the last step.
@@ -103,6 +105,7 @@ class ScoreQueue:
     def _schedule(self, budget: int, admit: bool) -> list[tuple[Scoring, ScoringPlan]]:
         while admit and self.waiting and len(self.running) < self.runner.canvas.rows and self.waiting[0].admit():
             self.running.append(self.waiting.popleft())
+            self.on_begin([self.running[-1].request.request_id])
         plans = []
         for scoring in self.running:
             plan = scoring.plan(budget)

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import re
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,7 +91,6 @@ class Gate:
     def __init__(self, limit: int, metrics: Metrics) -> None:
         self.limit = limit
         self.in_flight = 0
-        self.busy_since = 0.0
         self.draining = False
         self._metrics = metrics
         self._idle = asyncio.Event()
@@ -114,8 +112,6 @@ class Gate:
         if self.in_flight + sequences > self.limit:
             self._metrics.rejected("queue_full")
             raise ApiError(429, "Too many requests are waiting; retry later", retry_after=1)
-        if self.in_flight == 0:
-            self.busy_since = time.monotonic()
         self.in_flight += sequences
         self._idle.clear()
         try:

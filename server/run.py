@@ -78,7 +78,7 @@ class _Runner:
     def __init__(self, settings: ServerSettings, listener: socket.socket) -> None:
         self._settings = settings
         self._listener = listener
-        self._client = EngineClient(settings.engine_options())
+        self._client = EngineClient(settings.engine_options(), hang_timeout_s=settings.engine_hang_timeout_s)
         self._services = Services(settings, self._client)
         self._server = _Server(
             uvicorn.Config(

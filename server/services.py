@@ -34,6 +34,8 @@ class Engine(EngineView, Protocol):
 
     @property
     def failure(self) -> str | None: ...
+    @property
+    def quiet_s(self) -> float: ...
     def generate(self, request: GenerateRequest | ScoreRequest) -> AsyncIterator[BlockOutput]: ...
 
 
@@ -61,10 +63,7 @@ class Services:
     @property
     def hung(self) -> bool:
         """Whether sequences run and the engine has not stepped for ``engine_hang_timeout_s`` seconds."""
-        if self.gate.in_flight == 0 or self.engine.ready is None:
-            return False
-        last = max(self.engine.last_step_time, self.gate.busy_since)
-        return time.monotonic() - last > self.settings.engine_hang_timeout_s
+        return self.engine.quiet_s > self.settings.engine_hang_timeout_s
 
     def require_ready(self) -> tuple[EngineReady, TextCodec]:
         """The engine's figures and the tokenizer; raises ``ApiError`` 503 while they are not there."""

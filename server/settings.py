@@ -172,7 +172,7 @@ class ServerSettings(BaseSettings):
     engine_hang_timeout_s: float = Field(
         default=120.0,
         gt=0,
-        description="Seconds without an engine step, while requests run, until /livez fails.",
+        description="Seconds without an engine step, while requests run, until the engine is killed and started again.",
     )
     drain_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds that running requests may take to finish after SIGTERM."

@@ -1,6 +1,7 @@
 """The engine process through its client: real processes, real sockets, real signals."""
 
 import asyncio
+import math
 import os
 import signal
 import subprocess
@@ -27,8 +28,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def running(model: Path) -> AsyncIterator[EngineClient]:
-    client = EngineClient(EngineOptions(model=str(model), threads=1, page_size=8))
+async def running(model: Path, *, rows: int = 64, hang_timeout_s: float = math.inf) -> AsyncIterator[EngineClient]:
+    options = EngineOptions(model=str(model), threads=1, page_size=8, max_num_seqs=rows)
+    client = EngineClient(options, hang_timeout_s=hang_timeout_s)
     await client.start()
     try:
         yield client
@@ -102,6 +104,50 @@ def test_a_killed_engine_fails_what_ran_and_comes_back(directory: Path) -> None:
     asyncio.run(scenario())
 
 
+def test_what_a_killed_engine_had_not_begun_is_served_by_the_next(directory: Path) -> None:
+    async def scenario() -> None:
+        async with running(directory, rows=1) as client:
+            await client.wait_ready()
+            alone = [await collect(client, request(f"alone{i}", max_tokens=20 + i)) for i in range(3)]
+            async with aclosing(client.generate(request("long", max_tokens=4000))) as long:
+                await anext(long)
+                waiting = [asyncio.create_task(collect(client, request(str(i), max_tokens=20 + i))) for i in range(3)]
+                left = asyncio.create_task(collect(client, request("left")))
+                await until(lambda: client.stats.waiting == 4)
+                assert client.pid is not None
+                os.kill(client.pid, signal.SIGKILL)
+                with pytest.raises(EngineDeadError):
+                    [block async for block in long]
+            left.cancel()
+            served = await asyncio.gather(*waiting)
+            assert [[b.token_ids for b in blocks] for blocks in served] == [[b.token_ids for b in a] for a in alone]
+            assert (client.restarts, client.in_flight) == (1, 0)
+            await until(lambda: client.stats.pages_active == 0 and client.stats.waiting == 0)
+
+    asyncio.run(scenario())
+
+
+def test_an_engine_that_hangs_is_killed_and_comes_back(directory: Path) -> None:
+    async def scenario() -> None:
+        async with running(directory, hang_timeout_s=1.0) as client:
+            await client.wait_ready()
+            assert client.pid is not None
+            os.kill(client.pid, signal.SIGSTOP)  # Nothing is in flight: nobody misses it.
+            await asyncio.sleep(1.5)
+            assert client.restarts == 0
+            os.kill(client.pid, signal.SIGCONT)
+            async with aclosing(client.generate(request("a", max_tokens=4000))) as stream:
+                await anext(stream)
+                os.kill(client.pid, signal.SIGSTOP)
+                with pytest.raises(EngineDeadError):
+                    [block async for block in stream]
+            await client.wait_ready()
+            assert client.restarts == 1
+            assert len(await collect(client, request("after"))) == 3
+
+    asyncio.run(scenario())
+
+
 def test_a_checkpoint_that_cannot_load_is_a_start_error(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running(tmp_path / "nowhere") as client:
@@ -137,7 +183,7 @@ def test_the_engine_leaves_when_its_parent_is_killed(directory: Path, moment: st
         assert parent.stdout is not None
         engine = int(parent.stdout.readline())
         parent.kill()
-    asyncio.run(until(lambda: not is_alive(engine), limit_s=20))
+    asyncio.run(until(lambda: not is_alive(engine), limit_s=60))
 
 
 def is_alive(pid: int) -> bool:

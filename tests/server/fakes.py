@@ -71,6 +71,7 @@ class FakeEngine:
         self.failure: str | None = None
         self.restarts = 0
         self.last_step_time = 0.0
+        self.quiet_s = 0.0
         self.stats = EngineStats(pages_free=16)
         self.stats_listeners: list[Callable[[EngineStats], None]] = []
         self.in_flight = 0
