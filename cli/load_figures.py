@@ -13,7 +13,7 @@ from cli.load import Load
 PERCENTILES = (50, 90, 95, 99)
 LATENCIES = {
     "ttft": "time to first token",
-    "itl": "gap between blocks",
+    "itl": "gap between events",
     "tpot": "time per token after the first",
     "e2el": "end to end",
 }
