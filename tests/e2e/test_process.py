@@ -58,21 +58,20 @@ def test_sigterm_drains(tmp_path: Path) -> None:
 
 
 def test_requests_are_served_until_balancers_have_seen_that_readiness_is_gone(tmp_path: Path) -> None:
-    with running_server(tmp_path / "log", "--drain-timeout-s", "90") as server:
+    with running_server(tmp_path / "log") as server:
         server.complete()
-        thread, _ = start_stream(server)
         signalled = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         while server.client.get("/readyz").status_code == 200:
             assert time.monotonic() < signalled + 30
         asked = time.monotonic()
-        early = server.post("/v1/completions", {"prompt": "hello", "max_tokens": 1})
-        if asked - signalled > 0.3:
-            pytest.skip("this machine is too slow to ask within the pause")
+        try:
+            early = server.post("/v1/completions", {"prompt": "hello", "max_tokens": 1})
+        finally:
+            assert server.process.wait(60) == 0, server.log.read_text()
+            if asked - signalled > 0.3:
+                pytest.skip("this machine is too slow to ask within the pause")
         assert early.status_code == 200, early.text
-        server.wait_for(lambda: server.post("/v1/completions", {"prompt": "hello", "max_tokens": 1}).status_code == 503)
-        assert server.process.wait(100) == 0, server.log.read_text()
-        thread.join(10)
 
 
 def test_a_signal_while_the_model_loads(tmp_path: Path) -> None:
