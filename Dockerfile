@@ -27,11 +27,11 @@ RUN python -m venv --without-pip /opt/venv \
 
 FROM torch-cpu AS venv-cpu
 COPY --from=builder /wheels /wheels
-RUN pip --python /opt/venv/bin/python install --constraint /constraints.txt /wheels/*.whl
+RUN pip --python /opt/venv/bin/python install --constraint /constraints.txt "$(echo /wheels/*.whl)[tracing]"
 
 FROM torch-cuda AS venv-cuda
 COPY --from=builder /wheels /wheels
-RUN pip --python /opt/venv/bin/python install --constraint /constraints.txt /wheels/*.whl
+RUN pip --python /opt/venv/bin/python install --constraint /constraints.txt "$(echo /wheels/*.whl)[tracing]"
 
 FROM python:3.12.11-slim-bookworm AS runtime
 # Nothing is written but below /tmp, so that the root file system can be read-only.

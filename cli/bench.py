@@ -1,10 +1,10 @@
-"""``cdlm bench``: a load of streamed completions on a running server, and what it measured."""
+"""``cdlm bench``: a load on a running server, and what it measured."""
 
 import asyncio
 import json
-import statistics
-import time
+import math
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,136 +12,168 @@ import httpx
 import typer
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
-from rich.table import Table
 
-from cli.completions import Completion, CompletionError, complete, make_client, served_model
+from cli.completions import CompletionError, Endpoint, make_client, served_model
+from cli.load import Attempt, Load, poisson_arrivals, run_load
+from cli.load_figures import details, summarise
+from cli.load_output import PictureError, draw_load, print_figures, require_matplotlib
 from cli.local_server import LocalServerError, server_address
 from cli.progress import progress_bar
-from training.data.mixture import draw_problems
+from cli.prompt_sets import BUILT_IN, Prompt, PromptError, problem_prompts, random_prompts, read_prompts
+
+DEFAULT_REQUESTS = 64
+DEFAULT_CONCURRENCY = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is asked, how much of it, and when."""
+
+    endpoint: Endpoint
+    prompts: str
+    requests: int | None
+    input_tokens: int
+    rate: float | None
+    concurrency: int
+    fields: dict[str, Any]
+    seed: int
+    warmup: int
 
 
 def bench(
-    url: Annotated[str, typer.Option(help="Server to load.")] = "http://127.0.0.1:8000",
+    url: Annotated[str, typer.Option(help="Server to load; any that speaks OpenAI's API.")] = "http://127.0.0.1:8000",
     model: Annotated[Path | None, typer.Option(help="Serve this checkpoint for the run, instead of --url.")] = None,
-    requests: Annotated[int, typer.Option(min=1, help="How many requests.")] = 64,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 16,
+    model_name: Annotated[str | None, typer.Option(help="Model id to send. [the server's first]")] = None,
+    endpoint: Annotated[Endpoint, typer.Option(help="What to call: completions or chat.")] = "completions",
+    prompts: Annotated[
+        str, typer.Option(help="words, functions, random, or a file of JSON lines or ShareGPT conversations.")
+    ] = "words",
+    input_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a random prompt.")] = 128,
+    requests: Annotated[
+        int | None, typer.Option(min=1, help=f"How many requests. [{DEFAULT_REQUESTS}, or the file's prompts]")
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help=f"Requests in flight. [{DEFAULT_CONCURRENCY}]")] = None,
+    request_rate: Annotated[
+        float | None,
+        typer.Option(help="Requests a second on average, arriving at random (Poisson); inf sends all at once."),
+    ] = None,
     max_tokens: Annotated[int, typer.Option(min=1)] = 128,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Always generate max_tokens.")] = False,
-    seed: Annotated[int, typer.Option(help="Which prompts.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Which prompts and which arrivals.")] = 0,
+    warmup: Annotated[int, typer.Option(min=0, help="Requests sent before, one by one, that do not count.")] = 0,
     api_key: Annotated[str | None, typer.Option(envvar="CDLM_API_KEY", show_envvar=False)] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
+    detailed: Annotated[bool, typer.Option("--detailed", help="With every single request in the JSON.")] = False,
+    png: Annotated[Path | None, typer.Option("--png", help="Draw the latencies and the load over time here.")] = None,
 ) -> None:
-    """Load a server with word problems and print throughput, latencies and diffusion figures."""
-    body = {"max_tokens": max_tokens, "ignore_eos": ignore_eos}
-    prompts = [problem.prompt for problem in draw_problems("words", requests, seed)]
-    console = Console(stderr=True)
+    """Load a server and print throughput, latencies and diffusion figures."""
+    if request_rate is not None and concurrency is not None:
+        raise typer.BadParameter("--request-rate and --concurrency exclude each other")
+    if request_rate is not None and not request_rate > 0:
+        raise typer.BadParameter(f"{request_rate} is not above 0", param_hint="--request-rate")
+    if detailed and json_file is None:
+        raise typer.BadParameter("--detailed needs --json")
+    for flag, path in (("--json", json_file), ("--png", png)):
+        if path is not None and not path.parent.is_dir():
+            raise typer.BadParameter(f"{path.parent} is no directory", param_hint=flag)
+    plan = Plan(
+        endpoint, prompts, requests, input_tokens, request_rate, concurrency or DEFAULT_CONCURRENCY,
+        {"max_tokens": max_tokens, **({"ignore_eos": True} if ignore_eos else {})}, seed, warmup,
+    )  # fmt: skip
     try:
-        with server_address(url, model) as address, progress_bar(console) as progress:
-            bar = progress.add_task("requests", total=requests)
-            load = asyncio.run(_run(address, prompts, body, concurrency, api_key, lambda: progress.advance(bar)))
-    except (CompletionError, LocalServerError) as error:
+        if png is not None:
+            require_matplotlib()
+        with server_address(url, model) as address:
+            name, load = asyncio.run(_run(address, api_key, model_name, plan))
+    except (CompletionError, LocalServerError, PictureError, PromptError) as error:
         typer.echo(f"cdlm bench: {error}", err=True)
         raise typer.Exit(1) from None
-    result = {"requests": requests, "concurrency": concurrency, "max_tokens": max_tokens, **summarise(load)}
+    result = {**_conditions(plan, name, len(load.attempts)), **summarise(load)}
     if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=2) + "\n")
-    table = Table("figure", "value", title=f"{requests} requests, {concurrency} at a time")
-    for name, value in result.items():
-        if value is not None:
-            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
-    Console(width=100).print(table)
-    if load.errors:
-        typer.echo(f"first error: {load.errors[0]}", err=True)
+        json_file.write_text(json.dumps(result | (details(load) if detailed else {}), indent=2) + "\n")
+    how = f"{request_rate:g} a second" if request_rate is not None else f"{plan.concurrency} at a time"
+    title = f"{name}: {len(load.attempts)} requests, {how}"
+    if png is not None:
+        draw_load(load, title, png)
+    print_figures(result, title)
+    for message, count in result["error_counts"].items():
+        typer.echo(f"{count} failed: {message}", err=True)
+    if not load.completions:
+        raise typer.Exit(1)
 
 
-@dataclass(slots=True)
-class Load:
-    """What a load produced: completions, errors, wall seconds, and how the server's own counters moved."""
-
-    completions: list[Completion]
-    errors: list[str]
-    seconds: float
-    counters: dict[str, float]
-
-
-async def _run(
-    url: str, prompts: list[str], body: dict[str, Any], concurrency: int, api_key: str | None, advance: Any
-) -> Load:
-    gate = asyncio.Semaphore(concurrency)
-    async with make_client(url, api_key, concurrency) as client:
-        name = await served_model(client)
-
-        async def one(prompt: str) -> Completion | str:
-            async with gate:
-                try:
-                    return await complete(client, {"model": name, "prompt": prompt, **body})
-                except CompletionError as error:
-                    return str(error)
-                finally:
-                    advance()
-
-        before = await _counters(client)
-        started = time.perf_counter()
-        answers = await asyncio.gather(*map(one, prompts))
-        seconds = time.perf_counter() - started
-        after = await _counters(client)
-    return Load(
-        completions=[answer for answer in answers if isinstance(answer, Completion)],
-        errors=[answer for answer in answers if isinstance(answer, str)],
-        seconds=seconds,
-        counters={key: after[key] - before.get(key, 0.0) for key in after},
-    )
-
-
-async def _counters(client: httpx.AsyncClient) -> dict[str, float]:
-    """Sums and counts of the server's histograms, over all labels."""
-    response = await client.get("/metrics")
-    totals: dict[str, float] = {}
-    for family in text_string_to_metric_families(response.text):
-        for sample in family.samples:
-            if sample.name.endswith(("_sum", "_count", "_total")):
-                totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
-    return totals
-
-
-def _mean(counters: dict[str, float], histogram: str) -> float | None:
-    count = counters.get(f"{histogram}_count", 0.0)
-    return counters[f"{histogram}_sum"] / count if count else None
-
-
-def _percentile(values: list[float], percent: int) -> float | None:
-    if not values:
-        return None
-    if len(values) == 1:
-        return values[0]
-    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
-
-
-def summarise(load: Load) -> dict[str, Any]:
-    """Throughput in tokens/s, times in seconds, and the server's means over the run."""
-    usages = [done.usage for done in load.completions]
-    tokens = sum(usage["completion_tokens"] for usage in usages)
-    forwards = sum(usage["forward_passes"] for usage in usages)
-    first = [done.first_chunk for done in load.completions]
-    latency = [done.latency for done in load.completions]
+def _conditions(plan: Plan, model_name: str, requests: int) -> dict[str, Any]:
+    finite = plan.rate is not None and math.isfinite(plan.rate)
     return {
-        "errors": len(load.errors),
-        "seconds": load.seconds,
-        "requests_per_s": len(load.completions) / load.seconds,
-        "completion_tokens": tokens,
-        "tokens_per_s": tokens / load.seconds,
-        "ttft_p50_s": _percentile(first, 50),
-        "ttft_p95_s": _percentile(first, 95),
-        "latency_p50_s": _percentile(latency, 50),
-        "latency_p95_s": _percentile(latency, 95),
-        "latency_p99_s": _percentile(latency, 99),
-        "denoise_steps_per_block": _mean(load.counters, "cdlm_denoise_steps_per_block"),
-        "tokens_per_forward_of_a_request": tokens / forwards if forwards else None,
-        "tokens_finalized_per_forward_of_the_batch": _mean(load.counters, "cdlm_tokens_finalized_per_forward"),
-        "rows_per_forward": _mean(load.counters, "cdlm_batch_rows"),
-        "forward_ms": _scaled(_mean(load.counters, "cdlm_forward_duration_seconds"), 1000.0),
+        "date": datetime.now().strftime("%Y%m%d-%H%M%S"),
+        "backend": "openai-chat" if plan.endpoint == "chat" else "openai",
+        "model_id": model_name,
+        "num_prompts": requests,
+        "request_rate": plan.rate if finite else "inf",
+        "burstiness": 1.0,
+        "max_concurrency": plan.concurrency if plan.rate is None else None,
+        "prompts": plan.prompts,
+        "seed": plan.seed,
+        **plan.fields,
     }
 
 
-def _scaled(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor
+async def _run(url: str, api_key: str | None, model_name: str | None, plan: Plan) -> tuple[str, Load]:
+    # A set that cannot be read stops the run before the server is asked anything.
+    known = None if plan.prompts in BUILT_IN else read_prompts(Path(plan.prompts), plan.endpoint)
+    count = plan.requests or (len(known) if known else DEFAULT_REQUESTS)
+    async with make_client(url, api_key, count if plan.rate is not None else plan.concurrency) as client:
+        name = model_name or await served_model(client)
+        if known is None:
+            known = await _built_in(client, name, plan, count)
+        # The first prompts again where a file has too few.
+        bodies = [
+            {"model": name, **plan.fields, **known[number % len(known)].fields(plan.endpoint)}
+            for number in range(count)
+        ]
+        for body in bodies[:1] * plan.warmup:
+            await run_load(client, plan.endpoint, [body], arrivals=None, concurrency=1, on_end=lambda _: None)
+        before = await _counters(client)
+        with progress_bar(Console(stderr=True)) as progress:
+            bar = progress.add_task("requests", total=count)
+            failed = 0
+
+            def on_end(attempt: Attempt) -> None:
+                nonlocal failed
+                failed += attempt.error is not None
+                progress.update(bar, advance=1, description=f"requests, {failed} failed" if failed else "requests")
+
+            load = await run_load(
+                client,
+                plan.endpoint,
+                bodies,
+                arrivals=None if plan.rate is None else poisson_arrivals(count, plan.rate, plan.seed),
+                concurrency=plan.concurrency,
+                on_end=on_end,
+            )
+        after = await _counters(client)
+    load.counters = {key: after[key] - before.get(key, 0.0) for key in after}
+    return name, load
+
+
+async def _built_in(client: httpx.AsyncClient, model_name: str, plan: Plan, count: int) -> list[Prompt]:
+    if plan.prompts == "random":
+        found, in_tokens = await random_prompts(client, model_name, plan.endpoint, count, plan.seed, plan.input_tokens)
+        if not in_tokens:
+            typer.echo(f"the server has no /tokenize: prompts of {plan.input_tokens} words, not tokens", err=True)
+        return found
+    return problem_prompts("functions" if plan.prompts == "functions" else "words", count, plan.seed)
+
+
+async def _counters(client: httpx.AsyncClient) -> dict[str, float]:
+    """Sums and counts of a cdlm server's histograms, over all labels; nothing from another server."""
+    totals: dict[str, float] = {}
+    try:
+        response = await client.get("/metrics")
+        for family in text_string_to_metric_families(response.text if response.status_code == 200 else ""):
+            for sample in family.samples:
+                if sample.name.startswith("cdlm_") and sample.name.endswith(("_sum", "_count")):
+                    totals[sample.name] = totals.get(sample.name, 0.0) + sample.value
+    except (httpx.HTTPError, ValueError):
+        return {}
+    return totals

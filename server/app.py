@@ -1,8 +1,8 @@
-"""The ASGI application: routes, and around them limits, keys and request ids."""
+"""The ASGI application: routes, and around them limits, keys, request ids and the log."""
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -13,11 +13,15 @@ from server.auth import ApiKeyAuth
 from server.errors import install_handlers
 from server.limits import BodyLimit, RequestId
 from server.playground import playground_routes
+from server.request_log import RequestLog
 from server.schema.document import complete
 from server.services import Services
 
+if TYPE_CHECKING:
+    from server.spans import Tracing
 
-def create_app(services: Services) -> ASGIApp:
+
+def create_app(services: Services, tracing: "Tracing | None" = None) -> ASGIApp:
     """The application around ``services``; starts nothing by itself."""
     app = FastAPI(
         title="cdlm-serve",
@@ -51,7 +55,7 @@ def create_app(services: Services) -> ASGIApp:
             allow_headers=["*"],
             expose_headers=["x-request-id"],
         )
-    return RequestId(wrapped)
+    return RequestLog(RequestId(wrapped), tracing)
 
 
 def _documented(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:

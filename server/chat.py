@@ -17,6 +17,7 @@ from server.errors import ApiError, invalid
 from server.generation import Job
 from server.logprobs import PlacedToken, chat_logprobs
 from server.protocol.chat import ChatRequest
+from server.request_log import RequestRecord
 from server.services import Services, check_edits, check_stop_ids, token_budget
 from server.sse import DONE, event, open_stream, unless_gone
 from server.text import TextCodec
@@ -33,13 +34,15 @@ async def chat(request: Request) -> Response:
     services.check_model(body.model)
     body.check_supported()
     ready, codec = services.require_ready()
-    answer = _Answer(services, body, await _plan(services, body, ready, codec, request.state.request_id), codec)
+    answer = _Answer(services, body, await _plan(services, body, ready, codec, request.state.record), codec)
     if body.stream:
         return await open_stream(request, answer.events())
     return JSONResponse(await unless_gone(request, answer.whole()))
 
 
-async def _plan(services: Services, body: ChatRequest, ready: EngineReady, codec: TextCodec, label: str) -> Job:
+async def _plan(
+    services: Services, body: ChatRequest, ready: EngineReady, codec: TextCodec, record: RequestRecord
+) -> Job:
     services.gate.check_size(body.n, "n")
     grammar = await _grammar(services, body, ready, codec)
     ids = await codec.encode_chat(
@@ -50,7 +53,7 @@ async def _plan(services: Services, body: ChatRequest, ready: EngineReady, codec
     check_stop_ids(body.stop_token_ids, ready)
     budget = token_budget(len(ids), body.token_limit, ready, "messages")
     check_edits(body, budget, ready)
-    return Job.plan(services, codec, label, body, [ids], [budget], grammar=grammar)
+    return Job.plan(services, codec, record, body, [ids], [budget], grammar=grammar)
 
 
 async def _grammar(services: Services, body: ChatRequest, ready: EngineReady, codec: TextCodec) -> str | None:

@@ -18,6 +18,7 @@ from server.errors import ApiError, too_long
 from server.generation import Job
 from server.logprobs import PlacedToken, completion_logprobs
 from server.protocol.completions import CompletionRequest
+from server.request_log import RequestRecord
 from server.services import Services, check_edits, check_ids, check_stop_ids, token_budget
 from server.sse import DONE, event, open_stream, unless_gone
 from server.text import TextCodec
@@ -33,7 +34,7 @@ async def complete(request: Request) -> Response:
     services.check_model(body.model)
     body.check_supported()
     ready, codec = services.require_ready()
-    job, echoes = await _plan(services, body, ready, codec, request.state.request_id)
+    job, echoes = await _plan(services, body, ready, codec, request.state.record)
     answer = _Answer(services, body, job, codec, echoes)
     if body.stream:
         return await open_stream(request, answer.events())
@@ -41,7 +42,7 @@ async def complete(request: Request) -> Response:
 
 
 async def _plan(
-    services: Services, body: CompletionRequest, ready: EngineReady, codec: TextCodec, label: str
+    services: Services, body: CompletionRequest, ready: EngineReady, codec: TextCodec, record: RequestRecord
 ) -> tuple[Job, list[str]]:
     # Before the prompts are encoded, so that a huge list costs nothing.
     several = "n" if body.best_of is None else "best_of"
@@ -72,7 +73,7 @@ async def _plan(
         for item in (body.prompt if body.echo else [])
     ]
     job = Job.plan(
-        services, codec, label, body, prompts, budgets, echoes=echoes, score_prompts=body.scores_prompts,
+        services, codec, record, body, prompts, budgets, echoes=echoes, score_prompts=body.scores_prompts,
         pinned=pinned[: ready.block_length],
     )  # fmt: skip
     return job, echoes

@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import json
 import logging
 import secrets
 import time
@@ -16,6 +15,7 @@ from scheduler.messages import GenerateRequest, ScoreRequest, TokenLogprob
 from server.choice import Choice, Update
 from server.errors import ApiError
 from server.protocol.common import AnswerFields, StreamOptions
+from server.request_log import Outcome, RequestRecord, SequenceTrace
 from server.services import Services
 from server.text import TextCodec
 
@@ -26,14 +26,14 @@ logger = logging.getLogger(__name__)
 class Job:
     """All choices of one HTTP request; choice ``i * candidates + j`` is answer j to prompt i.
 
-    ``prompts`` are ids; ``label`` is the HTTP request's id, for the log only; ``returned`` is how many answers to each
+    ``prompts`` are ids; ``record`` is told what the work came to; ``returned`` is how many answers to each
     prompt are wanted. Where prompts are to be scored, ``scoring`` has a request for each, and ``prompt_scores`` the
     scores of all tokens but the first, by the prompt's number, before the first update of its choices. A ``streamed``
     job's updates reach the client one by one, those of another all at the end.
     """
 
     services: Services
-    label: str
+    record: RequestRecord
     prompts: list[list[int]]
     choices: list[Choice]
     returned: int
@@ -48,7 +48,7 @@ class Job:
         cls,
         services: Services,
         codec: TextCodec,
-        label: str,
+        record: RequestRecord,
         fields: AnswerFields,
         prompts: list[list[int]],
         budgets: list[int],
@@ -89,7 +89,7 @@ class Job:
             ScoreRequest(request_id=f"{name}-s{index}", prompt_ids=prompt, logprobs=fields.engine_logprobs or 0)
             for index, prompt in enumerate(prompts if score_prompts else [])
         ]
-        return cls(services, label, prompts, choices, fields.returned, scoring, fields.stream)
+        return cls(services, record, prompts, choices, fields.returned, scoring, fields.stream)
 
     def answers(self) -> list[Choice]:
         """The finished choices to return, numbered anew: of more candidates those the model finds likeliest."""
@@ -118,7 +118,9 @@ class Job:
         first update when the request is not admitted; 500, 503 or 504 when the engine fails or is too slow.
         """
         services = self.services
-        outcome, status = "cancelled", 499
+        outcome: Outcome = "cancelled"
+        status = 499
+        self.record.asked(self.choices[0].request, len(self.choices), streamed=self.streamed)
         queue: asyncio.Queue[Update | ApiError] = asyncio.Queue()
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -199,7 +201,8 @@ class Job:
         try:
             if scores:
                 await asyncio.shield(scores[choice.index * len(self.prompts) // len(self.choices)])
-            await self._consume(choice, queue)
+            with self.record.sequence(choice.index) as trace:
+                await self._consume(choice, queue, trace)
         except EngineDeadError:
             queue.put_nowait(ApiError(503, "The engine stopped while it worked on the request", retry_after=2))
         except EngineError as error:
@@ -208,7 +211,7 @@ class Job:
             logger.exception("unexpected error in %s", choice.request.request_id)
             queue.put_nowait(ApiError(500, "The server had an error while processing the request"))
 
-    async def _consume(self, choice: Choice, queue: asyncio.Queue[Update | ApiError]) -> None:
+    async def _consume(self, choice: Choice, queue: asyncio.Queue[Update | ApiError], trace: SequenceTrace) -> None:
         metrics = self.services.metrics
         if choice.request.max_tokens == 0:
             choice.finish_reason = "length"
@@ -222,6 +225,7 @@ class Job:
                 if block.finish_reason == "error":
                     raise EngineError(block.error or "no reason was given")
                 update = choice.take(block)
+                trace.block(block, update)
                 now = time.monotonic()
                 if update.token_ids or not block.partial:
                     metrics.block(now - last, len(update.token_ids), first=last == self.arrived)
@@ -239,7 +243,7 @@ class Job:
         choice.delivered += tokens
         self.services.metrics.delivered(tokens)
 
-    def _account(self, outcome: str, status: int, *, admitted: bool) -> None:
+    def _account(self, outcome: Outcome, status: int, *, admitted: bool) -> None:
         elapsed = time.monotonic() - self.arrived
         for choice in self.choices if admitted else []:
             lost = len(choice.token_ids) - choice.delivered
@@ -250,11 +254,8 @@ class Job:
                 self.services.metrics.cancelled(started=bool(choice.token_ids))
             elif choice.finish_reason is None:
                 self.services.metrics.finished("error", elapsed)
-        line = {
-            "request_id": self.label,
+        figures = {
             "engine_id": self.choices[0].request.request_id.partition("-")[0],
-            "outcome": outcome,
-            "status": status,
             "stream": self.streamed,
             "choices": len(self.choices),
             "finish_reasons": sorted({choice.finish_reason or outcome for choice in self.choices}),
@@ -264,7 +265,7 @@ class Job:
             "blocks": sum(choice.blocks for choice in self.choices),
             **self.usage(),
         }
-        logger.info("%s", json.dumps(line))
+        self.record.worked(outcome, status, figures)
 
 
 def _ms(seconds: float) -> float:

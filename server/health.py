@@ -17,7 +17,7 @@ async def readyz(request: Request) -> Response:
     services: Services = request.app.state.services
     if services.ready:
         return JSONResponse({"status": "ready"})
-    if services.gate.draining:
+    if services.stopping:
         reason = "The server is shutting down"
     else:
         reason = services.engine.failure or "The model is not loaded"

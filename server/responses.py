@@ -14,6 +14,7 @@ from server.diffusing import diffusing
 from server.errors import ApiError
 from server.generation import Job
 from server.protocol.responses import ResponsesRequest
+from server.request_log import RequestRecord
 from server.response_object import ResponseObject
 from server.services import Services, check_edits, check_stop_ids, token_budget
 from server.sse import event, open_stream, unless_gone
@@ -30,7 +31,7 @@ async def respond(request: Request) -> Response:
     services.check_model(body.model)
     body.check_supported()
     ready, codec = services.require_ready()
-    job = await _plan(services, body, ready, codec, request.state.request_id)
+    job = await _plan(services, body, ready, codec, request.state.record)
     response = ResponseObject(services, body, job, codec)
     if body.stream:
         return await open_stream(request, _Stream(body, job, response, codec).events())
@@ -38,13 +39,15 @@ async def respond(request: Request) -> Response:
     return JSONResponse(response.state(response.outcome))
 
 
-async def _plan(services: Services, body: ResponsesRequest, ready: EngineReady, codec: TextCodec, label: str) -> Job:
+async def _plan(
+    services: Services, body: ResponsesRequest, ready: EngineReady, codec: TextCodec, record: RequestRecord
+) -> Job:
     services.gate.check_size(body.candidates, "input")
     ids = await codec.encode_chat(body.messages(), ready.max_model_len, param="input")
     check_stop_ids(body.stop_token_ids, ready)
     budget = token_budget(len(ids), body.max_output_tokens, ready, "input")
     check_edits(body, budget, ready)
-    return Job.plan(services, codec, label, body, [ids], [budget])
+    return Job.plan(services, codec, record, body, [ids], [budget])
 
 
 class _Stream:

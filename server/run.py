@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -15,13 +16,18 @@ from model.config import CheckpointError
 from scheduler.client import EngineClient
 from scheduler.errors import EngineError
 from server.app import create_app
-from server.services import Services
+from server.request_log import print_bare_lines
+from server.services import Services, package_version
 from server.settings import ServerSettings
 from server.text import TextCodec, TextError
+from server.tracing import TracingError, open_tracing
+
+if TYPE_CHECKING:
+    from server.spans import Tracing
 
 logger = logging.getLogger("cdlm")
 
-# Load balancers need a moment to see that readiness is gone before connections are refused.
+# Load balancers need a moment to see that readiness is gone before requests are refused.
 _READINESS_PAUSE_S = 0.5
 _KEEP_ALIVE_S = 30
 
@@ -36,6 +42,7 @@ def serve(settings: ServerSettings) -> int:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    print_bare_lines()
     # Its info lines say again what the banner and the drain say.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
@@ -44,12 +51,21 @@ def serve(settings: ServerSettings) -> int:
         logger.error("%s", error)
         return 1
     try:
+        tracing = open_tracing(settings.otlp_endpoint, settings.model_name, package_version())
+    except TracingError as error:
+        if settings.otlp_endpoint is not None:
+            logger.error("%s", error)
+            return 1
+        # What a variable asks of every program on a machine is no reason not to serve.
+        logger.warning("requests are not traced: %s", error)
+        tracing = None
+    try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
         logger.error("cannot listen on %s:%d: %s", settings.host, settings.port, error.strerror or error)
         return 1
     with listener:
-        return asyncio.run(_Runner(settings, listener).run())
+        return asyncio.run(_Runner(settings, listener, tracing).run())
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -75,14 +91,15 @@ class _Server(uvicorn.Server):
 
 
 class _Runner:
-    def __init__(self, settings: ServerSettings, listener: socket.socket) -> None:
+    def __init__(self, settings: ServerSettings, listener: socket.socket, tracing: "Tracing | None") -> None:
         self._settings = settings
+        self._tracing = tracing
         self._listener = listener
         self._client = EngineClient(settings.engine_options(), hang_timeout_s=settings.engine_hang_timeout_s)
         self._services = Services(settings, self._client)
         self._server = _Server(
             uvicorn.Config(
-                create_app(self._services),
+                create_app(self._services, tracing),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -115,7 +132,7 @@ class _Runner:
             # The tasks that the end of the loop cancels have nothing to say any more.
             logging.disable(logging.CRITICAL)
             return 130
-        await self._client.stop()
+        await asyncio.gather(self._client.stop(), *([self._tracing.close()] if self._tracing else []))
         serving.result()
         return self._exit_code
 
@@ -169,7 +186,7 @@ class _Runner:
             gate.in_flight,
             self._settings.drain_timeout_s,
         )
-        gate.draining = True
+        self._services.leaving = True
         await asyncio.sleep(_READINESS_PAUSE_S)
         await gate.drain(self._settings.drain_timeout_s)
         self._server.should_exit = True

@@ -40,12 +40,17 @@ class Engine(EngineView, Protocol):
 
 
 class Services:
-    """One server's shared state. ``codec`` is set once the tokenizer has been loaded."""
+    """One server's shared state.
+
+    ``codec`` is set once the tokenizer has been loaded, ``leaving`` once no more requests should be sent here; those
+    that come all the same are served until the gate drains.
+    """
 
     def __init__(self, settings: ServerSettings, engine: Engine, codec: TextCodec | None = None) -> None:
         self.settings = settings
         self.engine = engine
         self.codec = codec
+        self.leaving = False
         self.version = package_version()
         self.created = int(time.time())
         self.model_name = settings.model_name
@@ -57,8 +62,13 @@ class Services:
 
     @property
     def ready(self) -> bool:
-        """Whether a request would be served now."""
-        return self.engine.ready is not None and self.codec is not None and not self.gate.draining
+        """Whether requests should be sent here."""
+        return self.engine.ready is not None and self.codec is not None and not self.stopping
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the server shuts down."""
+        return self.leaving or self.gate.draining
 
     @property
     def hung(self) -> bool:

@@ -21,6 +21,7 @@ from pydantic_settings import SettingsError as SourceError
 
 from model.config import AttentionBackend, Quantization
 from scheduler.options import EngineOptions
+from server.tracing import check_endpoint
 
 ENV_PREFIX = "CDLM_"
 
@@ -191,6 +192,11 @@ class ServerSettings(BaseSettings):
     playground: CliImplicitFlag[bool] = Field(
         default=True, description="Serve a page at / that shows the canvas of an answer as it fills."
     )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        description="OTLP/HTTP collector that a span of every request goes to, such as http://localhost:4318; needs "
+        "the extra tracing. Default: that of the variables OTEL_EXPORTER_OTLP_*, else none.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe messages to log: debug, info, warning or error."
     )
@@ -200,6 +206,13 @@ class ServerSettings(BaseSettings):
     def _readable(cls, value: Path | None, info: ValidationInfo) -> Path | None:
         if value is not None and not _keys_of(value):
             raise ValueError(f"{info.field_name} holds no key")
+        return value
+
+    @field_validator("otlp_endpoint")
+    @classmethod
+    def _traceable(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_endpoint(value)
         return value
 
     @model_validator(mode="after")

@@ -72,12 +72,22 @@ def test_eval_and_bench_measure_a_running_server(tmp_path: Path) -> None:
         )  # fmt: skip
         assert result.returncode == 0, result.stderr
         figures = json.loads((tmp_path / "bench.json").read_text())
-        assert figures["errors"] == 0
-        assert figures["completion_tokens"] == 240
+        assert (figures["failed"], figures["total_output_tokens"], figures["output_tokens_from"]) == (0, 240, "usage")
         assert 1 <= figures["denoise_steps_per_block"] <= 32
-        for name in ("tokens_per_s", "ttft_p50_s", "latency_p95_s", "tokens_per_forward_of_a_request"):
+        for name in ("output_throughput", "tokens_per_forward_of_a_request", "total_input_tokens"):
             assert figures[name] > 0
             assert name in result.stdout
+        assert "p95" in result.stdout
+        result = cdlm(
+            "bench", "--url", url, "--requests", "5", "--request-rate", "20", "--prompts", "random", "--input-tokens",
+            "33", "--max-tokens", "70", "--ignore-eos", "--endpoint", "completions", "--detailed",
+            "--json", str(tmp_path / "random.json"), "--png", str(tmp_path / "random.png"),
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+        figures = json.loads((tmp_path / "random.json").read_text())
+        assert figures["input_lens"] == [33] * 5
+        assert [len(gaps) for gaps in figures["itls"]] == [2] * 5  # 70 tokens are three blocks.
+        assert (tmp_path / "random.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:

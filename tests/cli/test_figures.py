@@ -1,11 +1,14 @@
 """The figures that eval and bench report."""
 
+import statistics
+from itertools import pairwise
+
 import pytest
 
-from cli.bench import Load
-from cli.bench import summarise as summarise_load
 from cli.completions import Completion
 from cli.evaluate import Runs, is_right, summarise, wilson_interval
+from cli.load import Attempt, Load, poisson_arrivals
+from cli.load_figures import summarise as summarise_load
 from training.data.mixture import draw_problems
 
 USAGE = {"completion_tokens": 60, "forward_passes": 12, "denoise_steps": 10}
@@ -40,17 +43,45 @@ def test_errors_count_as_wrong_and_are_reported() -> None:
 
 
 def test_load_figures() -> None:
-    completions = [Completion(usage=USAGE, first_chunk=0.1 * i, latency=0.2 * i) for i in range(1, 5)]
+    usage = USAGE | {"prompt_tokens": 10}
+    attempts = [
+        Attempt(
+            due=0.0, sent=0.1 * i, over=0.1 * i + 2.0,
+            done=Completion(usage=usage, chunks=[0.1 * i, 0.1 * i + 0.5], latency=0.1 * i + 0.59),
+        )
+        for i in range(1, 5)
+    ]  # fmt: skip
+    attempts.append(Attempt(due=2.0, sent=2.2, over=2.25, error="500: no"))
     counters = {"cdlm_denoise_steps_per_block_sum": 40.0, "cdlm_denoise_steps_per_block_count": 8.0}
-    figures = summarise_load(Load(completions, ["500: no"], 3.0, counters))
-    assert figures["tokens_per_s"] == 80.0
-    assert figures["ttft_p50_s"] == pytest.approx(0.25)
+    figures = summarise_load(Load(attempts, 3.0, counters))
+    assert (figures["completed"], figures["failed"], figures["error_counts"]) == (4, 1, {"500: no": 1})
+    assert (figures["total_input_tokens"], figures["total_output_tokens"]) == (40, 240)
+    assert figures["output_throughput"] == 80.0
+    assert figures["total_token_throughput"] == pytest.approx(280 / 3)
+    assert figures["request_throughput"] == pytest.approx(4 / 3)
+    assert figures["p50_ttft_ms"] == figures["median_ttft_ms"] == pytest.approx(250)
+    assert figures["p90_ttft_ms"] == pytest.approx(370)
+    assert figures["mean_itl_ms"] == pytest.approx(500)
+    assert figures["mean_tpot_ms"] == pytest.approx(10)
+    assert figures["mean_e2el_ms"] == pytest.approx(840)
+    assert figures["max_concurrent_requests"] == 4  # The first is over before the last is sent.
+    assert figures["max_send_lag_ms"] == pytest.approx(400)
     assert figures["denoise_steps_per_block"] == 5.0
+    assert figures["tokens_per_forward_of_a_request"] == 5.0
     assert figures["rows_per_forward"] is None
-    assert figures["errors"] == 1
 
 
 def test_a_load_without_answers_has_no_percentiles() -> None:
-    figures = summarise_load(Load([], ["refused"], 1.0, {}))
-    assert figures["latency_p99_s"] is None
-    assert figures["tokens_per_s"] == 0.0
+    figures = summarise_load(Load([Attempt(0.0, 0.0, 1.0, error="refused")], 1.0))
+    assert figures["p99_e2el_ms"] is figures["mean_ttft_ms"] is figures["total_input_tokens"] is None
+    assert figures["output_throughput"] == 0.0
+
+
+def test_arrivals_are_poisson_and_follow_the_seed() -> None:
+    arrivals = poisson_arrivals(4000, 20.0, seed=1)
+    gaps = [later - earlier for earlier, later in pairwise([0.0, *arrivals])]
+    assert statistics.mean(gaps) == pytest.approx(1 / 20, rel=0.05)
+    assert statistics.stdev(gaps) == pytest.approx(1 / 20, rel=0.05)  # As long as the mean: exponential.
+    assert poisson_arrivals(4000, 20.0, seed=1) == arrivals
+    assert poisson_arrivals(4000, 20.0, seed=2) != arrivals
+    assert poisson_arrivals(3, float("inf"), seed=1) == [0.0] * 3

@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import httpx
+import pytest
 
-from tests.e2e.conftest import ROOT, Server, running_server
+from tests.e2e.conftest import ROOT, Server, free_port, running_server
 
 LONG = {"prompt": "hello", "max_tokens": 1900, "ignore_eos": True, "stream": True}
 
@@ -54,6 +55,45 @@ def test_sigterm_drains(tmp_path: Path) -> None:
         thread.join(10)
         assert lines[-1] == "data: [DONE]"
         assert '"finish_reason":"length"' in lines[-2]
+
+
+def test_requests_are_served_until_balancers_have_seen_that_readiness_is_gone(tmp_path: Path) -> None:
+    with running_server(tmp_path / "log") as server:
+        server.complete()
+        signalled = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        while server.client.get("/readyz").status_code == 200:
+            assert time.monotonic() < signalled + 30
+        asked = time.monotonic()
+        try:
+            early = server.post("/v1/completions", {"prompt": "hello", "max_tokens": 1})
+        finally:
+            assert server.process.wait(60) == 0, server.log.read_text()
+            if asked - signalled > 0.3:
+                pytest.skip("this machine is too slow to ask within the pause")
+        assert early.status_code == 200, early.text
+
+
+def test_a_signal_while_the_model_loads(tmp_path: Path) -> None:
+    port = free_port()
+    log = tmp_path / "log"
+    with log.open("wb") as sink:
+        command = [sys.executable, "-m", "cli", "serve", "--port", str(port)]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink)
+    try:
+        deadline, status = time.monotonic() + 120, 0
+        while status == 0:
+            assert time.monotonic() < deadline, log.read_text()
+            with contextlib.suppress(httpx.TransportError):
+                status = httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=120).status_code
+            time.sleep(0.05)
+        assert status == 503, "it was ready at once, so that this test says nothing"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, log.read_text()
+        assert "is ready" not in log.read_text()
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_the_drain_limit_ends_streams_with_an_error(tmp_path: Path) -> None:

@@ -270,6 +270,14 @@ async def test_draining_finishes_or_ends_streams(bench: Bench) -> None:
     assert "shutting down" in parse_events((await stream).text)[-1]["error"]["message"]
 
 
+async def test_a_server_that_leaves_serves_until_it_drains(bench: Bench) -> None:
+    bench.services.leaving = True
+    response = await bench.client.get("/readyz")
+    assert (response.status_code, response.json()["error"]["message"]) == (503, "The server is shutting down")
+    assert (await bench.client.get("/livez")).status_code == 200
+    assert (await bench.post("/v1/completions", {"prompt": "hi"})).status_code == 200
+
+
 async def test_a_hang_fails_livez(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench(engine_hang_timeout_s=5)
     async with bench.client:
