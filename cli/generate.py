@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from model.assets import BUNDLED_STUDENT
+from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,6 +29,14 @@ def generate(
     seed: Annotated[int, typer.Option(help="Chooses the noise of a sampled answer.")] = 0,
     confidence_threshold: Annotated[
         float | None, typer.Option(min=0.001, max=1, help="Finalise tokens surer than this. [checkpoint's]")
+    ] = None,
+    decoding: Annotated[RuleName, typer.Option(help="Which tokens a step finalises.")] = "threshold",
+    decoding_factor: Annotated[float, typer.Option(min=0.001, help="Number of factor.")] = DEFAULT_FACTOR,
+    entropy_bound: Annotated[float, typer.Option(min=0, help="Number of entropy_bound, in nats.")] = (
+        DEFAULT_ENTROPY_BOUND
+    ),
+    steps_per_block: Annotated[
+        int | None, typer.Option(min=1, help="Number of fixed_steps. [one step a token]")
     ] = None,
     show_steps: Annotated[bool, typer.Option("--show-steps", help="Print the canvas after every step.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -55,7 +64,15 @@ def generate(
         manifest = llm.engine.manifest
         if printer:
             printer.manifest = manifest
-        params = DecodingParams(temperature=temperature, seed=seed, confidence_threshold=confidence_threshold)
+        params = DecodingParams(
+            temperature=temperature,
+            seed=seed,
+            decoding=decoding,
+            confidence_threshold=confidence_threshold,
+            decoding_factor=decoding_factor,
+            entropy_bound=entropy_bound,
+            steps_per_block=steps_per_block,
+        )
         prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
         length = max(1, min(max_tokens, manifest.max_model_len - len(prompt_ids)))
         [done] = llm.generate(

@@ -133,7 +133,7 @@ class Engine:
             self.scores.add(request)
             return
         check_request(request, self.manifest, self.runner.transformer.config.vocab_size, self.pool)
-        sequence = Sequence.from_request(request, self.manifest)
+        sequence = Sequence.from_request(request, self.manifest, self.options)
         if request.grammar is not None:
             sequence.compiling = self.grammars.compile(request.grammar)
         self.sequences[request.request_id] = sequence

@@ -11,13 +11,14 @@ Phase = Literal["prefill", "denoise", "commit", "score", "mixed", "idle"]
 
 
 class DecodingParams(msgspec.Struct, frozen=True, kw_only=True):
-    """How one request is decoded. ``None`` takes the checkpoint's value.
+    """How one request is decoded. ``None`` takes the engine's value.
 
-    ``decoding`` names the rule that finalises tokens (``model/finalise.py``): ``threshold``, the default, uses
+    ``decoding`` names the rule that finalises tokens (``model/finalise.py``): ``threshold`` uses
     ``confidence_threshold`` in (0, 1]; ``factor`` uses ``decoding_factor`` > 0; ``entropy_bound`` uses
-    ``entropy_bound`` >= 0, in nats. A number that the rule does not use has no effect. ``temperature`` 0 is
-    greedy; ``top_k`` 0 and ``top_p`` 1 filter nothing; ``seed`` selects the noise of a sampled request and is
-    ignored by a greedy one.
+    ``entropy_bound`` >= 0, in nats; ``fixed_steps`` uses ``steps_per_block`` >= 1. A number that the rule does not use
+    has no effect. Without ``decoding`` a ``confidence_threshold`` means ``threshold``, and anything else the engine's
+    own rule (``EngineOptions``). ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 filter nothing; ``seed``
+    selects the noise of a sampled request and is ignored by a greedy one.
 
     The penalties, ``logit_bias`` (id -> number in [-100, 100], -100 a ban) and ``min_tokens`` edit the logits before
     anything is decided on them (docs/sampling.md).
@@ -32,6 +33,7 @@ class DecodingParams(msgspec.Struct, frozen=True, kw_only=True):
     confidence_threshold: float | None = None
     decoding_factor: float | None = None
     entropy_bound: float | None = None
+    steps_per_block: int | None = None
     max_steps_per_block: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0

@@ -31,7 +31,7 @@ async def chat(request: Request) -> Response:
     services: Services = request.app.state.services
     body = await read_body(request, ChatRequest)
     services.check_model(body.model)
-    body.check_supported()
+    body.check_supported(services.settings.decoding)
     ready, codec = services.require_ready()
     answer = _Answer(services, body, await _plan(services, body, ready, codec, request.state.request_id), codec)
     if body.stream:

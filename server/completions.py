@@ -31,7 +31,7 @@ async def complete(request: Request) -> Response:
     services: Services = request.app.state.services
     body = await read_body(request, CompletionRequest)
     services.check_model(body.model)
-    body.check_supported()
+    body.check_supported(services.settings.decoding)
     ready, codec = services.require_ready()
     job, echoes = await _plan(services, body, ready, codec, request.state.request_id)
     answer = _Answer(services, body, job, codec, echoes)

@@ -130,6 +130,14 @@ def pass_entropy_bound(entropy: dict[int, float], bound: float) -> list[int]:
     return ranked[: max([1, *(size for size in sizes if spent[size] <= bound)])]
 
 
+def share(positions: int, steps: int) -> int:
+    """What the first of ``steps`` steps takes: dealt out one by one, step after step, the first gets the most."""
+    shares = [0] * max(1, steps)
+    for position in range(positions):
+        shares[position % len(shares)] += 1
+    return shares[0]
+
+
 def score_prompt(weights: dict[str, Tensor], shape: Any, manifest: Any, prompt: list[int]) -> list[Tensor]:
     """Log-probabilities [vocab] of every prompt token but the first: one forward a token, nothing reused.
 
@@ -219,6 +227,7 @@ def decode(
     threshold: float | None = None,
     factor: float = 1.0,
     entropy_bound: float = 0.1,
+    steps_per_block: int | None = None,
     ignore_eos: bool = False,
     edits: OracleEdits | None = None,
     grammar: OracleGrammar | None = None,
@@ -278,6 +287,9 @@ def decode(
                 passing = [position for position in masked if position == ranked[0] or confidence[position] > tau]
             elif rule == "factor":
                 passing = pass_factor(confidence, factor)
+            elif rule == "fixed_steps":
+                empty = sum(token is None for token in ids[start:])
+                passing = ranked[: share(empty, (steps_per_block or block) - steps[-1] + 1)]
             else:
                 passing = pass_entropy_bound(entropy, entropy_bound)
             if grammar is not None:

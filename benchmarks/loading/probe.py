@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.loading.checkpoint import DTYPES
 from model.assets import BUNDLED_STUDENT
@@ -32,7 +33,7 @@ def main() -> None:
     seconds = time.monotonic() - started
     anonymous.stop()
     after = _status()
-    figures = {
+    figures: dict[str, Any] = {
         "dtype": sys.argv[2],
         "model_bytes": sum(parameter.nbytes for parameter in checkpoint.transformer.parameters()),
         "stored_bytes": sum(path.stat().st_size for path in directory.glob("*.safetensors")),

@@ -49,6 +49,8 @@ DECODING: list[tuple[dict[str, Any], DecodingParams]] = [
         {"decoding": "entropy_bound", "entropy_bound": 0, "confidence_threshold": None},
         DecodingParams(decoding="entropy_bound", entropy_bound=0.0),
     ),
+    ({"decoding": "fixed_steps"}, DecodingParams(decoding="fixed_steps")),
+    ({"decoding": "fixed_steps", "steps_per_block": 4}, DecodingParams(decoding="fixed_steps", steps_per_block=4)),
 ]
 
 
@@ -77,6 +79,12 @@ async def test_decoding_reaches_the_engine(bench: Bench, fields: dict[str, Any],
         ({"decoding": "factor", "confidence_threshold": 0.9}, "confidence_threshold"),
         ({"decoding": "factor", "entropy_bound": 0.1}, "entropy_bound"),
         ({"decoding": "entropy_bound", "decoding_factor": 1.0}, "decoding_factor"),
+        ({"steps_per_block": 4}, "steps_per_block"),
+        ({"decoding": "fixed_steps", "steps_per_block": 0}, "steps_per_block"),
+        ({"decoding": "fixed_steps", "steps_per_block": 4097}, "steps_per_block"),
+        ({"decoding": "fixed_steps", "steps_per_block": 2.5}, "steps_per_block"),
+        ({"decoding": "fixed_steps", "confidence_threshold": 0.9}, "confidence_threshold"),
+        ({"decoding": "factor", "steps_per_block": 4}, "steps_per_block"),
     ],
 )
 async def test_decoding_values_that_are_refused(bench: Bench, fields: dict[str, Any], param: str) -> None:
@@ -86,6 +94,27 @@ async def test_decoding_values_that_are_refused(bench: Bench, fields: dict[str, 
         assert response.json()["error"]["param"] == param
         assert param in response.json()["error"]["message"]
     assert bench.engine.requests == []
+
+
+async def test_the_number_of_the_servers_own_rule_needs_no_name(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(decoding="fixed_steps", steps_per_block=6)
+    body = {"prompt": "hi"}
+    for fields, expected in (
+        ({}, DecodingParams()),
+        ({"steps_per_block": 3}, DecodingParams(steps_per_block=3)),
+        ({"confidence_threshold": 0.5}, DecodingParams(confidence_threshold=0.5)),
+        ({"decoding": "factor"}, DecodingParams(decoding="factor")),
+    ):
+        response = await bench.post("/v1/completions", body | fields)
+        assert response.status_code == 200, response.text
+        assert msgspec.structs.replace(bench.engine.requests[-1].params, seed=0, top_p=1.0) == expected
+    for fields, param in (
+        ({"decoding_factor": 2.0}, "decoding_factor"),
+        ({"steps_per_block": 3, "confidence_threshold": 0.5}, "steps_per_block"),
+        ({"steps_per_block": 3, "reasoning_effort": "low"}, "steps_per_block"),
+    ):
+        response = await bench.post("/v1/completions", body | fields)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
 async def test_max_tokens_is_exact_and_defaults(bench: Bench) -> None:
