@@ -38,6 +38,7 @@ def generate(
     steps_per_block: Annotated[
         int | None, typer.Option(min=1, help="Number of fixed_steps. [one step a token]")
     ] = None,
+    guidance_scale: Annotated[float, typer.Option(min=0, max=100, help="Classifier-free guidance; 0 is none.")] = 0.0,
     show_steps: Annotated[bool, typer.Option("--show-steps", help="Print the canvas after every step.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
@@ -72,6 +73,7 @@ def generate(
             decoding_factor=decoding_factor,
             entropy_bound=entropy_bound,
             steps_per_block=steps_per_block,
+            guidance_scale=guidance_scale,
         )
         prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
         length = max(1, min(max_tokens, manifest.max_model_len - len(prompt_ids)))

@@ -26,6 +26,7 @@ class Sequence:
         block_start: position of the current block.
         row: its row of the canvas while it runs.
         pages: its page table while it runs.
+        second_pages: that of the pass without the prompt, which has computed as much; empty without guidance.
         block_open: the canvas row holds the current block.
         forwards: forward passes of the current block.
         row_open: the canvas row holds this request's settings.
@@ -52,10 +53,12 @@ class Sequence:
     rule: FinalisationRule
     max_steps: int
     edits: LogitEdits | None
+    guidance_scale: float = 0.0
     arrival: float = field(default_factory=time.monotonic)
     computed: int = 0
     row: int | None = None
     pages: list[int] = field(default_factory=list)
+    second_pages: list[int] = field(default_factory=list)
     row_open: bool = False
     block_open: bool = False
     stored: int = 0
@@ -93,7 +96,18 @@ class Sequence:
             rule=rule,
             max_steps=min(max_steps, int(rule.limit)) if rule.name == "fixed_steps" else max_steps,
             edits=logit_edits(params),
+            guidance_scale=params.guidance_scale,
         )
+
+    @property
+    def guided(self) -> bool:
+        """Whether every forward computes it twice, once without its prompt."""
+        return self.guidance_scale > 0.0
+
+    @property
+    def tables(self) -> list[list[int]]:
+        """The page tables that it may hold."""
+        return [self.pages, self.second_pages] if self.guided else [self.pages]
 
     @property
     def given(self) -> list[int]:

@@ -48,7 +48,7 @@ async def _plan(services: Services, body: ChatRequest, ready: EngineReady, codec
         [tool.declaration() for tool in body.offered_tools],
     )
     check_stop_ids(body.stop_token_ids, ready)
-    budget = token_budget(len(ids), body.token_limit, ready, "messages")
+    budget = token_budget(len(ids), body.token_limit, ready, "messages", guided=body.guidance_scale > 0)
     check_edits(body, budget, ready)
     return Job.plan(services, codec, label, body, [ids], [budget], grammar=grammar)
 

@@ -64,7 +64,8 @@ async def _plan(
     budgets = []
     for ids in prompts:
         check_ids(ids, ready, "prompt")
-        budgets.append(min(token_budget(len(ids), wanted, ready, "prompt"), body.max_tokens))
+        rest = token_budget(len(ids), wanted, ready, "prompt", guided=body.guidance_scale > 0)
+        budgets.append(min(rest, body.max_tokens))
     check_stop_ids(body.stop_token_ids, ready)
     check_edits(body, min(budgets), ready)
     echoes = [

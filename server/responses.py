@@ -42,7 +42,7 @@ async def _plan(services: Services, body: ResponsesRequest, ready: EngineReady, 
     services.gate.check_size(body.candidates, "input")
     ids = await codec.encode_chat(body.messages(), ready.max_model_len, param="input")
     check_stop_ids(body.stop_token_ids, ready)
-    budget = token_budget(len(ids), body.max_output_tokens, ready, "input")
+    budget = token_budget(len(ids), body.max_output_tokens, ready, "input", guided=body.guidance_scale > 0)
     check_edits(body, budget, ready)
     return Job.plan(services, codec, label, body, [ids], [budget])
 

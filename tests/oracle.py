@@ -228,6 +228,7 @@ def decode(
     factor: float = 1.0,
     entropy_bound: float = 0.1,
     steps_per_block: int | None = None,
+    guidance_scale: float = 0.0,
     ignore_eos: bool = False,
     edits: OracleEdits | None = None,
     grammar: OracleGrammar | None = None,
@@ -262,6 +263,8 @@ def decode(
             steps[-1] += 1
             canvas = torch.tensor([manifest.mask_token_id if token is None else token for token in ids])
             hidden = hidden_states(weights, shape, canvas, sees)
+            blind = torch.cat((torch.full((len(prompt),), manifest.mask_token_id), canvas[len(prompt) :]))
+            unguided = hidden_states(weights, shape, blind, sees) if guidance_scale else hidden
             masked = [position for position in range(start, start + block) if ids[position] is None]
             if manifest.first_token == "autoregressive" and masked[0] == start:
                 masked = [start]
@@ -269,7 +272,11 @@ def decode(
             written = [position for position in range(len(prompt), len(ids)) if position not in pins]
             generated = [token for position in written if (token := ids[position]) is not None]
             for position in masked:
-                logits = head @ hidden[position - 1 if manifest.shift else position]
+                row = position - 1 if manifest.shift else position
+                logits = head @ hidden[row]
+                if guidance_scale:
+                    without = head @ unguided[row]
+                    logits = without + (guidance_scale + 1) * (logits - without)
                 logits[manifest.mask_token_id] = float("-inf")
                 raw[position] = logits.log_softmax(-1)
                 if edits is not None:

@@ -145,6 +145,13 @@ class AnswerFields(ApiModel):
         Field({}, description="Token ids, and what is added to their logits: -100 to 100, where -100 is a ban.")
     )
     min_tokens: int = Field(0, ge=0, description="No stop token among that many tokens; a stop string still ends.")
+    guidance_scale: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="Classifier-free guidance: logits c become u + (guidance_scale + 1) (c - u), u being those without "
+        "the prompt. Above 0 a request takes twice the work.",
+    )
     diffusing: bool = Field(
         False, description="Stream the block being denoised after every step; the text of the answer is not affected."
     )
@@ -230,6 +237,7 @@ class AnswerFields(ApiModel):
             repetition_penalty=self.repetition_penalty,
             logit_bias=self.logit_bias,
             min_tokens=self.min_tokens,
+            guidance_scale=self.guidance_scale,
         )
 
 

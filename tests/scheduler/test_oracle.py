@@ -68,6 +68,7 @@ def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
         factor=1.0 if request.params.decoding_factor is None else request.params.decoding_factor,
         entropy_bound=0.1 if request.params.entropy_bound is None else request.params.entropy_bound,
         steps_per_block=request.params.steps_per_block,
+        guidance_scale=request.params.guidance_scale,
         ignore_eos=request.ignore_eos,
         edits=OracleEdits(
             presence_penalty=request.params.presence_penalty,

@@ -117,6 +117,29 @@ async def test_the_number_of_the_servers_own_rule_needs_no_name(make_bench: Call
         assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
+async def test_guidance_reaches_the_engine_and_has_its_own_length(bench: Bench) -> None:
+    for path, body in (
+        ("/v1/completions", {"prompt": "hi"}),
+        ("/v1/chat/completions", {"messages": CHAT}),
+        ("/v1/responses", {"input": "hi"}),
+    ):
+        response = await bench.post(path, body | {"guidance_scale": 1.5})
+        assert response.status_code == 200, response.text
+        sent = bench.engine.requests[-1]
+        assert sent.params.guidance_scale == 1.5
+        assert len(sent.prompt_ids) + sent.max_tokens <= 32
+        for value in (-0.5, 101, "1", True):
+            response = await bench.post(path, body | {"guidance_scale": value})
+            assert (response.status_code, response.json()["error"]["param"]) == (400, "guidance_scale")
+    for prompt, wanted, status in ((22, 10, 200), (22, 11, 400), (32, 1, 400), (40, 1, 400)):
+        body = {"prompt": [5] * prompt, "max_tokens": wanted}
+        assert (await bench.post("/v1/completions", body)).status_code == 200
+        response = await bench.post("/v1/completions", body | {"guidance_scale": 1})
+        assert response.status_code == status, response.text
+        if status == 400:
+            assert response.json()["error"]["param"] == "guidance_scale"
+
+
 async def test_max_tokens_is_exact_and_defaults(bench: Bench) -> None:
     for limit in (1, 3, 5):
         answer = await bench.complete(max_tokens=limit)
