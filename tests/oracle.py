@@ -184,10 +184,11 @@ def constrain(
     unedited: list[Tensor],
     room: int,
     stops: tuple[int, ...],
+    at_least: int,
 ) -> list[int]:
     """What a step finalises in a row that follows a grammar: ``choices`` and what follows, from the frontier on.
 
-    ``room`` is how many tokens the answer may still have.
+    ``room`` is how many tokens the answer may still have; ``at_least`` positions take what the grammar leaves them.
     """
     found: list[int] = []
     while len(found) < min(len(choices), room):
@@ -199,7 +200,7 @@ def constrain(
             continue
         admitted = grammar.admitted(text)
         token = choices[here]
-        if here == 0:
+        if here < at_least:
             ranked = sorted(admitted, key=lambda token: (-float(logits[here][token]), token))
             if math.isinf(logits[here][ranked[0]]):
                 ranked = sorted(admitted, key=lambda token: (-float(unedited[here][token]), token))
@@ -290,13 +291,14 @@ def decode(
             margin = min([margin, *(abs(value - tau) for value in confidence.values())])
             if confidence[ranked[0]] <= tau and len(ranked) > 1:
                 margin = min(margin, confidence[ranked[0]] - confidence[ranked[1]])
+            empty = sum(token is None for token in ids[start:])
+            due = share(empty, (steps_per_block or block) - steps[-1] + 1) if rule == "fixed_steps" else 1
             if rule == "threshold":
                 passing = [position for position in masked if position == ranked[0] or confidence[position] > tau]
             elif rule == "factor":
                 passing = pass_factor(confidence, factor)
             elif rule == "fixed_steps":
-                empty = sum(token is None for token in ids[start:])
-                passing = ranked[: share(empty, (steps_per_block or block) - steps[-1] + 1)]
+                passing = ranked[:due]
             else:
                 passing = pass_entropy_bound(entropy, entropy_bound)
             if grammar is not None:
@@ -309,6 +311,7 @@ def decode(
                     [raw[position] for position in masked],
                     len(prompt) + max_tokens - masked[0],
                     tuple(stops),
+                    due,
                 )
                 for position, token in zip(masked, fresh, strict=False):
                     ids[position] = token

@@ -19,6 +19,7 @@ from tests.scheduler.test_oracle import (
     random_requests,
     run,
 )
+from tests.scheduler.test_pinned import pin
 
 PARAMS = (
     DecodingParams(guidance_scale=1.5),
@@ -57,6 +58,14 @@ def test_guided_rows_that_are_preempted_and_resumed_equal_oracle(tmp_path: Path,
     assert engine.scheduler.preemptions > 0
     assert_equal_to_oracle(directory, requests, answers)
     engine.check()
+
+
+@pytest.mark.parametrize("axis", ["plain", "absolute_shifted"])
+def test_guided_rows_with_tokens_pinned_behind_them_equal_oracle(tmp_path: Path, axis: str) -> None:
+    directory = build_checkpoint(tmp_path, axis, seed=8)
+    requests = pin(guided_requests(12, seed=8), seed=8)
+    engine = Engine(EngineOptions(model=str(directory), max_num_seqs=32, page_size=4))
+    assert_equal_to_oracle(directory, requests, run(engine, requests, join_every=2))
 
 
 def test_the_scale_changes_the_answer(tmp_path: Path) -> None:

@@ -79,6 +79,12 @@ def test_the_rule_and_its_number_reach_the_engine(monkeypatch: pytest.MonkeyPatc
             parse(f"--{flag}", value)
 
 
+def test_four_bits_are_refused_with_what_there_is() -> None:
+    assert parse("--quantization", "int8").engine_options().quantization == "int8"
+    with pytest.raises(SettingsError, match="--quantization='int4'.*'none' or 'int8'"):
+        parse("--quantization", "int4")
+
+
 def test_an_adapter_reaches_the_engine_and_names_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = parse("--adapter", "/tmp/some-student")
     options = settings.engine_options()
