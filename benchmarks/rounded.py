@@ -37,7 +37,8 @@ def main(
 
 def round_layers(transformer: Transformer, group: int) -> None:
     """Replaces the layers' weights [out, in] by those of symmetric int4, a scale for every ``group`` of a row."""
-    quantize_(transformer.layers, IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(group)))
+    four_bits = torch.int4  # type: ignore[attr-defined]
+    quantize_(transformer.layers, IntxWeightOnlyConfig(weight_dtype=four_bits, granularity=PerGroup(group)))
     for module in transformer.layers.modules():
         if isinstance(module, nn.Linear):
             module.weight = nn.Parameter(module.weight.dequantize(), requires_grad=False)
