@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from model.assets import BUNDLED_STUDENT
+from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,6 +30,15 @@ def generate(
     confidence_threshold: Annotated[
         float | None, typer.Option(min=0.001, max=1, help="Finalise tokens surer than this. [checkpoint's]")
     ] = None,
+    decoding: Annotated[RuleName, typer.Option(help="Which tokens a step finalises.")] = "threshold",
+    decoding_factor: Annotated[float, typer.Option(min=0.001, help="Number of factor.")] = DEFAULT_FACTOR,
+    entropy_bound: Annotated[float, typer.Option(min=0, help="Number of entropy_bound, in nats.")] = (
+        DEFAULT_ENTROPY_BOUND
+    ),
+    steps_per_block: Annotated[
+        int | None, typer.Option(min=1, help="Number of fixed_steps. [one step a token]")
+    ] = None,
+    guidance_scale: Annotated[float, typer.Option(min=0, max=100, help="Classifier-free guidance; 0 is none.")] = 0.0,
     show_steps: Annotated[bool, typer.Option("--show-steps", help="Print the canvas after every step.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
@@ -55,7 +65,16 @@ def generate(
         manifest = llm.engine.manifest
         if printer:
             printer.manifest = manifest
-        params = DecodingParams(temperature=temperature, seed=seed, confidence_threshold=confidence_threshold)
+        params = DecodingParams(
+            temperature=temperature,
+            seed=seed,
+            decoding=decoding,
+            confidence_threshold=confidence_threshold,
+            decoding_factor=decoding_factor,
+            entropy_bound=entropy_bound,
+            steps_per_block=steps_per_block,
+            guidance_scale=guidance_scale,
+        )
         prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
         length = max(1, min(max_tokens, manifest.max_model_len - len(prompt_ids)))
         [done] = llm.generate(

@@ -21,7 +21,8 @@ class Canvas:
         rule: [S] int64, how positions are finalised: index into ``model.rules.RULES``.
         limit: [S] fp32, the rule's number.
         stop_ids: [S, MAX_STOP_IDS] int64, padded with -1.
-        border: [S, H], for shifted backbones: the hidden state that predicts the block's first position.
+        border: [2 * S, H], for shifted backbones: the hidden state that predicts the block's first position; the
+            second half is for the passes without the prompt of guided rows.
 
     On the host, a list entry a row, so that a step can be prepared without asking the device:
         left: positions without a token.
@@ -44,7 +45,7 @@ class Canvas:
         self.rule = torch.zeros(rows, dtype=torch.long, device=device)
         self.limit = torch.full((rows,), manifest.confidence_threshold, device=device)
         self.stop_ids = torch.full((rows, MAX_STOP_IDS), -1, device=device)
-        self.border = torch.zeros((rows, hidden_size), dtype=dtype, device=device)
+        self.border = torch.zeros((2 * rows, hidden_size), dtype=dtype, device=device)
         self.left, self.first, self.steps, self.max_steps, self.stops = ([0] * rows for _ in range(5))
         self.plain = [True] * rows
 

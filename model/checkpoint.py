@@ -11,6 +11,7 @@ from model.backbones import Backbone, find_backbone, parameter_name
 from model.backbones.keys import stop_token_ids
 from model.config import CheckpointError, Manifest
 from model.files import inside, read_json, read_tensors, weights_file
+from model.progress import show_progress
 from model.rope import stretch
 from model.transformer import Transformer
 
@@ -105,7 +106,8 @@ def _weight_files(directory: Path) -> list[Path]:
 def _fill(transformer: Transformer, backbone: Backbone, directory: Path) -> None:
     wanted = dict(transformer.named_parameters())  # A tied head is listed once, as the embedding.
     filled: set[str] = set()
-    for path, stored, tensor in read_tensors(_weight_files(directory)):
+    paths = _weight_files(directory)
+    for path, stored, tensor in show_progress(read_tensors(paths), paths):
         name = parameter_name(backbone, stored)
         if stored.endswith(_COMPUTED):
             continue
@@ -113,13 +115,15 @@ def _fill(transformer: Transformer, backbone: Backbone, directory: Path) -> None
             continue
         if name is None or name not in wanted:
             raise CheckpointError(f"{path}: tensor {stored!r} is not part of this architecture")
+        if name in filled:
+            raise CheckpointError(f"{path}: tensor {stored!r} was stored in another file or under another name already")
         parameter = wanted[name]
         if tensor.shape != parameter.shape:
             expected, found = tuple(parameter.shape), tuple(tensor.shape)
             raise CheckpointError(f"{path}: tensor {stored!r} has shape {found}, expected {expected}")
         if not tensor.is_floating_point():
             raise CheckpointError(f"{path}: tensor {stored!r} has dtype {tensor.dtype}, expected a float type")
-        parameter.data.copy_(tensor)
+        parameter.data.copy_(tensor)  # From the file's pages into its place: converted on the way, held nowhere else.
         filled.add(name)
     missing = sorted(wanted.keys() - filled)
     if missing:

@@ -42,6 +42,7 @@ def choose(
     - ``factor``: the longest run from rank 1 on with confidence >= 1 - limit / (rank + 1); this bounds the error
       of deciding them together (Fast-dLLM, arXiv 2505.22618).
     - ``entropy_bound``: the longest run with sum(H) - max(H) <= limit (EB-Sampler, arXiv 2505.24857).
+    - ``fixed_steps``: ``at_least`` of them and no more; the caller spreads a block over its steps with that.
 
     Args:
         confidence: [rows, block] fp32, anything at positions that are not masked.
@@ -62,6 +63,7 @@ def choose(
     limits = limit[:, None]
     run = (ranked >= 1.0 - limits / (place + 2)).cumprod(-1).bool()
     passes = torch.where(rule[:, None] == RULES.index("factor"), run, ranked > limits)
+    passes = passes & (rule[:, None] != RULES.index("fixed_steps"))
     if entropies is not None:
         # Sorted upwards, the largest entropy is the last one: the rest is what lies before it.
         before = torch.nn.functional.pad((-ranked).cumsum(-1)[:, :-1], (1, 0))

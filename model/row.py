@@ -43,6 +43,21 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
+class Guidance:
+    """Classifier-free guidance of a row (``model/guidance.py``).
+
+    Attributes:
+        scale: 0 is none.
+        pages: the page table of the pass without the prompt; like the row's own, it holds what ``RowWork.clean`` lacks.
+        prompt_length: positions below this are masked in that pass.
+    """
+
+    scale: float
+    pages: list[int]
+    prompt_length: int
+
+
+@dataclass(frozen=True, slots=True)
 class RowWork:
     """What one request needs in one step.
 
@@ -59,6 +74,9 @@ class RowWork:
         logprobs: how many alternatives to report with the log-probability of each finalised token; ``None``
             reports none at all.
         constrained: whether its tokens follow a grammar.
+        guidance: how its logits are moved away from those without its prompt; ``None`` leaves them.
+        blank: how many tokens at the block's beginning belong to the prompt, in the pass without it; ``None`` in any
+            other.
     """
 
     row: int
@@ -71,6 +89,8 @@ class RowWork:
     edited: bool = False
     logprobs: int | None = None
     constrained: bool = False
+    guidance: Guidance | None = None
+    blank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,16 @@
 
 from typing import Literal, NamedTuple
 
-RuleName = Literal["threshold", "factor", "entropy_bound"]
-RULES: tuple[RuleName, ...] = ("threshold", "factor", "entropy_bound")
+RuleName = Literal["threshold", "factor", "entropy_bound", "fixed_steps"]
+RULES: tuple[RuleName, ...] = ("threshold", "factor", "entropy_bound", "fixed_steps")
+
+# What each rule's number is called in requests, settings and messages.
+RULE_NUMBERS: dict[RuleName, str] = {
+    "threshold": "confidence_threshold",
+    "factor": "decoding_factor",
+    "entropy_bound": "entropy_bound",
+    "fixed_steps": "steps_per_block",
+}
 
 # The default of Fast-dLLM's factor decoding (Wu et al., 2025, arXiv 2505.22618; NVlabs/Fast-dLLM).
 DEFAULT_FACTOR = 1.0
@@ -15,7 +23,7 @@ BAN = -100.0
 
 
 class FinalisationRule(NamedTuple):
-    """A rule and its one number: a confidence in (0, 1], a factor > 0, or an entropy in nats >= 0."""
+    """A rule and its one number: a confidence in (0, 1], a factor > 0, an entropy in nats >= 0, or steps >= 1."""
 
     name: RuleName
     limit: float

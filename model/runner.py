@@ -15,6 +15,7 @@ from model.config import AttentionBackend, CheckpointError
 from model.constrained import ConstrainedRows, Pick
 from model.edits import LogitEditor
 from model.finalise import choose, choose_by_threshold, confidence_and_best, entropy, first_stop, frontier
+from model.guidance import guide, second_places, without_prompt
 from model.layout import StepLayout, build_layout, layout_key
 from model.logprobs import token_logprobs
 from model.row import RowResult, RowWork, Sampling, Span, TokenScore
@@ -89,25 +90,31 @@ class ModelRunner:
     @torch.inference_mode()
     def step(self, works: list[RowWork]) -> list[RowResult]:
         """One forward and one round of finalisation; results come in the order of ``works``."""
-        layout = self.layout(works)
-        # [rows * block, hidden]
-        predicting = self.graphs(works, layout) if self.graphs and layout_key(works) else self.forward(layout)
+        second = [without_prompt(work, self.manifest.mask_token_id) for work in works if work.guidance]
+        layout = self.layout(works + second)
+        rows = layout.rows[: len(works)]
+        recorded = self.graphs if not second and layout_key(works) else None
+        predicting = recorded(works, layout) if recorded else self.forward(layout)  # [rows and second * block, hidden]
         # How many positions have a prediction is known here, so the device need not be asked for it.
         counts = [self.canvas.left[work.row] if work.denoise else 1 for work in works]
-        chosen = torch.nonzero_static(self._predictable(layout).view(-1), size=sum(counts))[:, 0]
+        predictable = self._predictable(layout)[: len(works)]
+        chosen = torch.nonzero_static(predictable.reshape(-1), size=sum(counts))[:, 0]
         logits = self.transformer.logits(predicting.index_select(0, chosen))  # [masked, vocab]
+        if second:
+            at, places = second_places(works, counts, chosen, self.canvas.block_length)
+            guide(works, counts, at, logits, self.transformer.logits(predicting.index_select(0, places)))
         scored = self._scored(works, counts, logits)
         before_edits = self.constrained.keep(works, counts, logits)
         self.editor.apply(works, counts, chosen, logits, self.canvas)
         confidence, token = confidence_and_best(logits, self.manifest.mask_token_id)
         entropies = entropy(logits) if any(work.needs_entropy for work in works) else None
         self._sample(works, counts, chosen, logits, token)
-        finalised = self._rules(works, layout.rows, chosen, confidence, entropies)
+        finalised = self._rules(works, rows, chosen, confidence, entropies)
         failed = self.constrained.choose(
             works, counts, self.canvas, logits, token, finalised, before_edits, lambda index: self._pick(works[index])
         )
-        self._write(layout.rows, chosen, token, finalised)
-        results = self._results(works, layout.rows, finalised)
+        self._write(rows, chosen, token, finalised)
+        results = self._results(works, rows, finalised)
         if scored is not None:
             results = self._with_scores(works, results, finalised, chosen, *scored)
         for index, reason in failed.items():
@@ -129,7 +136,7 @@ class ModelRunner:
         key = layout_key(works)
         if key is not None and self._layout is not None and self._layout[0] == key:
             return self._layout[1]
-        layout = build_layout(works, self.canvas.block_length, self.cache, self.attention)
+        layout = build_layout(works, self.canvas.block_length, self.cache, self.attention, self.canvas.rows)
         self._layout = None if key is None else (key, layout)
         return layout
 
@@ -141,6 +148,8 @@ class ModelRunner:
         """
         canvas, rows = self.canvas, layout.rows
         ids = canvas.tokens.index_select(0, rows if layout.denoised is None else rows[layout.denoised]).view(-1)
+        if layout.blanks is not None:
+            ids[layout.blanks] = self.manifest.mask_token_id
         if layout.clean_ids is not None:
             ids = torch.cat((layout.clean_ids, ids))
         if layout.attention is None:  # Every row takes its first token from what was computed before.
@@ -150,10 +159,10 @@ class ModelRunner:
         if not self.manifest.shift:
             return hidden[layout.clean_count :]
         if layout.clean_count:
-            canvas.border[rows[layout.bordered]] = hidden[layout.border_tokens]
+            canvas.border[layout.borders[layout.bordered]] = hidden[layout.border_tokens]
         blocks = hidden[layout.clean_count :].view(-1, canvas.block_length, hidden.shape[-1])
         predicting = hidden.new_empty((len(rows), canvas.block_length, hidden.shape[-1]))
-        predicting[:, 0] = canvas.border.index_select(0, rows)
+        predicting[:, 0] = canvas.border.index_select(0, layout.borders)
         if layout.denoised is None:
             predicting[:, 1:] = blocks[:, :-1]
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from model.config import CheckpointError
-from model.row import RowResult, RowWork, Span
+from model.row import Guidance, RowResult, RowWork, Span
 from model.runner import ModelRunner
 from scheduler.blocks import clean_spans
 from scheduler.errors import EngineStartError, RequestError
@@ -104,6 +104,14 @@ class Engine:
         self.on_begin: Callable[[list[str]], None] = lambda _: None
 
     @property
+    def max_guided_len(self) -> int:
+        """Most tokens of a guided request, prompt and answer: both its passes fit into one step, and into the pool."""
+        options = self.options
+        step = options.max_num_batched_tokens - options.max_prefill_tokens
+        room = min(step, self.pool.num_pages * self.pool.page_size) // 2 // self.pool.page_size * self.pool.page_size
+        return min(self.manifest.max_model_len, room - self.manifest.block_length)
+
+    @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
         return bool(self.sequences) or self.scores.busy
@@ -112,6 +120,7 @@ class Engine:
         """What the front end needs to know about the loaded checkpoint."""
         return EngineReady(
             max_model_len=self.manifest.max_model_len,
+            max_guided_len=self.max_guided_len,
             block_length=self.manifest.block_length,
             confidence_threshold=self.manifest.confidence_threshold,
             vocab_size=self.runner.transformer.config.vocab_size,
@@ -135,8 +144,8 @@ class Engine:
         if isinstance(request, ScoreRequest):
             self.scores.add(request)
             return
-        check_request(request, self.manifest, self.runner.transformer.config.vocab_size, self.pool)
-        sequence = Sequence.from_request(request, self.manifest)
+        check_request(request, self.manifest, self.runner.transformer.config.vocab_size, self.pool, self.max_guided_len)
+        sequence = Sequence.from_request(request, self.manifest, self.options)
         if request.grammar is not None:
             sequence.compiling = self.grammars.compile(request.grammar)
         self.sequences[request.request_id] = sequence
@@ -219,7 +228,7 @@ class Engine:
 
     def check(self) -> None:
         """Asserts that every held page belongs to a running request, and every kept one to the prefix cache."""
-        tables = [sequence.pages for sequence in self.scheduler]
+        tables = [table for sequence in self.scheduler for table in sequence.tables]
         self.pool.check([*tables, *self.scores.tables], self.prefix_cache.kept)
 
     def _work(self, sequence: Sequence) -> RowWork:
@@ -264,6 +273,11 @@ class Engine:
             edited=sequence.edits is not None,
             logprobs=sequence.request.logprobs,
             constrained=sequence.grammar is not None,
+            guidance=(
+                Guidance(sequence.guidance_scale, sequence.second_pages, sequence.prompt_length)
+                if sequence.guided
+                else None
+            ),
         )
 
     def _take_grammars(self) -> list[BlockOutput]:
@@ -369,7 +383,8 @@ class Engine:
 
 
 def _tokens(work: RowWork, block_length: int) -> int:
-    return sum(len(span.token_ids) for span in work.clean) + (block_length if work.denoise else 0)
+    once = sum(len(span.token_ids) for span in work.clean) + (block_length if work.denoise else 0)
+    return 2 * once if work.guidance else once
 
 
 def _phase(works: list[RowWork], *, staging: bool, scoring: bool) -> Phase:

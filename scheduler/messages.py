@@ -11,16 +11,18 @@ Phase = Literal["prefill", "denoise", "commit", "score", "mixed", "idle"]
 
 
 class DecodingParams(msgspec.Struct, frozen=True, kw_only=True):
-    """How one request is decoded. ``None`` takes the checkpoint's value.
+    """How one request is decoded. ``None`` takes the engine's value.
 
-    ``decoding`` names the rule that finalises tokens (``model/finalise.py``): ``threshold``, the default, uses
+    ``decoding`` names the rule that finalises tokens (``model/finalise.py``): ``threshold`` uses
     ``confidence_threshold`` in (0, 1]; ``factor`` uses ``decoding_factor`` > 0; ``entropy_bound`` uses
-    ``entropy_bound`` >= 0, in nats. A number that the rule does not use has no effect. ``temperature`` 0 is
-    greedy; ``top_k`` 0 and ``top_p`` 1 filter nothing; ``seed`` selects the noise of a sampled request and is
-    ignored by a greedy one.
+    ``entropy_bound`` >= 0, in nats; ``fixed_steps`` uses ``steps_per_block`` >= 1. A number that the rule does not use
+    has no effect. Without ``decoding`` a ``confidence_threshold`` means ``threshold``, and anything else the engine's
+    own rule (``EngineOptions``). ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 filter nothing; ``seed``
+    selects the noise of a sampled request and is ignored by a greedy one.
 
     The penalties, ``logit_bias`` (id -> number in [-100, 100], -100 a ban) and ``min_tokens`` edit the logits before
-    anything is decided on them (docs/sampling.md).
+    anything is decided on them (docs/sampling.md). Before that a ``guidance_scale`` above 0 moves them away from what
+    they would be without the prompt, at twice the work and twice the pages.
     """
 
     temperature: float = 0.0
@@ -32,12 +34,14 @@ class DecodingParams(msgspec.Struct, frozen=True, kw_only=True):
     confidence_threshold: float | None = None
     decoding_factor: float | None = None
     entropy_bound: float | None = None
+    steps_per_block: int | None = None
     max_steps_per_block: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: dict[int, float] = {}
     min_tokens: int = 0
+    guidance_scale: float = 0.0
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
@@ -180,9 +184,13 @@ class StepBegun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
 
 
 class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
-    """The engine has loaded its checkpoint and takes requests."""
+    """The engine has loaded its checkpoint and takes requests.
+
+    Prompt and answer of a request with guidance have at most ``max_guided_len`` tokens, of others ``max_model_len``.
+    """
 
     max_model_len: int
+    max_guided_len: int
     block_length: int
     confidence_threshold: float
     vocab_size: int

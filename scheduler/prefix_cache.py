@@ -62,8 +62,9 @@ class PrefixCache:
         """Gives a waiting sequence the pages of what is already computed of its tokens.
 
         Sets ``pages``, ``computed``, ``stored`` and ``border``. False: there are too few pages; nothing changed.
+        A guided sequence takes and leaves nothing: its second pass would need the same.
         """
-        if not self.enabled:
+        if not self.enabled or sequence.guided:
             return True
         if self._whole:
             return self._attach_whole(sequence)
@@ -79,7 +80,7 @@ class PrefixCache:
 
     def store(self, sequence: Sequence, border: Callable[[], Tensor]) -> None:
         """Keeps what a running sequence has computed; ``border`` reads its row's border state."""
-        if not self.enabled:
+        if not self.enabled or sequence.guided:
             return
         if self._whole:
             # Later on the row's border state is no longer the prompt's.
@@ -98,9 +99,10 @@ class PrefixCache:
     def awaits(self, sequence: Sequence, others: list[Sequence]) -> bool:
         """Whether one of ``others``, about to be computed, will leave the very prompt that ``sequence`` begins with."""
         prompt = sequence.request.prompt_ids
-        if not self.enabled or len(prompt) < _WORTH_WAITING or sequence.started:
+        if not self.enabled or sequence.guided or len(prompt) < _WORTH_WAITING or sequence.started:
             return False
-        return any((other.computed == 0 or other.fresh) and other.request.prompt_ids == prompt for other in others)
+        storing = (other for other in others if (other.computed == 0 or other.fresh) and not other.guided)
+        return any(other.request.prompt_ids == prompt for other in storing)
 
     def _attach_whole(self, sequence: Sequence) -> bool:
         entry = self._find(self._prompt_key(sequence))

@@ -97,6 +97,8 @@ class Scheduler:
         return min(filter(self._long, self.running), key=lambda sequence: sequence.arrival, default=None)
 
     def _long(self, sequence: Sequence) -> bool:
+        if sequence.guided:
+            return False  # Its two passes advance together, so it must fit into one step.
         # A finished block is always computed with the next one's first step.
         least = max(self.max_prefill_tokens, self.manifest.block_length)
         return sequence.block_start - sequence.computed > least
@@ -120,10 +122,11 @@ class Scheduler:
         return preempted
 
     def _cost(self, sequence: Sequence) -> int:
-        return sequence.block_start - sequence.computed + self.manifest.block_length
+        return (sequence.block_start - sequence.computed + self.manifest.block_length) * len(sequence.tables)
 
     def _grow(self, sequence: Sequence) -> bool:
-        return self.pool.grow(sequence.pages, sequence.block_start + self.manifest.block_length)
+        end = sequence.block_start + self.manifest.block_length
+        return all(self.pool.grow(table, end) for table in sequence.tables)
 
     def _preempt(self, sequence: Sequence) -> None:
         self.preemptions += 1
@@ -148,7 +151,8 @@ class Scheduler:
         sequence.row_open = sequence.block_open = False
 
     def _return_pages(self, sequence: Sequence) -> None:
-        self.pool.release(sequence.pages)
+        for table in sequence.tables:
+            self.pool.release(table)
         sequence.computed = sequence.stored = 0
         sequence.border = sequence.staged = None
         sequence.fresh = False

@@ -9,10 +9,11 @@ from torch import Tensor
 from model.config import Manifest
 from model.grammar.compiled import CompiledGrammar
 from model.row import LogitEdits, Sampling
-from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, FinalisationRule
+from model.rules import RULE_NUMBERS, FinalisationRule
 from model.staged import StagedForward
 from scheduler.blocks import first_block_start
 from scheduler.messages import DecodingParams, GenerateRequest, TokenLogprob
+from scheduler.options import EngineOptions
 
 
 @dataclass(slots=True)
@@ -25,6 +26,7 @@ class Sequence:
         block_start: position of the current block.
         row: its row of the canvas while it runs.
         pages: its page table while it runs.
+        second_pages: that of the pass without the prompt, which has computed as much; empty without guidance.
         block_open: the canvas row holds the current block.
         forwards: forward passes of the current block.
         row_open: the canvas row holds this request's settings.
@@ -51,10 +53,12 @@ class Sequence:
     rule: FinalisationRule
     max_steps: int
     edits: LogitEdits | None
+    guidance_scale: float = 0.0
     arrival: float = field(default_factory=time.monotonic)
     computed: int = 0
     row: int | None = None
     pages: list[int] = field(default_factory=list)
+    second_pages: list[int] = field(default_factory=list)
     row_open: bool = False
     block_open: bool = False
     stored: int = 0
@@ -73,9 +77,11 @@ class Sequence:
     grammar: CompiledGrammar | None = None
 
     @classmethod
-    def from_request(cls, request: GenerateRequest, manifest: Manifest) -> "Sequence":
-        """A waiting sequence; ``None`` in the request's parameters takes the manifest's values."""
+    def from_request(cls, request: GenerateRequest, manifest: Manifest, options: EngineOptions) -> "Sequence":
+        """A waiting sequence; ``None`` in the request's parameters takes the values of ``options`` and manifest."""
         params = request.params
+        rule = finalisation_rule(params, manifest, options)
+        max_steps = params.max_steps_per_block or manifest.block_length
         sampling = None
         if params.temperature > 0.0:
             sampling = Sampling(params.temperature, params.top_k, params.top_p, params.min_p, params.seed)
@@ -87,10 +93,21 @@ class Sequence:
             block_start=first_block_start(len(request.prompt_ids), manifest),
             sampling=sampling,
             stop_ids=stop_ids + [token for token in request.stop_token_ids if token not in stop_ids],
-            rule=finalisation_rule(params, manifest),
-            max_steps=params.max_steps_per_block or manifest.block_length,
+            rule=rule,
+            max_steps=min(max_steps, int(rule.limit)) if rule.name == "fixed_steps" else max_steps,
             edits=logit_edits(params),
+            guidance_scale=params.guidance_scale,
         )
+
+    @property
+    def guided(self) -> bool:
+        """Whether every forward computes it twice, once without its prompt."""
+        return self.guidance_scale > 0.0
+
+    @property
+    def tables(self) -> list[list[int]]:
+        """The page tables that it may hold."""
+        return [self.pages, self.second_pages] if self.guided else [self.pages]
 
     @property
     def given(self) -> list[int]:
@@ -107,16 +124,19 @@ class Sequence:
         return dict(zip(range(self.wanted, block_length), self.request.pinned, strict=False))
 
 
-def finalisation_rule(params: DecodingParams, manifest: Manifest) -> FinalisationRule:
-    """The rule a request asks for, its number from the request, the checkpoint or the published default."""
-    match params.decoding:
-        case "factor":
-            given, default = params.decoding_factor, DEFAULT_FACTOR
-        case "entropy_bound":
-            given, default = params.entropy_bound, DEFAULT_ENTROPY_BOUND
+def finalisation_rule(params: DecodingParams, manifest: Manifest, options: EngineOptions) -> FinalisationRule:
+    """The rule a request asks for, its number from the request, else the checkpoint's threshold or the options'."""
+    name = params.decoding or ("threshold" if params.confidence_threshold is not None else options.decoding)
+    given: float | None = getattr(params, RULE_NUMBERS[name])
+    if given is not None:
+        return FinalisationRule(name, given)
+    match name:
+        case "threshold":
+            return FinalisationRule(name, manifest.confidence_threshold)
+        case "fixed_steps":
+            return FinalisationRule(name, options.steps_per_block or manifest.block_length)
         case _:
-            given, default = params.confidence_threshold, manifest.confidence_threshold
-    return FinalisationRule(params.decoding or "threshold", default if given is None else given)
+            return FinalisationRule(name, getattr(options, RULE_NUMBERS[name]))
 
 
 def logit_edits(params: DecodingParams) -> LogitEdits | None:

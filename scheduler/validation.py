@@ -10,7 +10,9 @@ from scheduler.page_pool import PagePool
 MAX_LOGPROBS = 20
 
 
-def check_request(request: GenerateRequest, manifest: Manifest, vocab_size: int, pool: PagePool) -> None:
+def check_request(
+    request: GenerateRequest, manifest: Manifest, vocab_size: int, pool: PagePool, max_guided_len: int
+) -> None:
     """Raises ``RequestError`` for a request that could never be served; ``vocab_size`` is the model's."""
     length, limit = len(request.prompt_ids), manifest.max_model_len
     if not request.prompt_ids:
@@ -23,6 +25,13 @@ def check_request(request: GenerateRequest, manifest: Manifest, vocab_size: int,
         raise RequestError(f"prompt has a token id outside 0..{vocab_size - 1}")
     if pool.pages_for(length + request.max_tokens + manifest.block_length) > pool.num_pages:
         raise RequestError(f"prompt and max_tokens need more than the {pool.num_pages} KV pages there are")
+    if request.params.guidance_scale < 0.0:
+        raise RequestError(f"guidance_scale must not be negative, got {request.params.guidance_scale}")
+    if request.params.guidance_scale > 0.0 and length + request.max_tokens > max_guided_len:
+        raise RequestError(
+            f"guidance_scale: prompt ({length}) and max_tokens ({request.max_tokens}) exceed"
+            f" the {max_guided_len} tokens that fit twice into a step"
+        )
     possible = MAX_STOP_IDS - len(manifest.stop_token_ids)
     if len(request.stop_token_ids) > possible:
         raise RequestError(f"stop_token_ids: at most {possible} are possible, got {len(request.stop_token_ids)}")

@@ -32,7 +32,7 @@ async def chat(request: Request) -> Response:
     services: Services = request.app.state.services
     body = await read_body(request, ChatRequest)
     services.check_model(body.model)
-    body.check_supported()
+    body.check_supported(services.settings.decoding)
     ready, codec = services.require_ready()
     answer = _Answer(services, body, await _plan(services, body, ready, codec, request.state.record), codec)
     if body.stream:
@@ -51,7 +51,7 @@ async def _plan(
         [tool.declaration() for tool in body.offered_tools],
     )
     check_stop_ids(body.stop_token_ids, ready)
-    budget = token_budget(len(ids), body.token_limit, ready, "messages")
+    budget = token_budget(len(ids), body.token_limit, ready, "messages", guided=body.guidance_scale > 0)
     check_edits(body, budget, ready)
     return Job.plan(services, codec, record, body, [ids], [budget], grammar=grammar)
 

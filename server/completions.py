@@ -32,7 +32,7 @@ async def complete(request: Request) -> Response:
     services: Services = request.app.state.services
     body = await read_body(request, CompletionRequest)
     services.check_model(body.model)
-    body.check_supported()
+    body.check_supported(services.settings.decoding)
     ready, codec = services.require_ready()
     job, echoes = await _plan(services, body, ready, codec, request.state.record)
     answer = _Answer(services, body, job, codec, echoes)
@@ -65,7 +65,8 @@ async def _plan(
     budgets = []
     for ids in prompts:
         check_ids(ids, ready, "prompt")
-        budgets.append(min(token_budget(len(ids), wanted, ready, "prompt"), body.max_tokens))
+        rest = token_budget(len(ids), wanted, ready, "prompt", guided=body.guidance_scale > 0)
+        budgets.append(min(rest, body.max_tokens))
     check_stop_ids(body.stop_token_ids, ready)
     check_edits(body, min(budgets), ready)
     echoes = [

@@ -29,7 +29,7 @@ async def respond(request: Request) -> Response:
     services: Services = request.app.state.services
     body = await read_body(request, ResponsesRequest)
     services.check_model(body.model)
-    body.check_supported()
+    body.check_supported(services.settings.decoding)
     ready, codec = services.require_ready()
     job = await _plan(services, body, ready, codec, request.state.record)
     response = ResponseObject(services, body, job, codec)
@@ -45,7 +45,7 @@ async def _plan(
     services.gate.check_size(body.candidates, "input")
     ids = await codec.encode_chat(body.messages(), ready.max_model_len, param="input")
     check_stop_ids(body.stop_token_ids, ready)
-    budget = token_budget(len(ids), body.max_output_tokens, ready, "input")
+    budget = token_budget(len(ids), body.max_output_tokens, ready, "input", guided=body.guidance_scale > 0)
     check_edits(body, budget, ready)
     return Job.plan(services, codec, record, body, [ids], [budget])
 

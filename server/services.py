@@ -127,10 +127,11 @@ def check_edits(fields: AnswerFields, budget: int, ready: EngineReady) -> None:
         raise invalid(f"min_tokens ({fields.min_tokens}) is more than the {budget} tokens of an answer", "min_tokens")
 
 
-def token_budget(prompt_tokens: int, wanted: int | None, ready: EngineReady, param: str) -> int:
+def token_budget(prompt_tokens: int, wanted: int | None, ready: EngineReady, param: str, *, guided: bool) -> int:
     """How many tokens may be generated: ``wanted``, or with ``None`` the rest of the context.
 
-    Raises ``ApiError`` 400 when the prompt, or the prompt and ``wanted`` tokens, exceed the context.
+    Raises ``ApiError`` 400 when the prompt, or the prompt and ``wanted`` tokens, exceed the context, or what a
+    ``guided`` request may have.
     """
     # A pool smaller than one full context bounds a request too; a block runs whole whatever is kept of it.
     context = min(ready.max_model_len, ready.num_pages * ready.page_size - ready.block_length)
@@ -139,4 +140,11 @@ def token_budget(prompt_tokens: int, wanted: int | None, ready: EngineReady, par
         raise too_long(context, str(prompt_tokens), param)
     if wanted is not None and wanted > rest:
         raise too_long(context, str(prompt_tokens), param, wanted)
+    if guided:
+        rest = min(rest, ready.max_guided_len - prompt_tokens)
+        if rest < 1 or (wanted is not None and wanted > rest):
+            limit = max(0, ready.max_guided_len)
+            raise invalid(
+                f"guidance_scale: prompt and answer of a guided request may have {limit} tokens", "guidance_scale"
+            )
     return rest if wanted is None else wanted

@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, NoDecode, S
 from pydantic_settings import SettingsError as SourceError
 
 from model.config import AttentionBackend, Quantization
+from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
 from scheduler.options import EngineOptions
 from server.tracing import check_endpoint
 
@@ -123,6 +124,20 @@ class ServerSettings(BaseSettings):
         gt=0,
         le=1,
         description="Confidence at which a token is finalised, in (0, 1]. Default: the checkpoint's.",
+    )
+    decoding: RuleName = Field(
+        default="threshold",
+        description="Rule that finalises tokens where a request names none: threshold, factor, entropy_bound or "
+        "fixed_steps.",
+    )
+    decoding_factor: float = Field(
+        default=DEFAULT_FACTOR, gt=0, description="Number of the rule factor where a request sends none."
+    )
+    entropy_bound: float = Field(
+        default=DEFAULT_ENTROPY_BOUND, ge=0, description="Number of the rule entropy_bound, in nats, likewise."
+    )
+    steps_per_block: int | None = Field(
+        default=None, ge=1, le=4096, description="Number of the rule fixed_steps, likewise. Default: one step a token."
     )
     max_model_len: int | None = Field(
         default=None, ge=2, description="Most tokens of prompt and answer together. Default: the checkpoint's."
@@ -261,6 +276,10 @@ class ServerSettings(BaseSettings):
             dtype=self.dtype,
             block_length=self.block_length,
             confidence_threshold=self.confidence_threshold,
+            decoding=self.decoding,
+            decoding_factor=self.decoding_factor,
+            entropy_bound=self.entropy_bound,
+            steps_per_block=self.steps_per_block,
             max_model_len=self.max_model_len,
             rope_scaling_factor=self.rope_scaling_factor,
             max_num_seqs=self.max_num_seqs,

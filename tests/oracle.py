@@ -130,6 +130,14 @@ def pass_entropy_bound(entropy: dict[int, float], bound: float) -> list[int]:
     return ranked[: max([1, *(size for size in sizes if spent[size] <= bound)])]
 
 
+def share(positions: int, steps: int) -> int:
+    """What the first of ``steps`` steps takes: dealt out one by one, step after step, the first gets the most."""
+    shares = [0] * max(1, steps)
+    for position in range(positions):
+        shares[position % len(shares)] += 1
+    return shares[0]
+
+
 def score_prompt(weights: dict[str, Tensor], shape: Any, manifest: Any, prompt: list[int]) -> list[Tensor]:
     """Log-probabilities [vocab] of every prompt token but the first: one forward a token, nothing reused.
 
@@ -176,10 +184,11 @@ def constrain(
     unedited: list[Tensor],
     room: int,
     stops: tuple[int, ...],
+    at_least: int,
 ) -> list[int]:
     """What a step finalises in a row that follows a grammar: ``choices`` and what follows, from the frontier on.
 
-    ``room`` is how many tokens the answer may still have.
+    ``room`` is how many tokens the answer may still have; ``at_least`` positions take what the grammar leaves them.
     """
     found: list[int] = []
     while len(found) < min(len(choices), room):
@@ -191,7 +200,7 @@ def constrain(
             continue
         admitted = grammar.admitted(text)
         token = choices[here]
-        if here == 0:
+        if here < at_least:
             ranked = sorted(admitted, key=lambda token: (-float(logits[here][token]), token))
             if math.isinf(logits[here][ranked[0]]):
                 ranked = sorted(admitted, key=lambda token: (-float(unedited[here][token]), token))
@@ -219,6 +228,8 @@ def decode(
     threshold: float | None = None,
     factor: float = 1.0,
     entropy_bound: float = 0.1,
+    steps_per_block: int | None = None,
+    guidance_scale: float = 0.0,
     ignore_eos: bool = False,
     edits: OracleEdits | None = None,
     grammar: OracleGrammar | None = None,
@@ -253,6 +264,8 @@ def decode(
             steps[-1] += 1
             canvas = torch.tensor([manifest.mask_token_id if token is None else token for token in ids])
             hidden = hidden_states(weights, shape, canvas, sees)
+            blind = torch.cat((torch.full((len(prompt),), manifest.mask_token_id), canvas[len(prompt) :]))
+            unguided = hidden_states(weights, shape, blind, sees) if guidance_scale else hidden
             masked = [position for position in range(start, start + block) if ids[position] is None]
             if manifest.first_token == "autoregressive" and masked[0] == start:
                 masked = [start]
@@ -260,7 +273,11 @@ def decode(
             written = [position for position in range(len(prompt), len(ids)) if position not in pins]
             generated = [token for position in written if (token := ids[position]) is not None]
             for position in masked:
-                logits = head @ hidden[position - 1 if manifest.shift else position]
+                row = position - 1 if manifest.shift else position
+                logits = head @ hidden[row]
+                if guidance_scale:
+                    without = head @ unguided[row]
+                    logits = without + (guidance_scale + 1) * (logits - without)
                 logits[manifest.mask_token_id] = float("-inf")
                 raw[position] = logits.log_softmax(-1)
                 if edits is not None:
@@ -274,10 +291,14 @@ def decode(
             margin = min([margin, *(abs(value - tau) for value in confidence.values())])
             if confidence[ranked[0]] <= tau and len(ranked) > 1:
                 margin = min(margin, confidence[ranked[0]] - confidence[ranked[1]])
+            empty = sum(token is None for token in ids[start:])
+            due = share(empty, (steps_per_block or block) - steps[-1] + 1) if rule == "fixed_steps" else 1
             if rule == "threshold":
                 passing = [position for position in masked if position == ranked[0] or confidence[position] > tau]
             elif rule == "factor":
                 passing = pass_factor(confidence, factor)
+            elif rule == "fixed_steps":
+                passing = ranked[:due]
             else:
                 passing = pass_entropy_bound(entropy, entropy_bound)
             if grammar is not None:
@@ -290,6 +311,7 @@ def decode(
                     [raw[position] for position in masked],
                     len(prompt) + max_tokens - masked[0],
                     tuple(stops),
+                    due,
                 )
                 for position, token in zip(masked, fresh, strict=False):
                     ids[position] = token

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, PlainValidator, model_validator
 
+from model.rules import RuleName
 from server.errors import invalid
 from server.protocol.common import ApiModel, GenerationFields
 from server.protocol.formats import ResponseFormat
@@ -122,8 +123,8 @@ class ChatRequest(GenerationFields):
     def engine_logprobs(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
 
-    def check_supported(self) -> None:
-        super().check_supported()
+    def check_supported(self, default_rule: RuleName) -> None:
+        super().check_supported(default_rule)
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
         names = [tool.function.name for tool in self.tools]

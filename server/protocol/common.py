@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
-from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
+from model.rules import RULE_NUMBERS, RuleName
 from scheduler.messages import DecodingParams
 from server.errors import invalid, unsupported
 from server.protocol.effort import Effort, effort_threshold
@@ -36,13 +36,6 @@ _FOREIGN = frozenset(
         "use_beam_search",
     }
 )
-
-
-_RULE_NUMBERS: dict[RuleName, str] = {
-    "threshold": "confidence_threshold",
-    "factor": "decoding_factor",
-    "entropy_bound": "entropy_bound",
-}
 
 
 class ApiModel(BaseModel):
@@ -115,21 +108,25 @@ class AnswerFields(ApiModel):
     ignore_eos: bool = Field(False, description="Go on after the end token, up to max_tokens.")
     decoding: RuleName | None = Field(
         None,
-        description="Which tokens a denoise step finalises. threshold, the default: those above "
-        "confidence_threshold. factor: the n most confident, as long as the n-th has a confidence of at least "
-        "1 - decoding_factor / (n + 1). entropy_bound: the n of lowest entropy, as long as their entropies but "
-        "the largest sum to at most entropy_bound. Always at least one.",
+        description="Which tokens a denoise step finalises; absent is threshold where confidence_threshold is sent, "
+        "and the server's rule elsewhere. threshold: those above confidence_threshold. factor: the n most confident, "
+        "as long as the n-th has a confidence of at least 1 - decoding_factor / (n + 1). entropy_bound: the n of "
+        "lowest entropy, as long as their entropies but the largest sum to at most entropy_bound. fixed_steps: the "
+        "most confident, so many that the block takes steps_per_block steps. Always at least one.",
     )
     confidence_threshold: float | None = Field(
         None, gt=0, le=1, description="For decoding threshold; absent takes the server's."
     )
     decoding_factor: float | None = Field(
-        None, gt=0, description=f"For decoding factor; absent is {DEFAULT_FACTOR:g}. Larger is faster."
+        None, gt=0, description="For decoding factor; absent takes the server's. Larger is faster."
     )
     entropy_bound: float | None = Field(
         None,
         ge=0,
-        description=f"For decoding entropy_bound, in nats; absent is {DEFAULT_ENTROPY_BOUND:g}. Larger is faster.",
+        description="For decoding entropy_bound, in nats; absent takes the server's. Larger is faster.",
+    )
+    steps_per_block: int | None = Field(
+        None, ge=1, le=4096, description="For decoding fixed_steps; absent takes the server's. Smaller is faster."
     )
     max_steps_per_block: int | None = Field(None, ge=1, le=4096, description="Most denoise steps of a block.")
     return_token_ids: bool = Field(False, description="Choices carry token_ids.")
@@ -148,6 +145,13 @@ class AnswerFields(ApiModel):
         Field({}, description="Token ids, and what is added to their logits: -100 to 100, where -100 is a ban.")
     )
     min_tokens: int = Field(0, ge=0, description="No stop token among that many tokens; a stop string still ends.")
+    guidance_scale: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="Classifier-free guidance: logits c become u + (guidance_scale + 1) (c - u), u being those without "
+        "the prompt. Above 0 a request takes twice the work.",
+    )
     diffusing: bool = Field(
         False, description="Stream the block being denoised after every step; the text of the answer is not affected."
     )
@@ -175,15 +179,23 @@ class AnswerFields(ApiModel):
         """The effort that is asked for, under whichever name the route has for it."""
         return None
 
-    def check_supported(self) -> None:
-        """Raises ``ApiError`` 400 for a field that would change the output and is not honoured."""
+    def rule(self, default: RuleName) -> RuleName:
+        """The rule that tokens are finalised by, where requests that name none have ``default``."""
+        names_threshold = self.confidence_threshold is not None or self.effort is not None
+        return self.decoding or ("threshold" if names_threshold else default)
+
+    def check_supported(self, default_rule: RuleName) -> None:
+        """Raises ``ApiError`` 400 for a field that would change the output and is not honoured.
+
+        ``default_rule`` is the server's.
+        """
         for name, asked in (("diffusing", self.diffusing), ("stream_granularity", self.stream_granularity != "block")):
             if asked and not self.stream:
                 raise invalid(f"{name} needs stream to be true", name)
         for name in self._not_honoured():
             raise unsupported(name)
-        rule = self.decoding or "threshold"
-        for used_by, name in _RULE_NUMBERS.items():
+        rule = self.rule(default_rule)
+        for used_by, name in RULE_NUMBERS.items():
             if used_by != rule and getattr(self, name) is not None:
                 raise invalid(f"{name} is used by decoding {used_by!r} only, not by {rule!r}", name)
         if self.effort is not None:
@@ -218,12 +230,14 @@ class AnswerFields(ApiModel):
             ),
             decoding_factor=self.decoding_factor,
             entropy_bound=self.entropy_bound,
+            steps_per_block=self.steps_per_block,
             max_steps_per_block=self.max_steps_per_block,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             repetition_penalty=self.repetition_penalty,
             logit_bias=self.logit_bias,
             min_tokens=self.min_tokens,
+            guidance_scale=self.guidance_scale,
         )
 
 

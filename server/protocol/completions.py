@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, PlainValidator
 
+from model.rules import RuleName
 from server.errors import invalid
 from server.protocol.common import GenerationFields
 
@@ -85,8 +86,8 @@ class CompletionRequest(GenerationFields):
         """Whether the prompts' tokens are shown with their log-probabilities."""
         return self.echo and self.logprobs is not None
 
-    def check_supported(self) -> None:
-        super().check_supported()
+    def check_supported(self, default_rule: RuleName) -> None:
+        super().check_supported(default_rule)
         if self.candidates < self.n:
             raise invalid(f"best_of ({self.candidates}) must not be below n ({self.n})", "best_of")
         if self.candidates > self.n and self.stream:

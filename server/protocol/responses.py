@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, PlainValidator
 
+from model.rules import RuleName
 from server.errors import invalid
 from server.protocol.chat import check_content
 from server.protocol.common import AnswerFields, ApiModel
@@ -166,8 +167,8 @@ class ResponsesRequest(AnswerFields):
         first = [] if self.instructions is None else [{"role": "system", "content": self.instructions}]
         return first + [item.fields() for item in self.input]
 
-    def check_supported(self) -> None:
-        super().check_supported()
+    def check_supported(self, default_rule: RuleName) -> None:
+        super().check_supported(default_rule)
         if self.top_logprobs and not self.reports_logprobs:
             raise invalid(f"top_logprobs needs include to have {LOGPROBS!r}", "top_logprobs")
         for name in self.model_extra or {}:

@@ -36,12 +36,23 @@ def test_generate_shows_the_canvas_fill_up_and_prints_the_answer() -> None:
     assert "tokens in 1 blocks" in lines[-1]
 
 
+def test_generate_takes_the_steps_it_is_given() -> None:
+    result = cdlm(
+        "generate", "hello", "--show-steps", "--decoding", "fixed_steps", "--steps-per-block", "5", "--max-tokens", "32"
+    )
+    assert result.returncode == 0, result.stderr
+    masks = [line.count("░") for line in result.stdout.splitlines() if line.startswith("  step")]
+    assert masks[:4] == [25, 18, 12, 6][: len(masks[:4])]
+    assert len(masks) >= 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("generate", ""), "prompt is empty"),
         (("generate", "x", "--model", "/nowhere"), "/nowhere: no such checkpoint directory"),
         (("generate", "x", "--device", "abacus"), "device 'abacus'"),
+        (("generate", "x", "--decoding", "greedy"), "--decoding"),
         (("eval", "--url", "http://127.0.0.1:9"), "cannot reach http://127.0.0.1:9"),
         (("eval", "--task", "poems"), "poems"),
         (("bench", "--url", "http://127.0.0.1:9"), "cannot reach http://127.0.0.1:9"),

@@ -43,6 +43,12 @@ def test_sharded_weights_load(tmp_path: Path) -> None:
     (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     loaded = load_checkpoint(directory).transformer.state_dict()
     assert all(torch.equal(loaded[name], whole[name]) for name in names)
+    save_file(dict(list(whole.items())[:1]), directory / "model-3.safetensors")
+    again = {**index["weight_map"], "again": "model-3.safetensors"}
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": again}))
+    with pytest.raises(CheckpointError, match=r"model-3\.safetensors: tensor '.*' was stored in another file"):
+        load_checkpoint(directory)
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
     (directory / "model-2.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model-2\.safetensors: missing"):
         load_checkpoint(directory)

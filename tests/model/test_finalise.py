@@ -8,7 +8,7 @@ from model.finalise import choose, choose_by_threshold, confidence_and_best, ent
 from model.rules import RULES, RuleName
 from tests.oracle import pass_entropy_bound, pass_factor
 
-THRESHOLD, FACTOR, ENTROPY_BOUND = range(3)
+THRESHOLD, FACTOR, ENTROPY_BOUND, FIXED_STEPS = range(4)
 
 
 def limits(*values: float, rule: RuleName = "threshold", at_least: int = 1) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,6 +120,17 @@ def test_the_most_steps_a_block_may_take_hold_for_the_entropy_rule_too() -> None
     entropies = torch.tensor([[3.0, 1.0, 2.0, 0.0]])
     now = choose(1 - entropies, masked, *limits(0.0, rule="entropy_bound", at_least=2), entropies)
     assert now.tolist() == [[False, True, True, False]]
+
+
+def test_fixed_steps_takes_the_surest_and_no_more_however_sure() -> None:
+    confidence = torch.tensor([[1.0, 0.2, 1.0, 0.7]])
+    masked = torch.tensor([[True, True, True, True]])
+    now = choose(confidence, masked, *limits(4.0, rule="fixed_steps"))
+    assert now.tolist() == [[True, False, False, False]]
+    now = choose(confidence, masked, *limits(2.0, rule="fixed_steps", at_least=3))
+    assert now.tolist() == [[True, False, True, True]]
+    entropies = torch.tensor([[5.0, 0.0, 5.0, 5.0]])  # Looked at for other rows of the batch only.
+    assert choose(confidence, masked, *limits(4.0, rule="fixed_steps"), entropies)[0].tolist() == [True] + [False] * 3
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,6 +1,7 @@
 """The engine's own rules: what it refuses, what it frees, and what a failing step may touch."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -112,6 +113,36 @@ def test_max_steps_per_block_bounds_every_block(engine: Engine) -> None:
     while engine.busy:
         steps += [output.denoise_steps for output in engine.step().outputs]
     assert steps == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "params", "expected"),
+    [
+        ({}, DecodingParams(decoding="fixed_steps", steps_per_block=3), [[3, 3, 2]] * 2),
+        ({}, DecodingParams(decoding="fixed_steps", steps_per_block=5), [[2, 2, 2, 1, 1]] * 2),
+        ({}, DecodingParams(decoding="fixed_steps", steps_per_block=99), [[1] * 8] * 2),
+        ({}, DecodingParams(decoding="fixed_steps"), [[1] * 8] * 2),
+        ({"decoding": "fixed_steps", "steps_per_block": 2}, DecodingParams(), [[4, 4]] * 2),
+        ({"decoding": "fixed_steps", "steps_per_block": 2}, DecodingParams(steps_per_block=1), [[8]] * 2),
+        ({"decoding": "fixed_steps"}, DecodingParams(max_steps_per_block=2), [[4, 4]] * 2),
+        ({"decoding": "fixed_steps"}, DecodingParams(confidence_threshold=0.001), [[8]] * 2),
+        ({"steps_per_block": 4}, DecodingParams(decoding="fixed_steps"), [[2] * 4] * 2),
+        ({"decoding": "factor", "decoding_factor": 99.0}, DecodingParams(), [[8]] * 2),
+        ({"entropy_bound": 999.0}, DecodingParams(decoding="entropy_bound"), [[8]] * 2),
+    ],
+)
+def test_the_rule_of_request_and_engine(
+    tmp_path: Path, options: dict[str, Any], params: DecodingParams, expected: list[list[int]]
+) -> None:
+    engine = Engine(EngineOptions(model=str(build_checkpoint(tmp_path)), page_size=4, **options))
+    engine.add(request("a", params=params, max_tokens=16))
+    blocks: list[list[int]] = [[]]
+    while engine.busy:
+        report = engine.step()
+        blocks[-1].append(report.stats.finalized_tokens)
+        if report.outputs:
+            blocks.append([])
+    assert blocks == [*expected, []]
 
 
 def test_threshold_one_takes_one_token_a_step(engine: Engine) -> None:

@@ -67,6 +67,8 @@ def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
         threshold=request.params.confidence_threshold,
         factor=1.0 if request.params.decoding_factor is None else request.params.decoding_factor,
         entropy_bound=0.1 if request.params.entropy_bound is None else request.params.entropy_bound,
+        steps_per_block=request.params.steps_per_block,
+        guidance_scale=request.params.guidance_scale,
         ignore_eos=request.ignore_eos,
         edits=OracleEdits(
             presence_penalty=request.params.presence_penalty,
@@ -137,6 +139,9 @@ RULES = (
     DecodingParams(decoding="entropy_bound"),
     DecodingParams(decoding="entropy_bound", entropy_bound=1.5),
     DecodingParams(decoding="entropy_bound", entropy_bound=3.0),
+    DecodingParams(decoding="fixed_steps", steps_per_block=6),
+    DecodingParams(decoding="fixed_steps", steps_per_block=3),
+    DecodingParams(decoding="fixed_steps", steps_per_block=1),
     DecodingParams(decoding="threshold", confidence_threshold=0.6),
     DecodingParams(),
 )
@@ -147,7 +152,7 @@ def test_rows_of_one_batch_under_different_rules_equal_oracle(tmp_path: Path, ax
     directory = build_checkpoint(tmp_path, axis, seed=4)
     requests = [
         msgspec.structs.replace(request, params=RULES[index % len(RULES)])
-        for index, request in enumerate(random_requests(16, seed=4))
+        for index, request in enumerate(random_requests(22, seed=4))
     ]
     engine = Engine(EngineOptions(model=str(directory), max_num_seqs=32, page_size=4))
     assert_equal_to_oracle(directory, requests, run(engine, requests, join_every=2))
@@ -164,7 +169,7 @@ def test_every_rule_and_its_number_change_the_steps(tmp_path: Path) -> None:
     answers = run(engine, requests)
     steps = [answers[str(index)].steps for index in range(len(RULES))]
     assert len({tuple(found) for found in steps}) == len(RULES), steps
-    for slow, fast in ((0, 1), (1, 2), (3, 4), (4, 5)):
+    for slow, fast in ((0, 1), (1, 2), (3, 4), (4, 5), (6, 7), (7, 8)):
         assert sum(steps[slow]) > sum(steps[fast]), steps
 
 

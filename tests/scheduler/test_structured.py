@@ -40,6 +40,7 @@ PARAMS = (
     DecodingParams(decoding="factor", decoding_factor=1.5),
     DecodingParams(decoding="entropy_bound", entropy_bound=2.0, temperature=1.0, seed=8),
     DecodingParams(max_steps_per_block=3),
+    DecodingParams(decoding="fixed_steps", steps_per_block=4, guidance_scale=1.0, temperature=1.0, seed=9),
     DecodingParams(repetition_penalty=1.5, presence_penalty=1.0, logit_bias={EOS: 3.0}, min_tokens=4),
 )
 
@@ -120,6 +121,8 @@ def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
         request.max_tokens,
         rule=params.decoding or "threshold",
         threshold=params.confidence_threshold,
+        steps_per_block=params.steps_per_block,
+        guidance_scale=params.guidance_scale,
         edits=OracleEdits(
             presence_penalty=params.presence_penalty,
             frequency_penalty=params.frequency_penalty,
@@ -142,6 +145,8 @@ def test_constrained_rows_of_a_mixed_batch_equal_oracle(tmp_path: Path, axis: st
         DecodingParams(confidence_threshold=0.05),
         DecodingParams(decoding="factor"),
         DecodingParams(frequency_penalty=0.5, logit_bias={EOS: 4.0}, min_tokens=3),
+        DecodingParams(decoding="fixed_steps", steps_per_block=3),
+        DecodingParams(guidance_scale=1.5, confidence_threshold=0.2),
     )
     requests = [
         constrained(
@@ -149,7 +154,7 @@ def test_constrained_rows_of_a_mixed_batch_equal_oracle(tmp_path: Path, axis: st
             schema,
             prompt_ids=[rng.randrange(3, VOCAB) for _ in range(rng.randint(1, 20))],
             max_tokens=rng.randint(5, 30),
-            params=greedy[index % len(greedy)],
+            params=greedy[(turn + index) % len(greedy)],
         )
         # The slow decoder takes seconds an answer, so each axis gets some of the schemas.
         for index, schema in enumerate(names[(turn + 3 * step) % len(names)] for step in range(4))

@@ -57,6 +57,7 @@ class FakeEngine:
         self.script = script
         self.ready: EngineReady | None = EngineReady(
             max_model_len=CONTEXT,
+            max_guided_len=CONTEXT // 2,
             block_length=BLOCK,
             confidence_threshold=0.9,
             vocab_size=vocab_size,

@@ -49,6 +49,8 @@ DECODING: list[tuple[dict[str, Any], DecodingParams]] = [
         {"decoding": "entropy_bound", "entropy_bound": 0, "confidence_threshold": None},
         DecodingParams(decoding="entropy_bound", entropy_bound=0.0),
     ),
+    ({"decoding": "fixed_steps"}, DecodingParams(decoding="fixed_steps")),
+    ({"decoding": "fixed_steps", "steps_per_block": 4}, DecodingParams(decoding="fixed_steps", steps_per_block=4)),
 ]
 
 
@@ -77,6 +79,12 @@ async def test_decoding_reaches_the_engine(bench: Bench, fields: dict[str, Any],
         ({"decoding": "factor", "confidence_threshold": 0.9}, "confidence_threshold"),
         ({"decoding": "factor", "entropy_bound": 0.1}, "entropy_bound"),
         ({"decoding": "entropy_bound", "decoding_factor": 1.0}, "decoding_factor"),
+        ({"steps_per_block": 4}, "steps_per_block"),
+        ({"decoding": "fixed_steps", "steps_per_block": 0}, "steps_per_block"),
+        ({"decoding": "fixed_steps", "steps_per_block": 4097}, "steps_per_block"),
+        ({"decoding": "fixed_steps", "steps_per_block": 2.5}, "steps_per_block"),
+        ({"decoding": "fixed_steps", "confidence_threshold": 0.9}, "confidence_threshold"),
+        ({"decoding": "factor", "steps_per_block": 4}, "steps_per_block"),
     ],
 )
 async def test_decoding_values_that_are_refused(bench: Bench, fields: dict[str, Any], param: str) -> None:
@@ -86,6 +94,50 @@ async def test_decoding_values_that_are_refused(bench: Bench, fields: dict[str, 
         assert response.json()["error"]["param"] == param
         assert param in response.json()["error"]["message"]
     assert bench.engine.requests == []
+
+
+async def test_the_number_of_the_servers_own_rule_needs_no_name(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(decoding="fixed_steps", steps_per_block=6)
+    body = {"prompt": "hi"}
+    for fields, expected in (
+        ({}, DecodingParams()),
+        ({"steps_per_block": 3}, DecodingParams(steps_per_block=3)),
+        ({"confidence_threshold": 0.5}, DecodingParams(confidence_threshold=0.5)),
+        ({"decoding": "factor"}, DecodingParams(decoding="factor")),
+    ):
+        response = await bench.post("/v1/completions", body | fields)
+        assert response.status_code == 200, response.text
+        assert msgspec.structs.replace(bench.engine.requests[-1].params, seed=0, top_p=1.0) == expected
+    for fields, param in (
+        ({"decoding_factor": 2.0}, "decoding_factor"),
+        ({"steps_per_block": 3, "confidence_threshold": 0.5}, "steps_per_block"),
+        ({"steps_per_block": 3, "reasoning_effort": "low"}, "steps_per_block"),
+    ):
+        response = await bench.post("/v1/completions", body | fields)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+async def test_guidance_reaches_the_engine_and_has_its_own_length(bench: Bench) -> None:
+    for path, body in (
+        ("/v1/completions", {"prompt": "hi"}),
+        ("/v1/chat/completions", {"messages": CHAT}),
+        ("/v1/responses", {"input": "hi"}),
+    ):
+        response = await bench.post(path, body | {"guidance_scale": 1.5})
+        assert response.status_code == 200, response.text
+        sent = bench.engine.requests[-1]
+        assert sent.params.guidance_scale == 1.5
+        assert len(sent.prompt_ids) + sent.max_tokens <= 32
+        for value in (-0.5, 101, "1", True):
+            response = await bench.post(path, body | {"guidance_scale": value})
+            assert (response.status_code, response.json()["error"]["param"]) == (400, "guidance_scale")
+    for prompt, wanted, status in ((22, 10, 200), (22, 11, 400), (32, 1, 400), (40, 1, 400)):
+        body = {"prompt": [5] * prompt, "max_tokens": wanted}
+        assert (await bench.post("/v1/completions", body)).status_code == 200
+        response = await bench.post("/v1/completions", body | {"guidance_scale": 1})
+        assert response.status_code == status, response.text
+        if status == 400:
+            assert response.json()["error"]["param"] == "guidance_scale"
 
 
 async def test_max_tokens_is_exact_and_defaults(bench: Bench) -> None:

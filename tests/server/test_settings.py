@@ -67,6 +67,24 @@ def test_engine_options_carry_the_values() -> None:
     )
 
 
+def test_the_rule_and_its_number_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = parse("--decoding", "fixed_steps", "--steps-per-block", "6", "--entropy-bound", "0").engine_options()
+    assert (options.decoding, options.steps_per_block, options.entropy_bound) == ("fixed_steps", 6, 0.0)
+    monkeypatch.setenv("CDLM_DECODING", "factor")
+    monkeypatch.setenv("CDLM_DECODING_FACTOR", "1.5")
+    options = parse().engine_options()
+    assert (options.decoding, options.decoding_factor, options.steps_per_block) == ("factor", 1.5, None)
+    for flag, value in (("decoding", "greedy"), ("steps-per-block", "0"), ("decoding-factor", "0")):
+        with pytest.raises(SettingsError, match=f"--{flag}='?{value}"):
+            parse(f"--{flag}", value)
+
+
+def test_four_bits_are_refused_with_what_there_is() -> None:
+    assert parse("--quantization", "int8").engine_options().quantization == "int8"
+    with pytest.raises(SettingsError, match="--quantization='int4'.*'none' or 'int8'"):
+        parse("--quantization", "int4")
+
+
 def test_an_adapter_reaches_the_engine_and_names_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = parse("--adapter", "/tmp/some-student")
     options = settings.engine_options()
