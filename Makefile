@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check load bench eval table train-nano clean
+.PHONY: help install serve test check load bench eval table train-nano secrets prometheus chromium dashboards clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -64,6 +64,23 @@ train-nano: $(VENV)/.installed-training ## Trains cdlm-nano from nothing into ru
 	@for stage in autoregressive teacher trajectories student; do \
 		$(BIN)/cdlm train $$stage --config training/configs/nano.toml --output runs/nano $(ARGS) || exit 1; \
 	done
+
+secrets: ## Draws the key of the server and the password of Grafana for docker compose, unless they exist.
+	@mkdir -p -m 700 docker/secrets
+	@for name in api_key grafana_password; do \
+		test -s docker/secrets/$$name || $(PYTHON) -c 'import secrets; print(secrets.token_urlsafe(32))' > docker/secrets/$$name; \
+		chmod 644 docker/secrets/$$name; \
+	done
+	@echo "docker/secrets/api_key is the key that clients send; docker/secrets/grafana_password is that of admin."
+
+prometheus: ## Installs Prometheus and promtool on Debian or Ubuntu, which the tests of the dashboards need (as root).
+	apt-get update && apt-get install -y --no-install-recommends prometheus
+
+chromium: ## Installs Chromium on Debian, which the tests of the page at / need (as root).
+	apt-get update && apt-get install -y --no-install-recommends chromium
+
+dashboards: $(VENV)/.installed-dev ## Draws the dashboards of a server under load; ARGS="--output DIR".
+	$(BIN)/python -m tests.operate.render $(ARGS)
 
 clean: ## Removes the environment and caches.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist

@@ -52,12 +52,17 @@ def local_server(
             _wait_ready(process, f"http://127.0.0.1:{port}", start_timeout_s, log)
             yield f"http://127.0.0.1:{port}"
         finally:
-            process.terminate()
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            stop(process, timeout_s=10)
+
+
+def stop(process: "subprocess.Popen[bytes]", timeout_s: float) -> None:
+    """Ends a process, by force if it does not leave within ``timeout_s``."""
+    process.terminate()
+    try:
+        process.wait(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _wait_ready(process: "subprocess.Popen[bytes]", url: str, timeout_s: float, log: IO[bytes]) -> None:

@@ -54,16 +54,10 @@ def make_table(
         require_matplotlib()
     latency_count = min(latency_count, count)
     models = Models(runs, generation_length)
-    table: list[dict[str, Any]] = []
-    with progress_bar(Console(stderr=True)) as progress:
-        for task in TASKS:
-            bar = progress.add_task(task, total=len(names) * (count + latency_count))
-            measurement = _Measurement(models, task, draw_problems(task, count, seed, split), progress, bar)
-            table += measurement.run(names, latency_count)
     command = f"cdlm eval --table --count {count} --seed {seed} --split {split} --latency-count {latency_count}"
     command += f" --generation-length {generation_length}"
     command += "".join(f" --{flag} {value}" for flag, value in (("runs", runs), ("rows", rows)) if value is not None)
-    result = {
+    result: dict[str, Any] = {
         "command": command,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": _machine(models.device),
@@ -72,10 +66,15 @@ def make_table(
         "seed": seed,
         "count": count,
         "latency_count": latency_count,
-        "rows": table,
+        "rows": [],
     }
-    if json_file is not None:
-        json_file.write_text(json.dumps(result, indent=2) + "\n")
+    with progress_bar(Console(stderr=True)) as progress:
+        for task in TASKS:
+            bar = progress.add_task(task, total=len(names) * (count + latency_count))
+            measurement = _Measurement(models, task, draw_problems(task, count, seed, split), progress, bar)
+            result["rows"] += measurement.run(names, latency_count)
+            if json_file is not None:  # A task takes long enough to be worth keeping if the next one is interrupted.
+                json_file.write_text(json.dumps(result, indent=2) + "\n")
     print_table(result)
     if picture is not None:
         draw_picture(result, picture)

@@ -25,12 +25,14 @@ from training.decoding.rules import EntropyBound, Rule, TopConfidence
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-NAIVE, TRUNCATED, REFERENCE_STUDENT = "naive_teacher", "truncated_teacher", "student"
+NAIVE, STOPPED, TRUNCATED, REFERENCE_STUDENT = (
+    "naive_teacher", "naive_teacher_early_stop", "truncated_teacher", "student",
+)  # fmt: skip
 
 # Name of the row: what it does.
 ROWS: dict[str, str] = {
     NAIVE: "full forwards, 1 token a step, whole canvas",
-    "naive_teacher_early_stop": "full forwards, 1 token a step, ends after the block with the end token",
+    STOPPED: "full forwards, 1 token a step, ends after the block with the end token",
     TRUNCATED: "full forwards, as many steps a block as the student takes, whole canvas",
     "prefix_cache": "Fast-dLLM prefix cache, threshold 0.9",
     "dual_cache": "Fast-dLLM dual cache, threshold 0.9",
@@ -41,6 +43,8 @@ ROWS: dict[str, str] = {
     "student_tau_0.85": "engine, threshold 0.85",
     "student_tau_0.9": "engine, threshold 0.9",
     "student_tau_0.95": "engine, threshold 0.95",
+    "student_tau_0.98": "engine, threshold 0.98",
+    "student_tau_0.99": "engine, threshold 0.99",
     "student_factor": f"engine, factor {DEFAULT_FACTOR:g}",
     "student_eb_sampler": f"engine, entropy bound {DEFAULT_ENTROPY_BOUND:g}",
     "autoregressive": "engine, 1 token a step",
@@ -50,6 +54,8 @@ _STUDENT: dict[str, DecodingParams] = {
     "student_tau_0.85": DecodingParams(confidence_threshold=0.85),
     "student_tau_0.9": DecodingParams(confidence_threshold=0.9),
     "student_tau_0.95": DecodingParams(confidence_threshold=0.95),
+    "student_tau_0.98": DecodingParams(confidence_threshold=0.98),
+    "student_tau_0.99": DecodingParams(confidence_threshold=0.99),
     "student_factor": DecodingParams(decoding="factor", decoding_factor=DEFAULT_FACTOR),
     "student_eb_sampler": DecodingParams(decoding="entropy_bound", entropy_bound=DEFAULT_ENTROPY_BOUND),
 }
@@ -111,6 +117,7 @@ class Models:
             self.directories = {name: runs / name / "checkpoint" for name in names}
         self.device = resolve_device("auto")
         self._llms: dict[str, LLM] = {}
+        self._stopped: dict[tuple[int, ...], Answer] = {}
 
     @cached_property
     def teacher(self) -> Checkpoint:
@@ -141,6 +148,8 @@ class Models:
             return TableRow(name, load_tokenizer(self.directories[model]), answer, answer)
         tokenizer = load_tokenizer(self.directories["teacher"])
         one = self._teacher_answerer(self._decoder(name, truncated_count, early_stop=name not in (NAIVE, TRUNCATED)))
+        if name == STOPPED:
+            return TableRow(name, tokenizer, one, self._once(one))
         if name not in (NAIVE, TRUNCATED):
             return TableRow(name, tokenizer, one, one)
         # Later blocks change nothing before them, so the tokens are known once the end token is.
@@ -148,11 +157,24 @@ class Models:
         blocks = self.generation_length // block
         steps = blocks * -(-block // (1 if name == NAIVE else truncated_count))
         stopped = self._teacher_answerer(self._decoder(name, truncated_count, early_stop=True))
+        if name == NAIVE:
+            stopped = self._once(stopped)
 
         def answer_many(prompts: list[list[int]]) -> list[Answer]:
             return [Answer(found.token_ids, steps, steps, blocks) for found in stopped(prompts)]
 
         return TableRow(name, tokenizer, one, answer_many)
+
+    def _once(self, answerer: Answerer) -> Answerer:
+        """The teacher's plain decoding with an early stop, which two rows need: each prompt is decoded once."""
+
+        def answer(prompts: list[list[int]]) -> list[Answer]:
+            fresh = [prompt for prompt in prompts if tuple(prompt) not in self._stopped]
+            if fresh:
+                self._stopped.update(zip(map(tuple, fresh), answerer(fresh), strict=True))
+            return [self._stopped[tuple(prompt)] for prompt in prompts]
+
+        return answer
 
     def _decoder(self, name: str, truncated_count: int, *, early_stop: bool) -> TeacherDecoder:
         parts = self.teacher.transformer, self.teacher.manifest

@@ -1,5 +1,7 @@
 """The blocks being denoised: one row a running request, kept on the device and edited in place."""
 
+from collections.abc import Mapping
+
 import torch
 
 from model.config import Manifest
@@ -9,12 +11,13 @@ MAX_STOP_IDS = 32
 
 
 class Canvas:
-    """State of every row's current block.
+    """State of every row's current block; ``rows`` is S.
 
     Attributes (S rows, B block length, H hidden size), on the device:
         tokens: [S, B] int64, the mask token where nothing is finalised.
         masked: [S, B] bool, positions without a token. Kept apart from ``tokens``, since a prompt may
             contain the mask token's id.
+        known: [S, B] bool, positions whose token was known before the block's first step.
         rule: [S] int64, how positions are finalised: index into ``model.rules.RULES``.
         limit: [S] fp32, the rule's number.
         stop_ids: [S, MAX_STOP_IDS] int64, padded with -1.
@@ -32,11 +35,12 @@ class Canvas:
     def __init__(
         self, rows: int, manifest: Manifest, hidden_size: int, device: torch.device, dtype: torch.dtype
     ) -> None:
+        self.rows = rows
         self.block_length = manifest.block_length
         self.mask_token_id = manifest.mask_token_id
         shape = (rows, self.block_length)
         self.tokens = torch.full(shape, self.mask_token_id, device=device)
-        self.masked = torch.zeros(shape, dtype=torch.bool, device=device)
+        self.masked, self.known = (torch.zeros(shape, dtype=torch.bool, device=device) for _ in range(2))
         self.rule = torch.zeros(rows, dtype=torch.long, device=device)
         self.limit = torch.full((rows,), manifest.confidence_threshold, device=device)
         self.stop_ids = torch.full((rows, MAX_STOP_IDS), -1, device=device)
@@ -71,14 +75,22 @@ class Canvas:
         # A block has as many positions as it may take steps: then at least one a step is no further condition.
         self.plain[row] = rule.name == "threshold" and max_steps >= self.block_length
 
-    def open_block(self, row: int, given: list[int]) -> None:
-        """Starts a block of masks; ``given`` are prompt tokens that lie inside it, at its beginning."""
+    def open_block(self, row: int, given: list[int], pinned: Mapping[int, int] | None = None) -> None:
+        """Starts a block of masks.
+
+        ``given`` are prompt tokens that lie inside it, at its beginning; ``pinned`` are known tokens behind the end of
+        the answer, by their offset.
+        """
+        known = {**dict(enumerate(given)), **(pinned or {})}
         self.tokens[row] = self.mask_token_id
         self.masked[row] = True
-        if given:
-            self.tokens[row, : len(given)] = torch.tensor(given, device=self.tokens.device)
-            self.masked[row, : len(given)] = False
-        self.left[row], self.first[row], self.steps[row] = self.block_length - len(given), len(given), 0
+        self.known[row] = False
+        if known:
+            where = torch.tensor(list(known), device=self.tokens.device)
+            self.tokens[row, where] = torch.tensor(list(known.values()), device=self.tokens.device)
+            self.masked[row, where] = False
+            self.known[row, where] = True
+        self.left[row], self.first[row], self.steps[row] = self.block_length - len(known), len(given), 0
 
     def at_least(self, row: int) -> int:
         """How many positions the next step must finalise so that the block does not take more steps than it may."""

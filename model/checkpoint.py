@@ -8,13 +8,18 @@ import torch
 from model.adapter import merge_adapter, read_adapter
 from model.adapter_config import CONFIG_FILE as ADAPTER_CONFIG_FILE
 from model.backbones import Backbone, find_backbone, parameter_name
+from model.backbones.keys import stop_token_ids
 from model.config import CheckpointError, Manifest
 from model.files import inside, read_json, read_tensors, weights_file
+from model.rope import stretch
 from model.transformer import Transformer
 
 CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
+# What older exports store beside the weights, and is computed from the configuration.
+_COMPUTED = "rotary_emb.inv_freq"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,26 +38,33 @@ def load_checkpoint(
     dtype: torch.dtype = torch.float32,
     block_length: int | None = None,
     confidence_threshold: float | None = None,
+    max_model_len: int | None = None,
+    rope_scaling_factor: float = 1.0,
 ) -> Checkpoint:
     """Builds the backbone that ``config.json`` describes and fills it with the stored weights.
 
     ``adapter`` is a directory with a LoRA adapter, which is merged into the weights and may bring its own block
     length and threshold. ``block_length`` and ``confidence_threshold`` replace the manifest's and the adapter's values.
+    ``rope_scaling_factor`` stretches the positions that the weights know (``model/rope.py``); ``max_model_len`` is how
+    many of them to use.
 
     Raises:
         CheckpointError: a file is missing, unreadable or leads out of the directory; a tensor is missing,
-            unknown or misshapen; the format is not known; the adapter does not fit.
+            unknown or misshapen; the format is not known; the adapter does not fit; ``max_model_len`` is more than
+            the weights know.
     """
     if (directory / ADAPTER_CONFIG_FILE).exists() and not (directory / CONFIG_FILE).exists():
         raise CheckpointError(f"{directory}: holds a LoRA adapter, not a model; load it as the adapter of its base")
     config = read_json(directory, CONFIG_FILE)
     backbone = find_backbone(config.get("model_type"))
     shape, manifest = backbone.read(config)
+    manifest = _with_generation_stops(manifest, shape.vocab_size, directory)
     lora = read_adapter(adapter) if adapter else None
     if lora:
         manifest = _override(manifest, lora.decoding.block_length, lora.decoding.confidence_threshold)
         manifest = replace(manifest, bidirectional=False)
     manifest = _override(manifest, block_length, confidence_threshold)
+    shape, manifest = stretch(shape, manifest, rope_scaling_factor, max_model_len)
     target = device or torch.device("cpu")
     with torch.device("meta"):
         transformer = Transformer(shape).to(dtype)
@@ -63,6 +75,14 @@ def load_checkpoint(
     if lora:
         merge_adapter(transformer, lora, backbone)
     return Checkpoint(transformer.eval().requires_grad_(False), manifest)
+
+
+def _with_generation_stops(manifest: Manifest, vocab_size: int, directory: Path) -> Manifest:
+    """Adds the ids that ``generation_config.json`` ends an answer with: chat models name more there than in theirs."""
+    if not (directory / GENERATION_FILE).exists():
+        return manifest
+    found = stop_token_ids(read_json(directory, GENERATION_FILE), vocab_size, file=GENERATION_FILE)
+    return replace(manifest, stop_token_ids=tuple(dict.fromkeys((*manifest.stop_token_ids, *found))))
 
 
 def _override(manifest: Manifest, block_length: int | None, confidence_threshold: float | None) -> Manifest:
@@ -87,6 +107,8 @@ def _fill(transformer: Transformer, backbone: Backbone, directory: Path) -> None
     filled: set[str] = set()
     for path, stored, tensor in read_tensors(_weight_files(directory)):
         name = parameter_name(backbone, stored)
+        if stored.endswith(_COMPUTED):
+            continue
         if name == "lm_head.weight" and transformer.config.tie_word_embeddings:
             continue
         if name is None or name not in wanted:

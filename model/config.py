@@ -7,6 +7,7 @@ BlockOrigin = Literal["prompt_end", "absolute"]
 PromptAttention = Literal["full", "block_causal", "causal"]
 FirstToken = Literal["masked", "autoregressive"]
 AttentionBackend = Literal["sdpa", "flex", "varlen"]
+Quantization = Literal["none", "int8"]
 
 
 class CheckpointError(ValueError):
@@ -53,6 +54,7 @@ class Manifest:
         mask_token_id: the id that stands for "not yet known"; never generated.
         stop_token_ids: ids that end a request.
         max_model_len: prompt plus generated tokens.
+        trained_len: positions that the weights were trained for, where that is more than ``max_model_len``.
         shift: the prediction for position i is read from the hidden state at i - 1.
         block_origin: block borders count from the end of the prompt, or from position 0.
         prompt_attention: what a prompt row sees: the whole prompt, its own and earlier blocks, or earlier rows.
@@ -71,6 +73,7 @@ class Manifest:
     prompt_attention: PromptAttention = "full"
     first_token: FirstToken = "masked"
     bidirectional: bool = False
+    trained_len: int | None = None
 
     def __post_init__(self) -> None:
         if self.block_length < 1:

@@ -8,7 +8,7 @@ from torch import Tensor
 from model.attention.cache import PagedCache
 from model.attention.paged import PagedAttention
 from model.row import RowWork
-from model.segments import Segment
+from model.segments import Segment, clean_segments
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class StepLayout:
         rows: [R] int64, their rows of the canvas.
         clean_ids: [C] int64; ``None`` when C is 0.
         clean_count: C.
-        attention: who sees whom among all T tokens, and where they lie.
+        attention: who sees whom among all T tokens, and where they lie; ``None`` when T is 0.
         denoised: [D] int64, which of the R rows are denoised; ``None`` when all are.
         bordered: [rows with clean tokens] int64, those among the R.
         border_tokens: like ``bordered``, the flat index of the last clean token of each.
@@ -28,7 +28,7 @@ class StepLayout:
     rows: Tensor
     clean_ids: Tensor | None
     clean_count: int
-    attention: PagedAttention
+    attention: PagedAttention | None
     denoised: Tensor | None
     bordered: Tensor
     border_tokens: Tensor
@@ -43,9 +43,8 @@ def build_layout(
     bordered: list[int] = []
     border_tokens: list[int] = []
     for index, work in enumerate(works):
-        for span in work.clean:
-            segments.append(Segment(span.start, len(span.token_ids), work.pages, span.causal))
-            ids += span.token_ids
+        segments += clean_segments(work.clean, work.pages)
+        ids += [token for span in work.clean for token in span.token_ids]
         if work.clean:
             bordered.append(index)
             border_tokens.append(len(ids) - 1)
@@ -59,7 +58,7 @@ def build_layout(
         rows=place([work.row for work in works]),
         clean_ids=place(ids) if ids else None,
         clean_count=len(ids),
-        attention=attention(cache, segments),
+        attention=attention(cache, segments) if segments else None,
         denoised=None if len(denoised) == len(works) else place(denoised),
         bordered=place(bordered),
         border_tokens=place(border_tokens),

@@ -1,6 +1,6 @@
 """What the runner is asked for a row of its batch, and what it answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +12,25 @@ class Sampling:
     top_p: float
     min_p: float
     seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogitEdits:
+    """How a row's logits are changed before confidence, rule and draw look at them (docs/sampling.md).
+
+    Attributes:
+        presence: subtracted from tokens generated before.
+        frequency: subtracted as often as they were generated.
+        repetition: divides positive logits and multiplies negative ones of tokens in the prompt or generated before.
+        bias: (id, added number); -100 removes the token.
+        min_tokens: no stop token among that many generated ones.
+    """
+
+    presence: float = 0.0
+    frequency: float = 0.0
+    repetition: float = 1.0
+    bias: tuple[tuple[int, float], ...] = ()
+    min_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +55,10 @@ class RowWork:
             taken from the commit pass alone.
         sampling: ``None`` for greedy decoding.
         needs_entropy: whether its finalisation rule ranks by entropy.
+        edited: whether its logits are edited.
+        logprobs: how many alternatives to report with the log-probability of each finalised token; ``None``
+            reports none at all.
+        constrained: whether its tokens follow a grammar.
     """
 
     row: int
@@ -45,6 +68,18 @@ class RowWork:
     denoise: bool = True
     sampling: Sampling | None = None
     needs_entropy: bool = False
+    edited: bool = False
+    logprobs: int | None = None
+    constrained: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScore:
+    """A token's log-probability in the model's own distribution, and the likeliest tokens in its place, best first."""
+
+    logprob: float
+    top_ids: list[int]
+    top_logprobs: list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +92,8 @@ class RowResult:
         stop: offset of the first stop token, the block length if there is none.
         finalised: positions finalised in this step.
         steps: denoise steps the block has taken.
+        scores: by offset, those of the positions finalised in this step, if they were asked for.
+        error: why the row cannot be decoded any further, if so.
     """
 
     tokens: list[int]
@@ -64,3 +101,5 @@ class RowResult:
     stop: int
     finalised: int
     steps: int
+    scores: dict[int, TokenScore] = field(default_factory=dict)
+    error: str | None = None

@@ -1,4 +1,4 @@
-"""Names and numbers of the finalisation rules; free of torch, since the API process reads it too."""
+"""Names and numbers of the finalisation rules and of bans; free of torch, since the API process reads it too."""
 
 from typing import Literal, NamedTuple
 
@@ -9,6 +9,9 @@ RULES: tuple[RuleName, ...] = ("threshold", "factor", "entropy_bound")
 DEFAULT_FACTOR = 1.0
 # In nats. The default of diffusers' EntropyBoundScheduler, after EB-Sampler (Ben-Hamu et al., 2025, arXiv 2505.24857).
 DEFAULT_ENTROPY_BOUND = 0.1
+
+# The logit bias that removes a token altogether.
+BAN = -100.0
 
 
 class FinalisationRule(NamedTuple):

@@ -1,7 +1,9 @@
 """Runs one engine step: the forward over all segments, and the finalisation of every row's block."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -9,11 +11,16 @@ from model.attention.backends import find_attention
 from model.attention.cache import PagedCache
 from model.canvas import Canvas
 from model.checkpoint import Checkpoint
-from model.config import AttentionBackend
+from model.config import AttentionBackend, CheckpointError
+from model.constrained import ConstrainedRows, Pick
+from model.edits import LogitEditor
 from model.finalise import choose, choose_by_threshold, confidence_and_best, entropy, first_stop, frontier
 from model.layout import StepLayout, build_layout, layout_key
-from model.row import RowResult, RowWork, Sampling
+from model.logprobs import token_logprobs
+from model.row import RowResult, RowWork, Sampling, Span, TokenScore
 from model.sampling import gumbel_noise, sample
+from model.scoring import ScoreWork, score
+from model.staged import StagedForward
 
 
 @dataclass(slots=True)
@@ -43,40 +50,81 @@ class ModelRunner:
         page_size: int,
         max_rows: int,
         attention_backend: AttentionBackend = "sdpa",
+        cuda_graphs: bool = False,
     ) -> None:
         self.transformer, self.manifest = checkpoint.transformer, checkpoint.manifest
         self.transformer.fuse()
         weight = self.transformer.embed_tokens.weight
         self.device, self.dtype = weight.device, weight.dtype
         config = self.transformer.config
+        if cuda_graphs and attention_backend != "varlen":
+            raise CheckpointError(f"CUDA graphs need attention_backend varlen, not {attention_backend}")
+        # Graphs have rows that belong to nobody, and those write to a page of their own.
         self.cache = PagedCache(
-            config, num_pages=num_pages, page_size=page_size, device=self.device, dtype=self.dtype
+            config, num_pages=num_pages + cuda_graphs, page_size=page_size, device=self.device, dtype=self.dtype
         )
         self.attention = find_attention(
             attention_backend, device=self.device, dtype=self.dtype, page_size=page_size
         )
         self.canvas = Canvas(max_rows, self.manifest, config.hidden_size, self.device, self.dtype)
+        self.editor = LogitEditor(config.vocab_size, self.device)
+        self.constrained = ConstrainedRows(config.vocab_size, self.device)
+        self.graphs: Callable[[list[RowWork], StepLayout], Tensor] | None = None
+        if cuda_graphs:
+            from model.graphs import ForwardGraphs  # Older versions of torch have no varlen attention.
+
+            self.graphs = ForwardGraphs(
+                self.forward,
+                self.cache,
+                block_length=self.manifest.block_length,
+                max_model_len=self.manifest.max_model_len,
+            )
         self._noise = _NoiseCache()
         self._layout: tuple[tuple[object, ...], StepLayout] | None = None
 
     def release(self, row: int) -> None:
         """Forgets what was kept for a row that its request has left."""
         self._noise.rows.pop(row, None)
+        self.editor.release(row)
+        self.constrained.release(row)
 
     @torch.inference_mode()
     def step(self, works: list[RowWork]) -> list[RowResult]:
         """One forward and one round of finalisation; results come in the order of ``works``."""
         layout = self.layout(works)
-        predicting = self.forward(layout)  # [rows * block, hidden]
+        # [rows * block, hidden]
+        predicting = self.graphs(works, layout) if self.graphs and layout_key(works) else self.forward(layout)
         # How many positions have a prediction is known here, so the device need not be asked for it.
         counts = [self.canvas.left[work.row] if work.denoise else 1 for work in works]
         chosen = torch.nonzero_static(self._predictable(layout).view(-1), size=sum(counts))[:, 0]
         logits = self.transformer.logits(predicting.index_select(0, chosen))  # [masked, vocab]
+        scored = self._scored(works, counts, logits)
+        before_edits = self.constrained.keep(works, counts, logits)
+        self.editor.apply(works, counts, chosen, logits, self.canvas)
         confidence, token = confidence_and_best(logits, self.manifest.mask_token_id)
         entropies = entropy(logits) if any(work.needs_entropy for work in works) else None
         self._sample(works, counts, chosen, logits, token)
-        finalised = self._finalise(works, layout.rows, chosen, confidence, token, entropies)
-        return self._results(works, layout.rows, finalised)
+        finalised = self._rules(works, layout.rows, chosen, confidence, entropies)
+        failed = self.constrained.choose(
+            works, counts, self.canvas, logits, token, finalised, before_edits, lambda index: self._pick(works[index])
+        )
+        self._write(layout.rows, chosen, token, finalised)
+        results = self._results(works, layout.rows, finalised)
+        if scored is not None:
+            results = self._with_scores(works, results, finalised, chosen, *scored)
+        for index, reason in failed.items():
+            results[index] = replace(results[index], error=reason)
+        return results
+
+    @torch.inference_mode()
+    def stage(self, spans: list[Span], pages: list[int]) -> StagedForward:
+        """A forward over known tokens of one request that is to be taken a few layers at a time."""
+        return StagedForward(spans, pages, self.transformer, self.cache, self.attention)
+
+    @torch.inference_mode()
+    def score(self, works: list[ScoreWork]) -> list[list[TokenScore]]:
+        """One forward over known tokens; for each of ``works`` the scores of its targets."""
+        return score(works, self.transformer, self.cache, self.attention, self.manifest.mask_token_id)
 
     def layout(self, works: list[RowWork]) -> StepLayout:
         """Where everything lies in the step's forward; kept while the same rows denoise the same blocks."""
@@ -97,7 +145,10 @@ class ModelRunner:
         ids = canvas.tokens.index_select(0, rows if layout.denoised is None else rows[layout.denoised]).view(-1)
         if layout.clean_ids is not None:
             ids = torch.cat((layout.clean_ids, ids))
-        hidden: Tensor = self.transformer(ids, layout.attention.positions, layout.attention)
+        if layout.attention is None:  # Every row takes its first token from what was computed before.
+            hidden = canvas.border[:0]
+        else:
+            hidden = self.transformer(ids, layout.attention.positions, layout.attention)
         if not self.manifest.shift:
             return hidden[layout.clean_count :]
         if layout.clean_count:
@@ -124,27 +175,30 @@ class ModelRunner:
         self, works: list[RowWork], counts: list[int], chosen: Tensor, logits: Tensor, token: Tensor
     ) -> None:
         """Replaces the most probable token by a drawn one in rows that ask for it; ``token`` changes in place."""
-        block, end = self.canvas.block_length, 0
+        end = 0
         for work, count in zip(works, counts, strict=True):
             mine, end = slice(end, end + count), end + count
-            how = work.sampling
-            if how is None:
-                continue
-            noise = self._noise.get(work, how, block, logits.shape[-1], self.device)[chosen[mine] % block]
-            token[mine] = sample(
-                logits[mine], noise, temperature=how.temperature, top_k=how.top_k, top_p=how.top_p, min_p=how.min_p
-            )
+            if work.sampling is not None:
+                token[mine] = self._draw(work, work.sampling, logits[mine], chosen[mine] % self.canvas.block_length)
 
-    def _finalise(
-        self,
-        works: list[RowWork],
-        rows: Tensor,
-        chosen: Tensor,
-        confidence: Tensor,
-        token: Tensor,
-        entropies: Tensor | None,
+    def _draw(self, work: RowWork, how: Sampling, logits: Tensor, offsets: Tensor) -> Tensor:
+        """logits [positions, vocab] at ``offsets`` [positions] of the row's block -> [positions] int64."""
+        noise = self._noise.get(work, how, self.canvas.block_length, logits.shape[-1], self.device)[offsets]
+        return sample(
+            logits, noise, temperature=how.temperature, top_k=how.top_k, top_p=how.top_p, min_p=how.min_p
+        )
+
+    def _pick(self, work: RowWork) -> Pick:
+        """How a row takes its token from the logits that a grammar has left."""
+        how = work.sampling
+        if how is None:
+            return lambda logits, _offset: int(logits.argmax())
+        return lambda logits, offset: int(self._draw(work, how, logits, torch.tensor([offset], device=self.device)))
+
+    def _rules(
+        self, works: list[RowWork], rows: Tensor, chosen: Tensor, confidence: Tensor, entropies: Tensor | None
     ) -> Tensor:
-        """Applies each row's rule to the canvas; returns the positions it finalised, [rows, block] bool."""
+        """The positions that each row's rule finalises, [rows, block] bool."""
         canvas = self.canvas
         shape = len(works), canvas.block_length
 
@@ -153,15 +207,18 @@ class ModelRunner:
 
         sure, limit = spread(confidence), canvas.limit.index_select(0, rows)
         if all(canvas.plain[work.row] for work in works):
-            now = choose_by_threshold(sure, limit)
-        else:
-            predicted = spread(torch.ones_like(chosen, dtype=torch.bool))
-            at_least = torch.tensor([canvas.at_least(work.row) for work in works], device=self.device)
-            wide_entropies = None if entropies is None else spread(entropies)
-            now = choose(sure, predicted, canvas.rule[rows], limit, at_least, wide_entropies)
-        canvas.tokens[rows] = torch.where(now, spread(token), canvas.tokens.index_select(0, rows))
+            return choose_by_threshold(sure, limit)
+        predicted = spread(torch.ones_like(chosen, dtype=torch.bool))
+        at_least = torch.tensor([canvas.at_least(work.row) for work in works], device=self.device)
+        wide_entropies = None if entropies is None else spread(entropies)
+        return choose(sure, predicted, canvas.rule[rows], limit, at_least, wide_entropies)
+
+    def _write(self, rows: Tensor, chosen: Tensor, token: Tensor, now: Tensor) -> None:
+        """Writes tokens [positions], which lie at ``chosen``, to the canvas where ``now`` [rows, block] is true."""
+        canvas = self.canvas
+        wide = token.new_zeros(now.shape).view(-1).index_copy_(0, chosen, token).view(now.shape)
+        canvas.tokens[rows] = torch.where(now, wide, canvas.tokens.index_select(0, rows))
         canvas.masked[rows] = canvas.masked.index_select(0, rows) & ~now
-        return now
 
     def _results(self, works: list[RowWork], rows: Tensor, now: Tensor) -> list[RowResult]:
         """Brings the rows to the host: the step's only transfer."""
@@ -180,3 +237,36 @@ class ModelRunner:
             stop = line[0] if width else block
             results.append(RowResult(line[-block:], reached, stop, finalised, canvas.steps[work.row]))
         return results
+
+    def _scored(self, works: list[RowWork], counts: list[int], logits: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Which predicted positions belong to rows that want log-probabilities, and their logits before any edit."""
+        wanting = [work.logprobs is not None for work in works]
+        if not any(wanting):
+            return None
+        at = torch.from_numpy(np.flatnonzero(np.repeat(wanting, counts))).to(self.device)
+        return at, logits.index_select(0, at)
+
+    def _with_scores(
+        self, works: list[RowWork], results: list[RowResult], now: Tensor, chosen: Tensor, at: Tensor, logits: Tensor
+    ) -> list[RowResult]:
+        """Adds the log-probabilities of what this step finalised, in one transfer more.
+
+        now [rows, block] bool, chosen [positions] int64 into it flattened; ``at`` and ``logits`` are from ``_scored``.
+        """
+        wanting = [index for index, work in enumerate(works) if work.logprobs is not None]
+        places = chosen.index_select(0, at)
+        # How many were finalised the host has just learnt, so the device need not be asked again.
+        count = sum(results[index].finalised for index in wanting)
+        fresh = torch.nonzero_static(now.view(-1)[places], size=count)[:, 0]
+        places, block = places[fresh], self.canvas.block_length
+        rows = torch.tensor([work.row for work in works], device=self.device)
+        tokens = self.canvas.tokens[rows[places // block], places % block]
+        top = max(works[index].logprobs or 0 for index in wanting)
+        figures = token_logprobs(logits.index_select(0, fresh), tokens, self.manifest.mask_token_id, top)
+        scores: dict[int, dict[int, TokenScore]] = {index: {} for index in wanting}
+        for place, line in zip(places.tolist(), figures.tolist(), strict=True):
+            index, offset = divmod(place, block)
+            end = 1 + (works[index].logprobs or 0)
+            ids = [int(token) for token in line[1:end]]
+            scores[index][offset] = TokenScore(line[0], ids, line[1 + top : top + end])
+        return [replace(result, scores=scores.get(index, {})) for index, result in enumerate(results)]

@@ -5,10 +5,13 @@ position, and its queries see every key of their own request below ``visible``; 
 (unless it is ``causal``). Prefill, denoise, commit and resume are lists of segments, nothing else.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from model.row import Span
 
 Indices = NDArray[np.int64]
 
@@ -39,3 +42,8 @@ class Segment:
         pages = np.array(self.pages[: -(-self.visible // page_size)])
         slots: Indices = (pages[:, None] * page_size + np.arange(page_size)).ravel()[: self.visible]
         return slots
+
+
+def clean_segments(spans: Sequence[Span], pages: list[int]) -> list[Segment]:
+    """A segment for each span of known tokens of a request with these pages."""
+    return [Segment(span.start, len(span.token_ids), pages, span.causal) for span in spans]

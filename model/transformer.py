@@ -89,6 +89,11 @@ class FusedLinear:
         return nn.functional.linear(x, self.weight, self.bias)
 
 
+def quantised(module: nn.Module) -> bool:
+    """Whether a weight of the module is stored in some other form than a plain tensor."""
+    return any(type(parameter.data) is not Tensor for parameter in module.parameters())
+
+
 class SelfAttention(nn.Module):
     """Projections and rotary embedding around an ``Attention``."""
 
@@ -183,7 +188,7 @@ class Transformer(nn.Module):
             self.lm_head.weight = self.embed_tokens.weight
 
     def fuse(self) -> None:
-        """Prepares for inference: products that share their input become one.
+        """Prepares for inference: products that share their input become one, unless their weights are quantised.
 
         Raises:
             ValueError: a parameter is being trained; the fused product would not pass gradients on to it.
@@ -191,17 +196,22 @@ class Transformer(nn.Module):
         if any(parameter.requires_grad for parameter in self.parameters()):
             raise ValueError("a model that is being trained cannot be fused")
         for module in self.modules():
-            if isinstance(module, SelfAttention | MLP):
+            if isinstance(module, SelfAttention | MLP) and not quantised(module):
                 module.fuse()
 
     def forward(self, token_ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
         """token_ids, positions [...] int64 -> normalised last hidden states [..., hidden_size]."""
-        cos, sin = self.rotary(positions)
-        x = self.embed_tokens(token_ids)
-        for index, layer in enumerate(self.layers):
-            x = layer(x, cos, sin, index, attention)
-        out: Tensor = self.norm(x)
+        out: Tensor = self.norm(self.run_layers(self.embed_tokens(token_ids), positions, attention))
         return out
+
+    def run_layers(
+        self, x: Tensor, positions: Tensor, attention: Attention, first: int = 0, last: int | None = None
+    ) -> Tensor:
+        """Layers ``first`` up to but not including ``last``: x [..., hidden_size] -> the same, not normalised."""
+        cos, sin = self.rotary(positions)
+        for index in range(first, len(self.layers) if last is None else last):
+            x = self.layers[index](x, cos, sin, index, attention)
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., hidden_size] -> logits [..., vocab_size] in the weights' dtype."""

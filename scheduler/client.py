@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ from scheduler.messages import (
     EngineReady,
     EngineStats,
     GenerateRequest,
+    ScoreRequest,
     ShutdownRequest,
     StepReport,
 )
@@ -81,6 +83,11 @@ class EngineClient:
         return self._stats
 
     @property
+    def in_flight(self) -> int:
+        """Sequences handed to the engine whose last block has not come back."""
+        return len(self._outputs)
+
+    @property
     def pid(self) -> int | None:
         """Process id of the engine, if one runs."""
         return self._process.pid if self._process is not None and self._process.returncode is None else None
@@ -94,7 +101,8 @@ class EngineClient:
         self._stopping = True
         if self._inbox is not None:
             with contextlib.suppress(zmq.ZMQError):
-                await self._send(ShutdownRequest())
+                # Not awaited: an engine that still loads takes it later, and one that dies meanwhile never does.
+                self._send_soon(ShutdownRequest())
         if self._supervisor is not None:
             try:
                 await asyncio.wait_for(asyncio.shield(self._supervisor), STOP_TIMEOUT_S)
@@ -118,8 +126,8 @@ class EngineClient:
             await self._settled.wait()
         return self._ready
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[BlockOutput]:
-        """Yields the request's blocks as they finish; the last one has a finish reason.
+    async def generate(self, request: GenerateRequest | ScoreRequest) -> AsyncIterator[BlockOutput]:
+        """Yields the request's blocks as they finish; the last one has a finish reason. A scoring request has one.
 
         Leaving early (closing the iterator, cancellation) aborts the request in the engine.
 
@@ -148,12 +156,22 @@ class EngineClient:
     async def _send(self, message: EngineInput) -> None:
         if self._inbox is None:
             raise EngineDeadError("the engine is not ready")
-        await self._inbox.send(msgspec.msgpack.encode(message))
+        sent = asyncio.ensure_future(self._inbox.send(msgspec.msgpack.encode(message)))
+        try:
+            await asyncio.shield(sent)
+        except asyncio.CancelledError:
+            if sent.cancelled():  # By the socket, which is closed when the engine is gone; nobody cancelled the caller.
+                raise EngineDeadError("the engine died") from None
+            raise
+        except zmq.ZMQError as error:
+            raise EngineDeadError(f"the engine died: {error}") from error
 
     def _send_soon(self, message: EngineInput) -> None:
         """Sends without awaiting: usable while the caller is being cancelled."""
         if self._inbox is not None:
-            self._inbox.send(msgspec.msgpack.encode(message))
+            sent = asyncio.ensure_future(self._inbox.send(msgspec.msgpack.encode(message)))
+            # Whoever is gone needs nothing any more; an exception that nobody looks at would be logged.
+            sent.add_done_callback(lambda done: None if done.cancelled() else done.exception())
 
     async def _supervise(self) -> None:
         backoff = FIRST_BACKOFF_S
@@ -186,7 +204,8 @@ class EngineClient:
                 socket.set_hwm(0)
                 socket.linger = 0
                 socket.bind(f"ipc://{directory}/{name}")
-            command = [sys.executable, "-m", "scheduler.process", f"ipc://{directory}/in", f"ipc://{directory}/out"]
+            addresses = (f"ipc://{directory}/in", f"ipc://{directory}/out")
+            command = [sys.executable, "-m", "scheduler.process", *addresses, str(os.getpid())]
             process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
             self._process, self._inbox = process, inbox
             reader = asyncio.create_task(self._read(outbox))
@@ -197,6 +216,7 @@ class EngineClient:
             finally:
                 if process.returncode is None:
                     process.kill()
+                    await process.wait()  # Else its pipes outlive the event loop.
                 self._ready, self._inbox = None, None
                 reader.cancel()
                 await asyncio.gather(reader, return_exceptions=True)

@@ -7,26 +7,34 @@ from pathlib import Path
 
 import torch
 
-from model.attention.cache import PagedCache
-from model.canvas import MAX_STOP_IDS
-from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import CheckpointError
-from model.device import free_memory, resolve_device, resolve_dtype
-from model.row import RowResult, RowWork
+from model.row import RowResult, RowWork, Span
 from model.runner import ModelRunner
 from scheduler.blocks import clean_spans
 from scheduler.errors import EngineStartError, RequestError
-from scheduler.messages import BlockOutput, EngineReady, EngineStats, FinishReason, GenerateRequest, Phase, StepReport
+from scheduler.grammars import GrammarCompiler
+from scheduler.loading import load, page_count
+from scheduler.messages import (
+    BlockOutput,
+    EngineReady,
+    EngineStats,
+    FinishReason,
+    GenerateRequest,
+    Phase,
+    ScoreRequest,
+    StepReport,
+    TokenLogprob,
+)
 from scheduler.options import EngineOptions
+from scheduler.outputs import block_canvas, block_output
 from scheduler.page_pool import PagePool
 from scheduler.prefix_cache import PrefixCache
 from scheduler.scheduler import Scheduler
+from scheduler.score_queue import ScoreQueue
 from scheduler.sequence import Sequence
+from scheduler.validation import check_request
 
 logger = logging.getLogger(__name__)
-
-# Of the memory that is free once the weights are there; the rest is for activations, and on a CPU for everyone else.
-FREE_SHARE_GPU, FREE_SHARE_CPU = 0.9, 0.25
 
 StepObserver = Callable[[Sequence, RowResult], None]
 
@@ -45,7 +53,7 @@ class Engine:
     def __init__(self, options: EngineOptions, observer: StepObserver | None = None) -> None:
         if options.threads:
             torch.set_num_threads(options.threads)
-        checkpoint = _load(options)
+        checkpoint = load(options)
         self.options = options
         self.manifest = checkpoint.manifest
         if self.manifest.bidirectional:
@@ -53,13 +61,15 @@ class Engine:
                 "%s: as far as its files tell these are the weights of a bidirectional teacher; "
                 "unless a student is merged into them, answers decoded block by block will be poor", options.model
             )
-        largest = self.manifest.max_model_len + 2 * self.manifest.block_length
-        if options.max_num_batched_tokens < largest:
+        block = self.manifest.block_length
+        # Of what it has to compute before its block, a request takes no more than one of the two into a step.
+        largest = max(options.max_prefill_tokens, block) + block
+        if options.max_num_batched_tokens - options.max_prefill_tokens < largest:
             raise EngineStartError(
-                f"max_num_batched_tokens {options.max_num_batched_tokens} is below {largest}: "
-                "a request of the full context could never be resumed"
+                f"max_num_batched_tokens {options.max_num_batched_tokens} has no room for {largest} tokens of a request"
+                f" beside a staged one of max_prefill_tokens {options.max_prefill_tokens}"
             )
-        num_pages = _page_count(options, checkpoint)
+        num_pages = page_count(options, checkpoint)
         try:
             self.runner = ModelRunner(
                 checkpoint,
@@ -67,6 +77,7 @@ class Engine:
                 page_size=options.page_size,
                 max_rows=options.max_num_seqs,
                 attention_backend=options.attention_backend,
+                cuda_graphs=options.cuda_graphs,
             )
         except CheckpointError as error:
             raise EngineStartError(str(error)) from error
@@ -80,14 +91,18 @@ class Engine:
             self.prefix_cache,
             max_num_seqs=options.max_num_seqs,
             max_num_batched_tokens=options.max_num_batched_tokens,
+            max_prefill_tokens=options.max_prefill_tokens,
         )
+        self.scores = ScoreQueue(self.manifest, self.pool, self.runner)
+        vocab_size = checkpoint.transformer.config.vocab_size
+        self.grammars = GrammarCompiler(Path(options.model), vocab_size, self.manifest.max_model_len)
         self.sequences: dict[str, Sequence] = {}
         self._observer = observer
 
     @property
     def busy(self) -> bool:
         """Whether a step would do anything."""
-        return bool(self.sequences)
+        return bool(self.sequences) or self.scores.busy
 
     def describe(self) -> EngineReady:
         """What the front end needs to know about the loaded checkpoint."""
@@ -105,14 +120,21 @@ class Engine:
             parameters=sum(parameter.numel() for parameter in self.runner.transformer.parameters()),
         )
 
-    def add(self, request: GenerateRequest) -> None:
+    def add(self, request: GenerateRequest | ScoreRequest) -> None:
         """Queues a request.
 
         Raises:
             RequestError: it can never be served; nothing was queued.
         """
-        self._validate(request)
+        if request.request_id in self.sequences or request.request_id in self.scores:
+            raise RequestError(f"request_id {request.request_id!r} is already in flight")
+        if isinstance(request, ScoreRequest):
+            self.scores.add(request)
+            return
+        check_request(request, self.manifest, self.runner.transformer.config.vocab_size, self.pool)
         sequence = Sequence.from_request(request, self.manifest)
+        if request.grammar is not None:
+            sequence.compiling = self.grammars.compile(request.grammar)
         self.sequences[request.request_id] = sequence
         self.scheduler.add(sequence)
 
@@ -121,53 +143,68 @@ class Engine:
         sequence = self.sequences.pop(request_id, None)
         if sequence is not None:
             self._leave(sequence)
+        self.scores.abort(request_id)
 
     def step(self) -> StepReport:
-        """One forward over everything scheduled.
+        """One forward over everything scheduled for generation, and a part of what is staged and of what is scored.
 
-        A forward that raises ends the requests it carried with finish reason ``error``; the others go on.
+        A forward that raises ends the requests it carried with finish reason ``error``; the others go on. So do they
+        when a grammar of one of them cannot be compiled or followed.
         """
+        refused = self._take_grammars()
         preemptions = self.scheduler.preemptions
         self.scheduler.admitted.clear()
-        chosen = self.scheduler.schedule()
+        budget = self.options.max_num_batched_tokens
+        chosen = self.scheduler.schedule(self.scores.reserve(budget))
         recomputed = sum(sequence.recompute for sequence in chosen)
         started = time.monotonic()
+        for sequence in self.scheduler.admitted:
+            sequence.queued = started - sequence.arrival
         try:
             works = [self._work(sequence) for sequence in chosen]
             results = self.runner.step(works) if works else []
         except Exception as error:
             logger.exception("the step failed with %d requests", len(chosen))
-            return StepReport(outputs=[self._fail(sequence, error) for sequence in chosen], stats=self.stats())
-        seconds = time.monotonic() - started
+            refused += [self._fail(sequence, type(error).__name__) for sequence in chosen]
+            return StepReport(outputs=refused, stats=self.stats())
         finished: list[BlockOutput] = []
         saved = 0
         for sequence, result in zip(chosen, results, strict=True):
+            if result.error is not None:
+                refused.append(self._fail(sequence, result.error))
+                continue
             output = self._advance(sequence, result)
             if output is not None:
                 finished.append(output)
                 if output.finish_reason == "stop":
                     saved += max(0, -(-sequence.wanted // self.manifest.block_length) - 1)
+        tokens = sum(_tokens(work, self.manifest.block_length) for work in works)
+        failed, staged_tokens = self._stage()
+        tokens += staged_tokens
+        # A preempted request waits for pages: what becomes free is for it.
+        preempted = bool(self.scheduler.waiting) and self.scheduler.waiting[0].started
+        scored = self.scores.step(budget - tokens, admit=not preempted)
         stats = self.stats(
-            forward_seconds=seconds,
-            phase=_phase(works),
-            batch_rows=len(works),
-            batch_tokens=sum(_tokens(work, self.manifest.block_length) for work in works),
+            forward_seconds=time.monotonic() - started,
+            phase=_phase(works, staging=staged_tokens > 0, scoring=self.scores.rows > 0),
+            batch_rows=len(works) + (staged_tokens > 0) + self.scores.rows,
+            batch_tokens=tokens + self.scores.tokens,
             finalized_tokens=sum(result.finalised for result in results),
-            steps_per_block=[output.denoise_steps for output in finished],
-            queue_seconds=[started - sequence.arrival for sequence in self.scheduler.admitted],
+            steps_per_block=[output.denoise_steps for output in finished if not output.partial],
+            queue_seconds=[sequence.queued for sequence in self.scheduler.admitted],
             admitted_prompt_tokens=sum(sequence.prompt_length for sequence in self.scheduler.admitted),
             cached_prompt_tokens=sum(sequence.cached for sequence in self.scheduler.admitted),
             preemptions=self.scheduler.preemptions - preemptions,
             recomputed_tokens=recomputed,
             early_stop_saved_blocks=saved,
         )
-        return StepReport(outputs=finished, stats=stats)
+        return StepReport(outputs=refused + finished + failed + scored, stats=stats)
 
     def stats(self, **figures: object) -> EngineStats:
         """The state of queue and pages, with the figures of a step if there was one."""
         return EngineStats(
-            running=len(self.scheduler.running),
-            waiting=len(self.scheduler.waiting),
+            running=len(self.scheduler.running) + len(self.scores.running),
+            waiting=len(self.scheduler.waiting) + len(self.scores.waiting),
             pages_free=self.pool.free,
             pages_active=self.pool.active,
             pages_cached=self.pool.cached,
@@ -176,27 +213,8 @@ class Engine:
 
     def check(self) -> None:
         """Asserts that every held page belongs to a running request, and every kept one to the prefix cache."""
-        self.pool.check([sequence.pages for sequence in self.scheduler], self.prefix_cache.kept)
-
-    def _validate(self, request: GenerateRequest) -> None:
-        length, limit = len(request.prompt_ids), self.manifest.max_model_len
-        if not request.prompt_ids:
-            raise RequestError("prompt is empty")
-        if request.max_tokens < 1:
-            raise RequestError(f"max_tokens must be at least 1, got {request.max_tokens}")
-        if length + request.max_tokens > limit:
-            raise RequestError(f"prompt ({length}) and max_tokens ({request.max_tokens}) exceed the context of {limit}")
-        vocab = self.runner.transformer.config.vocab_size
-        if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= vocab:
-            raise RequestError(f"prompt has a token id outside 0..{vocab - 1}")
-        positions = length + request.max_tokens + self.manifest.block_length
-        if self.pool.pages_for(positions) > self.pool.num_pages:
-            raise RequestError(f"prompt and max_tokens need more than the {self.pool.num_pages} KV pages there are")
-        possible = MAX_STOP_IDS - len(self.manifest.stop_token_ids)
-        if len(request.stop_token_ids) > possible:
-            raise RequestError(f"stop_token_ids: at most {possible} are possible, got {len(request.stop_token_ids)}")
-        if request.request_id in self.sequences:
-            raise RequestError(f"request_id {request.request_id!r} is already in flight")
+        tables = [sequence.pages for sequence in self.scheduler]
+        self.pool.check([*tables, *self.scores.tables], self.prefix_cache.kept)
 
     def _work(self, sequence: Sequence) -> RowWork:
         """Opens the block if it is new, and lists what the forward has to compute for this request."""
@@ -210,14 +228,25 @@ class Engine:
                     stop_ids=sequence.stop_ids,
                     border=sequence.border,
                 )
+                self.runner.editor.open_row(
+                    sequence.row, sequence.edits, sequence.request.prompt_ids, sequence.stop_ids
+                )
+                self.runner.constrained.open_row(sequence.row, sequence.grammar, sequence.stop_ids)
                 sequence.row_open, sequence.border = True, None
-            self.runner.canvas.open_block(sequence.row, sequence.given)
+            pinned = sequence.pinned(self.manifest.block_length)
+            self.runner.canvas.open_block(sequence.row, sequence.given, pinned)
+            if sequence.edits is not None:
+                self.runner.editor.open_block(sequence.row, sequence.token_ids[sequence.prompt_length :])
+            if sequence.grammar is not None:
+                generated = sequence.token_ids[sequence.prompt_length :]
+                self.runner.constrained.open_block(sequence.row, generated, sequence.wanted)
+            sequence.logprobs.clear()
+            sequence.finalised_at.clear()
             sequence.block_open = True
-        clean = clean_spans(
-            sequence.token_ids, sequence.computed, sequence.block_start, sequence.prompt_length, self.manifest
-        )
+        clean = self._clean(sequence)
         # The first token taken from the commit pass must be known before the block is looked at.
-        alone = self.manifest.first_token == "autoregressive" and bool(clean) and not sequence.given
+        committed = bool(clean) or sequence.fresh
+        alone = self.manifest.first_token == "autoregressive" and committed and not sequence.given
         return RowWork(
             sequence.row,
             sequence.pages,
@@ -226,19 +255,73 @@ class Engine:
             denoise=not alone,
             sampling=sequence.sampling,
             needs_entropy=sequence.rule.name == "entropy_bound",
+            edited=sequence.edits is not None,
+            logprobs=sequence.request.logprobs,
+            constrained=sequence.grammar is not None,
         )
 
+    def _take_grammars(self) -> list[BlockOutput]:
+        """Hands waiting requests the grammars that are compiled by now, and ends those whose grammar is wrong.
+
+        Waits a moment if there is nothing else to do.
+        """
+        pending = [sequence.compiling for sequence in self.scheduler.waiting if sequence.compiling is not None]
+        if pending and len(pending) == len(self.sequences) and not self.scores.busy:
+            self.grammars.wait(pending)
+        wrong = []
+        for sequence in self.scheduler.waiting if pending else ():
+            if sequence.compiling is None or not sequence.compiling.done():
+                continue
+            error = sequence.compiling.exception()
+            if error is not None:
+                wrong.append((sequence, error))
+            else:
+                sequence.grammar, sequence.compiling = sequence.compiling.result(), None
+        return [self._fail(sequence, f"grammar: {error}") for sequence, error in wrong]
+
+    def _clean(self, sequence: Sequence) -> list[Span]:
+        return clean_spans(
+            sequence.token_ids, sequence.computed, sequence.block_start, sequence.prompt_length, self.manifest
+        )
+
+    def _stage(self) -> tuple[list[BlockOutput], int]:
+        """Advances the staged request by some layers: its end if that failed, and how many tokens' work it was."""
+        sequence = self.scheduler.staged
+        if sequence is None:
+            return [], 0
+        total = self.runner.transformer.config.num_layers
+        tokens = sequence.block_start - sequence.computed
+        layers = max(1, total * self.options.max_prefill_tokens // tokens)
+        try:
+            if sequence.staged is None:
+                sequence.staged = self.runner.stage(self._clean(sequence), sequence.pages)
+            sequence.staged.advance(layers)
+            if sequence.staged.done:
+                sequence.border = sequence.staged.border if self.manifest.shift else None
+                sequence.computed, sequence.staged, sequence.fresh = sequence.block_start, None, True
+                sequence.forwards += 1
+        except Exception as error:
+            logger.exception("a staged forward over %d tokens failed", tokens)
+            return [self._fail(sequence, type(error).__name__)], 0
+        return [], -(-tokens * layers // total)
+
     def _advance(self, sequence: Sequence, result: RowResult) -> BlockOutput | None:
-        """Books a step's result; returns the block if it is finished."""
+        """Books a step's result; returns the block if it is finished, or what the request wants to see of it before."""
         if self._observer is not None:
             self._observer(sequence, result)
         row = sequence.row
         assert row is not None
-        sequence.computed = sequence.block_start
+        sequence.computed, sequence.fresh = sequence.block_start, False
         sequence.recompute = 0
         self.prefix_cache.store(sequence, lambda: self.runner.canvas.border[row].clone())
         sequence.forwards += 1
+        for offset, score in result.scores.items():
+            sequence.logprobs[offset] = TokenLogprob(
+                result.tokens[offset], score.logprob, result.steps, score.top_ids, score.top_logprobs
+            )
+        canvas = block_canvas(sequence, result, self.manifest) if sequence.request.stream_canvas else None
         given, block = len(sequence.given), self.manifest.block_length
+        first = given + sequence.sent
         wanted = min(sequence.wanted, block)
         reason: FinishReason | None = None
         if result.stop < min(result.frontier, wanted):
@@ -248,15 +331,16 @@ class Engine:
         elif result.frontier >= block:
             end = block
         else:
-            return None
-        output = BlockOutput(
-            request_id=sequence.request.request_id,
-            token_ids=result.tokens[given:end],
-            denoise_steps=result.steps,
-            forward_passes=sequence.forwards,
-            cached_tokens=sequence.cached,
-            finish_reason=reason,
-        )
+            end = max(first, result.frontier) if sequence.request.stream_prefix else first
+            if end == first and canvas is None:
+                return None
+            sequence.sent = end - given
+            return block_output(sequence, result, first, end, canvas=canvas, partial=True)
+        output = block_output(
+            sequence, result, first, end, canvas=canvas, reason=reason,
+            denoise_steps=result.steps, forward_passes=sequence.forwards,
+        )  # fmt: skip
+        sequence.sent = 0
         if reason is not None:
             del self.sequences[sequence.request.request_id]
             self._leave(sequence)
@@ -272,55 +356,25 @@ class Engine:
             self.runner.release(sequence.row)
         self.scheduler.remove(sequence)
 
-    def _fail(self, sequence: Sequence, error: Exception) -> BlockOutput:
+    def _fail(self, sequence: Sequence, reason: str) -> BlockOutput:
         del self.sequences[sequence.request.request_id]
         self._leave(sequence)
         return BlockOutput(
-            request_id=sequence.request.request_id, token_ids=[], finish_reason="error", error=type(error).__name__
+            request_id=sequence.request.request_id, token_ids=[], finish_reason="error", error=reason
         )
-
-
-def _load(options: EngineOptions) -> Checkpoint:
-    try:
-        device = resolve_device(options.device)
-        return load_checkpoint(
-            Path(options.model),
-            adapter=Path(options.adapter) if options.adapter else None,
-            device=device,
-            dtype=resolve_dtype(options.dtype, device),
-            block_length=options.block_length,
-            confidence_threshold=options.confidence_threshold,
-        )
-    except CheckpointError as error:
-        raise EngineStartError(str(error)) from error
-
-
-def _page_count(options: EngineOptions, checkpoint: Checkpoint) -> int:
-    """Pages that fit into ``kv_cache_memory``; by default a share of what is free, and no more than rows can use."""
-    manifest = checkpoint.manifest
-    weight = checkpoint.transformer.embed_tokens.weight
-    page = PagedCache.bytes_per_page(checkpoint.transformer.config, options.page_size, weight.dtype)
-    one_request = -(-(manifest.max_model_len + manifest.block_length) // options.page_size)
-    memory = options.kv_cache_memory
-    if memory is None:
-        share = FREE_SHARE_GPU if weight.device.type == "cuda" else FREE_SHARE_CPU
-        memory = min(int(share * free_memory(weight.device)), one_request * page * options.max_num_seqs)
-    pages = memory // page
-    if pages < one_request:
-        asked = "kv_cache_memory" if options.kv_cache_memory is not None else "the free memory for the KV cache,"
-        raise EngineStartError(
-            f"{asked} {memory} holds {pages} pages of {page} bytes; one request of the full context needs {one_request}"
-        )
-    return pages
 
 
 def _tokens(work: RowWork, block_length: int) -> int:
     return sum(len(span.token_ids) for span in work.clean) + (block_length if work.denoise else 0)
 
 
-def _phase(works: list[RowWork]) -> Phase:
-    """What the forward was: one kind of work, or a mixture."""
+def _phase(works: list[RowWork], *, staging: bool, scoring: bool) -> Phase:
+    """What the step was: one kind of work, or a mixture."""
     kinds: set[Phase] = {_kind(work) for work in works}
+    if staging:
+        kinds.add("prefill")
+    if scoring:
+        kinds.add("score")
     return kinds.pop() if len(kinds) == 1 else "mixed" if kinds else "idle"
 
 

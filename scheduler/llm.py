@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from scheduler.engine import Engine, StepObserver
 from scheduler.errors import EngineError
-from scheduler.messages import EngineStats, FinishReason, GenerateRequest
+from scheduler.messages import EngineStats, FinishReason, GenerateRequest, TokenLogprob
 from scheduler.options import EngineOptions
 
 
@@ -13,10 +13,13 @@ from scheduler.options import EngineOptions
 class Completion:
     """What one request came to.
 
-    ``denoise_steps`` and ``forward_passes`` are sums over its ``blocks``; ``finish_reason`` is ``stop`` or ``length``.
+    ``logprobs`` has an entry for each of ``token_ids``, and one for the stop token after them if there was one, where
+    the request asks for them. ``denoise_steps`` and ``forward_passes`` are sums over its ``blocks``; ``finish_reason``
+    is ``stop`` or ``length``.
     """
 
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     denoise_steps: int = 0
     forward_passes: int = 0
     blocks: int = 0
@@ -67,9 +70,10 @@ class LLM:
                         raise EngineError(f"request {output.request_id}: {output.error}")
                     done = completions[output.request_id]
                     done.token_ids += output.token_ids
+                    done.logprobs += output.logprobs or []
                     done.denoise_steps += output.denoise_steps
                     done.forward_passes += output.forward_passes
-                    done.blocks += 1
+                    done.blocks += not output.partial
                     done.finish_reason = output.finish_reason
         finally:
             for request_id in completions:

@@ -7,7 +7,7 @@ import msgspec
 from model.rules import RuleName
 
 FinishReason = Literal["stop", "length", "error"]
-Phase = Literal["prefill", "denoise", "commit", "mixed", "idle"]
+Phase = Literal["prefill", "denoise", "commit", "score", "mixed", "idle"]
 
 
 class DecodingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +18,9 @@ class DecodingParams(msgspec.Struct, frozen=True, kw_only=True):
     ``entropy_bound`` >= 0, in nats. A number that the rule does not use has no effect. ``temperature`` 0 is
     greedy; ``top_k`` 0 and ``top_p`` 1 filter nothing; ``seed`` selects the noise of a sampled request and is
     ignored by a greedy one.
+
+    The penalties, ``logit_bias`` (id -> number in [-100, 100], -100 a ban) and ``min_tokens`` edit the logits before
+    anything is decided on them (docs/sampling.md).
     """
 
     temperature: float = 0.0
@@ -30,10 +33,24 @@ class DecodingParams(msgspec.Struct, frozen=True, kw_only=True):
     decoding_factor: float | None = None
     entropy_bound: float | None = None
     max_steps_per_block: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = {}
+    min_tokens: int = 0
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
-    """Generate at most ``max_tokens`` tokens after ``prompt_ids``."""
+    """Generate at most ``max_tokens`` tokens after ``prompt_ids``.
+
+    ``logprobs`` asks for the log-probability of every token and of that many alternatives. ``stream_prefix`` asks for
+    tokens as soon as all before them are finalised, ``stream_canvas`` for the block after every denoise step.
+    ``grammar``, in the Lark dialect of llguidance, is what the answer must be by the time a stop token ends it
+    (docs/structured-output.md).
+
+    ``pinned`` are the tokens behind ``max_tokens`` generated ones. Those of them that lie in the same block as the last
+    generated one are known there from its first step on, so that it is denoised between both; the others are not used.
+    """
 
     request_id: str
     prompt_ids: list[int]
@@ -41,6 +58,22 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     params: DecodingParams = DecodingParams()
     stop_token_ids: list[int] = []
     ignore_eos: bool = False
+    logprobs: int | None = None
+    stream_prefix: bool = False
+    stream_canvas: bool = False
+    grammar: str | None = None
+    pinned: list[int] = []
+
+
+class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
+    """Tell the log-probability of every prompt token given those before it, and of ``logprobs`` alternatives.
+
+    It is answered with one ``BlockOutput`` whose ``logprobs`` begin with the second token; their ``step`` is 0.
+    """
+
+    request_id: str
+    prompt_ids: list[int]
+    logprobs: int = 0
 
 
 class AbortRequest(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
@@ -53,15 +86,45 @@ class ShutdownRequest(msgspec.Struct, frozen=True, tag="shutdown"):
     """Leave the step loop and exit 0."""
 
 
-EngineInput = GenerateRequest | AbortRequest | ShutdownRequest
+EngineInput = GenerateRequest | ScoreRequest | AbortRequest | ShutdownRequest
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token's log-probability in the model's own distribution (docs/sampling.md).
+
+    ``step`` is the denoise step of its block that finalised it, from 1 on; ``top_ids`` and ``top_logprobs`` are the
+    likeliest tokens in its place, best first.
+    """
+
+    token_id: int
+    logprob: float
+    step: int
+    top_ids: list[int]
+    top_logprobs: list[float]
+
+
+class BlockCanvas(msgspec.Struct, frozen=True, array_like=True):
+    """A block after a denoise step: generated positions up to ``max_tokens``, ``None`` where nothing is finalised.
+
+    ``steps`` says after which denoise step each was finalised, from 1 on.
+    """
+
+    step: int
+    token_ids: list[int | None]
+    steps: list[int | None]
 
 
 class BlockOutput(msgspec.Struct, frozen=True, kw_only=True):
     """The tokens of one finished block (the last one may be cut by ``max_tokens`` or a stop token).
 
+    A ``partial`` one comes before its block is finished: its tokens will not change, and the next output of the block
+    begins behind them.
+
     A stop token that ended the request is not part of ``token_ids``. ``denoise_steps`` and
     ``forward_passes`` count what this block took; ``cached_tokens`` are the request's prompt tokens that need not be
-    computed, the same in each of its blocks.
+    computed, ``queue_seconds`` how long it waited for its first step; both are the same in each of its blocks.
+    ``logprobs``, if they were asked for, are those of ``token_ids``, and of the stop token after them if one ended the
+    request.
     """
 
     request_id: str
@@ -69,8 +132,12 @@ class BlockOutput(msgspec.Struct, frozen=True, kw_only=True):
     denoise_steps: int = 0
     forward_passes: int = 0
     cached_tokens: int = 0
+    queue_seconds: float = 0.0
     finish_reason: FinishReason | None = None
     error: str | None = None
+    logprobs: list[TokenLogprob] | None = None
+    partial: bool = False
+    canvas: BlockCanvas | None = None
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from model.config import AttentionBackend
+from model.config import AttentionBackend, Quantization
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -10,9 +10,13 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     ``model`` is a checkpoint directory, ``adapter`` that of a LoRA adapter over it; ``device`` and ``dtype`` may be
     ``"auto"``; ``block_length`` and ``confidence_threshold`` override the manifest's and the adapter's values;
-    ``kv_cache_memory`` is in bytes (``None`` takes a share of the free memory, at most ``max_num_seqs`` full contexts);
-    ``max_num_batched_tokens`` bounds one forward; ``enable_prefix_caching`` keeps the pages of prompts for requests
-    that begin alike; ``attention_backend`` names the implementation of attention (``model/attention/``).
+    ``max_model_len`` and ``rope_scaling_factor`` are those of ``model.checkpoint.load_checkpoint``; ``kv_cache_memory``
+    is in bytes (``None`` takes a share of the free memory, at most ``max_num_seqs`` full contexts);
+    ``max_num_batched_tokens`` bounds one forward; of a request with more than ``max_prefill_tokens`` known tokens to
+    compute a few layers are computed a step, about as much work as that many tokens; ``enable_prefix_caching`` keeps
+    the pages of prompts for requests that begin alike; ``attention_backend`` names an implementation of attention
+    (``model/attention/``), ``quantization`` how the layers' weights are stored (``model/quantization.py``);
+    ``cuda_graphs`` replays recorded forwards (``model/graphs.py``).
     """
 
     model: str
@@ -21,10 +25,15 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str = "auto"
     block_length: int | None = None
     confidence_threshold: float | None = None
+    max_model_len: int | None = None
+    rope_scaling_factor: float = 1.0
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 8192
+    max_prefill_tokens: int = 512
     kv_cache_memory: int | None = None
     page_size: int = 32
     enable_prefix_caching: bool = True
     attention_backend: AttentionBackend = "sdpa"
+    quantization: Quantization = "none"
+    cuda_graphs: bool = False
     threads: int | None = None

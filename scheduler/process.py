@@ -18,6 +18,7 @@ from scheduler.messages import (
     EngineInput,
     EngineOutput,
     GenerateRequest,
+    ScoreRequest,
     ShutdownRequest,
     StepReport,
 )
@@ -32,12 +33,14 @@ IDLE_POLL_MS = 500  # How often an idle engine looks whether its parent still li
 class EngineServer:
     """Joins an engine to its two sockets."""
 
-    def __init__(self, engine: Engine, inbox: "zmq.Socket[bytes]", outbox: "zmq.Socket[bytes]") -> None:
+    def __init__(
+        self, engine: Engine, inbox: "zmq.Socket[bytes]", outbox: "zmq.Socket[bytes]", *, parent: int
+    ) -> None:
         self.engine = engine
         self.inbox, self.outbox = inbox, outbox
         self._decoder = msgspec.msgpack.Decoder(EngineInput)
         self._encoder = msgspec.msgpack.Encoder()
-        self._parent = os.getppid()
+        self._parent = parent
 
     def send(self, message: EngineOutput) -> None:
         """Sends one message to the API process."""
@@ -65,7 +68,7 @@ class EngineServer:
         """Handles one message; false means shut down."""
         message = self._decoder.decode(payload)
         match message:
-            case GenerateRequest():
+            case GenerateRequest() | ScoreRequest():
                 try:
                     self.engine.add(message)
                 except RequestError as error:
@@ -81,7 +84,10 @@ class EngineServer:
 
 
 def main() -> int:
-    """Entry point of ``python -m scheduler.process INBOX OUTBOX``; the options come on standard input."""
+    """Entry point of ``python -m scheduler.process INBOX OUTBOX PARENT``; the options come on standard input.
+
+    PARENT is the process id of the API process, which may be gone before the engine has loaded.
+    """
     setproctitle.setproctitle(PROCESS_NAME)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -97,7 +103,7 @@ def main() -> int:
         except EngineStartError as error:
             outbox.send(msgspec.msgpack.encode(EngineFailed(message=str(error))))
             return 1
-        EngineServer(engine, inbox, outbox).run()
+        EngineServer(engine, inbox, outbox, parent=int(sys.argv[3])).run()
         return 0
     finally:
         context.destroy(linger=1000)

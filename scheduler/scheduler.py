@@ -15,6 +15,9 @@ class Scheduler:
     Requests join and leave at every step. Running ones come first, oldest first; waiting ones join while the
     token budget, the canvas rows and the pages last. When pages run out, the youngest running request gives
     up its pages and its unfinished block, and goes back to the head of the queue.
+
+    A request with more than ``max_prefill_tokens`` known tokens to compute is **staged** first: its forward advances a
+    few layers beside each step, one request at a time, oldest first.
     """
 
     def __init__(
@@ -25,11 +28,13 @@ class Scheduler:
         *,
         max_num_seqs: int,
         max_num_batched_tokens: int,
+        max_prefill_tokens: int,
     ) -> None:
         self.manifest = manifest
         self.pool = pool
         self.prefix_cache = prefix_cache
         self.max_num_batched_tokens = max_num_batched_tokens
+        self.max_prefill_tokens = max_prefill_tokens
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.preemptions = 0
@@ -52,29 +57,56 @@ class Scheduler:
             self.running.remove(sequence)
             self._vacate(sequence)
 
-    def schedule(self) -> list[Sequence]:
-        """The requests of the next step, each with a row and with pages up to the end of its block."""
+    def schedule(self, reserved: int = 0) -> list[Sequence]:
+        """The requests of the next step, each with a row and with pages up to the end of its block.
+
+        ``reserved`` tokens of the step are kept for other work.
+        """
         preempted = self._secure_pages()
-        budget = self.max_num_batched_tokens
+        budget = self.max_num_batched_tokens - reserved
+        if self.staged is not None:
+            budget -= self.max_prefill_tokens
         chosen: list[Sequence] = []
         left_out: list[Sequence] = []
         for sequence in self.running:
+            if self._long(sequence):
+                left_out.append(sequence)
+                continue
             cost = self._cost(sequence)
             (chosen if cost <= budget else left_out).append(sequence)
             budget -= cost if cost <= budget else 0
         # Whoever did not fit is first in line for the next step.
         self.running = left_out + chosen
-        while self.waiting and self._free_rows and not preempted:
-            if self.prefix_cache.awaits(self.waiting[0], chosen) or not self._claim(self.waiting[0], budget):
+        for sequence in list(self.waiting):
+            if preempted or not self._free_rows:
                 break
-            budget -= self._cost(self.waiting[0])
-            chosen.append(self._admit(self.waiting.popleft()))
+            if sequence.compiling is not None or self.prefix_cache.awaits(sequence, self.running):
+                continue
+            if not self._claim(sequence, budget):
+                break
+            self.waiting.remove(sequence)
+            self._admit(sequence)
+            if not self._long(sequence):
+                budget -= self._cost(sequence)
+                chosen.append(sequence)
         return chosen
+
+    @property
+    def staged(self) -> Sequence | None:
+        """The running request whose known tokens are to be advanced by some layers beside the step."""
+        return min(filter(self._long, self.running), key=lambda sequence: sequence.arrival, default=None)
+
+    def _long(self, sequence: Sequence) -> bool:
+        # A finished block is always computed with the next one's first step.
+        least = max(self.max_prefill_tokens, self.manifest.block_length)
+        return sequence.block_start - sequence.computed > least
 
     def _claim(self, sequence: Sequence, budget: int) -> bool:
         """Pages for a waiting sequence, cached ones as far as there are; all or nothing."""
-        if self.prefix_cache.attach(sequence) and self._cost(sequence) <= budget and self._grow(sequence):
-            return True
+        if self.prefix_cache.attach(sequence):
+            cost = 0 if self._long(sequence) else self._cost(sequence)
+            if cost <= budget and self._grow(sequence):
+                return True
         self._return_pages(sequence)
         return False
 
@@ -100,14 +132,13 @@ class Scheduler:
         self._vacate(sequence)
         self.waiting.appendleft(sequence)
 
-    def _admit(self, sequence: Sequence) -> Sequence:
+    def _admit(self, sequence: Sequence) -> None:
         sequence.row = self._free_rows.pop()
         if not sequence.started:
             sequence.started = True
             sequence.cached = min(sequence.computed, sequence.prompt_length)
             self.admitted.append(sequence)
         self.running.append(sequence)
-        return sequence
 
     def _vacate(self, sequence: Sequence) -> None:
         assert sequence.row is not None
@@ -119,4 +150,5 @@ class Scheduler:
     def _return_pages(self, sequence: Sequence) -> None:
         self.pool.release(sequence.pages)
         sequence.computed = sequence.stored = 0
-        sequence.border = None
+        sequence.border = sequence.staged = None
+        sequence.fresh = False

@@ -1,15 +1,18 @@
 """One request inside the engine: its tokens, its current block, its pages and counters."""
 
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from model.config import Manifest
-from model.row import Sampling
+from model.grammar.compiled import CompiledGrammar
+from model.row import LogitEdits, Sampling
 from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, FinalisationRule
+from model.staged import StagedForward
 from scheduler.blocks import first_block_start
-from scheduler.messages import DecodingParams, GenerateRequest
+from scheduler.messages import DecodingParams, GenerateRequest, TokenLogprob
 
 
 @dataclass(slots=True)
@@ -27,8 +30,16 @@ class Sequence:
         row_open: the canvas row holds this request's settings.
         stored: positions below this were offered to the prefix cache, or come from it.
         cached: prompt positions that came from the prefix cache when the request was first admitted.
-        border: the state behind the cached positions, until the canvas row holds it.
+        queued: seconds it waited before it was first admitted.
+        staged: the forward over its known tokens, while that is taken a few layers at a time.
+        fresh: such a forward has just been finished, and no step has followed yet.
+        border: the state behind the computed positions, until the canvas row holds it.
+        logprobs: by offset, those of the current block, if they were asked for.
+        sent: tokens of the current block that partial outputs have carried.
+        finalised_at: by offset, the denoise step of the current block that finalised it, if its canvas is asked for.
         recompute: positions whose keys were dropped by a preemption and are computed again on resuming.
+        compiling: the grammar it waits for; taken away by the engine between two steps once it is done.
+        grammar: what the answer must follow.
     """
 
     request: GenerateRequest
@@ -39,6 +50,7 @@ class Sequence:
     stop_ids: list[int]
     rule: FinalisationRule
     max_steps: int
+    edits: LogitEdits | None
     arrival: float = field(default_factory=time.monotonic)
     computed: int = 0
     row: int | None = None
@@ -47,10 +59,18 @@ class Sequence:
     block_open: bool = False
     stored: int = 0
     cached: int = 0
+    queued: float = 0.0
+    staged: StagedForward | None = None
+    fresh: bool = False
     border: Tensor | None = None
     forwards: int = 0
+    logprobs: dict[int, TokenLogprob] = field(default_factory=dict)
+    sent: int = 0
+    finalised_at: dict[int, int] = field(default_factory=dict)
     recompute: int = 0
     started: bool = False
+    compiling: Future[CompiledGrammar] | None = None
+    grammar: CompiledGrammar | None = None
 
     @classmethod
     def from_request(cls, request: GenerateRequest, manifest: Manifest) -> "Sequence":
@@ -69,6 +89,7 @@ class Sequence:
             stop_ids=stop_ids + [token for token in request.stop_token_ids if token not in stop_ids],
             rule=finalisation_rule(params, manifest),
             max_steps=params.max_steps_per_block or manifest.block_length,
+            edits=logit_edits(params),
         )
 
     @property
@@ -81,6 +102,10 @@ class Sequence:
         """Positions of the current block up to the request's last token, prompt tail included."""
         return self.prompt_length + self.request.max_tokens - self.block_start
 
+    def pinned(self, block_length: int) -> dict[int, int]:
+        """Tokens behind the answer's end that lie in the current block, by their offset in it."""
+        return dict(zip(range(self.wanted, block_length), self.request.pinned, strict=False))
+
 
 def finalisation_rule(params: DecodingParams, manifest: Manifest) -> FinalisationRule:
     """The rule a request asks for, its number from the request, the checkpoint or the published default."""
@@ -92,3 +117,15 @@ def finalisation_rule(params: DecodingParams, manifest: Manifest) -> Finalisatio
         case _:
             given, default = params.confidence_threshold, manifest.confidence_threshold
     return FinalisationRule(params.decoding or "threshold", default if given is None else given)
+
+
+def logit_edits(params: DecodingParams) -> LogitEdits | None:
+    """The edits of the logits that a request asks for; ``None`` when they would change nothing."""
+    edits = LogitEdits(
+        params.presence_penalty,
+        params.frequency_penalty,
+        params.repetition_penalty,
+        tuple(params.logit_bias.items()),
+        params.min_tokens,
+    )
+    return None if edits == LogitEdits() else edits

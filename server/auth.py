@@ -12,17 +12,18 @@ OPEN_PATHS = frozenset({"/health", "/livez", "/readyz", "/ping"})
 
 
 class ApiKeyAuth:
-    """Lets through only the probes and requests whose ``Authorization: Bearer`` key is known.
+    """Lets through only the probes, ``open_paths`` and requests whose ``Authorization: Bearer`` key is known.
 
-    Without keys every request passes. Any path that is not literally a probe needs a key.
+    Without keys every request passes. Any path that is not literally an open one needs a key.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[str], open_paths: frozenset[str] = frozenset()) -> None:
         self._app = app
+        self._open = OPEN_PATHS | open_paths
         self._digests = [_digest(key.encode()) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        open_path = scope["type"] == "lifespan" or scope.get("path") in OPEN_PATHS
+        open_path = scope["type"] == "lifespan" or scope.get("path") in self._open
         if not self._digests or open_path or self._allowed(scope):
             await self._app(scope, receive, send)
             return

@@ -8,12 +8,19 @@ from contextlib import aclosing
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from scheduler.messages import EngineReady
+from server.answer_grammar import answer_grammar
 from server.body import read_body
-from server.errors import ApiError
-from server.generation import Choice, Job, Update
+from server.choice import Choice, Update
+from server.diffusing import diffusing
+from server.errors import ApiError, invalid
+from server.generation import Job
+from server.logprobs import PlacedToken, chat_logprobs
 from server.protocol.chat import ChatRequest
-from server.services import Services, check_stop_ids, token_budget
+from server.services import Services, check_edits, check_stop_ids, token_budget
 from server.sse import DONE, event, open_stream, unless_gone
+from server.text import TextCodec
+from server.tool_calls import Delta, ToolCallReader
 
 router = APIRouter()
 
@@ -25,25 +32,49 @@ async def chat(request: Request) -> Response:
     body = await read_body(request, ChatRequest)
     services.check_model(body.model)
     body.check_supported()
-    answer = _Answer(services, body, await _plan(services, body, request.state.request_id))
+    ready, codec = services.require_ready()
+    answer = _Answer(services, body, await _plan(services, body, ready, codec, request.state.request_id), codec)
     if body.stream:
         return await open_stream(request, answer.events())
     return JSONResponse(await unless_gone(request, answer.whole()))
 
 
-async def _plan(services: Services, body: ChatRequest, label: str) -> Job:
-    ready, codec = services.require_ready()
+async def _plan(services: Services, body: ChatRequest, ready: EngineReady, codec: TextCodec, label: str) -> Job:
     services.gate.check_size(body.n, "n")
-    ids = await codec.encode_chat([message.fields() for message in body.messages], ready.max_model_len)
+    grammar = await _grammar(services, body, ready, codec)
+    ids = await codec.encode_chat(
+        [message.fields() for message in body.messages],
+        ready.max_model_len,
+        [tool.declaration() for tool in body.offered_tools],
+    )
     check_stop_ids(body.stop_token_ids, ready)
     budget = token_budget(len(ids), body.token_limit, ready, "messages")
-    return Job.plan(services, codec, label, body, [ids], [budget])
+    check_edits(body, budget, ready)
+    return Job.plan(services, codec, label, body, [ids], [budget], grammar=grammar)
+
+
+async def _grammar(services: Services, body: ChatRequest, ready: EngineReady, codec: TextCodec) -> str | None:
+    """What the answers must follow; raises ``ApiError`` 400 if they cannot."""
+    grammar = answer_grammar(body)
+    if grammar is None:
+        return None
+    check_stop_ids(body.stop_token_ids, ready)
+    if not all(codec.is_special(ident) for ident in body.stop_token_ids):
+        message = f"stop_token_ids: with {grammar.param} only special tokens can end an answer"
+        raise invalid(message, "stop_token_ids")
+    if not ready.stop_token_ids and not body.stop_token_ids:
+        raise invalid(f"{grammar.param} needs an end token, and this model has none; see stop_token_ids", grammar.param)
+    await services.grammars.check(grammar, codec, ready)
+    return grammar.text
 
 
 class _Answer:
-    def __init__(self, services: Services, body: ChatRequest, job: Job) -> None:
+    def __init__(self, services: Services, body: ChatRequest, job: Job, codec: TextCodec) -> None:
         self._body = body
         self._job = job
+        self._codec = codec
+        # By the index of a choice; without tools nothing in a text is a call.
+        self._readers = [ToolCallReader() for _ in job.choices] if body.offered_tools else []
         self._head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -52,14 +83,11 @@ class _Answer:
         }
 
     async def whole(self) -> dict[str, object]:
-        async with aclosing(self._job.updates()) as updates:
-            async for _ in updates:
-                pass
-        choices = [self._choice(choice) for choice in self._job.choices]
+        choices = [self._choice(choice) for choice in await self._job.finish()]
         return self._head | {"object": "chat.completion", "choices": choices, "usage": self._job.usage()}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """For each choice its role, one event a block, its end; then the usage if asked for; the end mark."""
+        """Of each choice its role, an event a block or a part of it, its end; then usage if asked for; the end mark."""
         started: set[int] = set()
         try:
             async with aclosing(self._job.updates()) as updates:
@@ -67,11 +95,11 @@ class _Answer:
                     if update.index not in started:
                         started.add(update.index)
                         yield self._chunk(update.index, {"role": "assistant", "content": ""})
-                    # A block whose text is all held back says nothing, unless its ids were asked for.
-                    if update.text or (update.token_ids and self._body.return_token_ids):
-                        yield self._chunk(update.index, {"content": update.text}, update)
+                    for place, delta in enumerate(self._deltas(update)):
+                        yield self._chunk(update.index, delta, None if place else update)
                     if update.finish_reason is not None:
-                        yield self._chunk(update.index, {}, finish_reason=update.finish_reason)
+                        reason = self._finish(update.index, update.finish_reason)
+                        yield self._chunk(update.index, {}, finish_reason=reason)
             if self._body.stream_options.include_usage:
                 yield event(self._head | {"object": "chat.completion.chunk", "choices": [], "usage": self._job.usage()})
         except ApiError as error:
@@ -80,12 +108,41 @@ class _Answer:
             yield event(error.body())
         yield DONE
 
+    def _deltas(self, update: Update) -> list[Delta]:
+        """What an update adds to the message; the first also carries what else was asked for."""
+        if self._readers:
+            reader = self._readers[update.index]
+            deltas = reader.feed(update.text)
+            if update.finish_reason is not None:
+                deltas += reader.finish()
+        else:
+            deltas = [{"content": update.text}] if update.text else []
+        # A block whose text is all held back says nothing, unless more was asked for.
+        more = self._body.return_token_ids or self._body.logprobs
+        if not deltas and update.token_ids and more:
+            deltas = [{"content": ""}]
+        elif not deltas and update.canvas is not None:
+            deltas = [{}]
+        return deltas
+
+    def _finish(self, index: int, reason: str | None) -> str | None:
+        called = bool(self._readers) and bool(self._readers[index].calls)
+        return "tool_calls" if called and reason == "stop" else reason
+
     def _choice(self, choice: Choice) -> dict[str, object]:
+        message: dict[str, object] = {"role": "assistant", "content": choice.text, "refusal": None}
+        if self._readers:
+            reader = self._readers[choice.index]
+            reader.feed(choice.text)
+            reader.finish()
+            message["content"] = reader.content or (None if choice.text else "")
+            if reader.calls:
+                message["tool_calls"] = [call.shown() for call in reader.calls]
         result: dict[str, object] = {
             "index": choice.index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": None},
-            "logprobs": None,
-            "finish_reason": choice.finish_reason,
+            "message": message,
+            "logprobs": self._logprobs(choice.logprobs, len(choice.token_ids)),
+            "finish_reason": self._finish(choice.index, choice.finish_reason),
         }
         if self._body.return_token_ids:
             result["token_ids"] = choice.token_ids
@@ -95,20 +152,26 @@ class _Answer:
     def _chunk(
         self,
         index: int,
-        delta: dict[str, str],
+        delta: Delta,
         update: Update | None = None,
         finish_reason: str | None = None,
     ) -> bytes:
         choice: dict[str, object] = {
             "index": index,
             "delta": delta,
-            "logprobs": None,
+            "logprobs": None if update is None else self._logprobs(update.logprobs, len(update.token_ids)),
             "finish_reason": finish_reason,
         }
         if self._body.return_token_ids and update is not None:
             choice["token_ids"] = update.token_ids
+        if update is not None and update.canvas is not None:
+            choice["diffusing"] = diffusing(update.block, update.canvas, self._codec)
         return event(
             self._head
             | {"object": "chat.completion.chunk", "choices": [choice]}
             | self._job.chunk_usage(self._body.stream_options)
         )
+
+    def _logprobs(self, tokens: list[PlacedToken], count: int) -> dict[str, object] | None:
+        # A chat has no place for the token that ended it: it is no content.
+        return chat_logprobs(tokens[:count], self._codec) if self._body.logprobs else None

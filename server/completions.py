@@ -4,16 +4,21 @@ import time
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from scheduler.messages import EngineReady
+from server.answer_text import place_prompt
 from server.body import read_body
-from server.errors import ApiError
-from server.generation import Choice, Job, Update
+from server.choice import Choice, Update
+from server.diffusing import diffusing
+from server.errors import ApiError, too_long
+from server.generation import Job
+from server.logprobs import PlacedToken, completion_logprobs
 from server.protocol.completions import CompletionRequest
-from server.services import Services, check_ids, check_stop_ids, token_budget
+from server.services import Services, check_edits, check_ids, check_stop_ids, token_budget
 from server.sse import DONE, event, open_stream, unless_gone
 from server.text import TextCodec
 
@@ -28,32 +33,59 @@ async def complete(request: Request) -> Response:
     services.check_model(body.model)
     body.check_supported()
     ready, codec = services.require_ready()
-    job = await _plan(services, body, ready, codec, request.state.request_id)
-    answer = _Answer(services, body, job, codec)
+    job, echoes = await _plan(services, body, ready, codec, request.state.request_id)
+    answer = _Answer(services, body, job, codec, echoes)
     if body.stream:
         return await open_stream(request, answer.events())
     return JSONResponse(await unless_gone(request, answer.whole()))
 
 
-async def _plan(services: Services, body: CompletionRequest, ready: EngineReady, codec: TextCodec, label: str) -> Job:
+async def _plan(
+    services: Services, body: CompletionRequest, ready: EngineReady, codec: TextCodec, label: str
+) -> tuple[Job, list[str]]:
     # Before the prompts are encoded, so that a huge list costs nothing.
-    services.gate.check_size(len(body.prompt) * body.n, "prompt" if len(body.prompt) > body.n else "n")
+    several = "n" if body.best_of is None else "best_of"
+    services.gate.check_size(
+        len(body.prompt) * (body.candidates + body.scores_prompts),
+        "prompt" if len(body.prompt) > body.candidates else several,
+    )
     texts = [item for item in body.prompt if isinstance(item, str)]
     given = [item for item in body.prompt if isinstance(item, list)]
-    prompts = given or await codec.encode(texts, ready.max_model_len)
+    pinned: list[int] = []
+    if body.suffix:
+        [pinned] = await codec.encode([body.suffix], ready.max_model_len, "suffix", special=False)
+        check_ids(pinned, ready, "suffix")
+        if len(pinned) > ready.max_model_len:
+            raise too_long(ready.max_model_len, str(len(pinned)), "suffix")
+        prompts = await codec.encode_infill(texts, body.suffix, pinned, ready.max_model_len)
+    else:
+        prompts = given or await codec.encode(texts, ready.max_model_len)
     wanted = body.max_tokens if "max_tokens" in body.model_fields_set else None
     budgets = []
     for ids in prompts:
         check_ids(ids, ready, "prompt")
         budgets.append(min(token_budget(len(ids), wanted, ready, "prompt"), body.max_tokens))
     check_stop_ids(body.stop_token_ids, ready)
-    return Job.plan(services, codec, label, body, prompts, budgets)
+    check_edits(body, min(budgets), ready)
+    echoes = [
+        item if isinstance(item, str) else codec.decode(item, keep_special=True)
+        for item in (body.prompt if body.echo else [])
+    ]
+    job = Job.plan(
+        services, codec, label, body, prompts, budgets, echoes=echoes, score_prompts=body.scores_prompts,
+        pinned=pinned[: ready.block_length],
+    )  # fmt: skip
+    return job, echoes
 
 
 class _Answer:
-    def __init__(self, services: Services, body: CompletionRequest, job: Job, codec: TextCodec) -> None:
+    def __init__(
+        self, services: Services, body: CompletionRequest, job: Job, codec: TextCodec, echoes: list[str]
+    ) -> None:
         self._body = body
         self._job = job
+        self._codec = codec
+        self._echoes = echoes
         self._head = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
@@ -61,20 +93,13 @@ class _Answer:
             "model": services.model_name,
             "system_fingerprint": services.fingerprint(),
         }
-        self._echoes = [
-            item if isinstance(item, str) else codec.decode(item, keep_special=True)
-            for item in (body.prompt if body.echo else [])
-        ]
 
     async def whole(self) -> dict[str, object]:
-        async with aclosing(self._job.updates()) as updates:
-            async for _ in updates:
-                pass
-        choices = [self._choice(choice) for choice in self._job.choices]
+        choices = [self._choice(choice) for choice in await self._job.finish()]
         return self._head | {"choices": choices, "usage": self._job.usage()}
 
     async def events(self) -> AsyncGenerator[bytes, None]:
-        """One event a block, then the usage if asked for, then the end mark."""
+        """One event a block or a part of it, then the usage if asked for, then the end mark."""
         options = self._body.stream_options
         started: set[int] = set()
         try:
@@ -94,7 +119,7 @@ class _Answer:
         result: dict[str, object] = {
             "index": choice.index,
             "text": self._echo(choice.index) + choice.text,
-            "logprobs": None,
+            "logprobs": self._logprobs(self._prompt(choice.index) + choice.logprobs),
             "finish_reason": choice.finish_reason,
         }
         if self._body.return_token_ids:
@@ -106,12 +131,27 @@ class _Answer:
         choice: dict[str, object] = {
             "index": update.index,
             "text": (self._echo(update.index) if first else "") + update.text,
-            "logprobs": None,
+            "logprobs": self._logprobs((self._prompt(update.index) if first else []) + update.logprobs),
             "finish_reason": update.finish_reason,
         }
         if self._body.return_token_ids:
             choice["token_ids"] = update.token_ids
+        if update.canvas is not None:
+            choice["diffusing"] = diffusing(update.block, update.canvas, self._codec)
         return self._head | {"choices": [choice]} | self._job.chunk_usage(self._body.stream_options)
+
+    def _logprobs(self, tokens: list[PlacedToken]) -> dict[str, object] | None:
+        return None if self._body.logprobs is None else completion_logprobs(tokens, self._codec)
+
+    def _prompt(self, index: int) -> list[PlacedToken]:
+        """The prompt's tokens in front of choice ``index``, where they are asked for."""
+        if not self._body.scores_prompts:
+            return []
+        number = index // self._body.n
+        # Text is shown as it came, so a token that was put in front of it has no characters; ids show all tokens.
+        special = isinstance(self._body.prompt[number], list)
+        decode = partial(self._codec.decode, keep_special=special)
+        return place_prompt(self._job.prompts[number], self._job.prompt_scores[number], decode)
 
     def _echo(self, index: int) -> str:
         return self._echoes[index // self._body.n] if self._echoes else ""

@@ -104,6 +104,7 @@ async def _on_client_gone(_: Request, error: Exception) -> Response:
     return ApiError(499, "The client closed the connection").response()
 
 
-async def _on_bug(_: Request, error: Exception) -> Response:
+async def _on_bug(request: Request, error: Exception) -> Response:
+    request.app.state.services.metrics.rejected("internal")
     logger.error("unexpected error", exc_info=error)
     return ApiError(500, "The server had an error while processing the request").response()

@@ -1,4 +1,4 @@
-"""Runs the choices of one HTTP request side by side and turns their blocks into text."""
+"""Runs the choices of one HTTP request side by side."""
 
 import asyncio
 import hashlib
@@ -10,89 +10,38 @@ import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Literal
 
 from scheduler.errors import EngineDeadError, EngineError
-from scheduler.messages import BlockOutput, GenerateRequest
+from scheduler.messages import GenerateRequest, ScoreRequest, TokenLogprob
+from server.choice import Choice, Update
 from server.errors import ApiError
-from server.protocol.common import GenerationFields, StreamOptions
+from server.protocol.common import AnswerFields, StreamOptions
 from server.services import Services
-from server.stops import StopMatcher
-from server.text import Detokenizer, TextCodec
+from server.text import TextCodec
 
 logger = logging.getLogger(__name__)
-
-Finish = Literal["stop", "length"]
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """What one block added to one choice."""
-
-    index: int
-    text: str
-    token_ids: list[int]
-    finish_reason: Finish | None
-
-
-class Choice:
-    """One answer in the making: its request to the engine and what has come of it."""
-
-    def __init__(self, index: int, request: GenerateRequest, codec: TextCodec, stops: Sequence[str]) -> None:
-        self.index = index
-        self.request = request
-        self.text = ""
-        self.token_ids: list[int] = []
-        self.finish_reason: Finish | None = None
-        self.denoise_steps = 0
-        self.forward_passes = 0
-        self.cached_tokens = 0
-        self.discarded = 0
-        self._detokenizer = Detokenizer(codec.decode)
-        self._stops = StopMatcher(stops)
-        self._by_token = bool(stops)
-
-    def take(self, block: BlockOutput) -> Update:
-        """Adds a finished block; tokens after a stop string are dropped and the choice ends."""
-        self.denoise_steps += block.denoise_steps
-        self.forward_passes += block.forward_passes
-        self.cached_tokens = block.cached_tokens
-        kept = len(block.token_ids)
-        if self._by_token:
-            # Token by token, so that it is known which one completed a stop string.
-            text = ""
-            for count, token in enumerate(block.token_ids, 1):
-                text += self._stops.feed(self._detokenizer.feed([token]))
-                if self._stops.matched:
-                    kept = count
-                    break
-        else:
-            text = self._detokenizer.feed(block.token_ids)
-        if block.finish_reason is not None and not self._stops.matched:
-            text += self._stops.feed(self._detokenizer.flush())
-            text += self._stops.flush()
-        if self._stops.matched:
-            self.finish_reason = "stop"
-        elif block.finish_reason in ("stop", "length"):
-            self.finish_reason = block.finish_reason
-        self.discarded = len(block.token_ids) - kept
-        self.text += text
-        self.token_ids += block.token_ids[:kept]
-        return Update(self.index, text, block.token_ids[:kept], self.finish_reason)
 
 
 @dataclass
 class Job:
-    """All choices of one HTTP request; choice ``i * n + j`` is answer j to prompt i.
+    """All choices of one HTTP request; choice ``i * candidates + j`` is answer j to prompt i.
 
-    ``prompts`` are ids; ``label`` is the HTTP request's id, for the log only.
+    ``prompts`` are ids; ``label`` is the HTTP request's id, for the log only; ``returned`` is how many answers to each
+    prompt are wanted. Where prompts are to be scored, ``scoring`` has a request for each, and ``prompt_scores`` the
+    scores of all tokens but the first, by the prompt's number, before the first update of its choices. A ``streamed``
+    job's updates reach the client one by one, those of another all at the end.
     """
 
     services: Services
     label: str
     prompts: list[list[int]]
     choices: list[Choice]
+    returned: int
+    scoring: list[ScoreRequest] = field(default_factory=list)
+    streamed: bool = False
+    prompt_scores: dict[int, list[TokenLogprob]] = field(default_factory=dict)
     arrived: float = field(default_factory=time.monotonic)
+    first_block: float | None = None
 
     @classmethod
     def plan(
@@ -100,26 +49,67 @@ class Job:
         services: Services,
         codec: TextCodec,
         label: str,
-        fields: GenerationFields,
+        fields: AnswerFields,
         prompts: list[list[int]],
         budgets: list[int],
+        echoes: Sequence[str] = (),
+        score_prompts: bool = False,
+        grammar: str | None = None,
+        pinned: Sequence[int] = (),
     ) -> "Job":
-        """Lays out the choices of ``fields``; ``budgets`` are the tokens each prompt may be answered with."""
+        """Lays out the choices of ``fields``.
+
+        ``budgets`` are the tokens each prompt may be answered with, ``echoes`` the texts in front of the answers to
+        each, if any; ``score_prompts`` asks for the log-probabilities of the prompts' tokens; ``grammar`` is what
+        the answers must follow; ``pinned`` are the tokens behind the last one of every budget. Raises ``ApiError`` 503
+        when the engine is gone.
+        """
         seed = secrets.randbits(63) if fields.seed is None else fields.seed
+        threshold = services.require_ready()[0].confidence_threshold
         name = uuid.uuid4().hex
         choices = []
         for index, (prompt, budget) in enumerate(zip(prompts, budgets, strict=True)):
-            for j in range(fields.n):
+            for j in range(fields.candidates):
+                number = index * fields.candidates + j
                 request = GenerateRequest(
-                    request_id=f"{name}-{index * fields.n + j}",
+                    request_id=f"{name}-{number}",
                     prompt_ids=prompt,
                     max_tokens=budget,
-                    params=fields.decoding_params(stream_seed(seed, j)),
+                    params=fields.decoding_params(stream_seed(seed, j), threshold),
                     stop_token_ids=list(fields.stop_token_ids),
                     ignore_eos=fields.ignore_eos,
+                    logprobs=fields.engine_logprobs,
+                    stream_prefix=fields.stream_granularity == "step",
+                    stream_canvas=fields.diffusing,
+                    grammar=grammar,
+                    pinned=list(pinned),
                 )
-                choices.append(Choice(index * fields.n + j, request, codec, fields.stop))
-        return cls(services, label, prompts, choices)
+                choices.append(Choice(number, request, codec, fields.stop, len(echoes[index]) if echoes else 0))
+        scoring = [
+            ScoreRequest(request_id=f"{name}-s{index}", prompt_ids=prompt, logprobs=fields.engine_logprobs or 0)
+            for index, prompt in enumerate(prompts if score_prompts else [])
+        ]
+        return cls(services, label, prompts, choices, fields.returned, scoring, fields.stream)
+
+    def answers(self) -> list[Choice]:
+        """The finished choices to return, numbered anew: of more candidates those the model finds likeliest."""
+        candidates = len(self.choices) // len(self.prompts)
+        best: list[Choice] = []
+        for start in range(0, len(self.choices), candidates):
+            group = self.choices[start : start + candidates]
+            if candidates > self.returned:
+                group = sorted(group, key=lambda choice: -choice.mean_logprob)[: self.returned]
+            best += group
+        for index, choice in enumerate(best):
+            choice.index = index
+        return best
+
+    async def finish(self) -> list[Choice]:
+        """Waits for all choices and returns ``answers()``; raises ``ApiError`` as ``updates()`` does."""
+        async with aclosing(self.updates()) as updates:
+            async for _ in updates:
+                pass
+        return self.answers()
 
     async def updates(self) -> AsyncGenerator[Update, None]:
         """Every block of every choice as it comes; ends when all choices have finished.
@@ -128,33 +118,40 @@ class Job:
         first update when the request is not admitted; 500, 503 or 504 when the engine fails or is too slow.
         """
         services = self.services
-        outcome = "cancelled"
+        outcome, status = "cancelled", 499
         queue: asyncio.Queue[Update | ApiError] = asyncio.Queue()
         tasks: list[asyncio.Task[None]] = []
         try:
-            with services.gate.admit(len(self.choices)):
+            with services.gate.admit(len(self.choices) + len(self.scoring)):
                 services.metrics.accepted(sum(map(len, self.prompts)))
                 services.gate.cut_listeners.add(queue.put_nowait)
-                tasks += [asyncio.create_task(self._run(choice, queue)) for choice in self.choices]
+                scores = [asyncio.create_task(self._score(index)) for index in range(len(self.scoring))]
+                tasks += scores
+                tasks += [asyncio.create_task(self._run(choice, queue, scores)) for choice in self.choices]
                 try:
-                    open_choices = len(tasks)
+                    open_choices = len(self.choices)
                     while open_choices:
                         item = await self._next(queue)
                         if isinstance(item, ApiError):
                             raise item
                         open_choices -= item.finish_reason is not None
                         yield item
+                        if self.streamed:
+                            self._deliver(self.choices[item.index], len(item.token_ids))
                 finally:
                     services.gate.cut_listeners.discard(queue.put_nowait)
                     for task in tasks:
                         task.cancel()
                     await asyncio.gather(*tasks, return_exceptions=True)
-            outcome = "finished"
+            outcome, status = "finished", 200
+            if not self.streamed:
+                for choice in self.answers():
+                    self._deliver(choice, len(choice.token_ids))
         except ApiError as error:
-            outcome = f"error {error.status}"
+            outcome, status = "error", error.status
             raise
         finally:
-            self._account(outcome, admitted=bool(tasks))
+            self._account(outcome, status, admitted=bool(tasks))
 
     def usage(self) -> dict[str, object]:
         """Tokens and work of the request so far, as the API reports them."""
@@ -187,8 +184,21 @@ class Job:
         except TimeoutError:
             raise ApiError(504, f"The request took longer than {limit:g} seconds") from None
 
-    async def _run(self, choice: Choice, queue: asyncio.Queue[Update | ApiError]) -> None:
+    async def _score(self, prompt: int) -> None:
+        scores = self.services.engine.generate(self.scoring[prompt])
+        assert isinstance(scores, AsyncGenerator)
+        async with aclosing(scores):
+            async for block in scores:
+                if block.finish_reason == "error":
+                    raise EngineError(block.error or "no reason was given")
+                self.prompt_scores[prompt] = block.logprobs or []
+
+    async def _run(
+        self, choice: Choice, queue: asyncio.Queue[Update | ApiError], scores: list[asyncio.Task[None]]
+    ) -> None:
         try:
+            if scores:
+                await asyncio.shield(scores[choice.index * len(self.prompts) // len(self.choices)])
             await self._consume(choice, queue)
         except EngineDeadError:
             queue.put_nowait(ApiError(503, "The engine stopped while it worked on the request", retry_after=2))
@@ -213,19 +223,29 @@ class Job:
                     raise EngineError(block.error or "no reason was given")
                 update = choice.take(block)
                 now = time.monotonic()
-                metrics.block(now - last, len(update.token_ids), first=last == self.arrived)
-                last = now
+                if update.token_ids or not block.partial:
+                    metrics.block(now - last, len(update.token_ids), first=last == self.arrived)
+                    last = now
+                    self.first_block = self.first_block or now
                 if update.finish_reason is not None:
                     metrics.finished(update.finish_reason, now - self.arrived)
-                    metrics.discarded(choice.discarded)
+                    metrics.discarded("stop_string", choice.discarded)
                 queue.put_nowait(update)
                 if update.finish_reason is not None:
                     return
         raise EngineDeadError("the engine ended the sequence without a reason")
 
-    def _account(self, outcome: str, *, admitted: bool) -> None:
+    def _deliver(self, choice: Choice, tokens: int) -> None:
+        choice.delivered += tokens
+        self.services.metrics.delivered(tokens)
+
+    def _account(self, outcome: str, status: int, *, admitted: bool) -> None:
         elapsed = time.monotonic() - self.arrived
         for choice in self.choices if admitted else []:
+            lost = len(choice.token_ids) - choice.delivered
+            if lost:
+                # All of a finished request's answers that are not returned lost to likelier ones.
+                self.services.metrics.discarded("best_of" if outcome == "finished" else outcome, lost)
             if choice.finish_reason is None and outcome == "cancelled":
                 self.services.metrics.cancelled(started=bool(choice.token_ids))
             elif choice.finish_reason is None:
@@ -234,12 +254,21 @@ class Job:
             "request_id": self.label,
             "engine_id": self.choices[0].request.request_id.partition("-")[0],
             "outcome": outcome,
+            "status": status,
+            "stream": self.streamed,
             "choices": len(self.choices),
-            "finish_reasons": sorted({choice.finish_reason or "none" for choice in self.choices}),
-            "e2e_ms": round(elapsed * 1000, 1),
+            "finish_reasons": sorted({choice.finish_reason or outcome for choice in self.choices}),
+            "queue_ms": _ms(max(choice.queue_seconds for choice in self.choices)),
+            "ttft_ms": None if self.first_block is None else _ms(self.first_block - self.arrived),
+            "e2e_ms": _ms(elapsed),
+            "blocks": sum(choice.blocks for choice in self.choices),
             **self.usage(),
         }
         logger.info("%s", json.dumps(line))
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)
 
 
 def stream_seed(seed: int, choice: int) -> int:

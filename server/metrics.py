@@ -29,6 +29,8 @@ class EngineView(Protocol):
     def last_step_time(self) -> float: ...
     @property
     def stats(self) -> EngineStats: ...
+    @property
+    def in_flight(self) -> int: ...
 
 
 class Metrics:
@@ -65,13 +67,14 @@ class Metrics:
         self._cancelled = self._counter("requests_cancelled", "Sequences whose client left", "stage")
         for reason in ("stop", "length", "error"):
             self._finished.labels(model_name, reason)
-        for reason in ("queue_full", "draining", "not_ready", "invalid"):
+        for reason in ("queue_full", "draining", "not_ready", "invalid", "internal"):
             self._rejected.labels(model_name, reason)
         for stage in ("waiting", "running"):
             self._cancelled.labels(model_name, stage)
-        for phase in ("prefill", "denoise", "commit", "mixed"):
+        for phase in ("prefill", "denoise", "commit", "score", "mixed"):
             self._passes.labels(model_name, phase)
-        self._discarded.labels(model_name, "stop_string")
+        for reason in ("stop_string", "best_of", "cancelled", "error"):
+            self._discarded.labels(model_name, reason)
         build = Gauge("cdlm_build_info", "Version of the server", ["model_name", "version"], registry=self.registry)
         build.labels(model_name, version).set(1)
 
@@ -111,11 +114,17 @@ class Metrics:
             between = self._between.labels(self._model)
             for _ in range(tokens):
                 between.observe(seconds / tokens)
+
+    def delivered(self, tokens: int) -> None:
+        """A client got so many tokens."""
         self.generation_tokens.labels(self._model).inc(tokens)
 
-    def discarded(self, tokens: int) -> None:
-        """So many generated tokens came after a stop string."""
-        self._discarded.labels(self._model, "stop_string").inc(tokens)
+    def discarded(self, reason: str, tokens: int) -> None:
+        """No client got so many tokens.
+
+        They came behind a ``stop_string``, lost under ``best_of``, were ``cancelled``, or an ``error`` ended them.
+        """
+        self._discarded.labels(self._model, reason).inc(tokens)
 
     def finished(self, reason: str, seconds: float) -> None:
         """A sequence ended with ``stop``, ``length`` or ``error``, ``seconds`` after arrival."""
@@ -123,7 +132,7 @@ class Metrics:
         self._latency.labels(self._model).observe(seconds)
 
     def rejected(self, reason: str) -> None:
-        """A request was turned away: ``queue_full``, ``draining``, ``not_ready`` or ``invalid``."""
+        """A request was turned away: ``queue_full``, ``draining``, ``not_ready``, ``invalid``, ``internal`` (bug)."""
         self._rejected.labels(self._model, reason).inc()
 
     def cancelled(self, *, started: bool) -> None:
@@ -159,9 +168,12 @@ class _EngineCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         engine, stats = self._engine, self._engine.stats
         used, total = stats.pages_active, stats.pages_free + stats.pages_active + stats.pages_cached
+        # A dead engine runs nothing, whatever it said last; one that hangs has not said what it was handed since.
+        running = stats.running if engine.ready is not None else 0
+        waiting = max(stats.waiting, engine.in_flight - running) if engine.ready is not None else 0
         for name, text, value in (
-            ("num_requests_running", "Sequences in the batch", stats.running),
-            ("num_requests_waiting", "Sequences waiting for a place in the batch", stats.waiting),
+            ("num_requests_running", "Sequences in the batch", running),
+            ("num_requests_waiting", "Sequences waiting for a place in the batch", waiting),
             ("kv_cache_usage_ratio", "Share of the KV pages in use", used / total if total else 0.0),
             ("engine_up", "1 while the engine takes requests", float(engine.ready is not None)),
             (
@@ -179,8 +191,10 @@ class _EngineCollector(Collector):
         yield self._gauge("kv_pages", "KV pages by state; the sum is constant", pages, "state")
         if engine.ready is not None:
             size, count = str(engine.ready.page_size), str(engine.ready.num_pages)
-            labels: dict[tuple[str, ...], float] = {(size, count): 1.0}
-            yield self._gauge("cache_config_info", "The KV pool", labels, "page_size", "num_pages")
+            labels: dict[tuple[str, ...], float] = {(size, count, size, count): 1.0}
+            # The last two are what request routers look for.
+            names = ("page_size", "num_pages", "block_size", "num_gpu_blocks")
+            yield self._gauge("cache_config_info", "The KV pool", labels, *names)
         restarts = CounterMetricFamily(
             "cdlm_engine_restarts", "Times the engine was started again", labels=["model_name"]
         )

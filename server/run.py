@@ -11,6 +11,7 @@ from pathlib import Path
 
 import uvicorn
 
+from model.config import CheckpointError
 from scheduler.client import EngineClient
 from scheduler.errors import EngineError
 from server.app import create_app
@@ -37,6 +38,11 @@ def serve(settings: ServerSettings) -> int:
     )
     # Its info lines say again what the banner and the drain say.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    try:
+        settings = settings.fetched()
+    except CheckpointError as error:
+        logger.error("%s", error)
+        return 1
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
@@ -137,9 +143,10 @@ class _Runner:
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         key = " -H 'Authorization: Bearer YOUR_KEY'" if self._settings.api_keys else ""
         body = f'{{"model":"{self._services.model_name}","prompt":"hello","max_tokens":96,"stream":true}}'
+        page = f"\nOr open {url}/ in a browser." if self._settings.playground else ""
         logger.info(
             "%s is ready on %s: %.1fM parameters, %s, %s, context %d, %d KV pages of %d tokens\n"
-            "Try it:\n  curl -N %s/v1/completions -H 'Content-Type: application/json'%s -d '%s'",
+            "Try it:\n  curl -N %s/v1/completions -H 'Content-Type: application/json'%s -d '%s'%s",
             self._services.model_name,
             url,
             ready.parameters / 1e6,
@@ -151,6 +158,7 @@ class _Runner:
             url,
             key,
             body,
+            page,
         )
 
     async def _drain(self) -> None:

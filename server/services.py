@@ -8,10 +8,13 @@ from typing import Protocol
 
 import msgspec
 
-from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest
+from model.rules import BAN
+from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest
 from server.errors import ApiError, invalid, too_long
+from server.grammars import GrammarChecker
 from server.limits import Gate
 from server.metrics import EngineView, Metrics
+from server.protocol.common import AnswerFields
 from server.settings import ServerSettings
 from server.text import TextCodec
 
@@ -31,7 +34,7 @@ class Engine(EngineView, Protocol):
 
     @property
     def failure(self) -> str | None: ...
-    def generate(self, request: GenerateRequest) -> AsyncIterator[BlockOutput]: ...
+    def generate(self, request: GenerateRequest | ScoreRequest) -> AsyncIterator[BlockOutput]: ...
 
 
 class Services:
@@ -46,6 +49,7 @@ class Services:
         self.model_name = settings.model_name
         self.metrics = Metrics(self.model_name, self.version)
         self.metrics.watch(engine)
+        self.grammars = GrammarChecker()
         self.gate = Gate(settings.max_num_seqs + settings.max_waiting_requests, self.metrics)
         engine.stats_listeners.append(self.metrics.observe_step)
 
@@ -99,6 +103,19 @@ def check_stop_ids(ids: list[int], ready: EngineReady) -> None:
     """Raises ``ApiError`` 400 for stop tokens that the model does not have."""
     if ids:
         check_ids(ids, ready, "stop_token_ids")
+
+
+def check_edits(fields: AnswerFields, budget: int, ready: EngineReady) -> None:
+    """Raises ``ApiError`` 400 for edits of the logits that the model or ``budget`` tokens leave no room for."""
+    if fields.logit_bias:
+        check_ids(list(fields.logit_bias), ready, "logit_bias")
+        banned = {token for token, bias in fields.logit_bias.items() if bias <= BAN}
+        if fields.min_tokens:
+            banned |= {*ready.stop_token_ids, *fields.stop_token_ids}
+        if len(banned | {ready.mask_token_id}) >= ready.vocab_size:
+            raise invalid("logit_bias leaves no token to write", "logit_bias")
+    if fields.min_tokens > budget:
+        raise invalid(f"min_tokens ({fields.min_tokens}) is more than the {budget} tokens of an answer", "min_tokens")
 
 
 def token_budget(prompt_tokens: int, wanted: int | None, ready: EngineReady, param: str) -> int:

@@ -16,10 +16,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as SourceError
 
-from model.config import AttentionBackend
+from model.config import AttentionBackend, Quantization
 from scheduler.options import EngineOptions
 
 ENV_PREFIX = "CDLM_"
@@ -93,11 +93,15 @@ class ServerSettings(BaseSettings):
 
     model: str = Field(
         default_factory=_bundled_student,
-        description="Checkpoint directory (safetensors, tokenizer, config). Default: the bundled cdlm-nano.",
+        description="Checkpoint directory (safetensors, tokenizer, config), or the id owner/name of one on the Hugging "
+        "Face Hub. Default: the bundled cdlm-nano.",
+    )
+    revision: str | None = Field(
+        default=None, min_length=1, description="Branch, tag or commit of a --model that is an id."
     )
     adapter: Path | None = Field(
         default=None,
-        description="Directory of a PEFT LoRA adapter, merged into --model when it is loaded.",
+        description="Directory or id of a PEFT LoRA adapter, merged into --model when it is loaded.",
     )
     served_model_name: str | None = Field(
         default=None,
@@ -119,8 +123,19 @@ class ServerSettings(BaseSettings):
         le=1,
         description="Confidence at which a token is finalised, in (0, 1]. Default: the checkpoint's.",
     )
+    max_model_len: int | None = Field(
+        default=None, ge=2, description="Most tokens of prompt and answer together. Default: the checkpoint's."
+    )
+    rope_scaling_factor: float = Field(
+        default=1.0, ge=1, le=64, description="Stretches the positions that the weights know (NTK-aware scaling)."
+    )
     max_num_seqs: int = Field(default=64, ge=1, description="Sequences that run in one batch.")
     max_num_batched_tokens: int = Field(default=8192, ge=1, description="Tokens of one forward pass.")
+    max_prefill_tokens: int = Field(
+        default=512,
+        ge=1,
+        description="Longer prompts are computed a few layers a step, about as much work a step as this many tokens.",
+    )
     kv_cache_memory: ByteSize | None = Field(
         default=None,
         ge=1,
@@ -134,7 +149,13 @@ class ServerSettings(BaseSettings):
     attention_backend: AttentionBackend = Field(
         default="sdpa",
         description="sdpa runs everywhere; flex compiles a kernel that reads the pages in place; varlen is "
-        "FlashAttention, on CUDA only.",
+        "FlashAttention that does, on CUDA only.",
+    )
+    cuda_graphs: bool = Field(
+        default=False, description="Record the kernels of a denoise step and replay them; with varlen attention only."
+    )
+    quantization: Quantization = Field(
+        default="none", description="int8 keeps a byte a weight in the layers: less memory, not more speed."
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of the engine. Default: torch's.")
     max_waiting_requests: int = Field(
@@ -167,6 +188,9 @@ class ServerSettings(BaseSettings):
         default_factory=list,
         description="Origins that browsers may call from, separated by commas; * for any.",
     )
+    playground: CliImplicitFlag[bool] = Field(
+        default=True, description="Serve a page at / that shows the canvas of an answer as it fills."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe messages to log: debug, info, warning or error."
     )
@@ -183,6 +207,26 @@ class ServerSettings(BaseSettings):
         if self.adapter is not None and "model" not in self.model_fields_set:
             raise ValueError(f"--adapter {self.adapter} needs --model, the checkpoint that it was trained on")
         return self
+
+    def fetched(self) -> "ServerSettings":
+        """With directories in the place of ids on the Hub, which are fetched now; the model's name stays.
+
+        Raises:
+            CheckpointError: one cannot be fetched, or a revision is asked of a directory.
+        """
+        from model.config import CheckpointError
+        from model.hub import fetch_checkpoint, is_hub_id
+
+        changes: dict[str, object] = {}
+        if is_hub_id(self.model):
+            changes["model"] = str(fetch_checkpoint(self.model, self.revision))
+        elif self.revision is not None:
+            raise CheckpointError(f"--revision {self.revision}: {self.model} is a directory, not an id on the Hub")
+        if self.adapter is not None and is_hub_id(str(self.adapter)):
+            changes["adapter"] = fetch_checkpoint(str(self.adapter))
+        if changes and self.served_model_name is None:
+            changes["served_model_name"] = str(self.adapter or self.model)
+        return self.model_copy(update=changes)
 
     @property
     def model_name(self) -> str:
@@ -204,12 +248,17 @@ class ServerSettings(BaseSettings):
             dtype=self.dtype,
             block_length=self.block_length,
             confidence_threshold=self.confidence_threshold,
+            max_model_len=self.max_model_len,
+            rope_scaling_factor=self.rope_scaling_factor,
             max_num_seqs=self.max_num_seqs,
             max_num_batched_tokens=self.max_num_batched_tokens,
+            max_prefill_tokens=self.max_prefill_tokens,
             kv_cache_memory=self.kv_cache_memory,
             page_size=self.page_size,
             enable_prefix_caching=self.enable_prefix_caching,
             attention_backend=self.attention_backend,
+            quantization=self.quantization,
+            cuda_graphs=self.cuda_graphs,
             threads=self.threads,
         )
 

@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -22,9 +21,10 @@ DONE = b"data: [DONE]\n\n"
 Result = TypeVar("Result")
 
 
-def event(payload: object) -> bytes:
-    """One event. ASCII only, since some clients split lines at Unicode's other line ends too."""
-    return b"data: " + json.dumps(payload, separators=(",", ":")).encode() + b"\n\n"
+def event(payload: object, name: str | None = None) -> bytes:
+    """One event, named or not. ASCII only, since some clients split lines at Unicode's other line ends too."""
+    head = b"" if name is None else b"event: " + name.encode() + b"\n"
+    return head + b"data: " + json.dumps(payload, separators=(",", ":")).encode() + b"\n\n"
 
 
 async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
@@ -46,25 +46,24 @@ async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
 
 async def open_stream(request: Request, source: AsyncGenerator[bytes, None]) -> "EventStream":
     """A stream whose first event is ready, so that an error before it keeps its own status."""
-    first = await unless_gone(request, anext(source))
-
-    async def all_events() -> AsyncGenerator[bytes, None]:
-        async with aclosing(source):
-            yield first
-            async for item in source:
-                yield item
-
-    return EventStream(all_events())
+    try:
+        first = await unless_gone(request, anext(source))
+    except BaseException:
+        # Cancelled just when the event was ready: what makes the events must not wait for the garbage collector.
+        await source.aclose()
+        raise
+    return EventStream(source, first)
 
 
 class EventStream(Response):
-    """Streams ready-made events, with a comment every 15 s while there is none.
+    """Streams ready-made events, ``first`` in front if there is one, with a comment every 15 s while there is none.
 
     The source is closed as soon as the client leaves or has not read for a minute.
     """
 
-    def __init__(self, source: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, source: AsyncGenerator[bytes, None], first: bytes | None = None) -> None:
         self._source = source
+        self._first = first
         self.status_code = 200
         self.background = None
         self.init_headers(
@@ -109,7 +108,8 @@ class EventStream(Response):
                 await _end(waiting)
 
     async def _next(self) -> bytes | None:
-        return await anext(self._source, None)
+        first, self._first = self._first, None
+        return await anext(self._source, None) if first is None else first
 
 
 async def _left(receive: Receive) -> None:

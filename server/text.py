@@ -7,16 +7,24 @@ from typing import Any, TypeVar
 
 import anyio.to_thread
 import jinja2
+from pydantic import JsonValue
 from tokenizers import Tokenizer
 
 from model.config import CheckpointError
+from model.grammar.vocabulary import Vocabulary
+from model.token_bytes import TokenBytes
 from server.errors import invalid, too_long
+from server.tool_format import native_messages, plain_messages
 
 # Shorter texts take less time to encode than a thread takes to answer.
 _INLINE_CHARACTERS = 2_000
 
+# Between a suffix and the prompt behind it, where the vocabulary has no tokens for infilling.
+INFILL_SEPARATOR = "\n\n"
+_INFILL_TOKENS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+
 Result = TypeVar("Result")
-Render = Callable[[list[dict[str, str]]], str]
+Render = Callable[[list[dict[str, JsonValue]], list[JsonValue]], str]
 
 
 class TextError(Exception):
@@ -26,18 +34,21 @@ class TextError(Exception):
 class TextCodec:
     """Encodes text so that nothing a user writes can become a special token, and decodes ids.
 
-    ``render`` turns messages into the text of a chat; ``None`` when the checkpoint has no chat template.
+    ``render`` turns messages and tools into the text of a chat; ``None`` when the checkpoint has no chat template.
+    One that does not know tools (``knows_tools``) is given none, and sees them as text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, render: Render | None = None) -> None:
+    def __init__(self, tokenizer: Tokenizer, render: Render | None = None, *, knows_tools: bool = False) -> None:
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
         # Literal special tokens inside text become ordinary characters.
         self._tokenizer.encode_special_tokens = True
-        self._render = render
-        added = self._tokenizer.get_added_tokens_decoder()
-        self._special = {token.content: ident for ident, token in added.items() if token.special}
+        self._render, self._knows_tools = render, knows_tools
+        self._bytes = TokenBytes(tokenizer)
+        self._special = self._bytes.special
         names = sorted(map(re.escape, self._special), key=len, reverse=True)
         self._splitter = re.compile(f"({'|'.join(names)})") if names else None
+        ids = {token.content: ident for ident, token in self._tokenizer.get_added_tokens_decoder().items()}
+        self._infill = [ids[name] for name in _INFILL_TOKENS] if ids.keys() >= set(_INFILL_TOKENS) else None
         longest = max(map(len, self._tokenizer.get_vocab()), default=1)
         # A normalizer may shorten text before it is cut into tokens.
         self._token_characters = longest * (4 if self._tokenizer.normalizer else 1)
@@ -53,43 +64,84 @@ class TextCodec:
         except (CheckpointError, AttributeError) as error:
             raise TextError(f"cannot load the tokenizer of {directory}: {error}") from error
 
-        def render(messages: list[dict[str, str]]) -> str:
-            text = loaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        def render(messages: list[dict[str, JsonValue]], tools: list[JsonValue]) -> str:
+            text = loaded.apply_chat_template(messages, tools or None, tokenize=False, add_generation_prompt=True)
             assert isinstance(text, str)
             return text
 
-        return cls(backend, render if loaded.chat_template else None)
+        knows_tools = re.search(r"\btools\b", str(loaded.chat_template)) is not None
+        return cls(backend, render if loaded.chat_template else None, knows_tools=knows_tools)
 
-    async def encode(self, texts: Sequence[str], max_tokens: int, param: str = "prompt") -> list[list[int]]:
-        """Ids of each text; raises ``ApiError`` 400 when one must be longer than ``max_tokens``."""
+    async def encode(
+        self, texts: Sequence[str], max_tokens: int, param: str = "prompt", *, special: bool = True
+    ) -> list[list[int]]:
+        """Ids of each text; raises ``ApiError`` 400 when one must be longer than ``max_tokens``.
+
+        ``special`` puts around it what the tokenizer puts around a prompt.
+        """
         for text in texts:
             self._bound([text], max_tokens, param)
-        return await _offload(sum(map(len, texts)), lambda: self._ids(texts, add_special_tokens=True))
+        return await _offload(sum(map(len, texts)), lambda: self._ids(texts, add_special_tokens=special))
 
-    async def encode_chat(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> list[int]:
-        """Ids of a chat, up to where the assistant's answer starts.
+    async def encode_infill(
+        self, prompts: Sequence[str], suffix: str, suffix_ids: Sequence[int], max_tokens: int
+    ) -> list[list[int]]:
+        """Ids of prompts that also show ``suffix``, the text behind the answer (docs/infilling.md).
+
+        Raises ``ApiError`` 400 when one must be longer than ``max_tokens``.
+        """
+        if self._infill is None:
+            return await self.encode([suffix + INFILL_SEPARATOR + prompt for prompt in prompts], max_tokens)
+        before, between, after = self._infill
+        encoded = await self.encode(prompts, max_tokens, special=False)
+        return [[before, *ids, between, *suffix_ids, after] for ids in encoded]
+
+    async def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, JsonValue]],
+        max_tokens: int,
+        tools: Sequence[JsonValue] = (),
+        param: str = "messages",
+    ) -> list[int]:
+        """Ids of a chat, up to where the assistant's answer starts; the template gets ``tools`` if it knows them.
 
         Only the template's own special tokens count; those inside messages stay text. Raises ``ApiError``
-        400 when there is no template, the template refuses the messages, or they must be too long.
+        400 naming ``param`` when there is no template, the template refuses the messages, or they must be too long.
         """
         if self._render is None:
-            raise invalid("This model has no chat template; use /v1/completions", "messages")
-        texts = [text for message in messages for text in message.values()]
-        self._bound(texts, max_tokens, "messages")
-        return await _offload(sum(map(len, texts)), lambda: self._chat_ids(messages))
+            raise invalid("This model has no chat template; use /v1/completions", param)
+        shown = native_messages(messages) if self._knows_tools else plain_messages(messages, tools)
+        offered = list(tools) if self._knows_tools else []
+        texts = [*_texts(shown), *_texts(offered)]
+        self._bound(texts, max_tokens, param)
+        return await _offload(sum(map(len, texts)), lambda: self._chat_ids(shown, offered, texts, param))
 
     def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
         """Text of ``ids``; special tokens leave no trace unless ``keep_special``."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=not keep_special)
 
-    def _chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def token_bytes(self, ident: int) -> bytes:
+        """The bytes one token stands for, a special token by its name; parts of a character stay parts."""
+        return self._bytes(ident)
+
+    def is_special(self, ident: int) -> bool:
+        """Whether a token is no text."""
+        return ident in self._special.values()
+
+    def vocabulary(self, size: int) -> Vocabulary:
+        """The vocabulary of a model with ``size`` tokens; building it takes up to a second."""
+        return Vocabulary(self._tokenizer, size)
+
+    def _chat_ids(
+        self, messages: list[dict[str, JsonValue]], tools: list[JsonValue], texts: Sequence[str], param: str
+    ) -> list[int]:
         assert self._render is not None
-        shield = _Shield(self._special, [text for message in messages for text in message.values()])
-        shielded = [{key: shield.hide(text) for key, text in message.items()} for message in messages]
+        shield = _Shield(self._special, texts)
+        shielded = [{key: shield.hide_all(value) for key, value in message.items()} for message in messages]
         try:
-            rendered = self._render(shielded)
+            rendered = self._render(shielded, [shield.hide_all(tool) for tool in tools])
         except jinja2.TemplateError as error:
-            raise invalid(f"The chat template refuses these messages: {error}", "messages") from error
+            raise invalid(f"The chat template refuses these messages: {error}", param) from error
         pieces = self._splitter.split(rendered) if self._splitter else [rendered]
         plain = [shield.reveal(piece) for piece in pieces if piece not in self._special]
         encoded = iter(self._ids(plain, add_special_tokens=False))
@@ -121,6 +173,16 @@ class _Shield:
 
     def hide(self, text: str) -> str:
         return text.translate(self._hide)
+
+    def hide_all(self, value: JsonValue) -> JsonValue:
+        """The same in every text of a JSON value."""
+        if isinstance(value, str):
+            return self.hide(value)
+        if isinstance(value, list):
+            return [self.hide_all(item) for item in value]
+        if isinstance(value, dict):
+            return {self.hide(key): self.hide_all(item) for key, item in value.items()}
+        return value
 
     def reveal(self, text: str) -> str:
         return text.translate(self._reveal)
@@ -157,6 +219,15 @@ class Detokenizer:
         piece = self._decode(self._window)[self._sent :]
         self._sent += len(piece)
         return piece
+
+
+def _texts(value: object) -> list[str]:
+    """Every text in a JSON value, names of fields included."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [*value, *_texts(list(value.values()))]
+    return [text for item in value for text in _texts(item)] if isinstance(value, list) else []
 
 
 async def _offload(characters: int, work: Callable[[], Result]) -> Result:

@@ -43,12 +43,14 @@ AXES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def build_checkpoint(directory: Path, axis: str = "plain", seed: int = 0, **manifest_overrides: Any) -> Path:
+def build_checkpoint(
+    directory: Path, axis: str = "plain", seed: int = 0, vocab_size: int = VOCAB, **manifest_overrides: Any
+) -> Path:
     """Writes a checkpoint whose confidences spread over (0, 1), so that thresholds decide something."""
     shape, manifest = AXES[axis]
     config = TransformerConfig(
         **{
-            "vocab_size": VOCAB,
+            "vocab_size": vocab_size,
             "hidden_size": 32,
             "intermediate_size": 48,
             "num_layers": 2,

@@ -5,8 +5,9 @@ plain attributes.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,12 +15,40 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class OracleAnswer:
-    """``margin`` is how close the nearest decision was: a probability, to be compared with float noise."""
+    """``margin`` is how close the nearest decision was: a probability, to be compared with float noise.
+
+    ``scores`` has the log-probabilities of all tokens at the step that finalised each answer position, and that step.
+    """
 
     token_ids: list[int]
     finish_reason: str
     steps: list[int]
     margin: float
+    scores: list[tuple[Tensor, int]]
+
+
+@dataclass(frozen=True)
+class OracleEdits:
+    """Edits of the logits, in the words of the API."""
+
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    min_tokens: int = 0
+
+
+class OracleGrammar(Protocol):
+    """What a grammar says after some written tokens; asked anew at every position, so that nothing is carried over."""
+
+    def forced(self, written: list[int]) -> list[int]:
+        """Tokens that must come next."""
+
+    def admitted(self, written: list[int]) -> set[int]:
+        """Tokens that may come next, end tokens included where the text may end."""
+
+    def closes(self, written: list[int], room: int) -> list[int] | None:
+        """Tokens that bring the text to an end, an end token included, within ``room``; ``None`` if there are none."""
 
 
 def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -101,6 +130,84 @@ def pass_entropy_bound(entropy: dict[int, float], bound: float) -> list[int]:
     return ranked[: max([1, *(size for size in sizes if spent[size] <= bound)])]
 
 
+def score_prompt(weights: dict[str, Tensor], shape: Any, manifest: Any, prompt: list[int]) -> list[Tensor]:
+    """Log-probabilities [vocab] of every prompt token but the first: one forward a token, nothing reused.
+
+    The prompt is taken as blocks from position 0; token i is predicted from all tokens before its block, and its block
+    with itself and what follows masked.
+    """
+    block = manifest.block_length
+    head = weights.get("lm_head.weight", weights["embed_tokens.weight"])
+    found = []
+    for position in range(1, len(prompt)):
+        end = position // block * block + block
+        ids = torch.tensor(prompt[:position] + [manifest.mask_token_id] * (end - position))
+        hidden = hidden_states(weights, shape, ids, visibility(end, 0, manifest.prompt_attention, block))
+        logits = head @ hidden[position - 1 if manifest.shift else position]
+        logits[manifest.mask_token_id] = float("-inf")
+        found.append(logits.log_softmax(-1))
+    return found
+
+
+def edit(
+    logits: Tensor, edits: OracleEdits, prompt: list[int], generated: list[int], index: int, stops: tuple[int, ...]
+) -> Tensor:
+    """The logits of the answer's token ``index``, one token of the vocabulary at a time."""
+    values = logits.tolist()
+    for token in range(len(values)):
+        if token in prompt or token in generated:
+            values[token] *= 1 / edits.repetition_penalty if values[token] > 0 else edits.repetition_penalty
+        values[token] -= edits.frequency_penalty * generated.count(token)
+        if token in generated:
+            values[token] -= edits.presence_penalty
+        bias = edits.logit_bias.get(token, 0.0)
+        values[token] = -math.inf if bias == -100 else values[token] + bias
+        if token in stops and index < edits.min_tokens:
+            values[token] = -math.inf
+    return torch.tensor(values)
+
+
+def constrain(
+    grammar: OracleGrammar,
+    written: list[int],
+    choices: list[int],
+    passing: list[bool],
+    logits: list[Tensor],
+    unedited: list[Tensor],
+    room: int,
+    stops: tuple[int, ...],
+) -> list[int]:
+    """What a step finalises in a row that follows a grammar: ``choices`` and what follows, from the frontier on.
+
+    ``room`` is how many tokens the answer may still have.
+    """
+    found: list[int] = []
+    while len(found) < min(len(choices), room):
+        here = len(found)
+        text = written + found
+        forced = grammar.forced(text)
+        if forced:
+            found.append(forced[0])
+            continue
+        admitted = grammar.admitted(text)
+        token = choices[here]
+        if here == 0:
+            ranked = sorted(admitted, key=lambda token: (-float(logits[here][token]), token))
+            if math.isinf(logits[here][ranked[0]]):
+                ranked = sorted(admitted, key=lambda token: (-float(unedited[here][token]), token))
+            token = ranked[0]
+            if token not in stops and grammar.closes([*text, token], room - 1) is None:
+                token = (grammar.closes(text, room) or [token])[0]
+        else:
+            closes = token in stops or grammar.closes([*text, token], room - here - 1) is not None
+            if not (passing[here] and token in admitted and closes):
+                break
+        found.append(token)
+        if token in stops:
+            break
+    return found
+
+
 def decode(
     weights: dict[str, Tensor],
     shape: Any,
@@ -113,19 +220,33 @@ def decode(
     factor: float = 1.0,
     entropy_bound: float = 0.1,
     ignore_eos: bool = False,
+    edits: OracleEdits | None = None,
+    grammar: OracleGrammar | None = None,
+    pinned: Sequence[int] = (),
 ) -> OracleAnswer:
-    """Greedy block-causal decoding of one prompt; the margin is kept for the rule ``threshold`` only."""
+    """Greedy block-causal decoding of one prompt; the margin is kept for the rule ``threshold`` only.
+
+    ``pinned`` are tokens behind ``max_tokens`` generated ones; a block that reaches so far begins with them in place.
+    """
     tau = manifest.confidence_threshold if threshold is None else threshold
     block = manifest.block_length
     head = weights.get("lm_head.weight", weights["embed_tokens.weight"])
     stops = () if ignore_eos else manifest.stop_token_ids
     origin = len(prompt) if manifest.block_origin == "prompt_end" else len(prompt) // block * block
     ids: list[int | None] = list(prompt)
+    pins = {len(prompt) + max_tokens + place: token for place, token in enumerate(pinned)}
     steps: list[int] = []
     margin = 1.0
+    scores: dict[int, tuple[Tensor, int]] = {}
+
+    def answer(end: int, reason: str) -> OracleAnswer:
+        """The answer up to position ``end``; scores include that of a stop token behind it."""
+        scored = [scores[position] for position in range(len(prompt), end + (reason == "stop"))]
+        return OracleAnswer([int(t) for t in ids[len(prompt) : end]], reason, steps, margin, scored)  # type: ignore[arg-type]
+
     while True:
         start = origin + len(steps) * block
-        ids += [None] * (start + block - len(ids))
+        ids += [pins.get(position) for position in range(len(ids), start + block)]
         steps.append(0)
         sees = visibility(len(ids), origin, manifest.prompt_attention, block)
         while True:
@@ -135,10 +256,16 @@ def decode(
             masked = [position for position in range(start, start + block) if ids[position] is None]
             if manifest.first_token == "autoregressive" and masked[0] == start:
                 masked = [start]
-            found, entropy = {}, {}
+            found, entropy, raw, edited = {}, {}, {}, {}
+            written = [position for position in range(len(prompt), len(ids)) if position not in pins]
+            generated = [token for position in written if (token := ids[position]) is not None]
             for position in masked:
                 logits = head @ hidden[position - 1 if manifest.shift else position]
                 logits[manifest.mask_token_id] = float("-inf")
+                raw[position] = logits.log_softmax(-1)
+                if edits is not None:
+                    logits = edit(logits, edits, prompt, generated, position - len(prompt), tuple(stops))
+                edited[position] = logits
                 found[position] = logits.softmax(-1).topk(2)
                 if rule == "entropy_bound":
                     entropy[position] = -sum(p * math.log(p) for p in logits.softmax(-1).tolist() if p > 0)
@@ -153,17 +280,31 @@ def decode(
                 passing = pass_factor(confidence, factor)
             else:
                 passing = pass_entropy_bound(entropy, entropy_bound)
-            for position in masked:
+            if grammar is not None:
+                fresh = constrain(
+                    grammar,
+                    generated,
+                    [int(found[position].indices[0]) for position in masked],
+                    [position in passing for position in masked],
+                    [edited[position] for position in masked],
+                    [raw[position] for position in masked],
+                    len(prompt) + max_tokens - masked[0],
+                    tuple(stops),
+                )
+                for position, token in zip(masked, fresh, strict=False):
+                    ids[position] = token
+                    scores[position] = (raw[position], steps[-1])
+            for position in masked if grammar is None else []:
                 if position in passing:
                     ids[position] = int(found[position].indices[0])
+                    scores[position] = (raw[position], steps[-1])
                     margin = min(margin, float(found[position].values[0] - found[position].values[1]))
             left = start
             while left < start + block and ids[left] is not None:
                 left += 1
-                generated = ids[len(prompt) : left]
-                if generated and generated[-1] in stops and len(generated) <= max_tokens:
-                    return OracleAnswer([int(t) for t in generated[:-1]], "stop", steps, margin)  # type: ignore[arg-type]
+                if left > len(prompt) and ids[left - 1] in stops and left - len(prompt) <= max_tokens:
+                    return answer(left - 1, "stop")
             if left - len(prompt) >= max_tokens:
-                return OracleAnswer(ids[len(prompt) :][:max_tokens], "length", steps, margin)  # type: ignore[arg-type]
+                return answer(len(prompt) + max_tokens, "length")
             if left == start + block:
                 break

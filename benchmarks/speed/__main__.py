@@ -3,6 +3,8 @@
 import datetime
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -47,7 +49,6 @@ def main(
     report_only: Annotated[bool, typer.Option("--report-only", help="Write the report of --output anew.")] = False,
 ) -> None:
     """Measure the engine's speed next to its raw forwards and to other decoders of the same shape."""
-    logging.getLogger("scheduler.engine").setLevel(logging.ERROR)  # It warns of random weights in a teacher's layout.
     settings = replace(QUICK if quick else Settings(), threads=threads, device=device)
     if batch or prompt:
         settings = replace(
@@ -75,11 +76,24 @@ def main(
         if report_only:
             write_report(output)
         else:
-            run(settings, choice, output, ["python", "-m", "benchmarks.speed", *sys.argv[1:]], Console(stderr=True))
+            with _unwarned():
+                run(settings, choice, output, ["python", "-m", "benchmarks.speed", *sys.argv[1:]], Console(stderr=True))
     except ResultError as error:
         typer.echo(f"benchmarks.speed: {error}", err=True)
         raise typer.Exit(1) from None
     typer.echo(output / "README.md")
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Silence the engine's warning of a teacher's layout: weights drawn at random lose nothing by it."""
+    logger = logging.getLogger("scheduler.engine")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _known(option: str, names: list[str], known: list[str]) -> None:

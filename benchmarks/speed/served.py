@@ -15,6 +15,7 @@ import httpx
 
 from benchmarks.speed.load import BLOCK, Load, Prompts, Sample, Unavailable, sample
 from cli.completions import Completion, complete, make_client, served_model
+from cli.local_server import stop
 
 VLLM_START_S = 600.0
 
@@ -102,12 +103,7 @@ def vllm_server(python: Path, model: Path, dtype: str, max_model_len: int) -> It
                 time.sleep(0.5)
             yield url
         finally:
-            process.terminate()
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            stop(process, timeout_s=30)
 
 
 def _healthy(url: str) -> bool:

@@ -12,14 +12,8 @@ def find_attention(
     """The implementation of that name; only its own module is imported.
 
     Raises:
-        CheckpointError: it does not run on this device, in this type or with pages of this size.
+        CheckpointError: it does not run on this device, in this type or with this page size.
     """
-    if name == "flex":
-        if page_size % 16:
-            raise CheckpointError(f"attention_backend flex needs a page_size that is a multiple of 16, got {page_size}")
-        from model.attention.flex import FlexAttention
-
-        return FlexAttention
     if name == "varlen":
         if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
             raise CheckpointError(
@@ -28,6 +22,12 @@ def find_attention(
         from model.attention.varlen import VarlenAttention
 
         return VarlenAttention
+    if name == "flex":
+        if page_size % 16:
+            raise CheckpointError(f"attention_backend flex needs a page_size that is a multiple of 16, got {page_size}")
+        from model.attention.flex import FlexAttention
+
+        return FlexAttention
     from model.attention.sdpa import SdpaAttention
 
     return SdpaAttention

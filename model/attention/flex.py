@@ -2,6 +2,9 @@
 
 Every segment's queries are padded to whole blocks of the kernel, so that a block of queries belongs to one segment and
 its pages are the blocks of keys it sees. Inside a page the mask looks at the position that the slot holds.
+
+Shapes are static: the pool has one size, and the number of query blocks is padded to a power of two with blocks that
+see nothing. A kernel is compiled for each power, at the first step of that size.
 """
 
 from functools import cache as once
@@ -21,8 +24,10 @@ _QUERIES = 32  # A block of queries.
 
 @once
 def _kernel() -> Any:
-    # Compiled at its first call: seconds on a CPU, and a C++ compiler is needed there.
-    return torch.compile(flex_attention, dynamic=True)
+    # Compiled at its first call: seconds on a CPU, and a C++ compiler is needed there. Of dynamic shapes the C++ that
+    # torch 2.13 writes does not compile.
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    return torch.compile(flex_attention, dynamic=False)
 
 
 class FlexAttention(PagedAttention):
@@ -33,11 +38,13 @@ class FlexAttention(PagedAttention):
         size, pages = cache.page_size, len(cache.keys[0]) // cache.page_size
         blocks = [-(-segment.length // _QUERIES) for segment in segments]
         starts = np.cumsum([0, *blocks]) * _QUERIES
-        self.padded = int(starts[-1])
+        padded_blocks = 1 << (sum(blocks) - 1).bit_length()
+        self.padded = padded_blocks * _QUERIES
         real = [start + np.arange(segment.length) for start, segment in zip(starts, segments, strict=False)]
         self.real = self._place(np.concatenate(real))  # [T] int64, where each token lies among the padded queries.
         counts = np.repeat([-(-segment.visible // size) for segment in segments], blocks)
-        tables = np.zeros((len(counts), pages), dtype=np.int32)
+        counts = np.pad(counts, (0, padded_blocks - len(counts)))
+        tables = np.zeros((padded_blocks, pages), dtype=np.int32)
         held = np.zeros(pages * size, dtype=np.int64)  # The position in each slot; the same in a page that is shared.
         last = np.zeros(self.padded, dtype=np.int64)  # The last position that each query sees.
         block = 0

@@ -51,6 +51,7 @@ class AutoregressiveBackbone(DecoderNames):
             mask_token_id=shape.vocab_size,
             stop_token_ids=keys.stop_token_ids(config, shape.vocab_size),
             max_model_len=keys.context(config),
+            trained_len=keys.positions(config),
             shift=True,
             block_origin="absolute",
             prompt_attention="causal",

@@ -23,7 +23,7 @@ class DreamBackbone(DecoderNames):
             config,
             shape.vocab_size,
             extra_stop_id=keys.IM_END,
-            max_model_len=keys.context(config, TRAINED_CONTEXT),
+            max_model_len=min(keys.context(config), TRAINED_CONTEXT),
             shift=True,
         )
         return shape, manifest

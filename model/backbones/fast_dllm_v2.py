@@ -30,6 +30,7 @@ class FastDllmV2Backbone(DecoderNames):
             mask_token_id=keys.mask_token_id(config, shape.vocab_size, MASK),
             stop_token_ids=keys.stop_token_ids(config, shape.vocab_size, keys.IM_END),
             max_model_len=keys.context(config),
+            trained_len=keys.positions(config),
             shift=True,
             block_origin="absolute",
             prompt_attention="block_causal",

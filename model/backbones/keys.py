@@ -13,8 +13,8 @@ IM_END = 151645  # ``<|im_end|>`` of Qwen's vocabulary ends a turn of the chat t
 BLOCK_LENGTH = 32
 CONFIDENCE_THRESHOLD = 0.9
 
-# A preempted request is computed again in one forward, and the key-value pool holds whole contexts: the 32768 or
-# 131072 positions that many configurations allow would fit neither a batch nor the memory.
+# The key-value pool holds whole contexts of many requests: the 32768 or 131072 positions that many configurations allow
+# are there for whoever asks for them.
 LONGEST_CONTEXT = 4096
 
 
@@ -83,9 +83,14 @@ def rope_theta(config: Config) -> float:
     return number(nested if "rope_theta" in nested else config, "rope_theta")
 
 
-def context(config: Config, longest: int = LONGEST_CONTEXT) -> int:
-    """``max_position_embeddings``, but no more than ``longest`` positions."""
-    return min(integer(config, "max_position_embeddings"), longest)
+def context(config: Config) -> int:
+    """The context to use unless asked otherwise: ``max_position_embeddings``, but no more than ``LONGEST_CONTEXT``."""
+    return min(positions(config), LONGEST_CONTEXT)
+
+
+def positions(config: Config) -> int:
+    """``max_position_embeddings``."""
+    return integer(config, "max_position_embeddings")
 
 
 def mask_token_id(config: Config, vocab_size: int, default: int | None = None) -> int:
@@ -94,10 +99,18 @@ def mask_token_id(config: Config, vocab_size: int, default: int | None = None) -
     return _token_id("mask_token_id", default if value is None else value, vocab_size)
 
 
-def stop_token_ids(config: Config, vocab_size: int, extra: int | None = None) -> tuple[int, ...]:
-    """One ``eos_token_id`` or a list of them, and ``extra`` where the vocabulary has it; no id twice."""
+def stop_token_ids(
+    config: Config, vocab_size: int, extra: int | None = None, file: str = "config.json"
+) -> tuple[int, ...]:
+    """One ``eos_token_id`` or a list of them, and ``extra`` where the vocabulary has it; no id twice.
+
+    ``config`` is the content of ``file``; in any but ``config.json`` the key may be absent or null.
+    """
     stops = config.get("eos_token_id")
-    ids = [_token_id("eos_token_id", value, vocab_size) for value in (stops if isinstance(stops, list) else [stops])]
+    if stops is None and file != "config.json":
+        stops = []
+    stops = stops if isinstance(stops, list) else [stops]
+    ids = [_token_id("eos_token_id", value, vocab_size, file) for value in stops]
     if extra is not None and extra < vocab_size:
         ids.append(extra)
     return tuple(dict.fromkeys(ids))
@@ -121,9 +134,9 @@ def bidirectional_manifest(
     )
 
 
-def _token_id(key: str, value: object, vocab_size: int) -> int:
+def _token_id(key: str, value: object, vocab_size: int, file: str = "config.json") -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocab_size:
-        raise CheckpointError(f"config.json: {key} is {value!r}, not an id of the {vocab_size} in the vocabulary")
+        raise CheckpointError(f"{file}: {key} is {value!r}, not an id of the {vocab_size} in the vocabulary")
     return value
 
 

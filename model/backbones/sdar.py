@@ -32,6 +32,7 @@ class SdarBackbone(DecoderNames):
             mask_token_id=keys.mask_token_id(config, shape.vocab_size, MASK),
             stop_token_ids=keys.stop_token_ids(config, shape.vocab_size, keys.IM_END),
             max_model_len=keys.context(config),
+            trained_len=keys.positions(config),
             block_origin="absolute",
             prompt_attention="block_causal",
         )

@@ -1,17 +1,20 @@
 """The body of a chat request."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, PlainValidator, model_validator
 
+from server.errors import invalid
 from server.protocol.common import ApiModel, GenerationFields
+from server.protocol.formats import ResponseFormat
+from server.protocol.tools import MAX_TOOLS, ChosenTool, Tool, ToolCall
 
 Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
 
 
-def check_content(value: object) -> str:
-    """Message content as one text; raises ``ValueError`` for parts that are not text."""
+def check_content(value: object, kinds: Collection[str] = ("text",)) -> str:
+    """Message content as one text; raises ``ValueError`` for parts whose type is not one of ``kinds``."""
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -20,8 +23,8 @@ def check_content(value: object) -> str:
     for part in value:
         if not isinstance(part, dict) or not isinstance(kind := part.get("type"), str):
             raise ValueError("every part must be an object with a type")
-        if kind != "text":
-            raise ValueError(f"parts of type {kind[:64]!r} are not supported; only text is")
+        if kind not in kinds:
+            raise ValueError(f"parts of type {kind[:64]!r} are not supported; only {' and '.join(kinds)}")
         if not isinstance(text := part.get("text"), str):
             raise ValueError("a text part must have a string named text")
         texts.append(text)
@@ -44,7 +47,7 @@ class Message(ApiModel):
     )
     name: str | None = None
     tool_call_id: str | None = None
-    tool_calls: list[JsonValue] = []
+    tool_calls: list[ToolCall] = []
 
     @model_validator(mode="before")
     @classmethod
@@ -53,16 +56,20 @@ class Message(ApiModel):
             raise ValueError("content is required")
         return data
 
-    def fields(self) -> dict[str, str]:
+    def fields(self) -> dict[str, JsonValue]:
         """What the chat template sees."""
-        named = {"name": self.name, "tool_call_id": self.tool_call_id}
-        return {"role": self.role, "content": self.content} | {k: v for k, v in named.items() if v}
-
-
-class ResponseFormat(ApiModel):
-    """The form of the answer."""
-
-    type: Literal["text", "json_object", "json_schema"]
+        shown: dict[str, JsonValue] = {"role": self.role, "content": self.content}
+        if self.name:
+            shown["name"] = self.name
+        if self.tool_call_id:
+            shown["tool_call_id"] = self.tool_call_id
+        if self.tool_calls:
+            # Only what the model itself has said: its calls carry no more than a name and arguments.
+            shown["tool_calls"] = [
+                {"type": call.type, "function": {"name": call.function.name, "arguments": call.function.arguments}}
+                for call in self.tool_calls
+            ]
+        return shown
 
 
 class ChatRequest(GenerationFields):
@@ -73,12 +80,16 @@ class ChatRequest(GenerationFields):
         None, ge=1, description="Most tokens of an answer; absent takes the rest of the context."
     )
     max_tokens: int | None = Field(None, ge=1, description="Older name of max_completion_tokens.")
-    logprobs: bool = False
-    top_logprobs: int | None = Field(None, ge=0, le=20)
+    logprobs: bool = Field(False, description="Report the log-probability of each token.")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=20, description="How many of the likeliest tokens to report in each place; needs logprobs."
+    )
     response_format: ResponseFormat | None = None
-    tools: list[JsonValue] = []
-    tool_choice: JsonValue = None
-    parallel_tool_calls: bool = True
+    tools: list[Tool] = Field([], max_length=MAX_TOOLS)
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool = Field(
+        "auto", description="auto leaves it to the model whether it answers or calls; required makes it call."
+    )
+    parallel_tool_calls: bool = Field(True, description="Whether an answer may have several calls.")
     functions: list[JsonValue] = []
     function_call: JsonValue = None
     add_generation_prompt: bool = True
@@ -97,18 +108,36 @@ class ChatRequest(GenerationFields):
         """The limit under whichever name it came."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
+    @property
+    def offered_tools(self) -> list[Tool]:
+        """The tools that the model hears of."""
+        return [] if self.tool_choice == "none" else self.tools
+
+    @property
+    def constrained(self) -> bool:
+        """Whether the answer follows a grammar."""
+        return bool(self.offered_tools) or (self.response_format is not None and self.response_format.type != "text")
+
+    @property
+    def engine_logprobs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    def check_supported(self) -> None:
+        super().check_supported()
+        if self.top_logprobs and not self.logprobs:
+            raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
+        names = [tool.function.name for tool in self.tools]
+        if len(set(names)) < len(names):
+            raise invalid("tools: two functions have one name", "tools")
+        if not self.tools and self.tool_choice not in ("none", "auto"):
+            raise invalid("tool_choice needs tools", "tool_choice")
+        if isinstance(self.tool_choice, ChosenTool) and self.tool_choice.function.name not in names:
+            raise invalid(f"tool_choice: there is no tool named {self.tool_choice.function.name[:64]!r}", "tool_choice")
+        if self.constrained and self.ignore_eos:
+            raise invalid("ignore_eos cannot be used with response_format or tools: their answers end", "ignore_eos")
+
     def _not_honoured(self) -> Iterator[str]:
         yield from super()._not_honoured()
-        if self.logprobs:
-            yield "logprobs"
-        if self.top_logprobs:
-            yield "top_logprobs"
-        if self.response_format is not None and self.response_format.type != "text":
-            yield "response_format"
-        if self.tools and self.tool_choice != "none":
-            yield "tools"
-        if not self.tools and self.tool_choice not in (None, "none", "auto"):
-            yield "tool_choice"
         if self.functions and self.function_call != "none":
             yield "functions"
         if not self.add_generation_prompt:
@@ -117,6 +146,3 @@ class ChatRequest(GenerationFields):
             yield "audio"
         if any(kind != "text" for kind in self.modalities):
             yield "modalities"
-        for index, message in enumerate(self.messages):
-            if message.tool_calls:
-                yield f"messages[{index}].tool_calls"

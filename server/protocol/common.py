@@ -1,16 +1,18 @@
 """Fields that completions and chats share."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
 from scheduler.messages import DecodingParams
 from server.errors import invalid, unsupported
+from server.protocol.effort import Effort, effort_threshold
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1024
+MAX_BIASES = 1024
 
 # Fields of other servers that would run code, or change the output in a way this one does not know.
 _FOREIGN = frozenset(
@@ -71,6 +73,23 @@ def check_stops(value: object) -> tuple[str, ...]:
     return tuple(stops)
 
 
+def check_bias(value: object) -> dict[int, float]:
+    """Token ids and what is added to their logits; raises ``ValueError``."""
+    if not isinstance(value, dict):
+        raise ValueError("must be an object of token ids and numbers")
+    if len(value) > MAX_BIASES:
+        raise ValueError(f"at most {MAX_BIASES} tokens may have a bias, not {len(value)}")
+    biases = {}
+    for name, bias in value.items():
+        if not (isinstance(name, str) and name.isascii() and name.isdigit() and len(name) <= 10):
+            raise ValueError(f"{str(name)[:32]!r} is no token id")
+        # bool is an int to Python, not to JSON; the comparison is false for NaN too.
+        if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
+            raise ValueError(f"the bias of token {name} must be a number from -100 to 100")
+        biases[int(name)] = float(bias)
+    return biases
+
+
 class StreamOptions(ApiModel):
     """When a stream carries usage."""
 
@@ -78,8 +97,10 @@ class StreamOptions(ApiModel):
     continuous_usage_stats: bool = Field(default=False, description="Send the usage so far on every chunk.")
 
 
-class GenerationFields(ApiModel):
-    """What completions and chats have in common."""
+class AnswerFields(ApiModel):
+    """What all routes that generate have in common."""
+
+    effort_param: ClassVar[str] = "reasoning_effort"
 
     model: str | None = Field(None, description="Model id; absent takes the one that is served.")
     temperature: float = Field(0.0, ge=0, le=2, description="0, the default, decodes greedily.")
@@ -87,7 +108,6 @@ class GenerationFields(ApiModel):
     top_k: int = Field(0, ge=-1, le=2**31 - 1, description="0 or -1 filters nothing.")
     min_p: float = Field(0.0, ge=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="Absent draws a fresh one.")
-    n: int = Field(1, ge=1, le=128, description="Answers for each prompt.")
     stop: Annotated[tuple[str, ...], PlainValidator(check_stops, json_schema_input_type=str | list[str])] = Field(
         (), description="Text that ends the answer and is left out of it; up to 16."
     )
@@ -114,45 +134,77 @@ class GenerationFields(ApiModel):
     max_steps_per_block: int | None = Field(None, ge=1, le=4096, description="Most denoise steps of a block.")
     return_token_ids: bool = Field(False, description="Choices carry token_ids.")
     stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
     user: str | None = None
 
-    presence_penalty: float = Field(0.0, ge=-2, le=2)
-    frequency_penalty: float = Field(0.0, ge=-2, le=2)
-    repetition_penalty: float = Field(1.0, gt=0)
-    logit_bias: dict[str, float] = {}
-    min_tokens: int = Field(0, ge=0)
-    diffusing: JsonValue = None
-    stream_granularity: Literal["block", "step", "token"] = "block"
+    presence_penalty: float = Field(0.0, ge=-2, le=2, description="Taken from the logits of tokens written before.")
+    frequency_penalty: float = Field(0.0, ge=-2, le=2, description="The same, as often as they were written.")
+    repetition_penalty: float = Field(
+        1.0,
+        ge=0.01,
+        le=100,
+        description="Divides positive and multiplies negative logits of tokens in the prompt or written before.",
+    )
+    logit_bias: Annotated[
+        dict[int, float], PlainValidator(check_bias, json_schema_input_type=dict[str, float])
+    ] = Field({}, description="Token ids, and what is added to their logits: -100 to 100, where -100 is a ban.")
+    min_tokens: int = Field(0, ge=0, description="No stop token among that many tokens; a stop string still ends.")
+    diffusing: bool = Field(
+        False, description="Stream the block being denoised after every step; the text of the answer is not affected."
+    )
+    stream_granularity: Literal["block", "step"] = Field(
+        "block", description="Stream text by finished blocks, or after a step as soon as all before it is finalised."
+    )
+
+    @property
+    def engine_logprobs(self) -> int | None:
+        """How many alternatives to each token the engine is to report; ``None`` for no log-probabilities at all."""
+        return None
+
+    @property
+    def returned(self) -> int:
+        """Answers to each prompt that are returned."""
+        return 1
+
+    @property
+    def candidates(self) -> int:
+        """Answers to generate for each prompt."""
+        return self.returned
+
+    @property
+    def effort(self) -> Effort | None:
+        """The effort that is asked for, under whichever name the route has for it."""
+        return None
 
     def check_supported(self) -> None:
         """Raises ``ApiError`` 400 for a field that would change the output and is not honoured."""
+        for name, asked in (("diffusing", self.diffusing), ("stream_granularity", self.stream_granularity != "block")):
+            if asked and not self.stream:
+                raise invalid(f"{name} needs stream to be true", name)
         for name in self._not_honoured():
             raise unsupported(name)
         rule = self.decoding or "threshold"
         for used_by, name in _RULE_NUMBERS.items():
             if used_by != rule and getattr(self, name) is not None:
                 raise invalid(f"{name} is used by decoding {used_by!r} only, not by {rule!r}", name)
+        if self.effort is not None:
+            self._check_effort(rule)
+
+    def _check_effort(self, rule: RuleName) -> None:
+        if rule != "threshold":
+            raise invalid(f"{self.effort_param} sets a threshold, which decoding {rule!r} has not", self.effort_param)
+        if self.confidence_threshold is not None:
+            raise invalid(
+                f"{self.effort_param} and confidence_threshold set the same number; send one of them",
+                self.effort_param,
+            )
 
     def _not_honoured(self) -> Iterator[str]:
-        for name, neutral in (
-            ("presence_penalty", 0.0),
-            ("frequency_penalty", 0.0),
-            ("repetition_penalty", 1.0),
-            ("logit_bias", {}),
-            ("min_tokens", 0),
-            ("stream_granularity", "block"),
-        ):
-            if getattr(self, name) != neutral:
-                yield name
-        if self.diffusing:
-            yield "diffusing"
         for name, value in (self.model_extra or {}).items():
             if name in _FOREIGN and value not in (False, "", [], {}):
                 yield name
 
-    def decoding_params(self, seed: int) -> DecodingParams:
-        """The engine's parameters, with the noise stream ``seed``."""
+    def decoding_params(self, seed: int, threshold: float) -> DecodingParams:
+        """The engine's parameters, with the noise stream ``seed``; ``threshold`` is the checkpoint's own."""
         return DecodingParams(
             temperature=self.temperature,
             top_k=max(self.top_k, 0),
@@ -161,8 +213,33 @@ class GenerationFields(ApiModel):
             min_p=self.min_p,
             seed=seed,
             decoding=self.decoding,
-            confidence_threshold=self.confidence_threshold,
+            confidence_threshold=(
+                self.confidence_threshold if self.effort is None else effort_threshold(self.effort, threshold)
+            ),
             decoding_factor=self.decoding_factor,
             entropy_bound=self.entropy_bound,
             max_steps_per_block=self.max_steps_per_block,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias=self.logit_bias,
+            min_tokens=self.min_tokens,
         )
+
+
+class GenerationFields(AnswerFields):
+    """What completions and chats have in common."""
+
+    n: int = Field(1, ge=1, le=128, description="Answers for each prompt.")
+    stream_options: StreamOptions = StreamOptions()
+    reasoning_effort: Effort | None = Field(
+        None, description="How sure a token must be before it is written: none is fastest, medium the checkpoint's own."
+    )
+
+    @property
+    def returned(self) -> int:
+        return self.n
+
+    @property
+    def effort(self) -> Effort | None:
+        return self.reasoning_effort

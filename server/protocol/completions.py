@@ -1,10 +1,10 @@
 """The body of a completion request."""
 
-from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import Field, PlainValidator
 
+from server.errors import invalid
 from server.protocol.common import GenerationFields
 
 PromptInput = str | list[str] | list[int] | list[list[int]]
@@ -57,15 +57,41 @@ class CompletionRequest(GenerationFields):
     )
     max_tokens: int = Field(16, ge=0, description="Most tokens of an answer; exact.")
     echo: bool = Field(False, description="Put the prompt in front of the answer.")
-    logprobs: int | None = Field(None, ge=0, le=5)
-    suffix: str | None = None
-    best_of: int | None = Field(None, ge=1, le=128)
+    logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=5,
+        description="Report the log-probability of each token and of that many of the likeliest in its place.",
+    )
+    suffix: str | None = Field(None, description="Text behind the answer; only the text between both is returned.")
+    best_of: int | None = Field(
+        None,
+        ge=1,
+        le=128,
+        description="Answers to generate; the n with the highest mean log-probability of a token are returned.",
+    )
 
-    def _not_honoured(self) -> Iterator[str]:
-        yield from super()._not_honoured()
-        if self.logprobs is not None:
-            yield "logprobs"
-        if self.suffix:
-            yield "suffix"
-        if self.best_of not in (None, self.n):
-            yield "best_of"
+    @property
+    def engine_logprobs(self) -> int | None:
+        # Candidates are compared by their log-probabilities, shown or not.
+        return 0 if self.logprobs is None and self.candidates > self.n else self.logprobs
+
+    @property
+    def candidates(self) -> int:
+        return self.best_of or self.n
+
+    @property
+    def scores_prompts(self) -> bool:
+        """Whether the prompts' tokens are shown with their log-probabilities."""
+        return self.echo and self.logprobs is not None
+
+    def check_supported(self) -> None:
+        super().check_supported()
+        if self.candidates < self.n:
+            raise invalid(f"best_of ({self.candidates}) must not be below n ({self.n})", "best_of")
+        if self.candidates > self.n and self.stream:
+            raise invalid("best_of above n cannot be streamed: which answers are best is known at the end", "best_of")
+        if self.suffix and self.echo:
+            raise invalid("suffix cannot be combined with echo: only the text in the middle is returned", "suffix")
+        if self.suffix and not all(isinstance(prompt, str) for prompt in self.prompt):
+            raise invalid("suffix needs a prompt that is text", "suffix")

@@ -1,6 +1,7 @@
 """The speed benchmark measures what it says, writes all of it down, and goes on where it was stopped."""
 
 import json
+import logging
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -218,3 +219,9 @@ def test_a_bar_holds_at_its_shape_and_batch_only() -> None:
     least = bar_of("tokens_per_s_vs_vllm", {"shape": "nano", "batch": 1})
     assert least is not None
     assert (least.met(3.0), least.met(2.9)) == (True, False)
+
+
+def test_a_run_leaves_the_logs_of_its_process_alone(cache: Path, tmp_path: Path) -> None:
+    logger = logging.getLogger("scheduler.engine")
+    assert speed(cache, tmp_path, "--comparison", "offline_over_raw").exit_code == 0
+    assert logger.getEffectiveLevel() <= logging.WARNING

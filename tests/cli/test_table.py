@@ -24,7 +24,7 @@ from tests.checkpoints import AXES
 NAMES = [
     "naive_teacher", "naive_teacher_early_stop", "truncated_teacher", "prefix_cache", "dual_cache", "dkv_cache",
     "dllm_cache", "eb_sampler_teacher", "student", "student_tau_0.85", "student_tau_0.9", "student_tau_0.95",
-    "student_factor", "student_eb_sampler", "autoregressive",
+    "student_tau_0.98", "student_tau_0.99", "student_factor", "student_eb_sampler", "autoregressive",
 ]  # fmt: skip
 COLUMNS = {
     "name", "task", "decoding", "n", "score", "interval", "denoise_steps", "steps_reduction", "latency_s",

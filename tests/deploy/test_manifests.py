@@ -160,9 +160,9 @@ class _Engine:
     stats = EngineStats()
 
 
-def test_it_scales_on_waiting_and_running_series_that_exist(objects: Objects) -> None:
-    if "ScaledObject" not in objects:
-        pytest.skip("no autoscaling in this case")
+@pytest.mark.parametrize("case", ["plain", "chart, all", "chart, other names"])  # Those that scale.
+def test_it_scales_on_waiting_and_running_series_that_exist(case: str) -> None:
+    objects = CASES[case]()
     (trigger,) = objects["ScaledObject"]["spec"]["triggers"]
     query = trigger["metadata"]["query"]
     names = re.findall(r"cdlm_\w+", re.sub(r"\{.*?\}", "", query))

@@ -92,15 +92,15 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_server(log: Path, *flags: str) -> Iterator[Server]:
-    """A server with these flags; killed at the end if it still runs."""
+def running_server(log: Path, *flags: str, **variables: str) -> Iterator[Server]:
+    """A server with these flags and environment variables; killed at the end if it still runs."""
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CDLM_")}
     with log.open("wb") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", "cli", "serve", "--port", str(port), "--threads", "1", *flags],
             cwd=ROOT,
-            env=environment,
+            env=environment | variables,
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,

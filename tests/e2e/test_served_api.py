@@ -6,7 +6,9 @@ from typing import Any
 import httpx
 import pytest
 
+from cli.evaluate import is_right
 from tests.e2e.conftest import Server
+from training.data.mixture import draw_problems
 
 PROMPT = "Tom has 3 apples and buys 4 more. How many apples does Tom have?"
 
@@ -65,6 +67,38 @@ def test_a_stop_string_ends_the_answer(server: Server) -> None:
     server.wait_idle()
 
 
+def test_word_problems_are_answered(server: Server) -> None:
+    problems = draw_problems("words", 12, seed=3, split="development")
+    body = {"prompt": [problem.prompt for problem in problems], "max_tokens": 192}
+    answers = [choice["text"] for choice in server.complete(**body)["choices"]]
+    assert sum(is_right(problem, answer) for problem, answer in zip(problems, answers, strict=True)) >= 6
+    for problem, answer in zip(problems[:3], answers, strict=False):
+        chunks = server.stream("/v1/completions", {"prompt": problem.prompt, "max_tokens": 192})
+        streamed = "".join(chunk["choices"][0]["text"] for chunk in chunks)
+        assert is_right(problem, streamed) == is_right(problem, answer)
+        assert streamed.isprintable() or "\n" in streamed
+
+
+def test_numbers_survive_their_tokens(server: Server) -> None:
+    text = "7 bags of 12, 345 in all, not 2048 or 3.14"
+    tokens = server.post("/tokenize", {"prompt": text}).json()["tokens"]
+    assert server.post("/detokenize", {"tokens": tokens}).json()["prompt"] == text
+    echoed = server.complete(prompt=text, max_tokens=4, echo=True)["choices"][0]["text"]
+    assert echoed.startswith(text)
+
+
+def test_the_same_prompt_again_is_found_in_the_cache(server: Server) -> None:
+    fields: dict[str, Any] = {"prompt": PROMPT + " Say it again.", "max_tokens": 40, "return_token_ids": True}
+    cold, warm = server.complete(**fields), server.complete(**fields)
+    assert cold["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
+    assert warm["usage"]["prompt_tokens_details"] == {"cached_tokens": warm["usage"]["prompt_tokens"]}
+    assert warm["choices"][0]["token_ids"] == cold["choices"][0]["token_ids"]
+    assert server.metric("cdlm_prefix_cache_hits_total") >= warm["usage"]["prompt_tokens"]
+    assert server.metric("cdlm_prefix_cache_queries_total") > server.metric("cdlm_prefix_cache_hits_total")
+    server.wait_idle()
+    assert server.metric("cdlm_kv_pages", state="cached") > 0
+
+
 def test_the_model_is_listed(server: Server) -> None:
     data = server.client.get("/v1/models").json()["data"]
     assert [model["id"] for model in data] == ["cdlm-nano"]
@@ -103,7 +137,7 @@ BAD: list[tuple[str, dict[str, Any], int, str | None]] = [
     ("/v1/completions", {"prompt": "x", "n": 10**9}, 400, "n"),
     ("/v1/completions", {"prompt": "x", "stop": [""]}, 400, "stop"),
     ("/v1/completions", {"prompt": "x", "confidence_threshold": 2}, 400, "confidence_threshold"),
-    ("/v1/completions", {"prompt": "x", "logprobs": 1}, 400, "logprobs"),
+    ("/v1/completions", {"prompt": "x", "logprobs": 6}, 400, "logprobs"),
     ("/v1/completions", {"prompt": "x", "model": "nope"}, 404, "model"),
     ("/v1/chat/completions", {"messages": []}, 400, "messages"),
     ("/v1/chat/completions", {"messages": [{"role": "x", "content": "y"}]}, 400, "messages[0].role"),

@@ -30,7 +30,8 @@ def varlen_reference(
     assert (cumulative.dtype, seqused_k.dtype, block_table.dtype) == (torch.int32,) * 3
     assert (num_splits, enable_gqa, cumulative_keys) == (1, True, None)
     lengths = cumulative.diff()
-    assert (int(lengths.max()), int(seqused_k.max())) == (longest, longest_keys)
+    assert int(lengths.max()) == longest
+    assert int(seqused_k.max()) <= longest_keys
     parts = []
     for entry, used in enumerate(seqused_k.tolist()):
         rows = query[cumulative[entry] : cumulative[entry + 1]]
@@ -80,7 +81,12 @@ def draw_segments(rng: random.Random) -> list[Segment]:
 
 @pytest.mark.parametrize(
     "attention",
-    [SdpaAttention, CheckedVarlen, pytest.param(FlexAttention, marks=pytest.mark.slow)],
+    [
+        SdpaAttention,
+        CheckedVarlen,
+        # What the compiler imports warns about itself.
+        pytest.param(FlexAttention, marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]),
+    ],
     ids=["sdpa", "varlen", "flex"],
 )
 @torch.inference_mode()

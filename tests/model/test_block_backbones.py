@@ -37,7 +37,7 @@ def assert_same_logits(directory: Path, reference: Any, seed: int = 0) -> None:
 @torch.no_grad()
 @pytest.mark.parametrize("model_type", CONFIGS)
 def test_logits_equal_transformers(tmp_path: Path, model_type: str) -> None:
-    for seed in (0, 1, 2):
+    for seed in range(5):
         assert_same_logits(tmp_path / str(seed), build(tmp_path / str(seed), model_type, seed, STD), seed)
     tied = build(tmp_path / "tied", model_type, std=STD, tie_word_embeddings=True, num_key_value_heads=1)
     assert "lm_head.weight" not in load_file(tmp_path / "tied" / "model.safetensors")
@@ -75,10 +75,13 @@ def oracle_answer(directory: Path, request: GenerateRequest, **changes: Any) -> 
         ("Fast_dLLM_Qwen", {}, None),  # Blocks of 32.
     ],
 )
-def test_blocks_equal_the_oracle(tmp_path: Path, model_type: str, keys: dict[str, Any], given: int | None) -> None:
-    build(tmp_path, model_type, seed=3, **keys)
+@pytest.mark.parametrize("seed", range(3, 8))
+def test_blocks_equal_the_oracle(
+    tmp_path: Path, model_type: str, keys: dict[str, Any], given: int | None, seed: int
+) -> None:
+    build(tmp_path, model_type, seed=seed, **keys)
     engine = Engine(EngineOptions(model=str(tmp_path), block_length=given, max_num_seqs=8, page_size=4))
-    requests = random_requests(8, seed=3)
+    requests = random_requests(8, seed=seed)
     answers = run(engine, requests, join_every=2)
     for request in requests:
         truth, answer = oracle_answer(tmp_path, request, block_length=given), answers[request.request_id]
@@ -101,14 +104,15 @@ def greedy(reference: Any, prompt: list[int], count: int) -> list[int]:
     return tokens[:-1] if tokens[-1] == EOS else tokens
 
 
+@pytest.mark.parametrize("seed", range(6, 11))
 @pytest.mark.parametrize("model_type", AUTOREGRESSIVE)
-def test_autoregressive_checkpoints_decode_as_transformers_does(tmp_path: Path, model_type: str) -> None:
-    reference = random_model(CONFIGS[model_type], seed=6)
+def test_autoregressive_checkpoints_decode_as_transformers_does(tmp_path: Path, model_type: str, seed: int) -> None:
+    reference = random_model(CONFIGS[model_type], seed=seed)
     with torch.no_grad():
         # The largest id is where an engine that takes a mask token for granted would look for it.
         reference.get_output_embeddings().weight[VOCAB - 1] *= 2
     write_checkpoint(tmp_path, CONFIGS[model_type], reference)
-    generator = torch.Generator().manual_seed(6)
+    generator = torch.Generator().manual_seed(seed)
     requests = [
         GenerateRequest(
             request_id=str(length),
@@ -124,6 +128,9 @@ def test_autoregressive_checkpoints_decode_as_transformers_does(tmp_path: Path, 
         expected = greedy(reference, list(request.prompt_ids), 40)
         assert answers[request.request_id].token_ids == expected
         assert answers[request.request_id].finish_reason == ("length" if len(expected) == 40 else "stop")
+    if seed != 6:
+        return
+    # Guards the comparison: with this seed at least both ends and the largest id occur.
     assert {answer.finish_reason for answer in answers.values()} == {"length", "stop"}
     assert VOCAB - 1 in {token for answer in answers.values() for token in answer.token_ids}
 

@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
+import zmq
 
 from scheduler.client import EngineClient
 from scheduler.errors import EngineDeadError, EngineStartError
@@ -120,7 +121,10 @@ from scheduler.options import EngineOptions
 async def main():
     client = EngineClient(EngineOptions(model=sys.argv[1], threads=1))
     await client.start()
-    await client.wait_ready()
+    if sys.argv[2] == "loaded":
+        await client.wait_ready()
+    while client.pid is None:
+        await asyncio.sleep(0.001)
     print(client.pid, flush=True)
     await asyncio.sleep(600)
 
@@ -128,8 +132,9 @@ asyncio.run(main())
 """
 
 
-def test_the_engine_leaves_when_its_parent_is_killed(directory: Path) -> None:
-    command = [sys.executable, "-c", PARENT, str(directory)]
+@pytest.mark.parametrize("moment", ["loaded", "loading"])
+def test_the_engine_leaves_when_its_parent_is_killed(directory: Path, moment: str) -> None:
+    command = [sys.executable, "-c", PARENT, str(directory), moment]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         engine = int(parent.stdout.readline())
@@ -142,3 +147,34 @@ def is_alive(pid: int) -> bool:
         return " Z " not in Path(f"/proc/{pid}/stat").read_text()  # A zombie only waits to be reaped.
     except FileNotFoundError:
         return False
+
+
+def test_stopping_while_the_engine_fails_to_load_is_a_stop(tmp_path: Path) -> None:
+    """What was to be sent to it can never be sent: nothing is connected, and the socket is closed."""
+
+    async def scenario() -> None:
+        client = EngineClient(EngineOptions(model=str(tmp_path / "none"), threads=1))
+        await client.start()
+        await until(lambda: client.pid is not None)
+        await client.stop()
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_cannot_be_sent_any_more_says_so(tmp_path: Path) -> None:
+    """The engine never connected, so that the message waits in the socket; then the engine's life ends."""
+
+    async def scenario() -> None:
+        client = EngineClient(EngineOptions(model=str(tmp_path / "none"), threads=1))
+        inbox = client._context.socket(zmq.PUSH)
+        inbox.bind(f"ipc://{tmp_path}/in")
+        client._inbox = inbox
+        sending = asyncio.create_task(client._send(request("a")))
+        await asyncio.sleep(0.05)
+        assert not sending.done()
+        inbox.close(linger=0)
+        with pytest.raises(EngineDeadError):
+            await sending
+        await client.stop()
+
+    asyncio.run(scenario())

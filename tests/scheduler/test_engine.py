@@ -139,10 +139,10 @@ def test_prefill_denoise_and_commit_of_different_requests_share_a_forward(engine
     engine.add(request("a", params=DecodingParams(confidence_threshold=1.0), max_tokens=24))
     for _ in range(8):  # Block 0 is complete; the next forward commits it.
         engine.step()
-    engine.add(request("b", params=DecodingParams(confidence_threshold=1.0), max_tokens=24))
+    engine.add(request("b", prompt=6, params=DecodingParams(confidence_threshold=1.0), max_tokens=24))
     report = engine.step()
     assert (report.stats.phase, report.stats.batch_rows) == ("mixed", 2)
-    assert report.stats.batch_tokens == (8 + 8) + (5 + 8)  # [commit][block 1] and [prompt][block 0].
+    assert report.stats.batch_tokens == (8 + 8) + (6 + 8)  # [commit][block 1] and [prompt][block 0].
     assert report.stats.finalized_tokens == 2
     finish(engine)
 
@@ -175,9 +175,9 @@ def test_the_pool_takes_its_share_of_the_free_memory(directory: Path, monkeypatc
     roomy = Engine(EngineOptions(model=str(directory), page_size=8, max_num_seqs=3))
     assert roomy.pool.num_pages == 3 * (256 + 8) // 8
     page = 2 * 2 * 8 * 2 * 8 * 4
-    monkeypatch.setattr("scheduler.engine.free_memory", lambda _device: 4 * 50 * page)
+    monkeypatch.setattr("scheduler.loading.free_memory", lambda _device: 4 * 50 * page)
     assert Engine(EngineOptions(model=str(directory), page_size=8)).pool.num_pages == 50
-    monkeypatch.setattr("scheduler.engine.free_memory", lambda _device: 4 * 10 * page)
+    monkeypatch.setattr("scheduler.loading.free_memory", lambda _device: 4 * 10 * page)
     with pytest.raises(EngineStartError, match="the free memory for the KV cache.* 10 pages"):
         Engine(EngineOptions(model=str(directory), page_size=8))
 

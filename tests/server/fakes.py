@@ -1,11 +1,13 @@
 """An engine without a model: it answers every request with blocks it was told to give."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
 
+import msgspec
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest
+from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest, TokenLogprob
 
 MASK, EOS, USER, ASSISTANT = "<|mask|>", "<|endoftext|>", "<|user|>", "<|assistant|>"
 CONTEXT = 64
@@ -29,11 +31,23 @@ def make_tokenizer(*, bos: bool = False) -> Tokenizer:
     return tokenizer
 
 
-def render(messages: list[dict[str, str]]) -> str:
-    """A chat template in Python."""
+def render(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] = ()) -> str:
+    """A chat template in Python, which knows no tools."""
+    assert not tools
     marks = {"assistant": ASSISTANT}
     body = "".join(marks.get(m["role"], USER) + m["content"].strip() + "\n" for m in messages)
     return body + ASSISTANT
+
+
+def scores(ids: Sequence[int], start: int, alternatives: int) -> list[TokenLogprob]:
+    """Made-up log-probabilities, different at every place; the chosen token is the second best."""
+    found = []
+    for place, token in enumerate(ids, start):
+        tops = [(4 + (token + 7 + rank) % 200, -0.25 * (rank + 1) - place / 64) for rank in range(alternatives)]
+        own = -0.5 - place / 64
+        tops[1:2] = [(token, own)] if len(tops) > 1 else []
+        found.append(TokenLogprob(token, own, place % 3 + 1, [t for t, _ in tops], [value for _, value in tops]))
+    return found
 
 
 class FakeEngine:
@@ -59,13 +73,23 @@ class FakeEngine:
         self.last_step_time = 0.0
         self.stats = EngineStats(pages_free=16)
         self.stats_listeners: list[Callable[[EngineStats], None]] = []
+        self.in_flight = 0
         self.requests: list[GenerateRequest] = []
+        self.scored: list[ScoreRequest] = []
         self.aborted: list[str] = []
         self.fail_after: tuple[int, Exception] | None = None
         self.hold_after: int | None = None
         self.held = asyncio.Event()
 
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[BlockOutput]:
+    async def generate(self, request: GenerateRequest | ScoreRequest) -> AsyncIterator[BlockOutput]:
+        if isinstance(request, ScoreRequest):
+            self.scored.append(request)
+            found = [
+                msgspec.structs.replace(entry, step=0)
+                for entry in scores(request.prompt_ids[1:], 1, request.logprobs)
+            ]
+            yield BlockOutput(request_id=request.request_id, token_ids=[], logprobs=found, finish_reason="length")
+            return
         self.requests.append(request)
         ids = list(self.script(request))
         natural = len(ids) < request.max_tokens
@@ -81,9 +105,14 @@ class FakeEngine:
                     await asyncio.Event().wait()
                 last = start + BLOCK >= len(ids)
                 finished = last
+                block = ids[start : start + BLOCK]
+                logprobs = None
+                if request.logprobs is not None:
+                    logprobs = scores(block + [1] * (last and natural), start, request.logprobs)
                 yield BlockOutput(
                     request_id=request.request_id,
-                    token_ids=ids[start : start + BLOCK],
+                    token_ids=block,
+                    logprobs=logprobs,
                     denoise_steps=2,
                     forward_passes=3,
                     finish_reason=("stop" if natural else "length") if last else None,

@@ -34,7 +34,7 @@ async def test_known_keys_pass(keyed: Bench, key: str) -> None:
     ],
 )
 async def test_anything_else_is_refused(keyed: Bench, headers: list[tuple[str, str]]) -> None:
-    for path in ("/v1/models", "/metrics", "/version", "/openapi.json", "/nope", "//v1/models", "/health/"):
+    for path in ("/v1/models", "/metrics", "/version", "/openapi.json", "/docs", "/nope", "//v1/models", "/health/"):
         response = await keyed.client.get(path, headers=headers)
         assert response.status_code == 401, path
         assert response.json()["error"]["code"] == "invalid_api_key"

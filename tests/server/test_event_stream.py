@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
+from starlette.requests import Request
 from starlette.types import Message
 
 from server import sse
@@ -15,9 +16,10 @@ class Source:
     """Gives one event, then nothing until it is closed."""
 
     def __init__(self) -> None:
-        self.closed = False
+        self.started = self.closed = False
 
     async def events(self) -> AsyncGenerator[bytes, None]:
+        self.started = True
         try:
             yield sse.event({"a": "\u2028"})
             await asyncio.Event().wait()
@@ -58,6 +60,25 @@ async def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.Monkey
 
     await asyncio.wait_for(sse.EventStream(source.events())({}, never, send), 5)
     assert source.closed
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_request_cancelled_around_its_first_event_closes_its_source(turns: int) -> None:
+    source = Source()
+
+    async def respond() -> None:
+        async def send(_: Message) -> None:
+            pass
+
+        await (await sse.open_stream(Request({"type": "http"}, never), source.events()))({}, never, send)
+
+    task = asyncio.create_task(respond())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert source.closed is source.started
 
 
 async def test_a_cancelled_response_closes_its_source() -> None:

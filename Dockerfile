@@ -1,0 +1,62 @@
+# Two images of one server: `--target cpu` and `--target cuda`.
+FROM python:3.12.11-slim-bookworm AS builder
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md ./
+COPY cli cli
+COPY model model
+COPY scheduler scheduler
+COPY server server
+COPY training training
+RUN pip wheel --no-deps --wheel-dir /wheels .
+
+# torch comes first and by itself: a change of the code then leaves its layer, the largest by far, in the cache.
+FROM python:3.12.11-slim-bookworm AS torch-cpu
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+COPY constraints.txt /
+RUN python -m venv --without-pip /opt/venv \
+    && pip --python /opt/venv/bin/python install --constraint /constraints.txt \
+        --index-url https://download.pytorch.org/whl/cpu torch
+
+# The wheel of PyPI brings the CUDA libraries; of the host it needs the driver and the NVIDIA container toolkit alone.
+FROM python:3.12.11-slim-bookworm AS torch-cuda
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+COPY constraints.txt /
+RUN python -m venv --without-pip /opt/venv \
+    && pip --python /opt/venv/bin/python install --constraint /constraints.txt torch
+
+FROM torch-cpu AS venv-cpu
+COPY --from=builder /wheels /wheels
+RUN pip --python /opt/venv/bin/python install --constraint /constraints.txt /wheels/*.whl
+
+FROM torch-cuda AS venv-cuda
+COPY --from=builder /wheels /wheels
+RUN pip --python /opt/venv/bin/python install --constraint /constraints.txt /wheels/*.whl
+
+FROM python:3.12.11-slim-bookworm AS runtime
+# Nothing is written but below /tmp, so that the root file system can be read-only.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    HF_HUB_OFFLINE=1 \
+    CDLM_HOST=0.0.0.0 \
+    CDLM_PORT=8000
+RUN pip uninstall --yes pip \
+    && useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin cdlm \
+    && mkdir /models
+COPY docker/healthcheck.py /opt/healthcheck.py
+USER 10001:10001
+WORKDIR /tmp
+# Weights are mounted here, read-only: CDLM_MODEL=/models/NAME. Without it the bundled student is served.
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=10s --start-period=10m --retries=3 CMD ["python", "/opt/healthcheck.py"]
+ENTRYPOINT ["cdlm", "serve"]
+
+FROM runtime AS cpu
+COPY --from=venv-cpu /opt/venv /opt/venv
+
+FROM runtime AS cuda
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=venv-cuda /opt/venv /opt/venv

@@ -1,0 +1,83 @@
+"""A tokenizer's vocabulary as bytes, in the form that grammars are matched with."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+from llguidance import LLTokenizer, TokenizerWrapper
+from tokenizers import Tokenizer
+
+from model.token_bytes import TokenBytes
+
+
+class Vocabulary:
+    """The ``size`` tokens that the model scores.
+
+    Attributes:
+        size: tokens of the model; ids the tokenizer has no token for can never be admitted.
+        tokens: [size] bytes of each.
+        matching: the same for the matcher, with one more token that stands for the end of the text: which of the
+            model's tokens end an answer is a matter of the request.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
+        self.size = size
+        self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
+        # Literal special tokens inside text are ordinary characters; nothing is cut off or filled up.
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        as_bytes = TokenBytes(tokenizer)
+        self.tokens = [as_bytes(ident) for ident in range(size)]
+        special = [ident for ident in as_bytes.special.values() if ident < size]
+        self._special = frozenset(special)
+        source = _Source([*self.tokens, b"<end of the text>"], size, [*special, size], self.tokenise)
+        self.matching = LLTokenizer(
+            TokenizerWrapper(source), n_vocab=size + 1, eos_token=size, slices=LLTokenizer.json_slices()
+        )
+
+    def tokenise(self, text: bytes) -> list[int]:
+        """Ids whose bytes are exactly ``text``: as the tokenizer cuts it, or where it changes text, longest first."""
+        try:
+            ids: list[int] = self._tokenizer.encode(text.decode(), add_special_tokens=False).ids
+        except UnicodeDecodeError:
+            ids = []
+        if all(ident < self.size for ident in ids) and b"".join(self.tokens[ident] for ident in ids) == text:
+            return ids
+        ids, start = [], 0
+        while start < len(text):
+            for end in range(min(len(text), start + self._longest), start, -1):
+                if (found := self.ids.get(text[start:end])) is not None:
+                    ids.append(found)
+                    start = end
+                    break
+            else:
+                return ids  # The vocabulary cannot write this text; what follows is then not forced.
+        return ids
+
+    @cached_property
+    def ids(self) -> dict[bytes, int]:
+        """Which token, the first of several, stands for some bytes; without special tokens."""
+        found: dict[bytes, int] = {}
+        for ident, piece in enumerate(self.tokens):
+            if piece and ident not in self._special:
+                found.setdefault(piece, ident)
+        return found
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(map(len, self.ids), default=1)
+
+
+class _Source:
+    """What ``TokenizerWrapper`` asks of a tokenizer."""
+
+    bos_token_id = None
+
+    def __init__(
+        self, tokens: Sequence[bytes], end: int, special: list[int], tokenise: Callable[[bytes], list[int]]
+    ) -> None:
+        self.tokens, self.eos_token_id, self.special_token_ids = tokens, end, special
+        self._tokenise = tokenise
+
+    def __call__(self, text: bytes) -> list[int]:
+        return self._tokenise(text)

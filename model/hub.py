@@ -1,0 +1,46 @@
+"""Checkpoints by their id on the Hugging Face Hub: ``owner/name``, fetched once into a directory of plain files."""
+
+import os
+import re
+from pathlib import Path
+
+from model.config import CheckpointError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+# Weights, configuration, tokenizer. Code and pickled weights are never fetched, and nothing of sub-directories.
+_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether ``name`` can only mean a repository: it has the form of one, and no such path exists here."""
+    return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
+
+
+def fetch_checkpoint(hub_id: str, revision: str | None = None) -> Path:
+    """Downloads a repository's checkpoint and returns its directory; what is already there is not fetched again.
+
+    It lies in ``$XDG_CACHE_HOME/cdlm-serve/hub`` (by default under ``~/.cache``). ``HF_ENDPOINT``, ``HF_TOKEN`` and
+    ``HF_HUB_OFFLINE`` have the meaning the Hub's library gives them. Without a network a complete earlier download is
+    used.
+
+    Args:
+        revision: branch, tag or commit; ``None`` is the default branch.
+
+    Raises:
+        CheckpointError: there is no such repository or revision, it cannot be reached, or it holds no checkpoint.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdlm-serve" / "hub"
+    target = cache / hub_id.replace("/", "--") / (revision or "default").replace("/", "--")
+    try:
+        directory = Path(
+            snapshot_download(
+                hub_id, revision=revision, local_dir=target, allow_patterns=_WANTED, ignore_patterns=["*/*"]
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        which = f"{hub_id} at {revision}" if revision else hub_id
+        raise CheckpointError(f"{which}: no such directory here, and not fetched from the Hub: {error}") from error
+    return directory

@@ -1,0 +1,22 @@
+"""Weight-only quantisation: smaller weights in memory, the arithmetic stays in the model's type (torchao)."""
+
+from model.config import CheckpointError, Quantization
+from model.transformer import Transformer
+
+
+def quantise(transformer: Transformer, name: Quantization) -> None:
+    """Replaces the layers' weights in place; embedding, norms and LM head keep theirs.
+
+    ``int8`` stores a signed byte a weight and one scale an output row, symmetric, rounded to nearest. Each product
+    reads its weights as they are stored, so the projections that share an input cannot be fused any more.
+
+    Raises:
+        CheckpointError: torchao, which does it, is not installed.
+    """
+    if name == "none":
+        return
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise CheckpointError(f"quantization {name} needs torchao: pip install 'cdlm-serve[quantization]'") from error
+    quantize_(transformer.layers, Int8WeightOnlyConfig())

@@ -1,0 +1,125 @@
+"""The scoring requests of an engine: admission, a share of each step's tokens, answers."""
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+
+from model.config import Manifest
+from model.runner import ModelRunner
+from scheduler.errors import RequestError
+from scheduler.messages import BlockOutput, ScoreRequest
+from scheduler.page_pool import PagePool
+from scheduler.scoring import Scoring, ScoringPlan
+from scheduler.validation import check_logprobs
+
+logger = logging.getLogger(__name__)
+
+_SHARE = 4  # A step that follows one without scores keeps one part in so many of its tokens for them.
+
+
+class ScoreQueue:
+    """Scoring beside generation: it takes the tokens of a step that generation leaves.
+
+    Generation may leave none for as long as it is busy; so after a step without any, a part of the next is kept.
+    Whoever is admitted holds the pages it needs to finish, and never waits for those of others.
+    """
+
+    def __init__(self, manifest: Manifest, pool: PagePool, runner: ModelRunner) -> None:
+        self.manifest, self.pool, self.runner = manifest, pool, runner
+        self.waiting: deque[Scoring] = deque()
+        self.running: list[Scoring] = []
+        self.tokens = 0  # Of the last step.
+        self.rows = 0
+        self._starved = False
+
+    def __contains__(self, request_id: object) -> bool:
+        return any(scoring.request.request_id == request_id for scoring in (*self.running, *self.waiting))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would score anything."""
+        return bool(self.running or self.waiting)
+
+    @property
+    def tables(self) -> Iterator[list[int]]:
+        """Every page table that is held."""
+        for scoring in self.running:
+            yield scoring.pages
+            yield from scoring.scratch
+
+    def add(self, request: ScoreRequest) -> None:
+        """Queues a request; raises ``RequestError`` for one that can never be served."""
+        vocab = self.runner.transformer.config.vocab_size
+        if not request.prompt_ids:
+            raise RequestError("prompt is empty")
+        if len(request.prompt_ids) > self.manifest.max_model_len:
+            raise RequestError(
+                f"prompt ({len(request.prompt_ids)}) exceeds the context of {self.manifest.max_model_len}"
+            )
+        if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= vocab:
+            raise RequestError(f"prompt has a token id outside 0..{vocab - 1}")
+        if self.manifest.mask_token_id in request.prompt_ids:
+            raise RequestError("prompt has the mask token, which has no probability")
+        check_logprobs(request.logprobs, vocab)
+        scoring = Scoring(request, self.manifest, self.pool)
+        if scoring.pages_needed > self.pool.num_pages:
+            raise RequestError(f"prompt needs more than the {self.pool.num_pages} KV pages there are")
+        self.waiting.append(scoring)
+
+    def abort(self, request_id: str) -> None:
+        """Drops a request and frees what it holds; an unknown id is no error."""
+        for scoring in [*self.running, *self.waiting]:
+            if scoring.request.request_id == request_id:
+                self._leave(scoring)
+
+    def reserve(self, budget: int) -> int:
+        """How many of a step's tokens generation must leave."""
+        return budget // _SHARE if self.busy and self._starved else 0
+
+    def step(self, budget: int, *, admit: bool = True) -> list[BlockOutput]:
+        """One forward in at most ``budget`` tokens; the requests it finished. ``admit`` lets waiting ones join.
+
+        A forward that raises ends the requests it carried with finish reason ``error``.
+        """
+        plans = self._schedule(budget, admit)
+        self.rows, self.tokens = len(plans), sum(len(plan.work.token_ids) for _, plan in plans)
+        self._starved = self.busy and not plans
+        outputs: list[BlockOutput] = []
+        if plans:
+            try:
+                for source, target in (copy for _, plan in plans for copy in plan.copies):
+                    self.runner.cache.copy_page(source, target)
+                results = self.runner.score([plan.work for _, plan in plans])
+            except Exception as error:
+                logger.exception("the scoring step failed with %d requests", len(plans))
+                return [self._fail(scoring, error) for scoring, _ in plans]
+            for (scoring, plan), scores in zip(plans, results, strict=True):
+                scoring.take(plan, scores)
+        for scoring in [scoring for scoring in self.running if scoring.done]:
+            outputs.append(scoring.output())
+            self._leave(scoring)
+        return outputs
+
+    def _schedule(self, budget: int, admit: bool) -> list[tuple[Scoring, ScoringPlan]]:
+        while admit and self.waiting and len(self.running) < self.runner.canvas.rows and self.waiting[0].admit():
+            self.running.append(self.waiting.popleft())
+        plans = []
+        for scoring in self.running:
+            plan = scoring.plan(budget)
+            if plan is not None:
+                plans.append((scoring, plan))
+                budget -= len(plan.work.token_ids)
+        return plans
+
+    def _leave(self, scoring: Scoring) -> None:
+        if scoring in self.waiting:
+            self.waiting.remove(scoring)
+        else:
+            self.running.remove(scoring)
+            scoring.release()
+
+    def _fail(self, scoring: Scoring, error: Exception) -> BlockOutput:
+        self._leave(scoring)
+        return BlockOutput(
+            request_id=scoring.request.request_id, token_ids=[], finish_reason="error", error=type(error).__name__
+        )

@@ -1,0 +1,59 @@
+"""What a request may ask of the engine."""
+
+from model.canvas import MAX_STOP_IDS
+from model.config import Manifest
+from model.rules import BAN
+from scheduler.errors import RequestError
+from scheduler.messages import GenerateRequest
+from scheduler.page_pool import PagePool
+
+MAX_LOGPROBS = 20
+
+
+def check_request(request: GenerateRequest, manifest: Manifest, vocab_size: int, pool: PagePool) -> None:
+    """Raises ``RequestError`` for a request that could never be served; ``vocab_size`` is the model's."""
+    length, limit = len(request.prompt_ids), manifest.max_model_len
+    if not request.prompt_ids:
+        raise RequestError("prompt is empty")
+    if request.max_tokens < 1:
+        raise RequestError(f"max_tokens must be at least 1, got {request.max_tokens}")
+    if length + request.max_tokens > limit:
+        raise RequestError(f"prompt ({length}) and max_tokens ({request.max_tokens}) exceed the context of {limit}")
+    if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= vocab_size:
+        raise RequestError(f"prompt has a token id outside 0..{vocab_size - 1}")
+    if pool.pages_for(length + request.max_tokens + manifest.block_length) > pool.num_pages:
+        raise RequestError(f"prompt and max_tokens need more than the {pool.num_pages} KV pages there are")
+    possible = MAX_STOP_IDS - len(manifest.stop_token_ids)
+    if len(request.stop_token_ids) > possible:
+        raise RequestError(f"stop_token_ids: at most {possible} are possible, got {len(request.stop_token_ids)}")
+    if request.grammar is not None and not (request.stop_token_ids or _ends(request, manifest)):
+        raise RequestError("grammar: the end of the answer needs a stop token, and there is none")
+    if not all(0 <= token < vocab_size and token != manifest.mask_token_id for token in request.pinned):
+        raise RequestError("pinned has a token id that cannot be generated")
+    check_logprobs(request.logprobs, vocab_size)
+    _check_edits(request, [*manifest.stop_token_ids, *request.stop_token_ids], vocab_size, manifest.mask_token_id)
+
+
+def _ends(request: GenerateRequest, manifest: Manifest) -> bool:
+    return bool(manifest.stop_token_ids) and not request.ignore_eos
+
+
+def check_logprobs(wanted: int | None, vocab_size: int) -> None:
+    """Raises ``RequestError`` for more alternatives than there may be."""
+    most = min(MAX_LOGPROBS, vocab_size - 1)
+    if wanted is not None and not 0 <= wanted <= most:
+        raise RequestError(f"logprobs must be in 0..{most}, got {wanted}")
+
+
+def _check_edits(request: GenerateRequest, stop_ids: list[int], vocab_size: int, mask_token_id: int) -> None:
+    params = request.params
+    unknown = [token for token in params.logit_bias if not 0 <= token < vocab_size or token == mask_token_id]
+    if unknown:
+        raise RequestError(f"logit_bias: {unknown[0]} is no token that can be generated")
+    if params.min_tokens > request.max_tokens:
+        raise RequestError(f"min_tokens {params.min_tokens} is more than max_tokens {request.max_tokens}")
+    if params.repetition_penalty <= 0.0:
+        raise RequestError(f"repetition_penalty must be positive, got {params.repetition_penalty}")
+    banned = {token for token, value in params.logit_bias.items() if value <= BAN}
+    if banned and banned.union(stop_ids if params.min_tokens else ()) >= set(range(vocab_size)) - {mask_token_id}:
+        raise RequestError("logit_bias bans every token")

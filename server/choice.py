@@ -1,0 +1,78 @@
+"""One answer in the making, and what each of its blocks adds to it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from scheduler.messages import BlockCanvas, BlockOutput, GenerateRequest
+from server.answer_text import AnswerText
+from server.logprobs import PlacedToken
+from server.text import TextCodec
+
+Finish = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one block, or a part of it, added to one choice.
+
+    ``logprobs`` is empty unless they were asked for. ``canvas`` is how block number ``block`` looks now, likewise.
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    finish_reason: Finish | None
+    logprobs: list[PlacedToken] = field(default_factory=list)
+    block: int = 0
+    canvas: BlockCanvas | None = None
+
+
+class Choice:
+    """One answer in the making: its request to the engine and what has come of it.
+
+    ``start`` is how many characters of the returned text lie before it.
+    """
+
+    def __init__(
+        self, index: int, request: GenerateRequest, codec: TextCodec, stops: Sequence[str], start: int
+    ) -> None:
+        self.index = index
+        self.request = request
+        self.text = ""
+        self.token_ids: list[int] = []
+        self.finish_reason: Finish | None = None
+        self.denoise_steps = 0
+        self.forward_passes = 0
+        self.cached_tokens = 0
+        self.blocks = 0
+        self.queue_seconds = 0.0
+        self.delivered = 0
+        self.discarded = 0
+        self.logprobs: list[PlacedToken] = []
+        self._text = AnswerText(codec, stops, start)
+
+    def take(self, block: BlockOutput) -> Update:
+        """Adds a block or a part of one; tokens after a stop string are dropped and the choice ends."""
+        self.denoise_steps += block.denoise_steps
+        self.forward_passes += block.forward_passes
+        self.cached_tokens = block.cached_tokens
+        self.queue_seconds = block.queue_seconds
+        number = self.blocks
+        self.blocks += not block.partial
+        text, kept, placed = self._text.take(block)
+        if self._text.stopped:
+            self.finish_reason = "stop"
+        elif block.finish_reason in ("stop", "length"):
+            self.finish_reason = block.finish_reason
+        self.discarded = len(block.token_ids) - kept
+        self.text += text
+        self.token_ids += block.token_ids[:kept]
+        self.logprobs += placed
+        return Update(self.index, text, block.token_ids[:kept], self.finish_reason, placed, number, block.canvas)
+
+    @property
+    def mean_logprob(self) -> float:
+        """Of all its tokens, an end token included; 0 without any."""
+        scores = [token.score.logprob for token in self.logprobs if token.score is not None]
+        return sum(scores) / len(scores) if scores else 0.0

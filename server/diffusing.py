@@ -1,0 +1,18 @@
+"""The block being denoised, as a stream with ``diffusing`` shows it."""
+
+from scheduler.messages import BlockCanvas
+from server.text import TextCodec
+
+
+def diffusing(block: int, canvas: BlockCanvas, codec: TextCodec) -> dict[str, object]:
+    """``diffusing`` of a chunk: parallel lists, one entry a position, null where nothing is finalised.
+
+    ``block`` counts from 0; ``steps`` says after which denoise step of the block each token was finalised. A token that
+    is a part of a character shows as the replacement character, one that text leaves out, such as an end token, as "".
+    """
+    return {
+        "block": block,
+        "step": canvas.step,
+        "tokens": [None if token is None else codec.decode([token]) for token in canvas.token_ids],
+        "steps": canvas.steps,
+    }

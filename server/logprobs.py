@@ -1,0 +1,76 @@
+"""Log-probabilities of an answer's tokens, in the shapes of completions and chats (docs/sampling.md)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scheduler.messages import TokenLogprob
+from server.text import TextCodec
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedToken:
+    """A token of the answer.
+
+    Attributes:
+        offset: characters of the text before it.
+        token_id: the token.
+        score: its log-probability; ``None`` for the first token of a prompt, before which there is nothing.
+    """
+
+    offset: int
+    token_id: int
+    score: TokenLogprob | None
+
+
+def completion_logprobs(tokens: Sequence[PlacedToken], codec: TextCodec) -> dict[str, object]:
+    """``logprobs`` of a completion: parallel lists, one entry a token; ``denoise_steps`` is null in a prompt."""
+    scores = [token.score for token in tokens]
+    return {
+        "tokens": [_name(codec.token_bytes(token.token_id)) for token in tokens],
+        "token_logprobs": [None if score is None else score.logprob for score in scores],
+        "top_logprobs": [None if score is None else _top_map(score, codec) for score in scores],
+        "text_offset": [token.offset for token in tokens],
+        "denoise_steps": [score.step or None if score is not None else None for score in scores],
+    }
+
+
+def chat_logprobs(tokens: Sequence[PlacedToken], codec: TextCodec) -> dict[str, object]:
+    """``logprobs`` of a chat."""
+    return {"content": token_entries(tokens, codec), "refusal": None}
+
+
+def token_entries(tokens: Sequence[PlacedToken], codec: TextCodec) -> list[dict[str, object]]:
+    """One object a token, with the likeliest in its place and the denoise step that finalised it."""
+    return [
+        _entry(token.score.token_id, token.score.logprob, codec)
+        | {
+            "top_logprobs": [
+                _entry(ident, logprob, codec)
+                for ident, logprob in zip(token.score.top_ids, token.score.top_logprobs, strict=True)
+            ],
+            "denoise_step": token.score.step,
+        }
+        for token in tokens
+        if token.score is not None
+    ]
+
+
+def _top_map(score: TokenLogprob, codec: TextCodec) -> dict[str, float]:
+    """The likeliest tokens and always the chosen one, by their text; of two with one text the likelier stays."""
+    found: dict[str, float] = {}
+    for ident, logprob in zip(score.top_ids, score.top_logprobs, strict=True):
+        found.setdefault(_name(codec.token_bytes(ident)), logprob)
+    return found | {_name(codec.token_bytes(score.token_id)): score.logprob}
+
+
+def _entry(ident: int, logprob: float, codec: TextCodec) -> dict[str, object]:
+    raw = codec.token_bytes(ident)
+    return {"token": raw.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(raw)}
+
+
+def _name(raw: bytes) -> str:
+    """A token's text; tokens that are parts of a character are told apart by their bytes."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)

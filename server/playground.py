@@ -1,0 +1,65 @@
+"""The playground: one page at ``/`` and its files under ``/static/``, served from memory."""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+_FOLDER = Path(__file__).parent / "static"
+
+# Not asked of the operating system, whose tables differ.
+_TYPES = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+# The page loads and asks nothing but this server, and what a model writes can never become markup or code.
+_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        "require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    # Kept by browsers and asked about every time: a page never meets modules of another version.
+    "cache-control": "no-cache",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asset:
+    content: bytes
+    headers: dict[str, str]
+
+
+def playground_routes() -> list[Route]:
+    """The page and its files: ``GET`` and ``HEAD``, with validators. Reads the files now."""
+    paths = {"/static/" + path.name: path for path in sorted(_FOLDER.iterdir()) if path.suffix in _TYPES}
+    paths["/"] = paths.pop("/static/index.html")
+    return [Route(url, _endpoint(_load(path)), methods=["GET"], name=path.name) for url, path in paths.items()]
+
+
+def _load(path: Path) -> _Asset:
+    content = path.read_bytes()
+    etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+    return _Asset(content, _HEADERS | {"content-type": _TYPES[path.suffix], "etag": etag})
+
+
+def _endpoint(asset: _Asset) -> Callable[[Request], Awaitable[Response]]:
+    async def send(request: Request) -> Response:
+        # A proxy that compresses on its way makes validators weak.
+        known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
+        if asset.headers["etag"] in known:
+            return Response(status_code=304, headers=asset.headers)
+        return Response(asset.content, headers=asset.headers)
+
+    return send

@@ -1,0 +1,75 @@
+"""Parts of answers that several routes share. They describe; the routes write plain JSON."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+TokenIds = Annotated[list[int] | None, Field(description="Only with return_token_ids.")]
+
+
+class Answer(BaseModel):
+    """A JSON object with these fields and no others. A field with a default may be left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class CachedTokens(Answer):
+    """Prompt tokens that need not be computed."""
+
+    cached_tokens: int
+
+
+class Work(Answer):
+    """What an answer took."""
+
+    total_tokens: int
+    denoise_steps: int = Field(description="Denoise steps of all blocks.")
+    forward_passes: int = Field(description="Forward passes that the request took part in.")
+    tokens_per_forward: float = Field(description="Answer tokens for each of them.")
+
+
+class Usage(Work):
+    """Tokens and work of a request."""
+
+    prompt_tokens: int
+    prompt_tokens_details: CachedTokens
+    completion_tokens: int = Field(description="Of all answers, also those that best_of leaves out.")
+
+
+class Canvas(Answer):
+    """The block being denoised; parallel lists, null where nothing is finalised."""
+
+    block: int = Field(description="Number of the block, from 0.")
+    step: int = Field(description="Denoise step of the block, from 1.")
+    tokens: list[str | None]
+    steps: list[int | None] = Field(description="The step that finalised each token.")
+
+
+class LikelyToken(Answer):
+    """A token and the logarithm of its probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ScoredToken(LikelyToken):
+    """A token of the answer, and the likeliest ones in its place."""
+
+    top_logprobs: list[LikelyToken]
+    denoise_step: int = Field(description="The step of its block that finalised it, from 1.")
+
+
+class ErrorDetail(Answer):
+    """What is wrong, for people and for programs."""
+
+    message: str
+    type: str
+    param: str | None = Field(description="The field at fault.")
+    code: str | None
+
+
+class Error(Answer):
+    """Every answer other than 2xx, and an error in a stream."""
+
+    error: ErrorDetail

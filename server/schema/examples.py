@@ -1,0 +1,138 @@
+"""Examples of bodies, answers and chunks, by the name of their model."""
+
+from typing import Any
+
+_MODEL = "cdlm-nano"
+_PRINT = "fp_3f0c2a9d41be"
+_TEXT = "Tom has 14 + 36 - 8 = 42 apples."
+_WORK = {"denoise_steps": 14, "forward_passes": 15, "tokens_per_forward": 0.8}
+_USAGE = {
+    "prompt_tokens": 31,
+    "completion_tokens": 12,
+    "total_tokens": 43,
+    **_WORK,
+    "prompt_tokens_details": {"cached_tokens": 0},
+}
+_COMPLETION = {
+    "id": "cmpl-5d1f",
+    "object": "text_completion",
+    "created": 1767225600,
+    "model": _MODEL,
+    "system_fingerprint": _PRINT,
+}
+_CHAT = {"id": "chatcmpl-8a2c", "created": 1767225600, "model": _MODEL, "system_fingerprint": _PRINT}
+_CARD = {
+    "id": _MODEL,
+    "object": "model",
+    "created": 1767225600,
+    "owned_by": "cdlm-serve",
+    "root": _MODEL,
+    "parent": None,
+    "max_model_len": 2048,
+}
+_PLACE = {"item_id": "msg_41", "output_index": 0, "content_index": 0}
+_RESPONSE = {
+    "id": "resp_7b",
+    "object": "response",
+    "created_at": 1767225600,
+    "completed_at": 1767225601,
+    "model": _MODEL,
+    "system_fingerprint": _PRINT,
+    "status": "completed",
+    "error": None,
+    "incomplete_details": None,
+    "output": [
+        {
+            "id": "msg_41",
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "content": [{"type": "output_text", "text": _TEXT, "annotations": [], "logprobs": []}],
+        }
+    ],
+    "usage": {
+        "input_tokens": 31,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": 12,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": 43,
+        **_WORK,
+    },
+    "background": False,
+    "instructions": "Answer in one line.",
+    "max_output_tokens": 96,
+    "metadata": {"lesson": "7"},
+    "parallel_tool_calls": True,
+    "previous_response_id": None,
+    "reasoning": {"effort": "low", "summary": None},
+    "store": False,
+    "temperature": 0.0,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": 0,
+    "top_p": 1.0,
+    "truncation": "disabled",
+    "user": None,
+}
+_QUESTION = "Tom has 14 apples. Then Tom buys 3 bags of 12 apples and gives away 8. How many apples does Tom have now?"
+
+EXAMPLES: dict[str, Any] = {
+    "CompletionRequest": {"model": _MODEL, "prompt": _QUESTION, "max_tokens": 96, "stop": ["\n\n"], "seed": 7},
+    "ChatRequest": {
+        "model": _MODEL,
+        "messages": [{"role": "user", "content": _QUESTION}],
+        "max_completion_tokens": 96,
+        "reasoning_effort": "low",
+    },
+    "ResponsesRequest": {
+        "model": _MODEL,
+        "instructions": "Answer in one line.",
+        "input": [{"role": "user", "content": [{"type": "input_text", "text": _QUESTION}]}],
+        "max_output_tokens": 96,
+        "reasoning": {"effort": "low"},
+        "metadata": {"lesson": "7"},
+    },
+    "TokenizeRequest": {"prompt": "three apples"},
+    "DetokenizeRequest": {"tokens": [312, 718]},
+    "Completion": _COMPLETION
+    | {"choices": [{"index": 0, "text": _TEXT, "logprobs": None, "finish_reason": "stop"}], "usage": _USAGE},
+    "CompletionChunk": _COMPLETION
+    | {"choices": [{"index": 0, "text": _TEXT, "logprobs": None, "finish_reason": "stop"}]},
+    "ChatCompletion": _CHAT
+    | {
+        "object": "chat.completion",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": _TEXT, "refusal": None},
+                "logprobs": None,
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": _USAGE,
+    },
+    "ChatCompletionChunk": _CHAT
+    | {
+        "object": "chat.completion.chunk",
+        "choices": [{"index": 0, "delta": {"content": _TEXT}, "logprobs": None, "finish_reason": None}],
+    },
+    "ResponseAnswer": _RESPONSE,
+    "ResponseEvent": {"type": "response.output_text.delta", "sequence_number": 4}
+    | _PLACE
+    | {"delta": _TEXT, "logprobs": []},
+    "ModelCard": _CARD,
+    "ModelList": {"object": "list", "data": [_CARD]},
+    "Tokenized": {"count": 2, "max_model_len": 2048, "tokens": [312, 718]},
+    "Detokenized": {"prompt": "three apples"},
+    "State": {"status": "ready"},
+    "Version": {"version": "0.1.0"},
+    "Error": {
+        "error": {
+            "message": "temperature: Input should be less than or equal to 2",
+            "type": "invalid_request_error",
+            "param": "temperature",
+            "code": None,
+        }
+    },
+}

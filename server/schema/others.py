@@ -1,0 +1,50 @@
+"""Answers of the routes that generate nothing."""
+
+from typing import Literal
+
+from server.schema.common import Answer
+
+
+class ModelCard(Answer):
+    """The model that is served."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    root: str
+    parent: None
+    max_model_len: int | None
+
+
+class ModelList(Answer):
+    """All models: one."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class Tokenized(Answer):
+    """The ids of a prompt or a chat."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+
+
+class Detokenized(Answer):
+    """The text of ids."""
+
+    prompt: str
+
+
+class State(Answer):
+    """A probe that passes."""
+
+    status: Literal["ready", "alive"]
+
+
+class Version(Answer):
+    """The version of the server."""
+
+    version: str

@@ -1,0 +1,75 @@
+"""How calls of tools are written in text; ``server/answer_grammar.py`` makes models write them so."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from pydantic import JsonValue
+
+CALL_MARK = "<tool_call>"
+CALL_BEGIN = f"{CALL_MARK}\n"
+CALL_END = "}\n</tool_call>"
+CALL_SEPARATOR = "\n"
+
+_INTRODUCTION = """You may call functions. To call one, answer with nothing but
+<tool_call>
+{"name":NAME,"arguments":ARGUMENTS}
+</tool_call>
+where ARGUMENTS is a JSON object. Results come back between <tool_response> and </tool_response>. The functions:"""
+
+Message = Mapping[str, JsonValue]
+
+
+def call_head(name: str) -> str:
+    """What stands before a call's arguments."""
+    return f'{{"name":{json.dumps(name)},"arguments":'
+
+
+def plain_messages(messages: Sequence[Message], tools: Sequence[JsonValue]) -> list[dict[str, JsonValue]]:
+    """Messages for a chat template that knows no tools: everything about them becomes text.
+
+    The declarations follow the first message if that is a system's, and otherwise come in one before all others; calls
+    are written as models write them, results between marks in a user's message.
+    """
+    plain = [_plain(message) for message in messages]
+    if not tools:
+        return plain
+    text = "\n".join([_INTRODUCTION, *(json.dumps(tool, ensure_ascii=False) for tool in tools)])
+    if plain[0]["role"] in ("system", "developer"):
+        first = plain[0] | {"content": f"{plain[0]['content']}\n\n{text}"}
+        return [first, *plain[1:]]
+    return [{"role": "system", "content": text}, *plain]
+
+
+def native_messages(messages: Sequence[Message]) -> list[dict[str, JsonValue]]:
+    """Messages for a chat template that knows tools, which wants a call's arguments as an object."""
+    return [
+        dict(message) | ({"tool_calls": [_parsed(call) for call in calls]} if isinstance(calls, list) else {})
+        for message in messages
+        for calls in [message.get("tool_calls")]
+    ]
+
+
+def _plain(message: Message) -> dict[str, JsonValue]:
+    calls = message.get("tool_calls")
+    if isinstance(calls, list):
+        texts = [str(message["content"])] if message["content"] else []
+        return {"role": message["role"], "content": CALL_SEPARATOR.join([*texts, *map(_written, calls)])}
+    if message["role"] in ("tool", "function"):
+        return {"role": "user", "content": f"<tool_response>\n{message['content']}\n</tool_response>"}
+    return dict(message)
+
+
+def _written(call: JsonValue) -> str:
+    assert isinstance(call, dict)
+    assert isinstance(function := call["function"], dict)
+    return f"{CALL_BEGIN}{call_head(str(function['name']))}{function['arguments'] or '{}'}{CALL_END}"
+
+
+def _parsed(call: JsonValue) -> JsonValue:
+    assert isinstance(call, dict)
+    assert isinstance(function := call["function"], dict)
+    try:
+        arguments = json.loads(str(function["arguments"]))
+    except (ValueError, RecursionError):  # A client may send what a model has got wrong.
+        arguments = function["arguments"]
+    return call | {"function": function | {"arguments": arguments}}

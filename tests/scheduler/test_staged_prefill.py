@@ -1,0 +1,105 @@
+"""Long prompts are computed a few layers a step: the same tokens come, and everyone else goes on meanwhile."""
+
+from pathlib import Path
+
+import pytest
+
+from model.staged import StagedForward
+from scheduler.engine import Engine
+from scheduler.errors import EngineStartError
+from scheduler.messages import BlockOutput, GenerateRequest
+from scheduler.options import EngineOptions
+from tests.checkpoints import AXES, build_checkpoint
+from tests.scheduler.test_oracle import assert_equal_to_oracle, random_requests, run
+
+
+def engine_of(directory: Path, **options: object) -> Engine:
+    return Engine(EngineOptions(**{"model": str(directory), "page_size": 4, "max_prefill_tokens": 3, **options}))  # type: ignore[arg-type]
+
+
+def request(name: str, length: int, max_tokens: int = 20) -> GenerateRequest:
+    prompt = [(7 * position + length) % 50 for position in range(length)]
+    return GenerateRequest(request_id=name, prompt_ids=prompt, max_tokens=max_tokens, ignore_eos=True)
+
+
+def to_the_end(engine: Engine) -> list[BlockOutput]:
+    outputs: list[BlockOutput] = []
+    while engine.busy:
+        outputs += engine.step().outputs
+        engine.check()
+    assert engine.pool.active == 0
+    return outputs
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_mixed_batch_with_staged_prompts_equals_oracle(tmp_path: Path, axis: str) -> None:
+    directory = build_checkpoint(tmp_path, axis, seed=6)
+    requests = random_requests(12, seed=6)
+    assert_equal_to_oracle(directory, requests, run(engine_of(directory, max_num_seqs=8), requests, join_every=2))
+
+
+@pytest.mark.parametrize("axis", ["plain", "shifted", "absolute_shifted"])
+def test_preempted_while_staged_equals_oracle(tmp_path: Path, axis: str) -> None:
+    directory = build_checkpoint(tmp_path, axis, seed=3, max_model_len=96)
+    requests = random_requests(8, seed=3)
+    page = engine_of(directory).runner.cache.keys[:, :4].numel() * 2 * 4
+    engine = engine_of(directory, kv_cache_memory=30 * page)
+    assert_equal_to_oracle(directory, requests, run(engine, requests))
+    assert engine.scheduler.preemptions > 0
+
+
+def test_others_go_on_while_a_long_prompt_advances_by_layers(tmp_path: Path) -> None:
+    engine = engine_of(build_checkpoint(tmp_path, "shifted"), max_prefill_tokens=20)
+    engine.add(request("short", 2, max_tokens=200))
+    engine.step()
+    engine.add(request("long", 40))
+    engine.add(request("later", 3))
+    first = engine.step()
+    assert first.stats.phase == "mixed"
+    [long] = [sequence for sequence in engine.scheduler.running if sequence.request.request_id == "long"]
+    assert long.staged is not None
+    assert (long.staged.layer, long.staged.tokens, long.forwards) == (1, 40, 0)
+    # The work of one layer over 40 tokens is that of both over 20.
+    assert first.stats.batch_tokens == 20 + 8 + (3 + 8)
+    engine.step()
+    assert long.staged is None
+    assert (long.computed, long.forwards) == (40, 1)
+    assert {output.request_id for output in to_the_end(engine)} == {"short", "long", "later"}
+
+
+def test_an_equal_prompt_waits_for_the_one_that_is_staged_and_is_overtaken_meanwhile(tmp_path: Path) -> None:
+    engine = engine_of(build_checkpoint(tmp_path, "plain"))
+    for name in ("first", "second"):
+        engine.add(request(name, 150))
+    engine.add(request("other", 3))
+    report = engine.step()
+    assert [sequence.request.request_id for sequence in engine.scheduler.running] == ["first", "other"]
+    assert report.stats.waiting == 1
+    cached = {output.request_id: output.cached_tokens for output in to_the_end(engine)}
+    assert cached == {"first": 0, "second": 150, "other": 0}
+
+
+def test_a_client_that_leaves_and_a_failure_end_a_staged_request_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = engine_of(build_checkpoint(tmp_path, "plain"))
+    engine.add(request("gone", 40))
+    engine.add(request("short", 2))
+    engine.step()
+    engine.abort("gone")
+    engine.check()
+    engine.add(request("failing", 40))
+    with monkeypatch.context() as patch:
+        patch.setattr(StagedForward, "advance", lambda _self, _layers: 1 / 0)
+        [failed] = [output for output in engine.step().outputs if output.finish_reason == "error"]
+    assert (failed.request_id, failed.error) == ("failing", "ZeroDivisionError")
+    engine.add(request("fine", 40))
+    ended = {output.request_id for output in to_the_end(engine) if output.finish_reason == "length"}
+    assert ended == {"short", "fine"}
+
+
+def test_budgets_that_leave_no_room_fail_at_start(tmp_path: Path) -> None:
+    directory = build_checkpoint(tmp_path, "plain")
+    with pytest.raises(EngineStartError, match="no room for 520 tokens .* max_prefill_tokens 512"):
+        engine_of(directory, max_prefill_tokens=512, max_num_batched_tokens=1031)
+    engine_of(directory, max_prefill_tokens=512, max_num_batched_tokens=1032)

@@ -1,0 +1,290 @@
+"""Structured output and tools over HTTP, with an engine that writes what it is told to."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from server.tool_calls import ToolCallReader
+from tests.server.conftest import Bench
+
+pytestmark = pytest.mark.anyio
+
+PATH = "/v1/chat/completions"
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
+POINT = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"], "additionalProperties": False}
+TOOL = {"type": "function", "function": {"name": "move", "description": "Moves.", "parameters": POINT}}
+STOP = {"type": "function", "function": {"name": "halt"}}
+CALL = '<tool_call>\n{"name":"move","arguments":{"x":12}}\n</tool_call>'
+
+
+def schema(value: Any, **fields: Any) -> dict[str, Any]:
+    inner = {"name": "answer", "schema": value, **fields}
+    return {"response_format": {"type": "json_schema", "json_schema": inner}}
+
+
+def widen(bench: Bench) -> None:
+    """A context with room for declarations of tools."""
+    assert bench.engine.ready is not None
+    bench.engine.ready = msgspec.structs.replace(bench.engine.ready, max_model_len=4096, num_pages=4096)
+
+
+def deep(levels: int) -> dict[str, Any]:
+    value: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        value = {"type": "array", "items": value}
+    return value
+
+
+NODE = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}, "required": ["next"]}
+BAD_SCHEMAS: dict[str, Any] = {
+    "unknown type": {"type": "strin"},
+    "not implemented": {"type": "array", "uniqueItems": True},
+    "condition": {"if": {"type": "string"}, "then": {"minLength": 2}},
+    "negation": {"not": {"type": "string"}},
+    "overlapping oneOf": {"oneOf": [{"type": "integer"}, {"type": "number"}]},
+    "remote reference": {"$ref": "http://127.0.0.1:1/x.json"},
+    "missing reference": {"$ref": "#/$defs/nothing"},
+    "reference to itself": {"$ref": "#"},
+    "without end": {"$defs": {"node": NODE}, "$ref": "#/$defs/node"},
+    "too deep": deep(70),
+    "far too deep": deep(300),
+    "too large": {"enum": [f"value {index}" * 20 for index in range(8000)]},
+    "too many": {"type": "object", "properties": {f"p{index}": {"type": "string"} for index in range(6000)}},
+    "impossible": {"type": "string", "minLength": 5, "maxLength": 2},
+    "longer than the context": {"type": "string", "minLength": 5000},
+    "look-around": {"type": "string", "pattern": "^(?=a)b"},
+    "no pattern": {"type": "string", "pattern": "("},
+    "unknown format": {"type": "string", "format": "shoe size"},
+    "minProperties": {"type": "object", "minProperties": 3},
+}
+
+
+@pytest.mark.parametrize("name", BAD_SCHEMAS)
+async def test_bad_schemas_are_named_soon(bench: Bench, name: str) -> None:
+    start = time.perf_counter()
+    response = await bench.post(PATH, CHAT | schema(BAD_SCHEMAS[name]))
+    assert response.status_code == 400, response.text
+    assert response.json()["error"]["param"].startswith("response_format")
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": BAD_SCHEMAS[name]}}}}
+    if "$ref" not in json.dumps(BAD_SCHEMAS[name]):
+        tool["function"]["parameters"]["required"] = ["a"]  # type: ignore[index]
+        response = await bench.post(PATH, CHAT | {"tools": [tool]})
+        assert response.status_code == 400, response.text
+        assert response.json()["error"]["param"].startswith("tools")
+    assert time.perf_counter() - start < 10
+    assert bench.engine.requests == []
+
+
+BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
+    ({"response_format": {"type": "json_schema"}}, "response_format"),
+    ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema.name"),
+    (schema(True), "response_format.json_schema.schema"),
+    (schema("{}"), "response_format.json_schema.schema"),
+    (schema({}, strict="yes"), "response_format.json_schema.strict"),
+    (schema({}, name="no spaces"), "response_format.json_schema.name"),
+    ({"response_format": {"type": "json_object"}, "ignore_eos": True}, "ignore_eos"),
+    ({"response_format": {"type": "json_object"}, "stop_token_ids": [20]}, "stop_token_ids"),
+    ({"tools": [TOOL, TOOL]}, "tools"),
+    ({"tools": [{"type": "code"}]}, "tools[0].type"),
+    ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+    ({"tools": [TOOL] * 129}, "tools"),
+    ({"tools": "x"}, "tools"),
+    (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}]},
+        "tools[0].function.parameters",
+    ),
+    ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "fly"}}}, "tool_choice"),
+    ({"tool_choice": {"type": "function", "function": {"name": "move"}}}, "tool_choice"),
+    ({"tools": [TOOL], "parallel_tool_calls": "no"}, "parallel_tool_calls"),
+    ({"tools": [TOOL], "ignore_eos": True}, "ignore_eos"),
+    ({"messages": [{"role": "assistant", "tool_calls": "x"}]}, "messages[0].tool_calls"),
+]
+
+
+@pytest.mark.parametrize(("fields", "param"), BAD_FIELDS)
+async def test_bad_fields_are_named(bench: Bench, fields: dict[str, Any], param: str) -> None:
+    response = await bench.post(PATH, CHAT | fields)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param), response.text
+    assert bench.engine.requests == []
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "text"}},
+        {"tools": []},
+        {"tools": [], "tool_choice": "none"},
+        {"tools": [], "tool_choice": "auto"},
+        {"tools": [TOOL], "tool_choice": "none"},
+        {"tool_choice": None, "tools": None, "parallel_tool_calls": None},
+    ],
+)
+async def test_free_text_has_no_grammar(bench: Bench, fields: dict[str, Any]) -> None:
+    response = await bench.post(PATH, CHAT | fields)
+    assert response.status_code == 200, response.text
+    assert bench.engine.requests[0].grammar is None
+    assert bench.engine.requests[0].prompt_ids == [2, *bench.codec._tokenizer.encode("hi\n").ids, 3]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "json_object"}},
+        schema(POINT),
+        schema(POINT, strict=True, description="a point"),
+        schema(POINT | {"x-guidance": {"whitespace_flexible": True}}),
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "any"}}},
+        schema({"type": "string", "pattern": "^(a+)+$"}),
+        schema({"const": '"// \\ # é日本 /x/ %json'}),
+    ],
+)
+async def test_a_response_format_becomes_a_grammar(bench: Bench, fields: dict[str, Any]) -> None:
+    response = await bench.post(PATH, CHAT | fields)
+    assert response.status_code == 200, response.text
+    grammar = bench.engine.requests[0].grammar
+    assert grammar is not None
+    assert '"whitespace_flexible": false' in grammar
+    assert "true" not in grammar
+
+
+async def test_grammars_are_compiled_once_and_beside_the_loop(bench: Bench) -> None:
+    properties = {f"p{index}": {"type": "string", "maxLength": 9} for index in range(400)}
+    body = CHAT | schema({"type": "object", "properties": properties, "additionalProperties": False})
+
+    async def timed() -> float:
+        start = time.perf_counter()
+        response = await bench.post(PATH, body)
+        assert response.status_code == 200, response.text
+        return time.perf_counter() - start
+
+    longest, working = 0.0, asyncio.create_task(timed())
+    last = time.perf_counter()
+    while not working.done():
+        await asyncio.sleep(0.001)
+        longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
+    assert longest < 0.25
+    assert await timed() < max(0.1, working.result())
+    assert len(bench.services.grammars._verdicts) == 1
+
+
+async def test_tools_are_shown_to_a_template_that_knows_none(bench: Bench) -> None:
+    widen(bench)
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "go"},
+        {"role": "assistant", "content": None, "tool_calls": [
+            {"id": "call_1", "type": "function", "function": {"name": "move", "arguments": '{"x":1}'}}
+        ]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "done <|endoftext|>"},
+    ]  # fmt: skip
+    response = await bench.post(PATH, {"messages": messages, "tools": [TOOL, STOP]})
+    assert response.status_code == 200, response.text
+    ids = bench.engine.requests[0].prompt_ids
+    assert 1 not in ids  # An end token in a tool's result stays text.
+    text = bench.codec.decode(ids, keep_special=True)
+    for part in (
+        "Be kind.\n\nYou may call functions.",
+        '{"type": "function", "function": {"name": "move", "description": "Moves.", "parameters": {"type": "object"',
+        '"name": "halt"',
+        '<|assistant|><tool_call>\n{"name":"move","arguments":{"x":1}}\n</tool_call>\n',
+        "<|user|><tool_response>\ndone <|endoftext|>\n</tool_response>\n",
+    ):
+        assert part in text, text
+
+
+@pytest.fixture
+def calling(make_bench: Callable[..., Bench]) -> Callable[[str], Bench]:
+    """A server whose engine writes a given text."""
+
+    def make(text: str) -> Bench:
+        made = make_bench()
+        ids = made.codec._tokenizer.encode(text).ids
+        made.engine.script = lambda _: ids
+        widen(made)
+        return made
+
+    return make
+
+
+async def test_a_call_whole_and_streamed(calling: Callable[[str], Bench]) -> None:
+    bench = calling(CALL)
+    async with bench.client:
+        body = CHAT | {"tools": [TOOL], "tool_choice": "required"}
+        choice = (await bench.post(PATH, body)).json()["choices"][0]
+        assert choice["finish_reason"] == "tool_calls"
+        assert choice["message"]["content"] is None
+        (call,) = choice["message"]["tool_calls"]
+        assert call["id"].startswith("call_")
+        assert call | {"id": ""} == {
+            "id": "", "type": "function", "function": {"name": "move", "arguments": '{"x":12}'}
+        }  # fmt: skip
+        events = await bench.events(PATH, **body)
+        deltas = [event["choices"][0]["delta"] for event in events]
+        assert deltas[0] == {"role": "assistant", "content": ""}
+        (first,) = deltas[1]["tool_calls"]
+        assert first | {"id": ""} == {
+            "index": 0, "id": "", "type": "function", "function": {"name": "move", "arguments": ""}
+        }  # fmt: skip
+        pieces = [delta["tool_calls"][0] for delta in deltas[2:-1]]
+        assert all(set(piece) == {"index", "function"} for piece in pieces)
+        assert "".join(piece["function"]["arguments"] for piece in pieces) == '{"x":12}'
+        assert deltas[-1] == {}
+        assert events[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize("text", ["hello", "", "<", "<tool", "x <tool_call>\n", 'say {"a":1}\n'])
+async def test_text_beside_tools_stays_text(calling: Callable[[str], Bench], text: str) -> None:
+    bench = calling(text)
+    async with bench.client:
+        body = CHAT | {"tools": [TOOL], "return_token_ids": True, "logprobs": True}
+        choice = (await bench.post(PATH, body)).json()["choices"][0]
+        assert (choice["message"]["content"], choice["finish_reason"]) == (text, "stop")
+        assert "tool_calls" not in choice["message"]
+        events = await bench.events(PATH, **body)
+        assert "".join(event["choices"][0]["delta"].get("content", "") for event in events) == text
+        ids = [token for event in events for token in event["choices"][0].get("token_ids", [])]
+        assert ids == choice["token_ids"]
+        logged = [event["choices"][0]["logprobs"] or {"content": []} for event in events]
+        assert sum(len(found["content"]) for found in logged) == len(choice["logprobs"]["content"])
+
+
+async def test_a_call_that_max_tokens_cuts(calling: Callable[[str], Bench]) -> None:
+    bench = calling(CALL)
+    async with bench.client:
+        whole = len(bench.engine.script(None))  # type: ignore[arg-type]
+        for wanted in range(1, whole):
+            body = CHAT | {"tools": [TOOL], "max_tokens": wanted}
+            choice = (await bench.post(PATH, body)).json()["choices"][0]
+            assert choice["finish_reason"] == "length"
+            for call in choice["message"].get("tool_calls", []):
+                assert call["function"]["name"] == "move"
+                assert '{"x":12}'.startswith(call["function"]["arguments"])
+            events = await bench.events(PATH, **body)
+            streamed = [call for event in events for call in event["choices"][0]["delta"].get("tool_calls", [])]
+            joined = "".join(call["function"]["arguments"] for call in streamed)
+            calls = choice["message"].get("tool_calls", [])
+            assert joined == "".join(call["function"]["arguments"] for call in calls)
+
+
+ARGUMENTS = ['{"x":12}', "{}", '{"a":{"b":{}}}', '{"s":"}\\n</tool_call>"}', '{"s":"<tool_call>"}']
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_calls_are_read_however_they_are_cut(size: int) -> None:
+    text = "\n".join(f'<tool_call>\n{{"name":"f_{i}","arguments":{a}}}\n</tool_call>' for i, a in enumerate(ARGUMENTS))
+    reader = ToolCallReader()
+    deltas = [delta for start in range(0, len(text), size) for delta in reader.feed(text[start : start + size])]
+    deltas += reader.finish()
+    assert [(call.name, call.arguments) for call in reader.calls] == [(f"f_{i}", a) for i, a in enumerate(ARGUMENTS)]
+    joined = [""] * len(ARGUMENTS)
+    for delta in deltas:
+        (call,) = delta["tool_calls"]  # type: ignore[misc]
+        joined[call["index"]] += call["function"]["arguments"]
+    assert joined == ARGUMENTS
+    assert reader.content == ""
