@@ -40,8 +40,9 @@ serve: $(VENV)/.installed ## Serves the bundled student on 127.0.0.1:8000; ARGS=
 test: $(VENV)/.installed-dev ## Runs the tests; ARGS="-k oracle" passes pytest arguments.
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(VENV)/.installed-dev ## Lint, formatting of imports, types, and the one-way import rules.
+check: $(VENV)/.installed-dev ## Lint, formatting, types, and the one-way import rules.
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --exclude "*.md" .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 

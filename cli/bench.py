@@ -38,9 +38,7 @@ def bench(
     try:
         with server_address(url, model) as address, progress_bar(console) as progress:
             bar = progress.add_task("requests", total=requests)
-            load = asyncio.run(
-                _run(address, prompts, body, concurrency, api_key, lambda: progress.advance(bar))
-            )
+            load = asyncio.run(_run(address, prompts, body, concurrency, api_key, lambda: progress.advance(bar)))
     except (CompletionError, LocalServerError) as error:
         typer.echo(f"cdlm bench: {error}", err=True)
         raise typer.Exit(1) from None

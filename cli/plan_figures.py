@@ -122,4 +122,3 @@ def _batch(inputs: Inputs, student: Work, other: Work, batch: int) -> dict[str, 
 
 def _bound(compute_s: float, memory_s: float) -> str:
     return "compute" if compute_s >= memory_s else "memory"
-

@@ -112,9 +112,7 @@ def _denoise(transformer: Transformer, inputs: Inputs, rows: int) -> Callable[[]
     cache = PagedCache(
         transformer.config, num_pages=rows * pages, page_size=size, device=cpu, dtype=DTYPES[inputs.dtype]
     )
-    segments = [
-        Segment(inputs.context, block, list(range(row * pages, (row + 1) * pages))) for row in range(rows)
-    ]
+    segments = [Segment(inputs.context, block, list(range(row * pages, (row + 1) * pages))) for row in range(rows)]
     attention = SdpaAttention(cache, segments)
     ids = torch.randint(transformer.config.vocab_size, (rows * block,))
 

@@ -38,9 +38,7 @@ class Accelerator:
 def _device(
     name: str, half_tflops: float, single_tflops: float, gigabytes_per_s: float, gigabytes: float, source: str
 ) -> Accelerator:
-    return Accelerator(
-        name, half_tflops * 1e12, single_tflops * 1e12, gigabytes_per_s * 1e9, gigabytes * 1e9, source
-    )
+    return Accelerator(name, half_tflops * 1e12, single_tflops * 1e12, gigabytes_per_s * 1e9, gigabytes * 1e9, source)
 
 
 _H100 = "NVIDIA H100 Tensor Core GPU datasheet"

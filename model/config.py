@@ -37,9 +37,7 @@ class TransformerConfig:
             if getattr(self, name) < 1:
                 raise CheckpointError(f"{name} must be positive, got {getattr(self, name)}")
         if self.num_heads % self.num_kv_heads:
-            raise CheckpointError(
-                f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}"
-            )
+            raise CheckpointError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if self.head_dim < 2 or self.head_dim % 2:
             raise CheckpointError(f"head_dim must be even and positive, got {self.head_dim}")
 
@@ -79,9 +77,7 @@ class Manifest:
         if self.block_length < 1:
             raise CheckpointError(f"block_length must be positive, got {self.block_length}")
         if not 0.0 < self.confidence_threshold <= 1.0:
-            raise CheckpointError(
-                f"confidence_threshold must lie in (0, 1], got {self.confidence_threshold}"
-            )
+            raise CheckpointError(f"confidence_threshold must lie in (0, 1], got {self.confidence_threshold}")
         if self.max_model_len < 2:
             raise CheckpointError(f"max_model_len must be at least 2, got {self.max_model_len}")
         if self.block_origin == "absolute" and self.prompt_attention == "full":

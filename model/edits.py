@@ -116,9 +116,7 @@ class LogitEditor:
         here = ~(canvas.masked | canvas.known).index_select(0, where)
         return torch.stack([state.counts for state in states]).scatter_add_(1, tokens, here.float())
 
-    def _early(
-        self, works: list[RowWork], states: list[_RowState], owner: Tensor, offsets: Tensor
-    ) -> Tensor | None:
+    def _early(self, works: list[RowWork], states: list[_RowState], owner: Tensor, offsets: Tensor) -> Tensor | None:
         """[positions] bool: those that come before their row's ``min_tokens``; ``None`` when no row has any."""
         until = [
             state.prompt_length + state.edits.min_tokens - work.block_start

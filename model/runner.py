@@ -63,9 +63,7 @@ class ModelRunner:
         self.cache = PagedCache(
             config, num_pages=num_pages + cuda_graphs, page_size=page_size, device=self.device, dtype=self.dtype
         )
-        self.attention = find_attention(
-            attention_backend, device=self.device, dtype=self.dtype, page_size=page_size
-        )
+        self.attention = find_attention(attention_backend, device=self.device, dtype=self.dtype, page_size=page_size)
         self.canvas = Canvas(max_rows, self.manifest, config.hidden_size, self.device, self.dtype)
         self.editor = LogitEditor(config.vocab_size, self.device)
         self.constrained = ConstrainedRows(config.vocab_size, self.device)
@@ -171,9 +169,7 @@ class ModelRunner:
             masked[:, 1:] &= denoised[:, None]
         return masked
 
-    def _sample(
-        self, works: list[RowWork], counts: list[int], chosen: Tensor, logits: Tensor, token: Tensor
-    ) -> None:
+    def _sample(self, works: list[RowWork], counts: list[int], chosen: Tensor, logits: Tensor, token: Tensor) -> None:
         """Replaces the most probable token by a drawn one in rows that ask for it; ``token`` changes in place."""
         end = 0
         for work, count in zip(works, counts, strict=True):
@@ -184,9 +180,7 @@ class ModelRunner:
     def _draw(self, work: RowWork, how: Sampling, logits: Tensor, offsets: Tensor) -> Tensor:
         """logits [positions, vocab] at ``offsets`` [positions] of the row's block -> [positions] int64."""
         noise = self._noise.get(work, how, self.canvas.block_length, logits.shape[-1], self.device)[offsets]
-        return sample(
-            logits, noise, temperature=how.temperature, top_k=how.top_k, top_p=how.top_p, min_p=how.min_p
-        )
+        return sample(logits, noise, temperature=how.temperature, top_k=how.top_k, top_p=how.top_p, min_p=how.min_p)
 
     def _pick(self, work: RowWork) -> Pick:
         """How a row takes its token from the logits that a grammar has left."""

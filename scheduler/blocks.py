@@ -15,9 +15,7 @@ def first_block_start(prompt_length: int, manifest: Manifest) -> int:
     return prompt_length // manifest.block_length * manifest.block_length
 
 
-def clean_spans(
-    token_ids: list[int], start: int, end: int, prompt_length: int, manifest: Manifest
-) -> list[Span]:
+def clean_spans(token_ids: list[int], start: int, end: int, prompt_length: int, manifest: Manifest) -> list[Span]:
     """Cuts the known tokens of positions [start, end) so that no span sees more than its rows may.
 
     Attention is unmasked inside a span, so a span is one whole prompt (full attention), one block, or a

@@ -59,7 +59,8 @@ class Engine:
         if self.manifest.bidirectional:
             logger.warning(
                 "%s: as far as its files tell these are the weights of a bidirectional teacher; "
-                "unless a student is merged into them, answers decoded block by block will be poor", options.model
+                "unless a student is merged into them, answers decoded block by block will be poor",
+                options.model,
             )
         block = self.manifest.block_length
         # Of what it has to compute before its block, a request takes no more than one of the two into a step.
@@ -359,9 +360,7 @@ class Engine:
     def _fail(self, sequence: Sequence, reason: str) -> BlockOutput:
         del self.sequences[sequence.request.request_id]
         self._leave(sequence)
-        return BlockOutput(
-            request_id=sequence.request.request_id, token_ids=[], finish_reason="error", error=reason
-        )
+        return BlockOutput(request_id=sequence.request.request_id, token_ids=[], finish_reason="error", error=reason)
 
 
 def _tokens(work: RowWork, block_length: int) -> int:

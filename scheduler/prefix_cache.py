@@ -100,9 +100,7 @@ class PrefixCache:
         prompt = sequence.request.prompt_ids
         if not self.enabled or len(prompt) < _WORTH_WAITING or sequence.started:
             return False
-        return any(
-            (other.computed == 0 or other.fresh) and other.request.prompt_ids == prompt for other in others
-        )
+        return any((other.computed == 0 or other.fresh) and other.request.prompt_ids == prompt for other in others)
 
     def _attach_whole(self, sequence: Sequence) -> bool:
         entry = self._find(self._prompt_key(sequence))

@@ -33,9 +33,7 @@ IDLE_POLL_MS = 500  # How often an idle engine looks whether its parent still li
 class EngineServer:
     """Joins an engine to its two sockets."""
 
-    def __init__(
-        self, engine: Engine, inbox: "zmq.Socket[bytes]", outbox: "zmq.Socket[bytes]", *, parent: int
-    ) -> None:
+    def __init__(self, engine: Engine, inbox: "zmq.Socket[bytes]", outbox: "zmq.Socket[bytes]", *, parent: int) -> None:
         self.engine = engine
         self.inbox, self.outbox = inbox, outbox
         self._decoder = msgspec.msgpack.Decoder(EngineInput)

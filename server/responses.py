@@ -102,9 +102,7 @@ class _Stream:
 
     def _closing(self) -> Iterator[bytes]:
         response, status, part = self._response, self._response.outcome, self._response.part()
-        yield self._event(
-            "response.output_text.done", **self._place, text=part["text"], logprobs=part["logprobs"]
-        )
+        yield self._event("response.output_text.done", **self._place, text=part["text"], logprobs=part["logprobs"])
         yield self._event("response.content_part.done", **self._place, part=part)
         yield self._event("response.output_item.done", output_index=0, item=response.item(status))
         yield self._event(f"response.{status}", response=response.state(status))

@@ -90,4 +90,3 @@ class VarlenAttention(PagedAttention):
             longest=(max(segment.length for segment in chosen), max(segment.visible for segment in chosen)),
             window=(-1, 0) if causal else (-1, -1),
         )
-

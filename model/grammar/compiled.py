@@ -43,9 +43,7 @@ class CompiledGrammar:
         if len(text.encode()) > MAX_GRAMMAR_BYTES:
             raise GrammarError(f"larger than {MAX_GRAMMAR_BYTES} bytes")
         self.vocabulary = vocabulary
-        self._matcher = LLMatcher(
-            vocabulary.matching, LLMatcher.grammar_from_lark(text), log_level=0, limits=_LIMITS
-        )
+        self._matcher = LLMatcher(vocabulary.matching, LLMatcher.grammar_from_lark(text), log_level=0, limits=_LIMITS)
         _check(self._matcher)
         if len(self._matcher.compute_ff_bytes()) > _MAX_FORCED_BYTES:
             raise GrammarError("it needs itself without end")

@@ -144,9 +144,9 @@ class AnswerFields(ApiModel):
         le=100,
         description="Divides positive and multiplies negative logits of tokens in the prompt or written before.",
     )
-    logit_bias: Annotated[
-        dict[int, float], PlainValidator(check_bias, json_schema_input_type=dict[str, float])
-    ] = Field({}, description="Token ids, and what is added to their logits: -100 to 100, where -100 is a ban.")
+    logit_bias: Annotated[dict[int, float], PlainValidator(check_bias, json_schema_input_type=dict[str, float])] = (
+        Field({}, description="Token ids, and what is added to their logits: -100 to 100, where -100 is a ban.")
+    )
     min_tokens: int = Field(0, ge=0, description="No stop token among that many tokens; a stop string still ends.")
     diffusing: bool = Field(
         False, description="Stream the block being denoised after every step; the text of the answer is not affected."

@@ -171,9 +171,7 @@ class ErrorEvent(_Event):
 
 class ResponseEvent(
     RootModel[
-        Annotated[
-            StateEvent | ItemEvent | PartEvent | DeltaEvent | TextEvent | ErrorEvent, Field(discriminator="type")
-        ]
+        Annotated[StateEvent | ItemEvent | PartEvent | DeltaEvent | TextEvent | ErrorEvent, Field(discriminator="type")]
     ]
 ):
     """An event of a stream; its name is its type."""

@@ -132,9 +132,7 @@ def test_tokens_a_step_of_the_truncated_teacher(steps: float, block: int, expect
 def test_some_rows_and_a_picture(runs: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     file, picture = tmp_path / "table.json", tmp_path / "table.png"
-    code, output = table(
-        runs, "--rows", "truncated_teacher,dual_cache", "--json", str(file), "--picture", str(picture)
-    )
+    code, output = table(runs, "--rows", "truncated_teacher,dual_cache", "--json", str(file), "--picture", str(picture))
     assert code == 0, output
     rows = json.loads(file.read_text())["rows"]
     assert [row["name"] for row in rows] == ["truncated_teacher", "dual_cache"] * 2

@@ -18,9 +18,9 @@ def test_a_harness_scores_a_prompt(server: Server) -> None:
     assert {len(values) for values in found.values()} == {len(ids) + 1}
     assert choice["text"].startswith(PROMPT)
     assert found["token_logprobs"][0] is None
-    for token, logprob, top in list(
-        zip(found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True)
-    )[1:]:
+    for token, logprob, top in list(zip(found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True))[
+        1:
+    ]:
         assert logprob <= 0
         assert top[token] == logprob
         assert max(top.values()) >= logprob

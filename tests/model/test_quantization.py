@@ -46,8 +46,7 @@ def test_the_engine_runs_it_and_most_answers_stay_the_same() -> None:
         for problem in draw_problems("words", 12, seed=3, split="development")
     ]
     requests = [
-        GenerateRequest(request_id=str(index), prompt_ids=prompt, max_tokens=64)
-        for index, prompt in enumerate(prompts)
+        GenerateRequest(request_id=str(index), prompt_ids=prompt, max_tokens=64) for index, prompt in enumerate(prompts)
     ]
     answers = []
     for quantization in ("none", "int8"):

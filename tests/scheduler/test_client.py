@@ -37,9 +37,7 @@ async def running(model: Path) -> AsyncIterator[EngineClient]:
 
 
 def request(name: str, max_tokens: int = 20, params: DecodingParams = SLOW) -> GenerateRequest:
-    return GenerateRequest(
-        request_id=name, prompt_ids=[1, 2, 3], max_tokens=max_tokens, params=params, ignore_eos=True
-    )
+    return GenerateRequest(request_id=name, prompt_ids=[1, 2, 3], max_tokens=max_tokens, params=params, ignore_eos=True)
 
 
 async def collect(client: EngineClient, wanted: GenerateRequest) -> list[BlockOutput]:

@@ -22,9 +22,7 @@ def llm(directory: Path) -> LLM:
 
 
 def request(name: str, prompt: int, max_tokens: int = 20) -> GenerateRequest:
-    return GenerateRequest(
-        request_id=name, prompt_ids=list(range(prompt)), max_tokens=max_tokens, ignore_eos=True
-    )
+    return GenerateRequest(request_id=name, prompt_ids=list(range(prompt)), max_tokens=max_tokens, ignore_eos=True)
 
 
 def test_completions_come_in_the_order_of_the_requests_and_are_counted(llm: LLM) -> None:

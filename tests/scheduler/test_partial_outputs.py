@@ -33,9 +33,7 @@ def test_prefixes_join_to_the_answer_by_blocks(tmp_path: Path, axis: str) -> Non
     ]
     options = EngineOptions(model=str(directory), page_size=4)
     whole = outputs_of(Engine(options), requests)
-    parts = outputs_of(
-        Engine(options), [msgspec.structs.replace(request, stream_prefix=True) for request in requests]
-    )
+    parts = outputs_of(Engine(options), [msgspec.structs.replace(request, stream_prefix=True) for request in requests])
     partial = 0
     for request in requests:
         expected, found = (Answer(outputs[request.request_id]) for outputs in (whole, parts))
@@ -54,9 +52,7 @@ def test_prefixes_join_to_the_answer_by_blocks(tmp_path: Path, axis: str) -> Non
 @pytest.mark.parametrize("axis", ["plain", "shifted", "absolute_shifted"])
 def test_the_canvas_is_shown_after_every_step_and_only_fills_up(tmp_path: Path, axis: str) -> None:
     engine = Engine(EngineOptions(model=str(build_checkpoint(tmp_path, axis, seed=1)), page_size=4))
-    request = GenerateRequest(
-        request_id="a", prompt_ids=[5, 9, 2], max_tokens=21, ignore_eos=True, stream_canvas=True
-    )
+    request = GenerateRequest(request_id="a", prompt_ids=[5, 9, 2], max_tokens=21, ignore_eos=True, stream_canvas=True)
     outputs = outputs_of(engine, [request])["a"]
     text: list[int] = []
     before: list[int | None] = []

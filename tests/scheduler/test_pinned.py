@@ -48,9 +48,7 @@ def test_pinned_tokens_are_not_written_ones_to_the_edits(tmp_path: Path, axis: s
     ]
     # What the answer would say anyway is pinned behind it, so that a penalty for it would be seen.
     alone = run(engine, plain)
-    requests = [
-        msgspec.structs.replace(request, pinned=alone[request.request_id].token_ids[-4:]) for request in plain
-    ]
+    requests = [msgspec.structs.replace(request, pinned=alone[request.request_id].token_ids[-4:]) for request in plain]
     assert_equal_to_oracle(directory, requests, run(engine, requests, join_every=2))
 
 

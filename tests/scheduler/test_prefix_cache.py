@@ -51,9 +51,7 @@ def test_requests_that_begin_alike_equal_oracle(tmp_path: Path, axis: str) -> No
     directory = build_checkpoint(tmp_path, axis, seed=6)
     engine = make_engine(directory, max_num_seqs=3)
     requests = [
-        GenerateRequest(
-            request_id=str(index), prompt_ids=prompt_of(length) + tail, max_tokens=21, ignore_eos=True
-        )
+        GenerateRequest(request_id=str(index), prompt_ids=prompt_of(length) + tail, max_tokens=21, ignore_eos=True)
         for index, (length, tail) in enumerate([(24, []), (24, [9]), (16, [5, 5]), (24, []), (32, []), (8, [1, 2, 3])])
     ]
     assert_equal_to_oracle(directory, requests, run(engine, requests, join_every=3))

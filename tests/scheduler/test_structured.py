@@ -154,9 +154,7 @@ def test_constrained_rows_of_a_mixed_batch_equal_oracle(tmp_path: Path, axis: st
         # The slow decoder takes seconds an answer, so each axis gets some of the schemas.
         for index, schema in enumerate(names[(turn + 3 * step) % len(names)] for step in range(4))
     ]
-    free = [
-        GenerateRequest(request_id=f"free{index}", prompt_ids=[20 + index, 9], max_tokens=30) for index in range(3)
-    ]
+    free = [GenerateRequest(request_id=f"free{index}", prompt_ids=[20 + index, 9], max_tokens=30) for index in range(3)]
     engine = Engine(EngineOptions(model=str(directory), max_num_seqs=32, page_size=4))
     answers = run(engine, requests + free, join_every=2)
     for request in requests:
@@ -284,7 +282,7 @@ def test_a_grammar_that_fails_in_a_step_ends_its_request_only(engine: Engine) ->
     mark = VOCABULARY.ids[b"!"]
     engine.add(
         GenerateRequest(
-            request_id="stuck", prompt_ids=[5], max_tokens=9, grammar='start: /[!]+x/', stop_token_ids=[mark]
+            request_id="stuck", prompt_ids=[5], max_tokens=9, grammar="start: /[!]+x/", stop_token_ids=[mark]
         )
     )
     engine.add(constrained("object", "other"))

@@ -85,8 +85,7 @@ class FakeEngine:
         if isinstance(request, ScoreRequest):
             self.scored.append(request)
             found = [
-                msgspec.structs.replace(entry, step=0)
-                for entry in scores(request.prompt_ids[1:], 1, request.logprobs)
+                msgspec.structs.replace(entry, step=0) for entry in scores(request.prompt_ids[1:], 1, request.logprobs)
             ]
             yield BlockOutput(request_id=request.request_id, token_ids=[], logprobs=found, finish_reason="length")
             return

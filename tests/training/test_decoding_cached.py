@@ -58,9 +58,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoi
 
 
 def make(maker: Make, loaded: Checkpoint, *, early_stop: bool = False, **options: Any) -> TeacherDecoder:
-    return maker(
-        loaded.transformer, loaded.manifest, generation_length=LENGTH, early_stop=early_stop, **options
-    )  # type: ignore[return-value]
+    return maker(loaded.transformer, loaded.manifest, generation_length=LENGTH, early_stop=early_stop, **options)  # type: ignore[return-value]
 
 
 def some_prompts(seed: int = 0, lengths: tuple[int, ...] = (5, 11, 5, 5, 11, 1)) -> list[list[int]]:
@@ -84,9 +82,7 @@ def test_refreshing_at_every_step_equals_the_full_decoder(
 
 @BOTH_SHIFTS
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_caching_saves_work_and_yields_whole_answers(
-    models: Callable[[str], Checkpoint], axis: str, name: str
-) -> None:
+def test_caching_saves_work_and_yields_whole_answers(models: Callable[[str], Checkpoint], axis: str, name: str) -> None:
     loaded, (maker, rule) = models(axis), PUBLISHED[name]
     for prompt in some_prompts():
         (answer,) = make(maker, loaded)([prompt])
@@ -158,9 +154,7 @@ def test_the_work_of_each_schedule(models: Callable[[str], Checkpoint], axis: st
 @BOTH_SHIFTS
 @pytest.mark.parametrize("name", PUBLISHED)
 @pytest.mark.parametrize("early_stop", [False, True])
-def test_a_batch_equals_one_by_one(
-    models: Callable[[str], Checkpoint], axis: str, name: str, early_stop: bool
-) -> None:
+def test_a_batch_equals_one_by_one(models: Callable[[str], Checkpoint], axis: str, name: str, early_stop: bool) -> None:
     loaded = models(axis)
     decoder = make(PUBLISHED[name][0], loaded, early_stop=early_stop)
     prompts = some_prompts(1, (6, 6, 9, 6, 6, 9))

@@ -113,10 +113,8 @@ _UNKNOWN_REQUESTS = (
            "write an email to my boss",
     "explain {thing} to me", "recommend a movie", "search the web for {thing}",
 )  # fmt: skip
-_PLACES = ("France", "Germany", "Spain", "Italy", "Japan", "China", "India", "Brazil", "London", "Paris",
-           "Rome")
-_THINGS = ("love", "war", "the moon", "the sun", "cats", "dogs", "time", "music", "space", "the sea",
-           "history")
+_PLACES = ("France", "Germany", "Spain", "Italy", "Japan", "China", "India", "Brazil", "London", "Paris", "Rome")
+_THINGS = ("love", "war", "the moon", "the sun", "cats", "dogs", "time", "music", "space", "the sea", "history")
 _FOODS = ("bread", "soup", "pizza", "rice", "cake", "pasta", "fish", "coffee")
 
 

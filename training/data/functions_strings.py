@@ -184,9 +184,7 @@ def _words(rng: random.Random) -> Spec:
         return Spec(pick_name(rng, (f"sort_{tag}", f"sorted_{tag}")), params, purpose, body)
     change, change_tag, value = rng.choice(_CHANGES) if rng.random() < 0.7 else ("", "", "w")
     length, symbol = str(rng.randint(2, 4)), rng.choice("!?*s")
-    change, change_tag, value = (
-        part.replace("@", length).replace("&", symbol) for part in (change, change_tag, value)
-    )
+    change, change_tag, value = (part.replace("@", length).replace("&", symbol) for part in (change, change_tag, value))
     each = f", each {change}," if change else ""
     suffix = f"_{change_tag}" if change_tag else ""
     body = ("result = []", *loop, f"        result.append({value})")
