@@ -39,7 +39,8 @@ class Utilisation:
     target: float
 
     def wanted(self, replicas: int, in_hand: int, busy: float) -> int:  # noqa: ARG002
-        return math.ceil(replicas * busy / self.target)
+        # Rounded, since 10 * 0.14 / 0.7 is a little more than 2.
+        return math.ceil(round(replicas * busy / self.target, 9))
 
 
 @dataclass(slots=True)

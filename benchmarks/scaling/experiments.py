@@ -1,7 +1,7 @@
 """The two comparisons: routing on a fleet of fixed size, autoscaling on a wave with bursts."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.scaling.autoscaling import Autoscaler, Fixed, InHand, Policy, Utilisation
@@ -34,10 +34,8 @@ class Size:
     fixed: int
 
 
-FULL = Size(replicas=200, routing_s=20.0, wave_s=1800.0, wave_rate=20.0, least=10, most=200, fixed=70)
-QUICK = Size(replicas=10, routing_s=10.0, wave_s=300.0, wave_rate=2.0, least=2, most=20, fixed=7)
-# Answers of the wave: long, so that a fleet of this size has few enough requests to simulate in minutes.
-WAVE_ANSWER = 1024
+FULL = Size(replicas=200, routing_s=120.0, wave_s=7200.0, wave_rate=100.0, least=10, most=200, fixed=80)
+QUICK = Size(replicas=10, routing_s=10.0, wave_s=300.0, wave_rate=4.0, least=2, most=10, fixed=4)
 
 
 def routing_traffic(size: Size, service: Service, load: float) -> Traffic:
@@ -55,9 +53,7 @@ def routing_traffic(size: Size, service: Service, load: float) -> Traffic:
 
 def wave_traffic(size: Size) -> Traffic:
     """One whole wave, squeezed into the trace, with bursts of a minute."""
-    return Traffic(
-        rate=size.wave_rate, duration=size.wave_s, period=size.wave_s, swing=0.6, bursts=3, burst_s=60.0
-    )
+    return Traffic(rate=size.wave_rate, duration=size.wave_s, period=size.wave_s, swing=0.6, bursts=3, burst_s=60.0)
 
 
 def compare_routing(size: Size, service: Service, seed: int) -> Iterator[dict[str, Any]]:
@@ -83,7 +79,6 @@ def scaling_policies(size: Size) -> dict[str, Policy]:
 def compare_scaling(size: Size, service: Service, seed: int) -> Iterator[dict[str, Any]]:
     """A row for every policy on the same trace, with its timeline."""
     trace = wave_traffic(size).draw(seed)
-    service = replace(service, answer=WAVE_ANSWER)
     for name, policy in scaling_policies(size).items():
         fixed = isinstance(policy, Fixed)
         least, most = (size.fixed, size.fixed) if fixed else (size.least, size.most)
@@ -120,6 +115,6 @@ def parameters(size: Size, service: Service, seed: int) -> dict[str, Any]:
         "requests_per_s_of_a_replica": service.requests_per_s(Traffic(1, 1).mean_tokens),
         "cached_tokens": service.cached_tokens,
         "size": asdict(size),
-        "wave": asdict(wave_traffic(size)) | {"answer": WAVE_ANSWER},
+        "wave": asdict(wave_traffic(size)),
         "routing": asdict(routing_traffic(size, service, 1.0)),
     }

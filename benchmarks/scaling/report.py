@@ -8,7 +8,7 @@ from typing import Any
 def write(directory: Path, command: str, date: str, result: dict[str, Any]) -> None:
     """Writes ``result.json``, ``README.md``, ``routing.png`` and ``autoscaling.png``."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    (directory / "result.json").write_text(json.dumps(result) + "\n")
     (directory / "README.md").write_text(_page(command, date, result))
     _plot_routing(directory / "routing.png", result["routing"])
     _plot_scaling(directory / "autoscaling.png", result["autoscaling"])
@@ -47,9 +47,8 @@ def _page(command: str, date: str, result: dict[str, Any]) -> str:
         "## Autoscaling",
         "",
         f"One wave of {wave['swing']:.0%} around {wave['rate']:g} requests/s in {wave['duration']:g} s and",
-        f"{wave['bursts']} bursts of {wave['burst_s']:g} s at {wave['burst_factor']:g} times the rate; answers of",
-        f"{wave['answer']} tokens; 120 s to load a replica; least requests; limits and windows of",
-        "`deploy/kubernetes/keda.yaml`.",
+        f"{wave['bursts']} bursts of {wave['burst_s']:g} s at {wave['burst_factor']:g} times the rate; 120 s to load a replica;",
+        "least requests; limits and windows of `deploy/kubernetes/keda.yaml`.",
         "",
         "| policy | p50 s | p99 s | p99 wait s | refused | replica-hours | busy |",
         "|---|---|---|---|---|---|---|",

@@ -1,18 +1,16 @@
 """Which replica a request goes to."""
 
-import bisect
-import hashlib
-import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from benchmarks.scaling.replica import Replica
 from benchmarks.scaling.trace import Arrival
+from deploy.ray.affinity import order, preferred
 
 
 class Router(Protocol):
-    """A policy. ``replicas`` are those that take requests, at least one; the list changes when they do."""
+    """A policy. ``replicas`` are those that take requests, at least one; another list when they change."""
 
     def choose(self, arrival: Arrival, replicas: Sequence[Replica]) -> Replica: ...
 
@@ -57,39 +55,24 @@ class PowerOfTwo:
 
 
 class PromptAffinity:
-    """The prompt's replica on a ring of hashes, or the next one with room.
+    """The prompt's own replica, or the next in its order while that one has more than ``bound`` times the mean load.
 
-    Consistent hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam 2018): no replica gets more than ``bound``
-    times the mean load, so a prompt that everyone asks spreads over as many replicas as it needs.
+    The rule of ``deploy/ray``, which says where it is from.
     """
-
-    POINTS = 32  # Points a replica has on the ring.
 
     def __init__(self, _: random.Random, bound: float = 1.25) -> None:
         self._bound = bound
-        self._key: tuple[int, ...] = ()
-        self._ring: list[tuple[int, int]] = []
+        self._fleet: Sequence[Replica] = []
+        self._orders: dict[int, list[str]] = {}
 
     def choose(self, arrival: Arrival, replicas: Sequence[Replica]) -> Replica:
-        key = tuple(replica.number for replica in replicas)
-        if key != self._key:
-            self._key = key
-            self._ring = sorted(
-                (_point(f"{number}/{point}"), index)
-                for index, number in enumerate(key)
-                for point in range(self.POINTS)
-            )
-        most = math.ceil(self._bound * (1 + sum(replica.in_hand for replica in replicas)) / len(replicas))
-        at = bisect.bisect_left(self._ring, (_point(f"prompt {arrival.prompt}"), 0))
-        for step in range(len(self._ring)):
-            replica = replicas[self._ring[(at + step) % len(self._ring)][1]]
-            if replica.in_hand < most:
-                return replica
-        raise AssertionError("every replica is above the mean")
-
-
-def _point(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+        if replicas is not self._fleet:
+            self._fleet, self._orders = replicas, {}
+        named = {replica.name: replica for replica in replicas}
+        if arrival.prompt not in self._orders:
+            self._orders[arrival.prompt] = order(str(arrival.prompt).encode(), named)
+        loads = {name: replica.in_hand for name, replica in named.items()}
+        return named[preferred(self._orders[arrival.prompt], loads, self._bound)[0]]
 
 
 ROUTERS: dict[str, Callable[[random.Random], Router]] = {

@@ -1,5 +1,6 @@
 """How long things take on one replica, by the formulas of ``cdlm plan``: bounds at the device's peaks."""
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -32,9 +33,9 @@ class Service:
     _prefill: dict[int, float] = field(default_factory=dict, compare=False, repr=False)
 
     @property
-    def forwards(self) -> float:
+    def forwards(self) -> int:
         """Forwards a request takes."""
-        return self.answer / self.tokens_per_forward
+        return math.ceil(self.answer / self.tokens_per_forward)
 
     @cached_property
     def _shape(self) -> tuple[ModelCost, Decoding, str]:

@@ -1,14 +1,16 @@
-"""The event loop: arrivals, ends of requests, looks of the autoscaler, replicas that come and go."""
+"""The fleet: requests that arrive, looks of the autoscaler, replicas that come and go."""
 
-import heapq
 import itertools
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from typing import Any
+
+import simpy
 
 from benchmarks.scaling.autoscaling import Autoscaler
-from benchmarks.scaling.replica import Replica
+from benchmarks.scaling.replica import Replica, Row
 from benchmarks.scaling.routing import Router
 from benchmarks.scaling.service import Service
 from benchmarks.scaling.trace import Arrival
@@ -57,81 +59,80 @@ def simulate(
     ``start`` replicas are ready at once, later ones take ``load_s`` seconds. A replica that is given up gets no more
     requests, ends those it has and leaves.
     """
-    outcome = Outcome()
-    route = router(random.Random(seed))
-    fleet = [Replica(number, service) for number in range(start)]
-    started = {replica.number: 0.0 for replica in fleet}
-    numbers = itertools.count(start)
-    order = itertools.count()
-    ends: list[tuple[float, int, int, Replica]] = []
-    open_to = list(fleet)
-    busy_before, looked = 0.0, 0.0
+    environment = simpy.Environment()
+    fleet = _Fleet(environment, service, router(random.Random(seed)), scaler, load_s)
+    for _ in range(start):
+        environment.process(fleet.replica(0.0))
+    arrivals = environment.process(fleet.arrivals(trace))
+    environment.process(fleet.looks(arrivals))
+    environment.run()
+    return fleet.outcome
 
-    def schedule(replica: Replica) -> None:
-        end = replica.next_finish()
-        if end < math.inf:
-            heapq.heappush(ends, (end, next(order), replica.version, replica))
 
-    def settle(replica: Replica, now: float) -> None:
-        for arrival, begun, end in replica.finished:
-            outcome.latencies.append(end - arrival.at)
-            outcome.waits.append(begun - arrival.at)
-        replica.finished.clear()
-        if replica.draining and replica.in_hand == 0 and replica.number in started:
-            outcome.replica_s += now - started.pop(replica.number)
+class _Fleet:
+    def __init__(
+        self, environment: simpy.Environment, service: Service, route: Router, scaler: Autoscaler, load_s: float
+    ) -> None:
+        self.outcome = Outcome()
+        self._environment = environment
+        self._service = service
+        self._route = route
+        self._scaler = scaler
+        self._load_s = load_s
+        self._numbers = itertools.count()
+        self._held: dict[Replica, simpy.Event] = {}  # And what tells each that it is given up.
+        self._ready: list[Replica] = []
+        self._over = environment.event()
 
-    def finish_until(now: float) -> None:
-        while ends and ends[0][0] <= now:
-            end, _, version, replica = heapq.heappop(ends)
-            if version == replica.version:  # Else something came in between and a later event stands for it.
-                replica.advance(end)
-                settle(replica, end)
-                schedule(replica)
+    def arrivals(self, trace: list[Arrival]) -> Generator[simpy.Event, Any, None]:
+        """Hands every request to a replica when its time comes; waits for all at the end."""
+        for arrival in trace:
+            # Now is a sum of floats and may lie behind a request of the same instant.
+            yield self._environment.timeout(max(0.0, arrival.at - self._environment.now))
+            self.outcome.arrived += 1
+            if not self._route.choose(arrival, self._ready).offer(arrival):
+                self.outcome.refused += 1
+        for replica in list(self._held):
+            yield replica.idle
+        self._over.succeed()
 
-    def look(now: float) -> None:
-        nonlocal open_to, busy_before, looked
-        # Brings the time in use of each up to now.
-        for replica in fleet:
-            if replica.number in started and replica.ready_at <= now:
-                version = replica.version
-                replica.advance(now)
-                settle(replica, now)
-                if version != replica.version:  # Rounding may end a request here that was to end just after.
-                    schedule(replica)
-        serving = [replica for replica in fleet if not replica.draining]
-        busy = sum(replica.busy_s for replica in fleet)
-        held = sum(1 for replica in serving if replica.ready_at <= now)
-        share = (busy - busy_before) / max(1e-9, held * (now - looked))
-        busy_before, looked = busy, now
-        in_hand = sum(replica.in_hand for replica in fleet)
-        outcome.timeline.append((now, len(started), in_hand))
-        wanted = scaler.decide(now, len(serving), in_hand, min(1.0, share))
-        for _ in range(wanted - len(serving)):
-            replica = Replica(next(numbers), service, now + load_s)
-            fleet.append(replica)
-            started[replica.number] = now
-        # The youngest go first: those that still load have cached nothing.
-        for replica in sorted(serving, key=lambda item: -item.number)[: max(0, len(serving) - wanted)]:
-            replica.draining = True
-            settle(replica, now)
-        open_to = [replica for replica in fleet if not replica.draining and replica.ready_at <= now]
+    def replica(self, load_s: float) -> Generator[simpy.Event, Any, None]:
+        """The life of one replica."""
+        replica = Replica(next(self._numbers), self._environment, self._service, self._finished)
+        given_up = self._held[replica] = self._environment.event()
+        begun = self._environment.now
+        if load_s:
+            yield self._environment.timeout(load_s) | given_up | self._over
+        if not given_up.triggered:
+            self._ready = [*self._ready, replica]
+            yield given_up | self._over
+            self._ready = [other for other in self._ready if other is not replica]
+        yield replica.idle
+        del self._held[replica]
+        self.outcome.replica_s += self._environment.now - begun
+        self.outcome.busy_s += replica.busy_s
+        self.outcome.hits += replica.hits
 
-    next_look = scaler.look_s
-    for arrival in trace:
-        while next_look <= arrival.at:
-            finish_until(next_look)
-            look(next_look)
-            next_look += scaler.look_s
-        finish_until(arrival.at)
-        outcome.arrived += 1
-        replica = route.choose(arrival, open_to)
-        if not replica.offer(arrival, arrival.at):
-            outcome.refused += 1
-        schedule(replica)
-        settle(replica, arrival.at)
-    finish_until(math.inf)
-    last = max((trace[-1].at, *(replica.now for replica in fleet))) if trace else 0.0
-    outcome.replica_s += sum(last - begun for begun in started.values())
-    outcome.busy_s = sum(replica.busy_s for replica in fleet)
-    outcome.hits = sum(replica.hits for replica in fleet)
-    return outcome
+    def looks(self, arrivals: simpy.Event) -> Generator[simpy.Event, Any, None]:
+        """The autoscaler, until the last request has come."""
+        before: dict[Replica, float] = {}
+        while True:
+            yield self._environment.timeout(self._scaler.look_s) | arrivals
+            if arrivals.triggered:
+                return
+            in_hand = sum(replica.in_hand for replica in self._held)
+            self.outcome.timeline.append((self._environment.now, len(self._held), in_hand))
+            spent = sum(replica.busy_s - before.get(replica, 0.0) for replica in self._ready)
+            before = {replica: replica.busy_s for replica in self._held}
+            busy = spent / (len(self._ready) * self._scaler.look_s)
+            staying = [replica for replica, given_up in self._held.items() if not given_up.triggered]
+            wanted = self._scaler.decide(self._environment.now, len(staying), in_hand, min(1.0, busy))
+            for _ in range(wanted - len(staying)):
+                self._environment.process(self.replica(self._load_s))
+            # The youngest go first: those that still load have cached nothing.
+            for replica in staying[wanted:]:
+                self._held[replica].succeed()
+
+    def _finished(self, row: Row) -> None:
+        self.outcome.latencies.append(self._environment.now - row.arrival.at)
+        self.outcome.waits.append(row.started - row.arrival.at)

@@ -1,0 +1,264 @@
+"""A local Ray cluster with two replicas of the bundled student, deployed from the shipped configuration.
+
+Run with ``RAY_BIN=/path/to/environment/bin pytest -m ray``; the environment has Ray Serve and this program.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.e2e.conftest import ROOT, free_port
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
+
+START_LIMIT_S = 600.0  # On two busy cores; on idle ones it takes half a minute.
+SLOTS = 4  # Requests that a replica takes at once.
+REPLICA = "ray::ServeReplica:cdlm:Replica"
+# One token a step, for as long as the context lasts.
+SLOW = {"confidence_threshold": 1.0, "max_steps_per_block": 32, "ignore_eos": True, "max_tokens": 1500}
+
+
+class Cluster:
+    """A Ray head node, an application on it and a client to its proxy."""
+
+    def __init__(self, directory: Path) -> None:
+        binaries = os.environ.get("RAY_BIN")
+        if not binaries:
+            pytest.skip("RAY_BIN names no environment with Ray Serve")
+        self._binaries = Path(binaries).expanduser()
+        self._mark = uuid.uuid4().hex
+        self._ray_port, self.port = free_port(), free_port()
+        self._environment = os.environ | {
+            "PATH": f"{self._binaries}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # Load of the last seconds instead of the last half minute, so that a test sees a change.
+            "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+            "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+            "CLUSTER_OF_TEST": self._mark,
+        }
+        self._directory = directory
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=600)
+        self._node = self._start(
+            "ray", "start", "--head", "--block", "--port", str(self._ray_port), "--num-cpus", "2",
+            "--include-dashboard", "false", "--object-store-memory", "100000000",
+        )  # fmt: skip
+
+    def _start(self, program: str, *arguments: str) -> "subprocess.Popen[bytes]":
+        with (self._directory / f"{program}.log").open("ab") as log:
+            # The scripts' first lines name an interpreter that may have moved.
+            command = [self._binaries / "python", self._binaries / program, *arguments]
+            return subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=log, stderr=log)
+
+    def deploy(self, **autoscaling: float) -> None:
+        """Deploys the shipped configuration without GPUs, with these fields of ``autoscaling_config``."""
+        config = yaml.safe_load((ROOT / "deploy/ray/serve.yaml").read_text())
+        config["http_options"] |= {"host": "127.0.0.1", "port": self.port}
+        (application,) = config["applications"]
+        application["args"] = {"threads": 1, "max_num_seqs": SLOTS}
+        gateway, replica = application["deployments"]
+        # One, so that it knows every load; no CPUs, since two are all there are.
+        gateway |= {"num_replicas": 1, "ray_actor_options": {"num_cpus": 0}}
+        replica |= {"max_ongoing_requests": SLOTS, "ray_actor_options": {"num_cpus": 0}}
+        replica["autoscaling_config"] |= {"look_back_period_s": 3, "upscale_delay_s": 2, **autoscaling}
+        path = self._directory / "serve.yaml"
+        path.write_text(yaml.safe_dump(config))
+        deadline = time.monotonic() + START_LIMIT_S
+        while self._start(
+            "serve", "run", "--non-blocking", "--address", f"127.0.0.1:{self._ray_port}", str(path)
+        ).wait():
+            assert time.monotonic() < deadline, self.log()  # The node may not be up yet.
+            time.sleep(2)
+
+    def log(self) -> str:
+        """The end of what ray and serve printed."""
+        return "\n".join(path.read_text()[-3000:] for path in self._directory.glob("*.log"))
+
+    def wait_for(self, condition: Callable[[], bool], limit_s: float = START_LIMIT_S) -> None:
+        """Waits until ``condition()`` is true."""
+        deadline = time.monotonic() + limit_s
+        while True:
+            with contextlib.suppress(httpx.TransportError, httpx.HTTPStatusError):
+                if condition():
+                    return
+            assert time.monotonic() < deadline, self.log()
+            time.sleep(0.3)
+
+    def metric(self, name: str) -> dict[str, float]:
+        """A metric of each replica."""
+        page = self.client.get("/metrics")
+        page.raise_for_status()
+        samples = [sample for family in text_string_to_metric_families(page.text) for sample in family.samples]
+        found: Counter[str] = Counter()
+        for sample in samples:
+            if sample.name == name:
+                found[sample.labels["replica"]] += sample.value
+        return dict(found)
+
+    def replicas(self) -> int:
+        """How many serve."""
+        return len(self.metric("cdlm_engine_up"))
+
+    def running(self) -> float:
+        """Sequences in all engines."""
+        return sum(self.metric("cdlm_num_requests_running").values())
+
+    def complete(self, prompt: str, **fields: Any) -> dict[str, Any]:
+        """An answer at once."""
+        answer = self.client.post("/v1/completions", json={"prompt": prompt, "max_tokens": 96} | fields)
+        assert answer.status_code == 200, answer.text
+        result: dict[str, Any] = answer.json()
+        return result
+
+    def stream(self, prompt: str, **fields: Any) -> Iterator[Any]:
+        """Payloads of a stream's events; the last is ``"[DONE]"`` or an error."""
+        body = {"prompt": prompt, "stream": True, "max_tokens": 96} | fields
+        with self.client.stream("POST", "/v1/completions", json=body) as answer:
+            assert answer.status_code == 200, answer.read()
+            for line in answer.iter_lines():
+                if line.startswith("data: "):
+                    data = line.removeprefix("data: ")
+                    yield data if data == "[DONE]" else json.loads(data)
+
+    def processes(self, title: str) -> list[int]:
+        """Ids of this cluster's processes whose title begins so."""
+        found = []
+        for directory in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                mine = f"CLUSTER_OF_TEST={self._mark}".encode() in (directory / "environ").read_bytes()
+                if mine and (directory / "cmdline").read_bytes().startswith(title.encode()):
+                    found.append(int(directory.name))
+        return sorted(found)
+
+    def stop(self) -> None:
+        """Ends every process of the cluster."""
+        self.client.close()
+        self._node.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._node.wait(30)
+        for process in self.processes(""):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        self._node.wait()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("ray"))
+    try:
+        cluster.deploy()
+        cluster.wait_for(lambda: cluster.replicas() == 2)
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def problem(number: int) -> str:
+    """A prompt of more than a page, so that it can be cached."""
+    return (
+        f"Tom has {number} apples. Then Tom buys 3 bags of 12 apples. Next Tom gives away 8. How many apples has Tom?"
+    )
+
+
+def test_a_stream_comes_block_by_block_through_the_proxy(cluster: Cluster) -> None:
+    slow = SLOW | {"max_tokens": 96}
+    times, texts = [], []
+    for event in cluster.stream(problem(14), **slow):
+        if event != "[DONE]":
+            times.append(time.monotonic())
+            texts.append(event["choices"][0]["text"])
+    assert event == "[DONE]"
+    assert "".join(texts) == cluster.complete(problem(14), **slow)["choices"][0]["text"]
+    # Between blocks are 32 forwards; had the blocks been collected on the way, there would be nothing.
+    assert times[1] - times[0] > 0.02
+    assert times[2] - times[1] > 0.02
+
+
+def test_errors_of_the_server_come_through(cluster: Cluster) -> None:
+    refused = cluster.client.post("/v1/completions", json={"prompt": "hello", "max_tokens": -1})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "max_tokens"
+    assert cluster.client.post("/v1/completions", content=b"x" * 11_000_000).status_code == 413
+    assert cluster.client.get("/nowhere").status_code == 404
+
+
+def test_identical_prompts_go_where_they_are_cached(cluster: Cluster) -> None:
+    found = []
+    for number in range(100, 106):
+        for _ in range(3):
+            found.append(cluster.complete(problem(number))["usage"]["prompt_tokens_details"]["cached_tokens"])
+    # By luck alone: once in four thousand runs.
+    assert [bool(tokens) for tokens in found] == [False, True, True] * 6
+    assert all(cluster.metric("cdlm_requests_finished_total").values())  # And not because one takes all.
+
+
+def test_a_client_that_leaves_ends_the_work(cluster: Cluster) -> None:
+    stream = cluster.stream(problem(200), **SLOW)
+    next(stream)
+    cluster.wait_for(lambda: cluster.running() == 1, 10)
+    stream.close()
+    cluster.wait_for(lambda: cluster.running() == 0, 10)
+    assert sum(cluster.metric("cdlm_requests_cancelled_total").values()) >= 1
+
+
+def test_a_replica_that_dies_loses_nothing_but_begun_streams(cluster: Cluster) -> None:
+    """Half of the places hold streams that have begun and half answers that have not; more wait in the gateway."""
+    streams = [cluster.stream(problem(number), **SLOW) for number in range(300, 300 + SLOTS)]
+    for stream in streams:
+        next(stream)
+    with ThreadPoolExecutor(32) as threads:
+        answers = [
+            threads.submit(cluster.complete, problem(number), **SLOW | {"max_tokens": 256}) for number in range(20)
+        ]
+        cluster.wait_for(lambda: cluster.running() == 2 * SLOTS, 30)
+        before = cluster.metric("cdlm_num_requests_running")
+        victim = cluster.processes(REPLICA)[0]
+        assert not any(answer.done() for answer in answers)
+        os.kill(victim, signal.SIGKILL)
+        ends = list(threads.map(lambda stream: list(stream)[-1], streams))
+        texts = [answer.result()["choices"][0]["text"] for answer in answers]
+    assert list(before.values()) == [SLOTS, SLOTS]
+    broken = [end for end in ends if end != "[DONE]"]
+    # Four streams on two replicas, at most three on one.
+    assert 1 <= len(broken) <= 3
+    assert all("died" in end["error"]["message"] for end in broken)
+    assert all(texts)
+    cluster.wait_for(lambda: cluster.replicas() == 2)  # Ray starts another.
+    assert victim not in cluster.processes(REPLICA)
+    again = [
+        cluster.complete(problem(number), **SLOW | {"max_tokens": 256})["choices"][0]["text"] for number in range(4)
+    ]
+    assert again == texts[:4]
+
+
+def test_scaling_down_and_up_under_load_loses_nothing(cluster: Cluster) -> None:
+    cluster.deploy(min_replicas=1, max_replicas=2, target_ongoing_requests=4, downscale_delay_s=2)
+    ends: list[Any] = []
+
+    def load(until: int) -> None:
+        number = 1000
+        while cluster.replicas() != until:
+            number += 1
+            ends.append(list(cluster.stream(problem(number), **SLOW | {"max_tokens": 256}))[-1])
+
+    with ThreadPoolExecutor(16) as threads:
+        for users, until in ((2, 1), (12, 2)):
+            for user in [threads.submit(load, until) for _ in range(users)]:
+                user.result(START_LIMIT_S)
+    assert len(ends) >= 14
+    assert set(ends) == {"[DONE]"}
