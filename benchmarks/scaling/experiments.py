@@ -34,7 +34,7 @@ class Size:
     fixed: int
 
 
-FULL = Size(replicas=200, routing_s=120.0, wave_s=7200.0, wave_rate=100.0, least=10, most=200, fixed=80)
+FULL = Size(replicas=200, routing_s=60.0, wave_s=3600.0, wave_rate=50.0, least=5, most=100, fixed=40)
 QUICK = Size(replicas=10, routing_s=10.0, wave_s=300.0, wave_rate=4.0, least=2, most=10, fixed=4)
 
 

@@ -11,13 +11,13 @@ from benchmarks.scaling.service import Service
 from benchmarks.scaling.trace import Arrival
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Row:
-    """A request in a batch: since when, and how many forwards it still takes."""
+    """A request in a batch: since when, and the number of the replica's forward that is its last."""
 
     arrival: Arrival
     started: float
-    left: int
+    last: int
 
 
 class Replica:
@@ -39,7 +39,8 @@ class Replica:
         self._environment = environment
         self._service = service
         self._finished = finished
-        self._running: list[Row] = []
+        self._forwards = 0
+        self._running: deque[Row] = deque()  # All take as many forwards, so they end in the order they came in.
         self._waiting: deque[Arrival] = deque()
         self._cache: OrderedDict[int, int] = OrderedDict()
         self._cached = 0
@@ -65,11 +66,9 @@ class Replica:
             seconds += self._service.forward_s[len(self._running)]
             yield self._environment.timeout(seconds)
             self.busy_s += seconds
-            for row in self._running:
-                row.left -= 1
-                if not row.left:
-                    self._finished(row)
-            self._running = [row for row in self._running if row.left]
+            self._forwards += 1
+            while self._running and self._running[0].last == self._forwards:
+                self._finished(self._running.popleft())
         self.idle.succeed()
 
     def _admit(self) -> float:
@@ -83,7 +82,7 @@ class Replica:
             else:
                 seconds += self._service.prefill_s(arrival.tokens)
                 self._keep(arrival)
-            self._running.append(Row(arrival, self._environment.now, self._service.forwards))
+            self._running.append(Row(arrival, self._environment.now, self._forwards + self._service.forwards))
         return seconds
 
     def _keep(self, arrival: Arrival) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST
 from ray import serve
 from ray.exceptions import RayActorError
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -62,13 +62,15 @@ class Gateway:
         """All replicas' metrics, each with the label ``replica``; one that dies meanwhile is left out.
 
         Raises:
-            ApiError: 503 when one does not answer in time.
+            ApiError: 503 when there is none or one does not answer in time.
         """
         asked = self._replicas.broadcast("metrics")
         try:
             answers = await asked.results_async(timeout_s=METRICS_TIMEOUT_S, return_exceptions=True)
         except TimeoutError:
             raise ApiError(503, "A replica did not answer in time", retry_after=2) from None
+        except DeploymentUnavailableError:
+            raise _unavailable() from None
         pages = dict(answer for answer in answers if not isinstance(answer, BaseException))
         return Response(merged(pages), headers={"content-type": CONTENT_TYPE_LATEST})
 
@@ -79,7 +81,7 @@ class Gateway:
         a new attempt. After it a stream ends with an error event and any other answer breaks off.
 
         Raises:
-            ApiError: 429 when too many requests wait, 503 after the last attempt.
+            ApiError: 429 when too many requests wait, 503 without replicas and after the last attempt.
         """
         for attempt in range(1, ATTEMPTS + 1):
             exchange = _Exchange(send, last=attempt == ATTEMPTS)
@@ -92,6 +94,8 @@ class Gateway:
                         break
                 else:
                     return
+            except DeploymentUnavailableError:
+                raise _unavailable() from None
             except BackPressureError:
                 raise ApiError(429, "Too many requests are waiting; retry later", retry_after=1) from None
             except RayActorError:
@@ -145,6 +149,10 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await Request(scope, receive).body()
         await self._gateway.forward(scope, body, send)
+
+
+def _unavailable() -> ApiError:
+    return ApiError(503, "There is no replica", retry_after=10)
 
 
 async def _refusal(request: Request, error: Exception) -> Response:  # noqa: ARG001
