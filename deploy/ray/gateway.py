@@ -62,7 +62,7 @@ class Gateway:
         """All replicas' metrics, each with the label ``replica``; one that dies meanwhile is left out.
 
         Raises:
-            ApiError: 503 when there is none or one does not answer in time.
+            ApiError: 503 when there is none, or one does not answer in time: all its places are taken.
         """
         asked = self._replicas.broadcast("metrics")
         try:

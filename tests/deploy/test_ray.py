@@ -11,7 +11,7 @@ import subprocess
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, obje
 print(ray.get_runtime_context().gcs_address, flush=True)
 signal.pause()
 """
-SLOTS = 4  # Requests that a replica takes at once.
+SLOTS = 4  # Rows of a replica's batch.
 REPLICA = "ray::ServeReplica:cdlm:Replica"
 # One token a step, for as long as the context lasts.
 SLOW = {"confidence_threshold": 1.0, "max_steps_per_block": 32, "ignore_eos": True, "max_tokens": 1500}
@@ -92,7 +92,8 @@ class Cluster:
         gateway, replica = application["deployments"]
         # One, so that it knows every load; no CPUs, since two are all there are.
         gateway |= {"num_replicas": 1, "ray_actor_options": {"num_cpus": 0}}
-        replica |= {"max_ongoing_requests": SLOTS, "ray_actor_options": {"num_cpus": 0}}
+        # Two places more than a batch, since replicas that are full do not say their metrics.
+        replica |= {"max_ongoing_requests": SLOTS + 2, "ray_actor_options": {"num_cpus": 0}}
         # Load of the last seconds, so that a test sees a change.
         replica["autoscaling_config"] |= {"metrics_interval_s": 1, "look_back_period_s": 3, "upscale_delay_s": 2}
         replica["autoscaling_config"] |= autoscaling
@@ -131,9 +132,10 @@ class Cluster:
         """How many serve."""
         return len(self.metric("cdlm_engine_up"))
 
-    def running(self) -> float:
-        """Sequences in all engines."""
-        return sum(self.metric("cdlm_num_requests_running").values())
+    def in_hand(self) -> float:
+        """Sequences waiting and running in all engines."""
+        names = ("cdlm_num_requests_running", "cdlm_num_requests_waiting")
+        return sum(value for name in names for value in self.metric(name).values())
 
     def complete(self, prompt: str, **fields: Any) -> dict[str, Any]:
         """An answer at once."""
@@ -142,7 +144,7 @@ class Cluster:
         result: dict[str, Any] = answer.json()
         return result
 
-    def stream(self, prompt: str, **fields: Any) -> Iterator[Any]:
+    def stream(self, prompt: str, **fields: Any) -> Generator[Any, None, None]:
         """Payloads of a stream's events; the last is ``"[DONE]"`` or an error."""
         body = {"prompt": prompt, "stream": True, "max_tokens": 96} | fields
         with self.client.stream("POST", "/v1/completions", json=body) as answer:
@@ -224,9 +226,9 @@ def test_identical_prompts_go_where_they_are_cached(cluster: Cluster) -> None:
 def test_a_client_that_leaves_ends_the_work(cluster: Cluster) -> None:
     stream = cluster.stream(problem(200), **SLOW)
     next(stream)
-    cluster.wait_for(lambda: cluster.running() == 1, 10)
+    cluster.wait_for(lambda: cluster.in_hand() == 1, 10)
     stream.close()
-    cluster.wait_for(lambda: cluster.running() == 0, 10)
+    cluster.wait_for(lambda: cluster.in_hand() == 0, 10)
     assert sum(cluster.metric("cdlm_requests_cancelled_total").values()) >= 1
 
 
@@ -238,27 +240,28 @@ def seconds_long(cluster: Cluster, wanted_s: float) -> dict[str, Any]:
 
 
 def test_a_replica_that_dies_loses_nothing_but_begun_streams(cluster: Cluster) -> None:
-    """Half of the places hold streams that have begun and half answers that have not; more wait in the gateway."""
+    """Streams that have begun and answers that have not in both replicas, and more answers in the gateway."""
     some = seconds_long(cluster, 3)
-    streams = [cluster.stream(problem(number), **SLOW) for number in range(300, 300 + SLOTS)]
+    streams = [cluster.stream(problem(number), **SLOW, stream_granularity="step") for number in range(300, 300 + SLOTS)]
     for stream in streams:
         next(stream)
     with ThreadPoolExecutor(16) as threads:
-        answers = [threads.submit(cluster.complete, problem(number), **some) for number in range(3 * SLOTS)]
-        cluster.wait_for(lambda: cluster.running() == 2 * SLOTS, 60)
+        answers = [threads.submit(cluster.complete, problem(number), **some) for number in range(SLOTS)]
+        cluster.wait_for(lambda: cluster.in_hand() == 2 * SLOTS, 120)
+        answers += [threads.submit(cluster.complete, problem(number), **some) for number in range(SLOTS, 4 * SLOTS)]
+        time.sleep(0.5)
         victim = cluster.processes(REPLICA)[0]
         assert not any(answer.done() for answer in answers)
         os.kill(victim, signal.SIGKILL)
         killed = time.monotonic()
 
-        def end(stream: Iterator[Any]) -> Any:
+        def end(stream: Generator[Any, None, None]) -> Any:
             """The error or the end, or a block that was surely made after the death."""
-            return next(event for event in stream if "id" not in event or time.monotonic() > killed + 5)
+            with contextlib.closing(stream):
+                return next(event for event in stream if "id" not in event or time.monotonic() > killed + 5)
 
         ends = list(threads.map(end, streams))
         texts = [answer.result()["choices"][0]["text"] for answer in answers]
-    for stream in streams:
-        stream.close()
     broken = [end for end in ends if "error" in end]
     # Four streams on two replicas, at most three on one.
     assert 1 <= len(broken) <= 3
