@@ -12,7 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +245,7 @@ def test_a_replica_that_dies_loses_nothing_but_begun_streams(cluster: Cluster) -
     streams = [cluster.stream(problem(number), **SLOW, stream_granularity="step") for number in range(300, 300 + SLOTS)]
     for stream in streams:
         next(stream)
-    with ThreadPoolExecutor(16) as threads:
+    with ThreadPoolExecutor(5 * SLOTS) as threads:  # All at once: the streams must be read when it happens.
         answers = [threads.submit(cluster.complete, problem(number), **some) for number in range(SLOTS)]
         cluster.wait_for(lambda: cluster.in_hand() == 2 * SLOTS, 120)
         answers += [threads.submit(cluster.complete, problem(number), **some) for number in range(SLOTS, 4 * SLOTS)]
@@ -274,18 +274,26 @@ def test_a_replica_that_dies_loses_nothing_but_begun_streams(cluster: Cluster) -
 
 def test_scaling_down_and_up_under_load_loses_nothing(cluster: Cluster) -> None:
     some = seconds_long(cluster, 3)
-    cluster.deploy(min_replicas=1, max_replicas=2, target_ongoing_requests=SLOTS, downscale_delay_s=2)
     ends: list[Any] = []
 
     def load(until: int) -> None:
         number = 1000
-        while cluster.replicas() != until:
+        while True:
             number += 1
             ends.append(list(cluster.stream(problem(number), **some))[-1])
+            with contextlib.suppress(httpx.HTTPStatusError):  # No metrics while all places are taken.
+                if cluster.replicas() == until:
+                    return
+
+    def users(count: int, until: int) -> list[Future[None]]:
+        return [threads.submit(load, until) for _ in range(count)]
 
     with ThreadPoolExecutor(16) as threads:
-        for users, until in ((2, 1), (3 * SLOTS, 2)):
-            for user in [threads.submit(load, until) for _ in range(users)]:
-                user.result(START_LIMIT_S)
-    assert len(ends) >= 2 + 3 * SLOTS
+        few = users(2, until=1)
+        cluster.deploy(min_replicas=1, max_replicas=2, target_ongoing_requests=SLOTS, downscale_delay_s=2)
+        for user in few:
+            user.result(START_LIMIT_S)
+        for user in users(SLOTS + 2, until=2):
+            user.result(START_LIMIT_S)
+    assert len(ends) >= SLOTS + 4
     assert set(ends) == {"[DONE]"}
