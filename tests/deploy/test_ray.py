@@ -276,8 +276,7 @@ def test_scaling_down_and_up_under_load_loses_nothing(cluster: Cluster) -> None:
     some = seconds_long(cluster, 3)
     ends: list[Any] = []
 
-    def load(until: int) -> None:
-        number = 1000
+    def load(number: int, until: int) -> None:
         while True:
             number += 1
             ends.append(list(cluster.stream(problem(number), **some))[-1])
@@ -286,14 +285,14 @@ def test_scaling_down_and_up_under_load_loses_nothing(cluster: Cluster) -> None:
                     return
 
     def users(count: int, until: int) -> list[Future[None]]:
-        return [threads.submit(load, until) for _ in range(count)]
+        return [threads.submit(load, 1000 * user, until) for user in range(1, count + 1)]
 
     with ThreadPoolExecutor(16) as threads:
-        few = users(2, until=1)
+        few = users(3, until=1)  # At most two on one replica.
         cluster.deploy(min_replicas=1, max_replicas=2, target_ongoing_requests=SLOTS, downscale_delay_s=2)
         for user in few:
             user.result(START_LIMIT_S)
         for user in users(SLOTS + 2, until=2):
             user.result(START_LIMIT_S)
-    assert len(ends) >= SLOTS + 4
+    assert len(ends) >= SLOTS + 5
     assert set(ends) == {"[DONE]"}
