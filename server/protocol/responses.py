@@ -9,6 +9,7 @@ from server.errors import invalid
 from server.protocol.chat import check_content
 from server.protocol.common import AnswerFields, ApiModel
 from server.protocol.effort import Effort
+from server.protocol.formats import TextFormat
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -74,12 +75,6 @@ class InputItem(ApiModel):
     def fields(self) -> dict[str, str]:
         """What the chat template sees."""
         return {"role": self.role, "content": self.content}
-
-
-class TextFormat(ApiModel):
-    """The format of the text."""
-
-    type: Literal["text", "json_object", "json_schema"]
 
 
 class TextConfig(ApiModel):
@@ -170,6 +165,8 @@ class ResponsesRequest(AnswerFields):
         super().check_supported()
         if self.top_logprobs and not self.reports_logprobs:
             raise invalid(f"top_logprobs needs include to have {LOGPROBS!r}", "top_logprobs")
+        if self.ignore_eos and self.text.format.type != "text":
+            raise invalid("ignore_eos cannot be used with text.format: such an answer ends", "ignore_eos")
         for name in self.model_extra or {}:
             if name in _ELSEWHERE:
                 hint = f"; use {_ELSEWHERE[name]}" if _ELSEWHERE[name] else ""
@@ -178,8 +175,6 @@ class ResponsesRequest(AnswerFields):
     def _not_honoured(self) -> Iterator[str]:
         yield from super()._not_honoured()
         yield from (name for name in _REFUSED if getattr(self, name))
-        if self.text.format.type != "text":
-            yield "text.format"
         yield from (
             f"reasoning.{name}" for name in ("summary", "generate_summary", "context", "mode")
             if getattr(self.reasoning, name) is not None
