@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, JsonValue, PlainValidator
 
 from server.errors import invalid
 from server.protocol.chat import check_content
-from server.protocol.common import AnswerFields, ApiModel
+from server.protocol.common import AnswerFields, ApiModel, ObfuscationOptions
 from server.protocol.effort import Effort
 from server.protocol.formats import TextFormat
 
@@ -92,12 +92,6 @@ class Reasoning(ApiModel):
     generate_summary: JsonValue = None
     context: JsonValue = None
     mode: JsonValue = None
-
-
-class ObfuscationOptions(ApiModel):
-    """Options of a stream."""
-
-    include_obfuscation: bool = Field(False, description="Padding of events; only false is supported.")
 
 
 class ResponsesRequest(AnswerFields):
