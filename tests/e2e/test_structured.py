@@ -1,6 +1,7 @@
 """Structured output and tools of a real server, with the bundled student, which was trained for neither."""
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 import jsonschema
@@ -70,6 +71,18 @@ def test_json_objects_are_objects(server: Server) -> None:
     for choice in server.post(PATH, body).json()["choices"]:
         assert choice["finish_reason"] == "stop"
         assert isinstance(json.loads(choice["message"]["content"]), dict)
+
+
+def test_numbers_do_not_eat_the_answer(server: Server) -> None:
+    """Without a bound of their length this student writes digits until nothing else fits."""
+    numbers = {name: {"type": kind} for name, kind in (("a", "number"), ("b", "integer"), ("c", "number"))}
+    wanted = {"type": "object", "properties": numbers, "required": ["a", "b", "c"], "additionalProperties": False}
+    body = CHAT | {"response_format": schema_format(wanted), "max_tokens": 250, "n": 4, "temperature": 1.2, "seed": 5}
+    for choice in server.post(PATH, body).json()["choices"]:
+        text = choice["message"]["content"]
+        assert choice["finish_reason"] == "stop"
+        assert set(json.loads(text)) == {"a", "b", "c"}
+        assert max(map(len, re.findall(r"[-+.0-9eE]+", text))) <= 26
 
 
 @pytest.mark.parametrize("granularity", ["block", "step"])
