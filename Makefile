@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check load bench eval table train-nano secrets prometheus chromium dashboards clean
+.PHONY: help install serve test clients check load bench eval table train-nano secrets prometheus chromium dashboards clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -39,6 +39,9 @@ serve: $(VENV)/.installed ## Serves the bundled student on 127.0.0.1:8000; ARGS=
 
 test: $(VENV)/.installed-dev ## Runs the tests; ARGS="-k oracle" passes pytest arguments.
 	$(BIN)/python -m pytest $(ARGS)
+
+clients: $(VENV)/.installed-dev ## Other people's clients against the server; installs them into ~/.cache/cdlm-clients (needs npm).
+	$(BIN)/python -m pytest -m clients tests/clients $(ARGS)
 
 check: $(VENV)/.installed-dev ## Lint, formatting, types, and the one-way import rules.
 	$(BIN)/ruff check .

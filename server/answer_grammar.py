@@ -1,4 +1,4 @@
-"""From ``response_format`` and ``tools`` to the grammar of an answer (docs/structured-output.md)."""
+"""From formats and ``tools`` to the grammar of an answer (docs/structured-output.md)."""
 
 import json
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from server.errors import invalid
 from server.protocol.chat import ChatRequest
+from server.protocol.formats import ResponseFormat, TextFormat
 from server.protocol.tools import ChosenTool, Tool
 from server.tool_format import CALL_BEGIN, CALL_END, CALL_MARK, CALL_SEPARATOR, call_head
 
@@ -34,10 +35,9 @@ def answer_grammar(body: ChatRequest) -> AnswerGrammar | None:
 
     Raises ``ApiError`` 400 for a schema that is nested too deeply or cannot be kept by a grammar.
     """
-    schema = body.response_format.schema_of_answer if body.response_format is not None else None
     answer = None
-    if schema is not None and (body.tool_choice == "auto" or not body.offered_tools):
-        answer = AnswerGrammar(f"start: {_json(schema, 'response_format')}", "response_format")
+    if body.response_format is not None and (body.tool_choice == "auto" or not body.offered_tools):
+        answer = format_grammar(body.response_format, "response_format")
     if not body.offered_tools:
         return answer
     lines = _calls(body.offered_tools, body)
@@ -49,6 +49,15 @@ def answer_grammar(body: ChatRequest) -> AnswerGrammar | None:
         return AnswerGrammar("\n".join(lines), "tools", (calls,))
     lines += ["start: calls | answer", answer.text.replace("start", "answer", 1)]
     return AnswerGrammar("\n".join(lines), "tools", (answer, calls))
+
+
+def format_grammar(wanted: ResponseFormat | TextFormat, param: str) -> AnswerGrammar | None:
+    """The grammar of the answers in a format, which is the field ``param``; ``None`` for free text.
+
+    Raises ``ApiError`` 400 for a schema that is nested too deeply or cannot be kept by a grammar.
+    """
+    schema = wanted.schema_of_answer
+    return None if schema is None else AnswerGrammar(f"start: {_json(schema, param)}", param)
 
 
 def _calls(tools: Sequence[Tool], body: ChatRequest) -> list[str]:

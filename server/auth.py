@@ -8,11 +8,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import ApiError
 
-OPEN_PATHS = frozenset({"/health", "/livez", "/readyz", "/ping"})
+# Probes, and what the API is like, which is the same for every server of this version: browsers send no key for a page.
+OPEN_PATHS = frozenset({"/health", "/livez", "/readyz", "/ping", "/docs", "/openapi.json"})
 
 
 class ApiKeyAuth:
-    """Lets through only the probes, ``open_paths`` and requests whose ``Authorization: Bearer`` key is known.
+    """Lets through only ``OPEN_PATHS``, ``open_paths`` and requests whose ``Authorization: Bearer`` key is known.
 
     Without keys every request passes. Any path that is not literally an open one needs a key.
     """

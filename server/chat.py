@@ -13,7 +13,7 @@ from server.answer_grammar import answer_grammar
 from server.body import read_body
 from server.choice import Choice, Update
 from server.diffusing import diffusing
-from server.errors import ApiError, invalid
+from server.errors import ApiError
 from server.generation import Job
 from server.logprobs import PlacedToken, chat_logprobs
 from server.protocol.chat import ChatRequest
@@ -44,7 +44,7 @@ async def _plan(
     services: Services, body: ChatRequest, ready: EngineReady, codec: TextCodec, record: RequestRecord
 ) -> Job:
     services.gate.check_size(body.n, "n")
-    grammar = await _grammar(services, body, ready, codec)
+    grammar = await services.checked_grammar(answer_grammar(body), body.stop_token_ids, ready, codec)
     ids = await codec.encode_chat(
         [message.fields() for message in body.messages],
         ready.max_model_len,
@@ -54,21 +54,6 @@ async def _plan(
     budget = token_budget(len(ids), body.token_limit, ready, "messages", guided=body.guidance_scale > 0)
     check_edits(body, budget, ready)
     return Job.plan(services, codec, record, body, [ids], [budget], grammar=grammar)
-
-
-async def _grammar(services: Services, body: ChatRequest, ready: EngineReady, codec: TextCodec) -> str | None:
-    """What the answers must follow; raises ``ApiError`` 400 if they cannot."""
-    grammar = answer_grammar(body)
-    if grammar is None:
-        return None
-    check_stop_ids(body.stop_token_ids, ready)
-    if not all(codec.is_special(ident) for ident in body.stop_token_ids):
-        message = f"stop_token_ids: with {grammar.param} only special tokens can end an answer"
-        raise invalid(message, "stop_token_ids")
-    if not ready.stop_token_ids and not body.stop_token_ids:
-        raise invalid(f"{grammar.param} needs an end token, and this model has none; see stop_token_ids", grammar.param)
-    await services.grammars.check(grammar, codec, ready)
-    return grammar.text
 
 
 class _Answer:

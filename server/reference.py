@@ -40,6 +40,7 @@ def render(document: dict[str, Any]) -> Iterator[str]:
     yield f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'
     yield f"<h1>{escape(info['title'])} {escape(info['version'])}</h1><p>{escape(info['description'])}</p>"
     yield '<p><a href="openapi.json">openapi.json</a></p>'
+    yield "<p>A server with keys wants one of them: <code>-H 'Authorization: Bearer KEY'</code></p>"
     tag = None
     for path, methods in document["paths"].items():
         for method, operation in methods.items():

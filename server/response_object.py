@@ -61,7 +61,7 @@ class ResponseObject:
             "reasoning": {"effort": body.effort, "summary": None},
             "store": False,
             "temperature": body.temperature,
-            "text": {"format": {"type": "text"}},
+            "text": {"format": body.text.format.shown()},
             "tool_choice": body.tool_choice or "auto",
             "tools": [],
             "top_logprobs": body.top_logprobs or 0,

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from scheduler.messages import EngineReady
+from server.answer_grammar import format_grammar
 from server.body import read_body
 from server.choice import Update
 from server.diffusing import diffusing
@@ -43,11 +44,13 @@ async def _plan(
     services: Services, body: ResponsesRequest, ready: EngineReady, codec: TextCodec, record: RequestRecord
 ) -> Job:
     services.gate.check_size(body.candidates, "input")
+    grammar = format_grammar(body.text.format, "text.format")
+    text = await services.checked_grammar(grammar, body.stop_token_ids, ready, codec)
     ids = await codec.encode_chat(body.messages(), ready.max_model_len, param="input")
     check_stop_ids(body.stop_token_ids, ready)
     budget = token_budget(len(ids), body.max_output_tokens, ready, "input", guided=body.guidance_scale > 0)
     check_edits(body, budget, ready)
-    return Job.plan(services, codec, record, body, [ids], [budget])
+    return Job.plan(services, codec, record, body, [ids], [budget], grammar=text)
 
 
 class _Stream:

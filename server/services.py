@@ -10,6 +10,7 @@ import msgspec
 
 from model.rules import BAN
 from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest
+from server.answer_grammar import AnswerGrammar
 from server.errors import ApiError, invalid, too_long
 from server.grammars import GrammarChecker
 from server.limits import Gate
@@ -90,6 +91,22 @@ class Services:
         """Raises ``ApiError`` 404 for a model that is not served here."""
         if model is not None and model != self.model_name:
             raise ApiError(404, f"The model {model[:200]!r} does not exist", param="model", code="model_not_found")
+
+    async def checked_grammar(
+        self, grammar: AnswerGrammar | None, stop_token_ids: list[int], ready: EngineReady, codec: TextCodec
+    ) -> str | None:
+        """The text of ``grammar``; raises ``ApiError`` 400 if answers cannot follow it, or not end."""
+        if grammar is None:
+            return None
+        check_stop_ids(stop_token_ids, ready)
+        if not all(codec.is_special(ident) for ident in stop_token_ids):
+            message = f"stop_token_ids: with {grammar.param} only special tokens can end an answer"
+            raise invalid(message, "stop_token_ids")
+        if not ready.stop_token_ids and not stop_token_ids:
+            message = f"{grammar.param} needs an end token, and this model has none; see stop_token_ids"
+            raise invalid(message, grammar.param)
+        await self.grammars.check(grammar, codec, ready)
+        return grammar.text
 
     def fingerprint(self) -> str:
         """Names the version and the configuration that answers come from."""

@@ -43,13 +43,17 @@ def string_state(vocabulary: Vocabulary, tokens: list[int], state: int = OUTSIDE
     """Where text that is JSON stands after ``tokens``, given where it stood before them."""
     for token in tokens:
         for byte in vocabulary.tokens[token]:
-            if state == ESCAPED:
-                state = INSIDE
-            elif byte == _QUOTE:
-                state = INSIDE if state == OUTSIDE else OUTSIDE
-            elif byte == _BACKSLASH and state == INSIDE:
-                state = ESCAPED
+            state = next_state(state, byte)
     return state
+
+
+def next_state(state: int, byte: int) -> int:
+    """Where text that is JSON stands after one more ``byte``."""
+    if state == ESCAPED:
+        return INSIDE
+    if byte == _QUOTE:
+        return INSIDE if state == OUTSIDE else OUTSIDE
+    return ESCAPED if byte == _BACKSLASH and state == INSIDE else state
 
 
 def admitted_tokens(matcher: LLMatcher, size: int) -> NDArray[np.bool_]:

@@ -31,6 +31,7 @@ class CompiledGrammar:
 
     Attributes:
         vocabulary: what it was compiled for.
+        json: it has JSON in it, whose numbers are kept short.
         horizon: with fewer tokens left than this, a token is written only if the answer can still be closed after it.
     """
 
@@ -43,6 +44,7 @@ class CompiledGrammar:
         if len(text.encode()) > MAX_GRAMMAR_BYTES:
             raise GrammarError(f"larger than {MAX_GRAMMAR_BYTES} bytes")
         self.vocabulary = vocabulary
+        self.json = "%json" in text
         self._matcher = LLMatcher(vocabulary.matching, LLMatcher.grammar_from_lark(text), log_level=0, limits=_LIMITS)
         _check(self._matcher)
         if len(self._matcher.compute_ff_bytes()) > _MAX_FORCED_BYTES:

@@ -3,9 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from model.grammar.closing import admitted_tokens, shortest_close, string_state
+from model.grammar.closing import OUTSIDE, admitted_tokens, shortest_close, string_state
 from model.grammar.compiled import CompiledGrammar
 from model.grammar.errors import GrammarError
+from model.grammar.numbers import MAX_NUMBER, number_length, without_long_numbers
 
 
 class AnswerMatcher:
@@ -27,6 +28,7 @@ class AnswerMatcher:
         self.tokens = list(tokens)
         self.ended = False
         self._state = string_state(self.grammar.vocabulary, tokens)
+        self._number = number_length(self.grammar.vocabulary, tokens)
         if self._matcher.try_consume_tokens(self.tokens) != len(tokens):
             raise self._error("the tokens written so far are not admitted")
 
@@ -38,6 +40,7 @@ class AnswerMatcher:
         if not self._matcher.consume_token(token):
             raise self._error(f"token {token} is not admitted")
         self.tokens.append(token)
+        self._number = number_length(self.grammar.vocabulary, [token], self._state, self._number)
         self._state = string_state(self.grammar.vocabulary, [token], self._state)
 
     def forced(self) -> list[int]:
@@ -52,13 +55,20 @@ class AnswerMatcher:
         """Whether ``token`` may come next."""
         if token in self.stop_ids:
             return self._matcher.is_accepting()
-        return self._matcher.validate_tokens([token]) == 1
+        if self._matcher.validate_tokens([token]) != 1:
+            return False
+        if self._lengthens(int(self.grammar.vocabulary.number_heads[token])):
+            return bool(self.admitted()[token])
+        return True
 
     def admitted(self) -> NDArray[np.bool_]:
         """[vocab] which tokens may come next. Raises ``GrammarError`` when there are none."""
         mask = admitted_tokens(self._matcher, self.grammar.vocabulary.size)
         self._check()
-        mask[self.stop_ids] = self._matcher.is_accepting()
+        may_end = self._matcher.is_accepting()
+        if self._lengthens(self.grammar.vocabulary.longest_head):
+            mask = without_long_numbers(mask, self.grammar.vocabulary, self._number, may_end)
+        mask[self.stop_ids] = may_end
         if not mask.any():
             raise self._error("no token is admitted")
         return mask
@@ -83,6 +93,11 @@ class AnswerMatcher:
         if path is None:
             return None
         return path[0] if path else self.stop_ids[0]
+
+    def _lengthens(self, head: int) -> bool:
+        """Whether ``head`` more characters of a number, if any, make it longer than numbers are meant to be."""
+        too_long = head > 0 and self._number + head > MAX_NUMBER
+        return self.grammar.json and self._state == OUTSIDE and too_long
 
     def _check(self) -> None:
         if self._matcher.is_error():

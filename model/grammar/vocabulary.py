@@ -3,10 +3,14 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property
 
+import numpy as np
 from llguidance import LLTokenizer, TokenizerWrapper
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from model.token_bytes import TokenBytes
+
+NUMBER_CHARACTERS = b"0123456789.eE+-"
 
 
 class Vocabulary:
@@ -62,6 +66,17 @@ class Vocabulary:
             if piece and ident not in self._special:
                 found.setdefault(piece, ident)
         return found
+
+    @cached_property
+    def number_heads(self) -> NDArray[np.int64]:
+        """[size] how many characters of a JSON number each token begins with."""
+        lengths = [len(piece) - len(piece.lstrip(NUMBER_CHARACTERS)) for piece in self.tokens]
+        return np.array(lengths, dtype=np.int64)
+
+    @cached_property
+    def longest_head(self) -> int:
+        """The largest of ``number_heads``."""
+        return int(self.number_heads.max(initial=0))
 
     @cached_property
     def _longest(self) -> int:

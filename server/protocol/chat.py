@@ -3,10 +3,10 @@
 from collections.abc import Collection, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, PlainValidator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, PlainValidator, model_validator
 
 from model.rules import RuleName
-from server.errors import invalid
+from server.errors import invalid, unsupported
 from server.protocol.common import ApiModel, GenerationFields
 from server.protocol.formats import ResponseFormat
 from server.protocol.tools import MAX_TOOLS, ChosenTool, Tool, ToolCall
@@ -32,6 +32,15 @@ def check_content(value: object, kinds: Collection[str] = ("text",)) -> str:
     return "\n".join(texts)
 
 
+def refuse(value: JsonValue) -> None:
+    """For fields of messages that prompts have no place for; raises ``ValueError`` unless there is nothing in them."""
+    if value not in (None, False, "", [], {}):
+        raise ValueError("is not supported by this server")
+
+
+Refused = Annotated[JsonValue, AfterValidator(refuse)]
+
+
 class TextPart(ApiModel):
     """A part of a message."""
 
@@ -49,6 +58,9 @@ class Message(ApiModel):
     name: str | None = None
     tool_call_id: str | None = None
     tool_calls: list[ToolCall] = []
+    function_call: Refused = Field(None, description="Not supported; send tool_calls.")
+    audio: Refused = Field(None, description="Not supported.")
+    refusal: Refused = Field(None, description="Not supported.")
 
     @model_validator(mode="before")
     @classmethod
@@ -91,8 +103,8 @@ class ChatRequest(GenerationFields):
         "auto", description="auto leaves it to the model whether it answers or calls; required makes it call."
     )
     parallel_tool_calls: bool = Field(True, description="Whether an answer may have several calls.")
-    functions: list[JsonValue] = []
-    function_call: JsonValue = None
+    functions: list[JsonValue] = Field([], description="Not supported; use tools.")
+    function_call: JsonValue = Field(None, description="Not supported; use tool_choice.")
     add_generation_prompt: bool = True
     audio: JsonValue = None
     modalities: list[str] = ["text"]
@@ -100,7 +112,11 @@ class ChatRequest(GenerationFields):
     store: JsonValue = None
     service_tier: JsonValue = None
     safety_identifier: JsonValue = None
+    moderation: JsonValue = Field(None, description="Not supported.")
+    web_search_options: JsonValue = Field(None, description="Not supported.")
     prompt_cache_key: JsonValue = None
+    prompt_cache_options: JsonValue = None
+    prompt_cache_retention: JsonValue = None
     verbosity: JsonValue = None
     prediction: JsonValue = None
 
@@ -125,6 +141,10 @@ class ChatRequest(GenerationFields):
 
     def check_supported(self, default_rule: RuleName) -> None:
         super().check_supported(default_rule)
+        if self.functions and self.function_call != "none":
+            raise unsupported("functions", "tools")
+        if self.function_call not in (None, "none", "auto"):
+            raise unsupported("function_call", "tool_choice")
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
         names = [tool.function.name for tool in self.tools]
@@ -139,11 +159,11 @@ class ChatRequest(GenerationFields):
 
     def _not_honoured(self) -> Iterator[str]:
         yield from super()._not_honoured()
-        if self.functions and self.function_call != "none":
-            yield "functions"
+        yield from (name for name in ("audio", "moderation") if getattr(self, name))
+        # Without anything in them they still ask for a search.
+        if self.web_search_options is not None:
+            yield "web_search_options"
         if not self.add_generation_prompt:
             yield "add_generation_prompt"
-        if self.audio:
-            yield "audio"
         if any(kind != "text" for kind in self.modalities):
             yield "modalities"

@@ -83,7 +83,13 @@ def check_bias(value: object) -> dict[int, float]:
     return biases
 
 
-class StreamOptions(ApiModel):
+class ObfuscationOptions(ApiModel):
+    """Options of any stream."""
+
+    include_obfuscation: bool = Field(False, description="Padding of events; only false is supported.")
+
+
+class StreamOptions(ObfuscationOptions):
     """When a stream carries usage."""
 
     include_usage: bool = Field(default=False, description="Send a last chunk with the usage of the whole request.")
@@ -257,3 +263,8 @@ class GenerationFields(AnswerFields):
     @property
     def effort(self) -> Effort | None:
         return self.reasoning_effort
+
+    def _not_honoured(self) -> Iterator[str]:
+        yield from super()._not_honoured()
+        if self.stream_options.include_obfuscation:
+            yield "stream_options.include_obfuscation"

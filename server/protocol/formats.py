@@ -1,4 +1,4 @@
-"""``response_format``: the form of a chat's answer."""
+"""``response_format`` and ``text.format``: the form of an answer."""
 
 from typing import Annotated, Literal
 
@@ -36,3 +36,37 @@ class ResponseFormat(ApiModel):
         if self.json_schema is not None and self.type == "json_schema":
             return self.json_schema.schema_
         return {"type": "object"} if self.type == "json_object" else None
+
+
+class TextFormat(ApiModel):
+    """The same for a response, where a schema and its name lie beside the type."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: Name | None = Field(None, description="Of the schema, which must have one.")
+    description: str = ""
+    schema_: dict[str, JsonValue] = Field({"type": "object"}, alias="schema", description="For type json_schema.")
+    strict: bool = True
+
+    @model_validator(mode="after")
+    def _name_is_there(self) -> "TextFormat":
+        if self.type == "json_schema" and self.name is None:
+            raise ValueError("name is required with type 'json_schema'")
+        return self
+
+    @property
+    def schema_of_answer(self) -> dict[str, JsonValue] | None:
+        """What the answer must be valid under; ``None`` for text."""
+        match self.type:
+            case "text":
+                return None
+            case "json_object":
+                return {"type": "object"}
+            case "json_schema":
+                return self.schema_
+
+    def shown(self) -> dict[str, JsonValue]:
+        """The format as responses repeat it."""
+        if self.type != "json_schema":
+            return {"type": self.type}
+        described: dict[str, JsonValue] = {"description": self.description} if self.description else {}
+        return {"type": self.type, "name": self.name, **described, "schema": self.schema_, "strict": self.strict}

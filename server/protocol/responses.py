@@ -8,8 +8,9 @@ from pydantic import BeforeValidator, Field, JsonValue, PlainValidator
 from model.rules import RuleName
 from server.errors import invalid
 from server.protocol.chat import check_content
-from server.protocol.common import AnswerFields, ApiModel
+from server.protocol.common import AnswerFields, ApiModel, ObfuscationOptions
 from server.protocol.effort import Effort
+from server.protocol.formats import TextFormat
 
 LOGPROBS = "message.output_text.logprobs"
 
@@ -77,12 +78,6 @@ class InputItem(ApiModel):
         return {"role": self.role, "content": self.content}
 
 
-class TextFormat(ApiModel):
-    """The format of the text."""
-
-    type: Literal["text", "json_object", "json_schema"]
-
-
 class TextConfig(ApiModel):
     """The form of the answer's text."""
 
@@ -98,12 +93,6 @@ class Reasoning(ApiModel):
     generate_summary: JsonValue = None
     context: JsonValue = None
     mode: JsonValue = None
-
-
-class ObfuscationOptions(ApiModel):
-    """Options of a stream."""
-
-    include_obfuscation: bool = Field(False, description="Padding of events; only false is supported.")
 
 
 class ResponsesRequest(AnswerFields):
@@ -171,6 +160,8 @@ class ResponsesRequest(AnswerFields):
         super().check_supported(default_rule)
         if self.top_logprobs and not self.reports_logprobs:
             raise invalid(f"top_logprobs needs include to have {LOGPROBS!r}", "top_logprobs")
+        if self.ignore_eos and self.text.format.type != "text":
+            raise invalid("ignore_eos cannot be used with text.format: such an answer ends", "ignore_eos")
         for name in self.model_extra or {}:
             if name in _ELSEWHERE:
                 hint = f"; use {_ELSEWHERE[name]}" if _ELSEWHERE[name] else ""
@@ -179,8 +170,6 @@ class ResponsesRequest(AnswerFields):
     def _not_honoured(self) -> Iterator[str]:
         yield from super()._not_honoured()
         yield from (name for name in _REFUSED if getattr(self, name))
-        if self.text.format.type != "text":
-            yield "text.format"
         yield from (
             f"reasoning.{name}" for name in ("summary", "generate_summary", "context", "mode")
             if getattr(self.reasoning, name) is not None

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, RootModel
+from pydantic import Field, JsonValue, RootModel
 
 from server.protocol.effort import Effort
 from server.schema.common import Answer, CachedTokens, Canvas, ScoredToken, TokenIds, Work
@@ -63,16 +63,26 @@ class ReasoningUsed(Answer):
     summary: None
 
 
-class PlainText(Answer):
-    """The only format there is."""
+class PlainFormat(Answer):
+    """Text, or some JSON object."""
 
-    type: Literal["text"]
+    type: Literal["text", "json_object"]
+
+
+class SchemaFormat(Answer):
+    """JSON that a schema describes."""
+
+    type: Literal["json_schema"]
+    name: str
+    description: str = Field("", description="Only if there is one.")
+    schema_: dict[str, JsonValue] = Field(alias="schema")
+    strict: bool
 
 
 class TextUsed(Answer):
     """The form of the text."""
 
-    format: PlainText
+    format: PlainFormat | SchemaFormat
 
 
 class ResponseAnswer(Answer):

@@ -1,10 +1,12 @@
 """Structured output and tools of a real server, with the bundled student, which was trained for neither."""
 
 import json
-from typing import Any
+import re
+from typing import Annotated, Any, Literal
 
 import jsonschema
 import openai
+import pydantic
 import pytest
 
 from tests.e2e.conftest import Server
@@ -41,6 +43,15 @@ TOOLS: list[Any] = [
 ]
 
 
+class Purchase(pydantic.BaseModel):
+    """What the official client makes a schema of, and reads answers into."""
+
+    kind: Literal["apple", "pear"]
+    count: Annotated[int, pydantic.Field(ge=0, le=99)]
+    ripe: bool
+    price: float | None
+
+
 def schema_format(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
 
@@ -60,6 +71,18 @@ def test_json_objects_are_objects(server: Server) -> None:
     for choice in server.post(PATH, body).json()["choices"]:
         assert choice["finish_reason"] == "stop"
         assert isinstance(json.loads(choice["message"]["content"]), dict)
+
+
+def test_numbers_do_not_eat_the_answer(server: Server) -> None:
+    """Without a bound of their length this student writes digits until nothing else fits."""
+    numbers = {name: {"type": kind} for name, kind in (("a", "number"), ("b", "integer"), ("c", "number"))}
+    wanted = {"type": "object", "properties": numbers, "required": ["a", "b", "c"], "additionalProperties": False}
+    body = CHAT | {"response_format": schema_format(wanted), "max_tokens": 250, "n": 4, "temperature": 1.2, "seed": 5}
+    for choice in server.post(PATH, body).json()["choices"]:
+        text = choice["message"]["content"]
+        assert choice["finish_reason"] == "stop"
+        assert set(json.loads(text)) == {"a", "b", "c"}
+        assert max(map(len, re.findall(r"[-+.0-9eE]+", text))) <= 26
 
 
 @pytest.mark.parametrize("granularity", ["block", "step"])
@@ -169,3 +192,50 @@ def test_the_official_client(server: Server) -> None:
                 messages=CHAT["messages"],
                 response_format=schema_format({"not": {}}),  # type: ignore[arg-type]
             )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_responses_in_a_format(server: Server, stream: bool) -> None:
+    text = CHAT["messages"][0]["content"]
+    schema = {"type": "json_schema", "name": "order", "schema": ORDER}
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+
+        def respond(wanted: dict[str, Any]) -> openai.types.responses.Response:
+            fields: dict[str, Any] = {"model": "cdlm-nano", "input": text, "max_output_tokens": 120}
+            fields["text"] = {"format": wanted}
+            if not stream:
+                return client.responses.create(**fields)
+            with client.responses.stream(**fields) as events:
+                pieces = [event.delta for event in events if event.type == "response.output_text.delta"]
+                final = events.get_final_response()
+            assert "".join(pieces) == final.output_text
+            return final
+
+        ordered, free = respond(schema), respond({"type": "json_object"})
+        assert (ordered.status, free.status) == ("completed", "completed")
+        jsonschema.validate(json.loads(ordered.output_text), ORDER)
+        assert isinstance(json.loads(free.output_text), dict)
+        assert ordered.text is not None
+        assert ordered.text.format is not None
+        assert ordered.text.format.to_dict() == schema | {"strict": True}
+        chat = server.post(PATH, CHAT | {"response_format": schema_format(ORDER), "max_tokens": 120}).json()
+        assert chat["choices"][0]["message"]["content"] == ordered.output_text
+
+
+def test_the_official_client_reads_answers_into_models(server: Server) -> None:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        text = CHAT["messages"][0]["content"]
+        response = client.responses.parse(
+            model="cdlm-nano", input=text, text_format=Purchase, max_output_tokens=120, temperature=1
+        )
+        assert isinstance(response.output_parsed, Purchase)
+        with client.responses.stream(
+            model="cdlm-nano", input=text, text_format=Purchase, max_output_tokens=120
+        ) as stream:
+            for _ in stream:
+                pass
+            assert isinstance(stream.get_final_response().output_parsed, Purchase)
+        chat = client.chat.completions.parse(
+            model="cdlm-nano", messages=CHAT["messages"], response_format=Purchase, max_completion_tokens=120
+        )
+        assert isinstance(chat.choices[0].message.parsed, Purchase)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ from model.grammar.closing import ESCAPED, INSIDE, OUTSIDE, shortest_close, stri
 from model.grammar.compiled import MAX_GRAMMAR_BYTES, CompiledGrammar
 from model.grammar.errors import GrammarError
 from model.grammar.matcher import AnswerMatcher
+from model.grammar.numbers import MAX_NUMBER
 from model.grammar.vocabulary import Vocabulary
 from model.token_bytes import TokenBytes
 from tests.grammars import EOS, MASK, SCHEMAS, VOCAB, json_grammar, make_json_tokenizer
@@ -113,6 +115,69 @@ def test_strings_of_json_are_followed(vocabulary: Vocabulary) -> None:
     assert [after(text) for text in (b'{"', b'{"a\\', b'{"a\\"', b'{"a\\"b"', b'"\\\\"')] == [
         INSIDE, ESCAPED, INSIDE, OUTSIDE, OUTSIDE,
     ]  # fmt: skip
+
+
+NUMBERS: dict[str, tuple[dict[str, Any], int]] = {
+    "integer": ({"type": "integer"}, MAX_NUMBER),
+    "number": ({"type": "number"}, MAX_NUMBER + 2),  # What ends with a point or an exponent's sign needs a digit more.
+    "small": ({"type": "number", "minimum": 0, "maximum": 1}, MAX_NUMBER + 2),
+    "anything": ({}, MAX_NUMBER + 2),
+    "array": ({"type": "array", "items": {"type": "integer"}, "minItems": 3, "maxItems": 3}, MAX_NUMBER),
+    "object": ({"type": "object", "properties": {"a": {"type": "number"}}, "required": ["a"]}, MAX_NUMBER + 2),
+    "large": ({"enum": [10**40, 10**41 + 1]}, 42),
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_end(vocabulary: Vocabulary, name: str, seed: int) -> None:
+    """A walk that goes on with a number wherever it may: what it writes is valid, and its numbers are short."""
+    (schema, longest), rng = NUMBERS[name], random.Random(seed)
+    matcher = AnswerMatcher(CompiledGrammar(json_grammar(schema), vocabulary, 500), [EOS])
+    heads = vocabulary.number_heads
+    while not matcher.ended:
+        admitted = [int(token) for token in matcher.admitted().nonzero()[0]]
+        assert all(matcher.admits(token) for token in admitted)
+        close = shortest_close(matcher._matcher.deep_copy(), vocabulary, matcher._state, 200)
+        digits = [token for token in admitted if heads[token] and matcher._state == OUTSIDE]
+        assert close is not None
+        matcher.take(rng.choice(digits) if digits else [*close, EOS][0])
+    written = b"".join(vocabulary.tokens[token] for token in matcher.tokens).decode()
+    jsonschema.validate(json.loads(written), schema)
+    found = [len(number) for number in re.findall(r"[-0-9.eE+]{2,}", written)]
+    assert found
+    assert max(found) <= longest
+
+
+@pytest.mark.parametrize(
+    "text", ["start: /(?s:.*)/", 'start: /(?s:.*)/ | %json {"type": "integer"}', "start: /[0-9]+/"]
+)
+def test_text_may_have_long_numbers(vocabulary: Vocabulary, text: str) -> None:
+    matcher = AnswerMatcher(CompiledGrammar(text, vocabulary, 500), [EOS])
+    for token in vocabulary.tokenise(b"7" * 100):
+        assert matcher.admits(token)
+        assert matcher.admitted()[token]
+        matcher.take(token)
+
+
+def test_strings_may_have_long_numbers(vocabulary: Vocabulary) -> None:
+    matcher = AnswerMatcher(CompiledGrammar(json_grammar({"type": "string"}), vocabulary, 500), [EOS])
+    for token in vocabulary.tokenise(b'"' + b"7" * 100 + b'"'):
+        assert matcher.admits(token)
+        matcher.take(token)
+
+
+def test_a_token_of_many_digits_is_no_way_around(vocabulary: Vocabulary) -> None:
+    """Real vocabularies have tokens of several digits."""
+    tokenizer = make_json_tokenizer()
+    ids = [token for token in range(VOCAB) if len(vocabulary.tokens[token]) > 1 and vocabulary.number_heads[token] > 1]
+    assert ids, tokenizer
+    matcher = AnswerMatcher(CompiledGrammar(json_grammar({"type": "integer"}), vocabulary, 500), [EOS])
+    matcher.restart(vocabulary.tokenise(b"7" * (MAX_NUMBER - 1)))
+    for token in ids:
+        assert not matcher.admits(token)
+        assert not matcher.admitted()[token]
+    assert matcher.admits(vocabulary.ids[b"7"])
 
 
 SLOW: dict[str, dict[str, Any]] = {

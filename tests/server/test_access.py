@@ -34,7 +34,7 @@ async def test_known_keys_pass(keyed: Bench, key: str) -> None:
     ],
 )
 async def test_anything_else_is_refused(keyed: Bench, headers: list[tuple[str, str]]) -> None:
-    for path in ("/v1/models", "/metrics", "/version", "/openapi.json", "/docs", "/nope", "//v1/models", "/health/"):
+    for path in ("/v1/models", "/metrics", "/version", "/nope", "//v1/models", "/health/", "/docs/", "/v1/docs"):
         response = await keyed.client.get(path, headers=headers)
         assert response.status_code == 401, path
         assert response.json()["error"]["code"] == "invalid_api_key"
@@ -44,6 +44,18 @@ async def test_anything_else_is_refused(keyed: Bench, headers: list[tuple[str, s
 @pytest.mark.parametrize("path", ["/health", "/livez", "/readyz", "/ping"])
 async def test_probes_need_no_key(keyed: Bench, path: str) -> None:
     assert (await keyed.client.get(path)).status_code == 200
+
+
+async def test_what_the_api_is_like_needs_no_key(keyed: Bench) -> None:
+    """A browser sends none; nothing in it belongs to one server."""
+    page, document = await keyed.client.get("/docs"), await keyed.client.get("/openapi.json")
+    assert (page.status_code, document.status_code) == (200, 200)
+    assert "Authorization: Bearer" in page.text
+    paths = document.json()["paths"]
+    assert paths["/v1/completions"]["post"]["security"] == [{}, {"key": []}]
+    for text in (page.text, document.text):
+        assert "s3cret" not in text
+        assert "tiny" not in text  # The name of the model.
 
 
 async def test_large_bodies_are_refused(keyed: Bench) -> None:

@@ -46,6 +46,7 @@ COMPLETIONS: list[tuple[dict[str, Any], str]] = [
     (PROMPT | {"suffix": LONG}, "suffix"),
     ({"prompt": [5], "suffix": "x"}, "suffix"),
     (PROMPT | {"echo": 1}, "echo"),
+    (PROMPT | {"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
 ]
 CHATS: list[tuple[dict[str, Any], str]] = [
     ({}, "messages"),
@@ -72,6 +73,15 @@ CHATS: list[tuple[dict[str, Any], str]] = [
     (CHAT | {"tools": [{"type": "function"}]}, "tools[0].function"),
     (CHAT | {"tool_choice": "required"}, "tool_choice"),
     (CHAT | {"functions": [{"name": "f"}]}, "functions"),
+    (CHAT | {"functions": [{"name": "f"}], "function_call": {"name": "f"}}, "functions"),
+    (CHAT | {"function_call": {"name": "f"}}, "function_call"),
+    (CHAT | {"web_search_options": {}}, "web_search_options"),
+    (CHAT | {"moderation": {"model": "m"}}, "moderation"),
+    (CHAT | {"audio": {"voice": "ash", "format": "mp3"}}, "audio"),
+    (CHAT | {"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
+    ({"messages": [{"role": "assistant", "function_call": {"name": "f"}}]}, "messages[0].function_call"),
+    ({"messages": [{"role": "assistant", "refusal": "No."}]}, "messages[0].refusal"),
+    ({"messages": [{"role": "assistant", "audio": {"id": "1"}}]}, "messages[0].audio"),
     (CHAT | {"modalities": ["audio"]}, "modalities"),
     ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[0].tool_calls[0].function"),
 ]

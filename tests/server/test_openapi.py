@@ -18,6 +18,8 @@ CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 MORE: dict[str, Any] = {"return_token_ids": True, "stop": ["there"], "seed": 7}
 STREAM: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
 
+SCHEMA = {"type": "json_schema", "name": "a", "description": "b", "schema": {"type": "boolean"}, "strict": None}
+
 # Requests and the model of their answer; of a stream that of its events.
 REQUESTS: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/completions", {"prompt": "hi"}, "Completion"),
@@ -37,6 +39,8 @@ REQUESTS: list[tuple[str, dict[str, Any], str]] = [
         "ResponseEvent",
     ),
     ("/v1/responses", {"input": "hi", "max_output_tokens": 2, "stream": True}, "ResponseEvent"),
+    ("/v1/responses", {"input": "hi", "text": {"format": {"type": "json_object"}}}, "ResponseAnswer"),
+    ("/v1/responses", {"input": "hi", "text": {"format": SCHEMA}, "stream": True}, "ResponseEvent"),
     ("/v1/tokenize", {"prompt": "hi"}, "Tokenized"),
     ("/v1/tokenize", CHAT, "Tokenized"),
     ("/v1/detokenize", {"tokens": [5]}, "Detokenized"),

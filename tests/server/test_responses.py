@@ -16,6 +16,7 @@ pytestmark = pytest.mark.anyio
 PATH = "/v1/responses"
 LOGPROBS = ["message.output_text.logprobs"]
 OPENING = ["response.created", "response.in_progress", "response.output_item.added", "response.content_part.added"]
+ORDER = {"type": "object", "properties": {"count": {"type": "integer"}}, "additionalProperties": False}
 CLOSING = ["response.output_text.done", "response.content_part.done", "response.output_item.done"]
 
 
@@ -185,8 +186,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"top_logprobs": 2}, "top_logprobs"),
     ({"top_logprobs": 21, "include": LOGPROBS}, "top_logprobs"),
     ({"include": ["reasoning.encrypted_content"]}, "include"),
-    ({"text": {"format": {"type": "json_object"}}}, "text.format"),
-    ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {}}}}, "text.format"),
+    ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "text.format"),
+    ({"text": {"format": {"type": "json_schema", "name": "a b", "schema": {}}}}, "text.format.name"),
+    ({"text": {"format": {"type": "json_schema", "name": "a", "schema": "{}"}}}, "text.format.schema"),
+    ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {"not": {}}}}}, "text.format"),
+    ({"text": {"format": {"type": "json_object"}}, "ignore_eos": True}, "ignore_eos"),
+    ({"text": {"format": {"type": "json_object"}}, "stop_token_ids": [20]}, "stop_token_ids"),
     ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
     ({"text": "x"}, "text"),
     ({"reasoning": {"summary": "auto"}}, "reasoning.summary"),
@@ -240,6 +245,30 @@ async def test_nulls_and_fields_without_effect(bench: Bench) -> None:
         bench, service_tier="auto", prompt_cache_key="k", safety_identifier="s", text={"verbosity": "low"},
         tool_choice="auto", parallel_tool_calls=False, max_tool_calls=3,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "in_chat"),
+    [
+        ({"type": "json_object"}, {"type": "json_object"}),
+        (
+            {"type": "json_schema", "name": "order", "schema": ORDER, "strict": True},
+            {"type": "json_schema", "json_schema": {"name": "order", "schema": ORDER}},
+        ),
+    ],
+)
+async def test_formats_are_those_of_chats(bench: Bench, given: dict[str, Any], in_chat: dict[str, Any]) -> None:
+    answer = await respond(bench, text={"format": given})
+    assert answer["text"] == {"format": given}
+    events = await named_events(bench, text={"format": given})
+    assert all(event["response"]["text"] == {"format": given} for event in events if "response" in event)
+    response = await bench.post(
+        "/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "response_format": in_chat}
+    )
+    assert response.status_code == 200, response.text
+    whole, streamed, chat = bench.engine.requests
+    assert whole.grammar is not None
+    assert whole.grammar == streamed.grammar == chat.grammar
 
 
 async def test_unknown_models(bench: Bench) -> None:

@@ -1,0 +1,29 @@
+"""Client libraries; each script fails by itself and writes a line for everything it has tried."""
+
+import shutil
+
+import pytest
+
+from tests.clients.conftest import HERE, Run
+from tests.clients.environments import node_modules, python_of
+from tests.e2e.conftest import Server
+
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(2400)]
+
+SCRIPTS = HERE / "scripts"
+
+
+def test_openai_npm(server: Server, run: Run) -> None:
+    folder = node_modules("openai-npm")
+    # Node looks for packages beside the script.
+    script = shutil.copy(SCRIPTS / "openai_npm.mjs", folder)
+    assert run("node", script, server.url).count("ok ") == 9
+
+
+def test_langchain(server: Server, run: Run) -> None:
+    assert run(python_of("langchain"), SCRIPTS / "langchain_client.py", server.url).count("ok ") == 5
+
+
+def test_litellm(server: Server, run: Run) -> None:
+    found = run(python_of("litellm"), SCRIPTS / "litellm_client.py", server.url, LITELLM_LOCAL_MODEL_COST_MAP="True")
+    assert found.count("ok ") == 7
