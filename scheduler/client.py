@@ -128,6 +128,7 @@ class EngineClient:
                     self._process.kill()
                 self._supervisor.cancel()
                 await asyncio.gather(self._supervisor, return_exceptions=True)
+        self._flights.fail("the engine was stopped", queued=True)  # Those that waited for its next life.
         self._context.destroy(linger=0)
 
     async def wait_ready(self) -> EngineReady:

@@ -127,6 +127,30 @@ def test_what_a_killed_engine_had_not_begun_is_served_by_the_next(directory: Pat
     asyncio.run(scenario())
 
 
+def test_stopping_between_two_lives_ends_what_waited_for_the_next(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.client.FIRST_BACKOFF_S", 60.0)
+    monkeypatch.setattr("scheduler.client.STOP_TIMEOUT_S", 0.1)
+
+    async def scenario() -> None:
+        async with running(directory, rows=1) as client:
+            await client.wait_ready()
+            begun = asyncio.create_task(collect(client, request("long", max_tokens=4000)))
+            await until(lambda: client.stats.running == 1)
+            queued = asyncio.create_task(collect(client, request("queued")))
+            await until(lambda: client.stats.waiting == 1)
+            assert client.pid is not None
+            os.kill(client.pid, signal.SIGKILL)
+            with pytest.raises(EngineDeadError):
+                await begun
+            assert not queued.done()
+        with pytest.raises(EngineDeadError, match="stopped"):
+            await asyncio.wait_for(queued, 10)
+
+    asyncio.run(scenario())
+
+
 def test_an_engine_that_hangs_is_killed_and_comes_back(directory: Path) -> None:
     async def scenario() -> None:
         async with running(directory, hang_timeout_s=1.0) as client:
