@@ -200,9 +200,10 @@ def test_forced_tokens_are_free_and_sure_ones_share_a_step(engine: Engine) -> No
 
 def test_a_preempted_answer_goes_on_where_its_block_began(tmp_path: Path) -> None:
     directory = build_json_checkpoint(tmp_path, "absolute_shifted", seed=3, max_model_len=96)
+    once = [params for params in PARAMS if not params.guidance_scale]  # A guided one does not fit into the pool.
     requests = [
         constrained("recursive", str(index), prompt_ids=[9 + index] * (index + 1), max_tokens=60, params=params)
-        for index, params in enumerate((*PARAMS, *PARAMS))
+        for index, params in enumerate((*once, *once))
     ]
     roomy = Engine(EngineOptions(model=str(directory), page_size=4))
     alone = {request.request_id: run(roomy, [request])[request.request_id] for request in requests}
