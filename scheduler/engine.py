@@ -20,7 +20,6 @@ from scheduler.messages import (
     EngineStats,
     FinishReason,
     GenerateRequest,
-    Phase,
     ScoreRequest,
     StepReport,
     TokenLogprob,
@@ -32,6 +31,7 @@ from scheduler.prefix_cache import PrefixCache
 from scheduler.scheduler import Scheduler
 from scheduler.score_queue import ScoreQueue
 from scheduler.sequence import Sequence
+from scheduler.step_work import step_phase, work_tokens
 from scheduler.validation import check_request
 
 logger = logging.getLogger(__name__)
@@ -193,7 +193,7 @@ class Engine:
                 finished.append(output)
                 if output.finish_reason == "stop":
                     saved += max(0, -(-sequence.wanted // self.manifest.block_length) - 1)
-        tokens = sum(_tokens(work, self.manifest.block_length) for work in works)
+        tokens = sum(work_tokens(work, self.manifest.block_length) for work in works)
         failed, staged_tokens = self._stage()
         tokens += staged_tokens
         # A preempted request waits for pages: what becomes free is for it.
@@ -201,7 +201,7 @@ class Engine:
         scored = self.scores.step(budget - tokens, admit=not preempted)
         stats = self.stats(
             forward_seconds=time.monotonic() - started,
-            phase=_phase(works, staging=staged_tokens > 0, scoring=self.scores.rows > 0),
+            phase=step_phase(works, staging=staged_tokens > 0, scoring=self.scores.rows > 0),
             batch_rows=len(works) + (staged_tokens > 0) + self.scores.rows,
             batch_tokens=tokens + self.scores.tokens,
             finalized_tokens=sum(result.finalised for result in results),
@@ -380,24 +380,3 @@ class Engine:
         del self.sequences[sequence.request.request_id]
         self._leave(sequence)
         return BlockOutput(request_id=sequence.request.request_id, token_ids=[], finish_reason="error", error=reason)
-
-
-def _tokens(work: RowWork, block_length: int) -> int:
-    once = sum(len(span.token_ids) for span in work.clean) + (block_length if work.denoise else 0)
-    return 2 * once if work.guidance else once
-
-
-def _phase(works: list[RowWork], *, staging: bool, scoring: bool) -> Phase:
-    """What the step was: one kind of work, or a mixture."""
-    kinds: set[Phase] = {_kind(work) for work in works}
-    if staging:
-        kinds.add("prefill")
-    if scoring:
-        kinds.add("score")
-    return kinds.pop() if len(kinds) == 1 else "mixed" if kinds else "idle"
-
-
-def _kind(work: RowWork) -> Phase:
-    if not work.clean:
-        return "denoise"
-    return "prefill" if work.clean[0].start == 0 else "commit"

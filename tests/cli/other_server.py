@@ -4,12 +4,13 @@ No ``/metrics``, no ``/tokenize``, no usage; and it fails in the ways that serve
 """
 
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.listener import listening
 
 TOKENS = 5
 GAP_S = 0.02
@@ -81,12 +82,6 @@ def other_server(*, usage: bool = False) -> Iterator[OtherServer]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
-        server = OtherServer(f"http://127.0.0.1:{listener.server_port}")
-        thread = threading.Thread(target=listener.serve_forever)
-        thread.start()
-        try:
-            yield server
-        finally:
-            listener.shutdown()
-            thread.join()
+    with listening(Handler) as url:
+        server = OtherServer(url)
+        yield server
