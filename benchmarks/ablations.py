@@ -18,6 +18,9 @@ from training.parallel import launch
 from training.student.run import run_student
 from training.trajectories.run import run_trajectories
 
+# Not the checkpoint's own threshold: the teacher's checkpoint has another one than the students'.
+ROWS = "student_tau_0.9,student_tau_0.95,student_tau_0.99"
+
 VARIANTS: dict[str, dict[str, Any]] = {
     "teacher's weights, untrained": {},
     "all three losses": {"student": {}},
@@ -45,7 +48,7 @@ def main(
         train(recipe, run, directory, changes, steps, workers)
         table = make_table(
             count=count, seed=seed, split="development", latency_count=5, generation_length=192, runs=directory,
-            tasks=TASKS, rows="student,student_tau_0.9", answers=directory / "answers", json_file=None, picture=None,
+            tasks=TASKS, rows=ROWS, answers=directory / "answers", json_file=None, picture=None,
         )  # fmt: skip
         for row in table["rows"]:
             kept = ("name", "task", "n", "score", "interval", "denoise_steps", "tokens_per_step", "generated_length")

@@ -79,21 +79,24 @@ def merge_adapter(transformer: Transformer, adapter: Adapter, backbone: Backbone
             that the adapter's configuration names has no tensors.
     """
     linears = {name: module for name, module in transformer.named_modules() if isinstance(module, nn.Linear)}
+    shapes = transformer.stored_shapes()
     for stored, update in adapter.updates.items():
         name = backbone.module_name(stored) or ""
         if name not in linears:
             raise CheckpointError(f"{adapter.path}: module {stored!r} is not a linear layer of the base")
         if name == "lm_head" and transformer.config.tie_word_embeddings:
             raise CheckpointError(f"{adapter.path}: module {stored!r} is tied to the embedding and cannot be adapted")
-        weight = linears[name].weight.data
+        whole = shapes[f"{name}.weight"]
         shape = (update.up.shape[0], update.down.shape[1])
-        if shape != weight.shape:
+        if shape != whole:
             raise CheckpointError(
                 f"{adapter.path}: the matrices of {stored!r} make an update of shape {shape}, "
-                f"the base's weight has {tuple(weight.shape)}"
+                f"the base's weight has {tuple(whole)}"
             )
-        up, down = (half.to(weight.device, torch.float32) for half in (update.up, update.down))
-        weight.copy_(weight.float() + update.scale * (up @ down))
+        device = linears[name].weight.device
+        up, down = (half.to(device, torch.float32) for half in (update.up, update.down))
+        for weight, part in transformer.parts(f"{name}.weight", update.scale * (up @ down)):
+            weight.copy_(weight.float() + part)
     for name in linears:
         stored = backbone.stored_module(name)
         # A head that a short name such as LLaDA's ``ff_out`` happens to match need not be adapted.

@@ -1,5 +1,6 @@
 """Loads a checkpoint directory: ``config.json`` and safetensors weights, sharded or not. Never pickle."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,8 +10,9 @@ from model.adapter import merge_adapter, read_adapter
 from model.adapter_config import CONFIG_FILE as ADAPTER_CONFIG_FILE
 from model.backbones import Backbone, find_backbone, parameter_name
 from model.backbones.keys import stop_token_ids
-from model.config import CheckpointError, Manifest
+from model.config import CheckpointError, Manifest, TransformerConfig
 from model.files import inside, read_json, read_tensors, weights_file
+from model.parallel.followers import Followers
 from model.progress import show_progress
 from model.rope import stretch
 from model.transformer import Transformer
@@ -25,10 +27,14 @@ _COMPUTED = "rotary_emb.inv_freq"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A transformer on its device, ready to run, and how its blocks are decoded."""
+    """A transformer on its device, ready to run, and how its blocks are decoded.
+
+    ``followers`` hold the other shares of a transformer that is cut over several processes.
+    """
 
     transformer: Transformer
     manifest: Manifest
+    followers: Followers | None = None
 
 
 def load_checkpoint(
@@ -41,13 +47,14 @@ def load_checkpoint(
     confidence_threshold: float | None = None,
     max_model_len: int | None = None,
     rope_scaling_factor: float = 1.0,
+    build: Callable[[TransformerConfig], Transformer] = Transformer,
 ) -> Checkpoint:
     """Builds the backbone that ``config.json`` describes and fills it with the stored weights.
 
     ``adapter`` is a directory with a LoRA adapter, which is merged into the weights and may bring its own block
     length and threshold. ``block_length`` and ``confidence_threshold`` replace the manifest's and the adapter's values.
     ``rope_scaling_factor`` stretches the positions that the weights know (``model/rope.py``); ``max_model_len`` is how
-    many of them to use.
+    many of them to use. ``build`` makes the transformer, or one rank's share of it, for a shape.
 
     Raises:
         CheckpointError: a file is missing, unreadable or leads out of the directory; a tensor is missing,
@@ -68,7 +75,7 @@ def load_checkpoint(
     shape, manifest = stretch(shape, manifest, rope_scaling_factor, max_model_len)
     target = device or torch.device("cpu")
     with torch.device("meta"):
-        transformer = Transformer(shape).to(dtype)
+        transformer = build(shape).to(dtype)
     transformer.to_empty(device=target)
     transformer.tie_weights()
     transformer.rotary.reset(target)
@@ -104,7 +111,7 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 def _fill(transformer: Transformer, backbone: Backbone, directory: Path) -> None:
-    wanted = dict(transformer.named_parameters())  # A tied head is listed once, as the embedding.
+    wanted = transformer.stored_shapes()
     filled: set[str] = set()
     paths = _weight_files(directory)
     for path, stored, tensor in show_progress(read_tensors(paths), paths):
@@ -117,13 +124,13 @@ def _fill(transformer: Transformer, backbone: Backbone, directory: Path) -> None
             raise CheckpointError(f"{path}: tensor {stored!r} is not part of this architecture")
         if name in filled:
             raise CheckpointError(f"{path}: tensor {stored!r} was stored in another file or under another name already")
-        parameter = wanted[name]
-        if tensor.shape != parameter.shape:
-            expected, found = tuple(parameter.shape), tuple(tensor.shape)
+        if tensor.shape != wanted[name]:
+            expected, found = tuple(wanted[name]), tuple(tensor.shape)
             raise CheckpointError(f"{path}: tensor {stored!r} has shape {found}, expected {expected}")
         if not tensor.is_floating_point():
             raise CheckpointError(f"{path}: tensor {stored!r} has dtype {tensor.dtype}, expected a float type")
-        parameter.data.copy_(tensor)  # From the file's pages into its place: converted on the way, held nowhere else.
+        for kept, part in transformer.parts(name, tensor):
+            kept.copy_(part)  # From the file's pages into its place: converted on the way, held nowhere else.
         filled.add(name)
     missing = sorted(wanted.keys() - filled)
     if missing:

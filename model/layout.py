@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from model.attention.cache import PagedCache
-from model.attention.paged import PagedAttention
+from model.attention.paged import AttentionFactory, PagedAttention
 from model.row import RowWork
 from model.segments import Segment, clean_segments
 
@@ -41,7 +41,7 @@ class StepLayout:
 
 
 def build_layout(
-    works: list[RowWork], block_length: int, cache: PagedCache, attention: type[PagedAttention], canvas_rows: int = 0
+    works: list[RowWork], block_length: int, cache: PagedCache, attention: AttentionFactory, canvas_rows: int = 0
 ) -> StepLayout:
     """Lays out one step; ``canvas_rows`` is needed where a row is guided."""
     segments: list[Segment] = []

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from model.attention.backends import find_attention
 from model.attention.cache import PagedCache
+from model.attention.paged import AttentionFactory
 from model.canvas import Canvas
 from model.checkpoint import Checkpoint
 from model.config import AttentionBackend, CheckpointError
@@ -64,7 +65,14 @@ class ModelRunner:
         self.cache = PagedCache(
             config, num_pages=num_pages + cuda_graphs, page_size=page_size, device=self.device, dtype=self.dtype
         )
-        self.attention = find_attention(attention_backend, device=self.device, dtype=self.dtype, page_size=page_size)
+        factory = find_attention(attention_backend, device=self.device, dtype=self.dtype, page_size=page_size)
+        self.attention: AttentionFactory = factory
+        self.followers = checkpoint.followers
+        if self.followers is not None:
+            if cuda_graphs:
+                raise CheckpointError("CUDA graphs cannot be recorded over several ranks")
+            self.followers.open_pool(num_pages, page_size, attention_backend)
+            self.attention = self.followers.attend_with(factory)
         self.canvas = Canvas(max_rows, self.manifest, config.hidden_size, self.device, self.dtype)
         self.editor = LogitEditor(config.vocab_size, self.device)
         self.constrained = ConstrainedRows(config.vocab_size, self.device)
@@ -86,6 +94,12 @@ class ModelRunner:
         self._noise.rows.pop(row, None)
         self.editor.release(row)
         self.constrained.release(row)
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Copies keys and values of all layers from one page to another."""
+        if self.followers is not None:
+            self.followers.copy_page(source, target)
+        self.cache.copy_page(source, target)
 
     @torch.inference_mode()
     def step(self, works: list[RowWork]) -> list[RowResult]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from model.attention.cache import PagedCache
-from model.attention.paged import PagedAttention
+from model.attention.paged import AttentionFactory
 from model.logprobs import token_logprobs
 from model.row import TokenScore
 from model.segments import Segment
@@ -36,7 +36,7 @@ def score(
     works: list[ScoreWork],
     transformer: Transformer,
     cache: PagedCache,
-    attention: type[PagedAttention],
+    attention: AttentionFactory,
     mask_token_id: int,
 ) -> list[list[TokenScore]]:
     """One forward over all ``works``; for each, the scores of its targets in their order."""

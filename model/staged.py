@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from model.attention.cache import PagedCache
-from model.attention.paged import PagedAttention
+from model.attention.paged import AttentionFactory
 from model.row import Span
 from model.segments import clean_segments
 from model.transformer import Transformer
@@ -23,7 +23,7 @@ class StagedForward:
         pages: list[int],
         transformer: Transformer,
         cache: PagedCache,
-        attention: type[PagedAttention],
+        attention: AttentionFactory,
     ) -> None:
         self._transformer = transformer
         self._attention = attention(cache, clean_segments(spans, pages))

@@ -4,7 +4,7 @@ One class serves training (dense rows) and the engine (flat segments over a page
 decided by the ``Attention`` passed to ``forward``, not here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -186,6 +186,14 @@ class Transformer(nn.Module):
         """Makes the LM head the embedding where the shape says so; needed again after ``to_empty``."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
+
+    def stored_shapes(self) -> dict[str, torch.Size]:
+        """Shape of every parameter as checkpoints store it; a tied head is listed once, as the embedding."""
+        return {name: parameter.shape for name, parameter in self.named_parameters()}
+
+    def parts(self, name: str, whole: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Where a stored parameter, or an update of one, is kept: memory, and what of ``whole`` belongs there."""
+        yield self.get_parameter(name).data, whole
 
     def fuse(self) -> None:
         """Prepares for inference: products that share their input become one, unless their weights are quantised.

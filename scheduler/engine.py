@@ -5,15 +5,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from model.config import CheckpointError
+from model.parallel.followers import LostRank
 from model.row import Guidance, RowResult, RowWork, Span
 from model.runner import ModelRunner
 from scheduler.blocks import clean_spans
 from scheduler.errors import EngineStartError, RequestError
 from scheduler.grammars import GrammarCompiler
-from scheduler.loading import load, page_count
+from scheduler.loading import page_count, set_threads
 from scheduler.messages import (
     BlockOutput,
     EngineReady,
@@ -28,6 +27,7 @@ from scheduler.options import EngineOptions
 from scheduler.outputs import block_canvas, block_output
 from scheduler.page_pool import PagePool
 from scheduler.prefix_cache import PrefixCache
+from scheduler.ranks import leave, load
 from scheduler.scheduler import Scheduler
 from scheduler.score_queue import ScoreQueue
 from scheduler.sequence import Sequence
@@ -53,8 +53,7 @@ class Engine:
     """
 
     def __init__(self, options: EngineOptions, observer: StepObserver | None = None) -> None:
-        if options.threads:
-            torch.set_num_threads(options.threads)
+        set_threads(options)
         checkpoint = load(options)
         self.options = options
         self.manifest = checkpoint.manifest
@@ -86,7 +85,7 @@ class Engine:
             raise EngineStartError(str(error)) from error
         self.pool = PagePool(num_pages, options.page_size)
         self.prefix_cache = PrefixCache(
-            self.manifest, self.pool, self.runner.cache.copy_page, enabled=options.enable_prefix_caching
+            self.manifest, self.pool, self.runner.copy_page, enabled=options.enable_prefix_caching
         )
         self.scheduler = Scheduler(
             self.manifest,
@@ -130,7 +129,7 @@ class Engine:
             num_pages=self.pool.num_pages,
             device=str(self.runner.device),
             dtype=str(self.runner.dtype).removeprefix("torch."),
-            parameters=sum(parameter.numel() for parameter in self.runner.transformer.parameters()),
+            parameters=sum(shape.numel() for shape in self.runner.transformer.stored_shapes().values()),
         )
 
     def add(self, request: GenerateRequest | ScoreRequest) -> None:
@@ -178,6 +177,8 @@ class Engine:
         try:
             works = [self._work(sequence) for sequence in chosen]
             results = self.runner.step(works) if works else []
+        except LostRank:
+            raise
         except Exception as error:
             logger.exception("the step failed with %d requests", len(chosen))
             refused += [self._fail(sequence, type(error).__name__) for sequence in chosen]
@@ -230,6 +231,17 @@ class Engine:
         """Asserts that every held page belongs to a running request, and every kept one to the prefix cache."""
         tables = [table for sequence in self.scheduler for table in sequence.tables]
         self.pool.check([*tables, *self.scores.tables], self.prefix_cache.kept)
+
+    def check_ranks(self) -> None:
+        """Raises ``LostRank`` if a process that shares the layers has ended."""
+        if self.runner.followers is not None:
+            self.runner.followers.check()
+
+    def close(self) -> None:
+        """Ends the processes that share the layers; without any there is nothing to do."""
+        if self.runner.followers is not None:
+            self.runner.followers.close()
+            leave()
 
     def _work(self, sequence: Sequence) -> RowWork:
         """Opens the block if it is new, and lists what the forward has to compute for this request."""
@@ -320,6 +332,8 @@ class Engine:
                 sequence.border = sequence.staged.border if self.manifest.shift else None
                 sequence.computed, sequence.staged, sequence.fresh = sequence.block_start, None, True
                 sequence.forwards += 1
+        except LostRank:
+            raise
         except Exception as error:
             logger.exception("a staged forward over %d tokens failed", tokens)
             return [self._fail(sequence, type(error).__name__)], 0

@@ -79,3 +79,7 @@ class LLM:
             for request_id in completions:
                 self.engine.abort(request_id)  # Those that finished are unknown to it, which is no error.
         return list(completions.values())
+
+    def close(self) -> None:
+        """Ends the processes that share the layers, if there are any."""
+        self.engine.close()

@@ -1,12 +1,17 @@
 """Loads what an engine serves, and says how large its page pool may be."""
 
+from functools import partial
 from pathlib import Path
+
+import torch
 
 from model.attention.cache import PagedCache
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import CheckpointError
 from model.device import free_memory, resolve_device, resolve_dtype
+from model.parallel.transformer import RankTransformer
 from model.quantization import quantise
+from model.transformer import Transformer
 from scheduler.errors import EngineStartError
 from scheduler.options import EngineOptions
 
@@ -14,10 +19,43 @@ from scheduler.options import EngineOptions
 FREE_SHARE_GPU, FREE_SHARE_CPU = 0.9, 0.25
 
 
-def load(options: EngineOptions) -> Checkpoint:
-    """The checkpoint of ``options``; raises ``EngineStartError`` with what is wrong with it."""
+def set_threads(options: EngineOptions) -> None:
+    """Threads of this process; ranks on one machine's CPU share its cores."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    elif options.tensor_parallel_size > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // options.tensor_parallel_size))
+
+
+def rank_device(options: EngineOptions, rank: int) -> torch.device:
+    """Where a rank runs: GPUs are taken in their order.
+
+    Raises:
+        EngineStartError: there is no such device, or not for every rank.
+    """
+    size = options.tensor_parallel_size
     try:
         device = resolve_device(options.device)
+    except CheckpointError as error:
+        raise EngineStartError(str(error)) from error
+    if size == 1 or device.type != "cuda":
+        return device
+    if device.index is not None:
+        raise EngineStartError(f"device {device}: {size} ranks take the GPUs in their order; ask for cuda")
+    if torch.cuda.device_count() < size:
+        raise EngineStartError(f"tensor_parallel_size {size}: there are {torch.cuda.device_count()} GPUs")
+    return torch.device("cuda", rank)
+
+
+def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
+    """The checkpoint of ``options``, or one rank's share of it.
+
+    Raises:
+        EngineStartError: it cannot be loaded; the message says what is wrong with it.
+    """
+    size = options.tensor_parallel_size
+    device = rank_device(options, rank)
+    try:
         checkpoint = load_checkpoint(
             Path(options.model),
             adapter=Path(options.adapter) if options.adapter else None,
@@ -27,6 +65,7 @@ def load(options: EngineOptions) -> Checkpoint:
             confidence_threshold=options.confidence_threshold,
             max_model_len=options.max_model_len,
             rope_scaling_factor=options.rope_scaling_factor,
+            build=Transformer if size == 1 else partial(RankTransformer, rank=rank, size=size),
         )
         quantise(checkpoint.transformer, options.quantization)
     except CheckpointError as error:
@@ -37,6 +76,8 @@ def load(options: EngineOptions) -> Checkpoint:
 def page_count(options: EngineOptions, checkpoint: Checkpoint) -> int:
     """Pages that fit into ``kv_cache_memory``; by default a share of what is free, and no more than rows can use.
 
+    All ranks have as many as the one with the least memory; on a CPU they share its memory.
+
     Raises:
         EngineStartError: they do not hold one request of the full context.
     """
@@ -46,8 +87,11 @@ def page_count(options: EngineOptions, checkpoint: Checkpoint) -> int:
     one_request = -(-(manifest.max_model_len + manifest.block_length) // options.page_size)
     memory = options.kv_cache_memory
     if memory is None:
-        share = FREE_SHARE_GPU if weight.device.type == "cuda" else FREE_SHARE_CPU
-        memory = min(int(share * free_memory(weight.device)), one_request * page * options.max_num_seqs)
+        free = [free_memory(weight.device)]
+        share = FREE_SHARE_GPU if weight.device.type == "cuda" else FREE_SHARE_CPU / options.tensor_parallel_size
+        if checkpoint.followers is not None:
+            free += checkpoint.followers.free_memory
+        memory = min(int(share * min(free)), one_request * page * options.max_num_seqs)
     pages = memory // page
     if pages < one_request:
         asked = "kv_cache_memory" if options.kv_cache_memory is not None else "the free memory for the KV cache,"

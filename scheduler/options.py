@@ -19,7 +19,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     step, about as much work as that many tokens; ``enable_prefix_caching`` keeps the pages of prompts for requests that
     begin alike; ``attention_backend`` names an implementation of attention (``model/attention/``), ``quantization`` how
     the layers' weights are stored (``model/quantization.py``); ``cuda_graphs`` replays recorded forwards
-    (``model/graphs.py``).
+    (``model/graphs.py``); ``tensor_parallel_size`` is how many processes, one a device, share the layers
+    (``model/parallel/``), ``kv_cache_memory`` and ``threads`` being those of each.
     """
 
     model: str
@@ -43,4 +44,5 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     attention_backend: AttentionBackend = "sdpa"
     quantization: Quantization = "none"
     cuda_graphs: bool = False
+    tensor_parallel_size: int = 1
     threads: int | None = None

@@ -61,8 +61,10 @@ class EngineServer:
                 self.send(self.engine.step())
                 if not self.engine.busy:
                     self.engine.check()
-            elif changed:
-                self.send(StepReport(outputs=[], stats=self.engine.stats()))
+            else:
+                self.engine.check_ranks()
+                if changed:
+                    self.send(StepReport(outputs=[], stats=self.engine.stats()))
 
     def _receive(self, payload: bytes) -> bool:
         """Handles one message; false means shut down."""
@@ -103,7 +105,10 @@ def main() -> int:
         except EngineStartError as error:
             outbox.send(msgspec.msgpack.encode(EngineFailed(message=str(error))))
             return 1
-        EngineServer(engine, inbox, outbox, parent=int(sys.argv[3])).run()
+        try:
+            EngineServer(engine, inbox, outbox, parent=int(sys.argv[3])).run()
+        finally:
+            engine.close()
         return 0
     finally:
         context.destroy(linger=1000)

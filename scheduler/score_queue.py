@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from model.config import Manifest
+from model.parallel.followers import LostRank
 from model.runner import ModelRunner
 from scheduler.errors import RequestError
 from scheduler.messages import BlockOutput, ScoreRequest
@@ -90,8 +91,10 @@ class ScoreQueue:
         if plans:
             try:
                 for source, target in (copy for _, plan in plans for copy in plan.copies):
-                    self.runner.cache.copy_page(source, target)
+                    self.runner.copy_page(source, target)
                 results = self.runner.score([plan.work for _, plan in plans])
+            except LostRank:
+                raise
             except Exception as error:
                 logger.exception("the scoring step failed with %d requests", len(plans))
                 return [self._fail(scoring, error) for scoring, _ in plans]

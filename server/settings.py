@@ -173,6 +173,9 @@ class ServerSettings(BaseSettings):
     quantization: Quantization = Field(
         default="none", description="int8 keeps a byte a weight in the layers: less memory, not more speed."
     )
+    tensor_parallel_size: int = Field(
+        default=1, ge=1, description="Processes, one a GPU, that share the layers; kv_cache_memory is that of each."
+    )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of the engine. Default: torch's.")
     max_waiting_requests: int = Field(
         default=1024,
@@ -291,6 +294,7 @@ class ServerSettings(BaseSettings):
             attention_backend=self.attention_backend,
             quantization=self.quantization,
             cuda_graphs=self.cuda_graphs,
+            tensor_parallel_size=self.tensor_parallel_size,
             threads=self.threads,
         )
 

@@ -1,6 +1,7 @@
 """Attention of segments over the page pool: what its implementations share."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -48,3 +49,7 @@ class PagedAttention(ABC):
     def _place(self, array: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> Tensor:
         """An array on the pool's device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.cache.keys.device)
+
+
+# Lays segments out over a pool; mostly the implementation itself.
+AttentionFactory = Callable[[PagedCache, list[Segment]], PagedAttention]

@@ -80,3 +80,24 @@ def test_restarts_of_an_engine_that_keeps_dying_are_spaced(tmp_path: Path) -> No
             assert time.monotonic() - started > 0.2 * 2 ** (restart - 1)  # The pauses are 0.2, 0.4, 0.8 s.
             assert server.metric("cdlm_engine_restarts_total") == restart
         server.complete()
+
+
+def test_a_lost_rank_costs_what_a_lost_engine_does(tmp_path: Path) -> None:
+    """Two processes share the layers: a request that runs when one dies ends with an error, and both come back."""
+    flags = ("--tensor-parallel-size", "2", "--threads", "1", "--confidence-threshold", "1")
+    with running_server(tmp_path / "log", *flags) as server:
+        expected = server.complete()["choices"]
+        for when in ("idle", "running"):
+            threads, lines = start_streams(server, 2 if when == "running" else 0, 1500)
+            server.wait_for(lambda lines=lines: all(len(stream) > 1 for stream in lines))  # type: ignore[misc]
+            engine = engine_of(server)
+            (rank,) = Path(f"/proc/{engine}/task/{engine}/children").read_text().split()
+            os.kill(int(rank), signal.SIGKILL)
+            server.wait_for(lambda: server.client.get("/readyz").status_code == 503)
+            server.wait_ready()
+            for thread in threads:
+                thread.join(60)
+            assert all('"server_error"' in stream[-2] for stream in lines)
+            assert server.complete()["choices"] == expected
+        server.wait_idle()
+        assert server.metric("cdlm_engine_restarts_total") == 2

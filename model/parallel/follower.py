@@ -1,0 +1,70 @@
+"""A follower's side: runs what the leader tells it to until the leader is gone."""
+
+from multiprocessing.connection import Connection
+
+import msgspec
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from model.attention.backends import find_attention
+from model.attention.cache import PagedCache
+from model.attention.paged import PagedAttention
+from model.parallel.messages import Attend, Command, CopyPage, OpenPool, Predict, RunLayers
+from model.parallel.transformer import RankTransformer
+from model.segments import Segment
+
+
+class Follower:
+    """One rank other than the leader.
+
+    Args:
+        transformer: its share, with its weights.
+    """
+
+    def __init__(self, transformer: RankTransformer) -> None:
+        transformer.fuse()
+        self._transformer = transformer
+        weight = transformer.lm_head.weight
+        self._device, self._dtype = weight.device, weight.dtype
+        self._cache: PagedCache | None = None
+        self._factory: type[PagedAttention] | None = None
+        self._attention: dict[int, PagedAttention] = {}
+
+    @torch.inference_mode()
+    def serve(self, connection: Connection) -> None:
+        """Returns when the leader has closed its end."""
+        decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
+        while True:
+            try:
+                payload = connection.recv_bytes()
+            except (EOFError, ConnectionResetError):
+                return
+            self._run(decoder.decode(payload))
+
+    def _run(self, command: Command) -> None:
+        match command:
+            case OpenPool(num_pages=num_pages, page_size=page_size, attention_backend=backend):
+                where = {"device": self._device, "dtype": self._dtype, "page_size": page_size}
+                self._cache = PagedCache(self._transformer.config, num_pages=num_pages, **where)  # type: ignore[arg-type]
+                self._factory = find_attention(backend, **where)  # type: ignore[arg-type]
+            case CopyPage(source=source, target=target):
+                assert self._cache is not None
+                self._cache.copy_page(source, target)
+            case Attend(number=number, segments=segments, gone=gone):
+                assert self._cache is not None
+                assert self._factory is not None
+                for each in gone:
+                    del self._attention[each]
+                self._attention[number] = self._factory(self._cache, [Segment(*each) for each in segments])
+            case RunLayers(attention=number, tokens=tokens, first=first, last=last):
+                attention = self._attention[number]
+                self._transformer.run_layers(self._receive(tokens), attention.positions, attention, first, last)
+            case Predict(rows=rows):
+                self._transformer.logits(self._receive(rows))
+
+    def _receive(self, rows: int) -> Tensor:
+        """Hidden states [rows, hidden_size] from the leader."""
+        hidden = torch.empty(rows, self._transformer.config.hidden_size, device=self._device, dtype=self._dtype)
+        dist.broadcast(hidden, src=0)
+        return hidden

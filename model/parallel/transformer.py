@@ -1,0 +1,127 @@
+"""The transformer of one rank: a share of every layer's heads and hidden units, and of the vocabulary's rows."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from model.config import CheckpointError, TransformerConfig
+from model.parallel.followers import Followers
+from model.parallel.messages import Predict, RunLayers
+from model.transformer import Attention, Layer, Transformer
+
+# Which dimension of a stored tensor is cut, by the module it belongs to (Shoeybi et al., 2019, arXiv 1909.08053): the
+# first products of a pair by their outputs, the second by its inputs, so that a pair needs one sum over the ranks.
+_CUT = {"q_proj": 0, "k_proj": 0, "v_proj": 0, "gate_proj": 0, "up_proj": 0, "o_proj": 1, "down_proj": 1, "lm_head": 0}
+
+
+class SummedLinear(nn.Linear):
+    """A linear layer of which each rank holds some inputs: the ranks' products are summed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., a rank's share of in] -> [..., out], the same on every rank."""
+        out = super().forward(x)
+        dist.all_reduce(out)
+        return out
+
+
+def share_config(config: TransformerConfig, size: int) -> TransformerConfig:
+    """The shape of one of ``size`` equal shares.
+
+    Raises:
+        CheckpointError: heads or hidden units cannot be shared evenly.
+    """
+    for name in ("num_heads", "num_kv_heads", "intermediate_size"):
+        if getattr(config, name) % size:
+            raise CheckpointError(
+                f"tensor_parallel_size {size} does not divide the checkpoint's {name} {getattr(config, name)}"
+            )
+    return replace(
+        config,
+        num_heads=config.num_heads // size,
+        num_kv_heads=config.num_kv_heads // size,
+        intermediate_size=config.intermediate_size // size,
+    )
+
+
+class RankTransformer(Transformer):
+    """One rank's share of the transformer that ``config`` describes; rank 0 alone holds the embedding whole.
+
+    ``self.config`` is the share's shape. Its leader has ``followers``, and what it calls they run too.
+
+    Raises:
+        CheckpointError: the shape cannot be shared evenly.
+    """
+
+    def __init__(self, config: TransformerConfig, rank: int, size: int) -> None:
+        self.rank, self.size = rank, size
+        self.vocab_rows = -(-config.vocab_size // size)  # The last rank's share may end early.
+        self.followers: Followers | None = None
+        share = share_config(config, size)
+        with torch.device("meta"):
+            self._whole = Transformer(config).stored_shapes()
+        super().__init__(share)
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            layer.self_attn.o_proj = SummedLinear(share.num_heads * share.head_dim, share.hidden_size, bias=False)
+            layer.mlp.down_proj = SummedLinear(share.intermediate_size, share.hidden_size, bias=False)
+        self.lm_head = nn.Linear(share.hidden_size, self.vocab_rows, bias=False)
+        if rank:
+            self.embed_tokens = nn.Embedding(0, share.hidden_size)
+
+    def tie_weights(self) -> None:
+        """Makes the leader's rows of the LM head a part of its embedding where the shape says so."""
+        if self.config.tie_word_embeddings and self.rank == 0:
+            self.lm_head.weight.data = self.embed_tokens.weight.data[: self.vocab_rows]
+
+    def stored_shapes(self) -> dict[str, torch.Size]:
+        """Shapes of the whole transformer's parameters."""
+        return self._whole
+
+    def parts(self, name: str, whole: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Where this rank keeps what of a whole parameter, or of an update of one."""
+        module = name.split(".")[-2]
+        if name == "embed_tokens.weight":
+            if self.rank == 0:
+                yield self.embed_tokens.weight.data, whole
+            if not self.config.tie_word_embeddings or self.rank == 0:
+                return
+            name, module = "lm_head.weight", "lm_head"
+        kept = self.get_parameter(name).data
+        if module == "lm_head":
+            part = whole[self.rank * self.vocab_rows : (self.rank + 1) * self.vocab_rows]
+            yield kept[: len(part)], part
+        elif module in _CUT:
+            yield kept, whole.tensor_split(self.size, dim=_CUT[module])[self.rank]
+        else:
+            yield kept, whole
+
+    def run_layers(
+        self, x: Tensor, positions: Tensor, attention: Attention, first: int = 0, last: int | None = None
+    ) -> Tensor:
+        """Like ``Transformer.run_layers``; on the leader its followers run the same layers."""
+        if self.followers is None:
+            return super().run_layers(x, positions, attention, first, last)
+        end = len(self.layers) if last is None else last
+        with self.followers.together():
+            number = self.followers.number(attention)
+            self.followers.send(RunLayers(attention=number, tokens=len(x), first=first, last=end))
+            dist.broadcast(x, src=0)
+            return super().run_layers(x, positions, attention, first, end)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [rows, hidden_size] -> logits [rows, vocab_size] on the leader, this rank's columns elsewhere."""
+        if self.followers is None:
+            part = super().logits(hidden)
+            dist.gather(part, dst=0)
+            return part
+        with self.followers.together():
+            hidden = hidden.contiguous()
+            self.followers.send(Predict(rows=len(hidden)))
+            dist.broadcast(hidden, src=0)
+            part = super().logits(hidden)
+            columns = [torch.empty_like(part) for _ in range(self.size)]
+            dist.gather(part, columns, dst=0)
+            return torch.cat(columns, dim=-1)[:, : self.config.vocab_size]
