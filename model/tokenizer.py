@@ -10,6 +10,7 @@ from model.backbones.fast_dllm_v2 import FastDllmV2Backbone
 from model.backbones.llada import LladaBackbone
 from model.backbones.native import NativeBackbone
 from model.backbones.sdar import SdarBackbone
+from model.chat_templates import default_template, use_template
 from model.config import CheckpointError
 from model.files import read_json
 
@@ -29,11 +30,13 @@ def _register() -> None:
         AutoConfig.register(name, known, exist_ok=True)
 
 
-def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint directory, with its chat template if it has one.
+def load_tokenizer(directory: Path, chat_template: Path | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint directory.
+
+    Its chat template is that of the file ``chat_template``, else its own, else that of the checkpoint's format.
 
     Raises:
-        CheckpointError: the directory or its tokenizer is missing or unreadable.
+        CheckpointError: the directory or its tokenizer is missing or unreadable, or the file is no template.
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such checkpoint directory")
@@ -45,4 +48,9 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{directory}: cannot load the tokenizer: {error}") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    if chat_template is not None:
+        use_template(tokenizer, chat_template)
+    elif not tokenizer.chat_template and (directory / "config.json").exists():
+        model_type = read_json(directory, "config.json").get("model_type")
+        tokenizer.chat_template = default_template(model_type, tokenizer.get_added_vocab())
     return tokenizer

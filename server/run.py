@@ -147,7 +147,7 @@ class _Runner:
     async def _load(self) -> None:
         directory = Path(self._settings.model)
         try:
-            self._services.codec = await asyncio.to_thread(TextCodec.load, directory)
+            self._services.codec = await asyncio.to_thread(TextCodec.load, directory, self._settings.chat_template)
             ready = await self._client.wait_ready()
         except (TextError, EngineError) as error:
             logger.error("cannot serve %s: %s", directory, error)

@@ -110,6 +110,10 @@ class ServerSettings(BaseSettings):
         min_length=1,
         description="Model id that clients send. Default: the name of the adapter's directory, else the model's.",
     )
+    chat_template: Path | None = Field(
+        default=None,
+        description="File with the Jinja template of chats. Default: the tokenizer's, else that of the format.",
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0 picks a free one.")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")

@@ -54,15 +54,18 @@ class TextCodec:
         self._token_characters = longest * (4 if self._tokenizer.normalizer else 1)
 
     @classmethod
-    def load(cls, directory: Path) -> "TextCodec":
-        """Loads from a local checkpoint folder; runs no code from it. Raises ``TextError``."""
+    def load(cls, directory: Path, chat_template: Path | None = None) -> "TextCodec":
+        """Loads from a local checkpoint folder; runs no code from it. Raises ``TextError``.
+
+        ``chat_template`` is a file that replaces the checkpoint's.
+        """
         from model.tokenizer import load_tokenizer  # Imports transformers, which takes seconds.
 
         try:
-            loaded: Any = load_tokenizer(directory)
+            loaded: Any = load_tokenizer(directory, chat_template)
             backend = loaded.backend_tokenizer
         except (CheckpointError, AttributeError) as error:
-            raise TextError(f"cannot load the tokenizer of {directory}: {error}") from error
+            raise TextError(str(error)) from error
 
         def render(messages: list[dict[str, JsonValue]], tools: list[JsonValue]) -> str:
             text = loaded.apply_chat_template(messages, tools or None, tokenize=False, add_generation_prompt=True)

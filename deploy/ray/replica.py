@@ -27,7 +27,8 @@ class Replica:
         self._services = Services(settings, self._client)
         self._app = create_app(self._services)
         await self._client.start()
-        self._services.codec = await asyncio.to_thread(TextCodec.load, Path(settings.model))
+        codec = await asyncio.to_thread(TextCodec.load, Path(settings.model), settings.chat_template)
+        self._services.codec = codec
         await self._client.wait_ready()
 
     async def answer(

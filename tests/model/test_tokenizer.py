@@ -1,9 +1,11 @@
 """The tokenizers of the Hugging Face formats load from their own files, and no code of a checkpoint runs."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
 from model.config import CheckpointError
 from model.tokenizer import load_tokenizer
@@ -39,3 +41,47 @@ def test_an_unreadable_configuration_is_named(tmp_path: Path) -> None:
     (build_dream(tmp_path) / "tokenizer_config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: cannot be read"):
         load_tokenizer(tmp_path)
+
+
+def without_template(directory: Path) -> Path:
+    path = directory / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    del config["chat_template"]
+    path.write_text(json.dumps(config))
+    return directory
+
+
+CHAT = [{"role": "system", "content": "be"}, {"role": "user", "content": "hi"}]
+
+
+def test_directories_without_a_template_have_that_of_their_format(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(without_template(build_dream(tmp_path / "dream")))
+    assert tokenizer.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True) == (
+        "<|im_start|>system\nbe<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    llada = without_template(build_llada(tmp_path / "llada"))
+    assert load_tokenizer(llada).chat_template is None  # Its vocabulary has not all of the template's special tokens.
+    vocabulary = Tokenizer.from_file(str(llada / "tokenizer.json"))
+    vocabulary.add_special_tokens(["<|startoftext|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"])
+    vocabulary.save(str(llada / "tokenizer.json"))
+    assert load_tokenizer(llada).apply_chat_template(CHAT, tokenize=False, add_generation_prompt=True) == (
+        "<|startoftext|><|start_header_id|>system<|end_header_id|>\n\nbe<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+
+
+def test_a_template_from_a_file_replaces_the_checkpoint_s(tmp_path: Path) -> None:
+    directory, path = build_dream(tmp_path / "model"), tmp_path / "chat.jinja"
+    path.write_text("{% for message in messages %}[{{ message['content'] }}]{% endfor %}")
+    assert load_tokenizer(directory, path).apply_chat_template(CHAT, tokenize=False) == "[be][hi]"
+    for content, reason in [
+        ("{% for %}", "line 1"),
+        ("{{ raise_exception('no users') }}", "refuses one message of a user: no users"),
+        ("{{ messages.__class__.__mro__ }}", "refuses one message of a user: access to attribute"),
+        (None, "cannot be read"),
+    ]:
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_text(content)
+        with pytest.raises(CheckpointError, match=rf"chat\.jinja: {reason}"):
+            load_tokenizer(directory, path)
