@@ -2,7 +2,7 @@
 
 import typer
 
-from cli import bench, evaluate, generate, plan, serve, train
+from cli import bench, evaluate, generate, key, plan, serve, train
 
 app = typer.Typer(
     name="cdlm",
@@ -16,6 +16,7 @@ app.command("generate")(generate.generate)
 app.command("eval")(evaluate.evaluate)
 app.command("bench")(bench.bench)
 app.command("plan")(plan.plan)
+app.command("key")(key.key)
 app.add_typer(train.app, name="train")
 
 

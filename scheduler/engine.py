@@ -198,7 +198,7 @@ class Engine:
         failed, staged_tokens = self._stage()
         tokens += staged_tokens
         # A preempted request waits for pages: what becomes free is for it.
-        preempted = bool(self.scheduler.waiting) and self.scheduler.waiting[0].started
+        preempted = self.scheduler.waiting.resuming
         scored = self.scores.step(budget - tokens, admit=not preempted)
         stats = self.stats(
             forward_seconds=time.monotonic() - started,
@@ -374,6 +374,7 @@ class Engine:
             sequence, result, first, end, canvas=canvas, reason=reason,
             denoise_steps=result.steps, forward_passes=sequence.forwards,
         )  # fmt: skip
+        self.scheduler.waiting.charge(sequence.request.client, answer_tokens=len(output.token_ids))
         sequence.sent = 0
         if reason is not None:
             del self.sequences[sequence.request.request_id]

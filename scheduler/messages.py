@@ -54,6 +54,8 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
 
     ``pinned`` are the tokens behind ``max_tokens`` generated ones. Those of them that lie in the same block as the last
     generated one are known there from its first step on, so that it is denoised between both; the others are not used.
+
+    ``client`` is whom the request is for: those that wait are admitted fairly between clients.
     """
 
     request_id: str
@@ -67,6 +69,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     stream_canvas: bool = False
     grammar: str | None = None
     pinned: list[int] = []
+    client: str = ""
 
 
 class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, tag="score"):

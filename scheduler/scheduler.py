@@ -1,9 +1,9 @@
 """Which requests take part in the next step: admission, page allocation, preemption."""
 
-from collections import deque
 from collections.abc import Iterator
 
 from model.config import Manifest
+from scheduler.fair_queue import FairQueue
 from scheduler.page_pool import PagePool
 from scheduler.prefix_cache import PrefixCache
 from scheduler.sequence import Sequence
@@ -12,9 +12,9 @@ from scheduler.sequence import Sequence
 class Scheduler:
     """Continuous batching by block step.
 
-    Requests join and leave at every step. Running ones come first, oldest first; waiting ones join while the
-    token budget, the canvas rows and the pages last. When pages run out, the youngest running request gives
-    up its pages and its unfinished block, and goes back to the head of the queue.
+    Requests join and leave at every step. Running ones come first, oldest first; waiting ones join, fairly between
+    clients, while the token budget, the canvas rows and the pages last. When pages run out, the youngest running
+    request gives up its pages and its unfinished block, and goes back to the head of the queue.
 
     A request with more than ``max_prefill_tokens`` known tokens to compute is **staged** first: its forward advances a
     few layers beside each step, one request at a time, oldest first.
@@ -35,7 +35,7 @@ class Scheduler:
         self.prefix_cache = prefix_cache
         self.max_num_batched_tokens = max_num_batched_tokens
         self.max_prefill_tokens = max_prefill_tokens
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = FairQueue()
         self.running: list[Sequence] = []
         self.preemptions = 0
         self.admitted: list[Sequence] = []  # For the first time, since the list was last emptied.
@@ -77,7 +77,7 @@ class Scheduler:
             budget -= cost if cost <= budget else 0
         # Whoever did not fit is first in line for the next step.
         self.running = left_out + chosen
-        for sequence in list(self.waiting):
+        for sequence in self.waiting:
             if preempted or not self._free_rows:
                 break
             if sequence.compiling is not None or self.prefix_cache.awaits(sequence, self.running):
@@ -140,6 +140,7 @@ class Scheduler:
         if not sequence.started:
             sequence.started = True
             sequence.cached = min(sequence.computed, sequence.prompt_length)
+            self.waiting.charge(sequence.request.client, prompt_tokens=sequence.prompt_length)
             self.admitted.append(sequence)
         self.running.append(sequence)
 

@@ -83,6 +83,7 @@ class Job:
                     stream_canvas=fields.diffusing,
                     grammar=grammar,
                     pinned=list(pinned),
+                    client=record.key.name if record.key else "",
                 )
                 choices.append(Choice(number, request, codec, fields.stop, len(echoes[index]) if echoes else 0))
         scoring = [
@@ -124,7 +125,7 @@ class Job:
         queue: asyncio.Queue[Update | ApiError] = asyncio.Queue()
         tasks: list[asyncio.Task[None]] = []
         try:
-            with services.gate.admit(len(self.choices) + len(self.scoring)):
+            with services.gate.admit(len(self.choices) + len(self.scoring), self._asked_tokens(), self.record.key):
                 services.metrics.accepted(sum(map(len, self.prompts)))
                 services.gate.cut_listeners.add(queue.put_nowait)
                 scores = [asyncio.create_task(self._score(index)) for index in range(len(self.scoring))]
@@ -239,12 +240,19 @@ class Job:
                     return
         raise EngineDeadError("the engine ended the sequence without a reason")
 
+    def _asked_tokens(self) -> int:
+        """Tokens of prompts and answers, as long as they may become; a prompt counts once."""
+        return sum(map(len, self.prompts)) + sum(choice.request.max_tokens for choice in self.choices)
+
     def _deliver(self, choice: Choice, tokens: int) -> None:
         choice.delivered += tokens
         self.services.metrics.delivered(tokens)
 
     def _account(self, outcome: Outcome, status: int, *, admitted: bool) -> None:
         elapsed = time.monotonic() - self.arrived
+        if admitted and self.record.key is not None:
+            used = sum(map(len, self.prompts)) + sum(len(choice.token_ids) for choice in self.choices)
+            self.services.gate.quota(self.record.key).give_back(self._asked_tokens() - used)
         for choice in self.choices if admitted else []:
             lost = len(choice.token_ids) - choice.delivered
             if lost:

@@ -5,12 +5,14 @@ import logging
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import ApiError
+from server.keys import ApiKey
 from server.metrics import Metrics
+from server.quotas import Quota
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +94,7 @@ class Gate:
         self.limit = limit
         self.in_flight = 0
         self.draining = False
+        self._quotas: dict[str, Quota] = {}
         self._metrics = metrics
         self._idle = asyncio.Event()
         self._idle.set()
@@ -103,23 +106,38 @@ class Gate:
             message = f"{sequences} sequences are asked for; this server takes at most {self.limit} at once"
             raise ApiError(400, message, param=param)
 
+    def quota(self, key: ApiKey) -> Quota:
+        """What ``key`` uses of this gate."""
+        return self._quotas.setdefault(key.name, Quota(key))
+
     @contextmanager
-    def admit(self, sequences: int) -> Iterator[None]:
-        """Holds places for ``sequences`` sequences; raises ``ApiError`` 503 while draining, 429 when full."""
+    def admit(self, sequences: int, tokens: int = 0, key: ApiKey | None = None) -> Iterator[None]:
+        """Holds places for ``sequences`` sequences of together ``tokens`` tokens.
+
+        Raises ``ApiError``: 503 while draining, 429 when full or when ``key`` has used what it may, 400 where it never
+        may.
+        """
         if self.draining:
             self._metrics.rejected("draining")
             raise ApiError(503, "The server is shutting down", retry_after=10)
         if self.in_flight + sequences > self.limit:
             self._metrics.rejected("queue_full")
             raise ApiError(429, "Too many requests are waiting; retry later", retry_after=1)
-        self.in_flight += sequences
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self.in_flight -= sequences
-            if self.in_flight == 0:
-                self._idle.set()
+        with ExitStack() as held:
+            try:
+                held.enter_context(self.quota(key).hold(sequences, tokens) if key else nullcontext())
+            except ApiError as error:
+                if error.status == 429:
+                    self._metrics.rejected("rate_limited")
+                raise
+            self.in_flight += sequences
+            self._idle.clear()
+            try:
+                yield
+            finally:
+                self.in_flight -= sequences
+                if self.in_flight == 0:
+                    self._idle.set()
 
     async def drain(self, timeout_s: float) -> bool:
         """Lets running requests finish for ``timeout_s`` seconds, then cuts them; True when all finished."""

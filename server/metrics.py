@@ -67,7 +67,7 @@ class Metrics:
         self._cancelled = self._counter("requests_cancelled", "Sequences whose client left", "stage")
         for reason in ("stop", "length", "error"):
             self._finished.labels(model_name, reason)
-        for reason in ("queue_full", "draining", "not_ready", "invalid", "internal"):
+        for reason in ("queue_full", "rate_limited", "draining", "not_ready", "invalid", "internal"):
             self._rejected.labels(model_name, reason)
         for stage in ("waiting", "running"):
             self._cancelled.labels(model_name, stage)

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from scheduler.messages import BlockOutput, GenerateRequest
 from server.choice import Update
+from server.keys import ApiKey
 
 if TYPE_CHECKING:
     from server.spans import RequestSpan, Tracing
@@ -58,7 +59,7 @@ class RequestRecord:
     """What one HTTP request came to: filled by whoever works on it, told when it has been answered.
 
     ``sent`` is the status the client has seen, ``status`` what the request came to: a stream that fails has said 200
-    before. ``figures`` are those of the work, if any was begun.
+    before. ``figures`` are those of the work, if any was begun; ``key`` is whose request it is, where keys are needed.
     """
 
     def __init__(self, path: str, span: "RequestSpan | None" = None) -> None:
@@ -67,6 +68,7 @@ class RequestRecord:
         self.outcome: Outcome | None = None
         self.status: int | None = None
         self.figures: dict[str, object] = {}
+        self.key: ApiKey | None = None
         self._span = span
         self._started = time.monotonic()
 
@@ -99,6 +101,8 @@ class RequestRecord:
             "e2e_ms": round(elapsed * 1000, 1),
             **self.figures,
         }
+        if self.key is not None:
+            line["key"] = self.key.name
         if self._span is not None:
             line["trace_id"] = self._span.trace_id
             self._span.end(line, self.sent)

@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -12,7 +13,6 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -22,6 +22,7 @@ from pydantic_settings import SettingsError as SourceError
 from model.config import AttentionBackend, Quantization
 from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
 from scheduler.options import EngineOptions
+from server.keys import ApiKey, check_distinct, named_keys, read_keys
 from server.tracing import check_endpoint
 
 ENV_PREFIX = "CDLM_"
@@ -205,7 +206,9 @@ class ServerSettings(BaseSettings):
         description="Key that clients must send; repeat it or separate several by commas.",
     )
     api_key_file: Path | None = Field(
-        default=None, description="File with one key a line, beside those of --api-key; # starts a comment."
+        default=None,
+        description="File with a key a line, or its hash, name and limits (cdlm key makes such lines), beside those of "
+        "--api-key; # starts a comment.",
     )
     cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
         default_factory=list,
@@ -225,9 +228,9 @@ class ServerSettings(BaseSettings):
 
     @field_validator("api_key_file")
     @classmethod
-    def _readable(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if value is not None and not _keys_of(value):
-            raise ValueError(f"{info.field_name} holds no key")
+    def _readable(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            read_keys(value)
         return value
 
     @field_validator("otlp_endpoint")
@@ -241,6 +244,11 @@ class ServerSettings(BaseSettings):
     def _adapter_has_a_base(self) -> Self:
         if self.adapter is not None and "model" not in self.model_fields_set:
             raise ValueError(f"--adapter {self.adapter} needs --model, the checkpoint that it was trained on")
+        return self
+
+    @model_validator(mode="after")
+    def _keys_differ(self) -> Self:
+        check_distinct(self.api_keys)
         return self
 
     def fetched(self) -> "ServerSettings":
@@ -268,11 +276,11 @@ class ServerSettings(BaseSettings):
         """The model id that clients send."""
         return self.served_model_name or Path(self.adapter or self.model).resolve().name
 
-    @property
-    def api_keys(self) -> list[str]:
+    @cached_property
+    def api_keys(self) -> list[ApiKey]:
         """All accepted keys; empty when the server is open."""
-        keys = [key.get_secret_value() for key in self.api_key]
-        return keys + (_keys_of(self.api_key_file) if self.api_key_file else [])
+        keys = named_keys(key.get_secret_value() for key in self.api_key)
+        return keys + (read_keys(self.api_key_file) if self.api_key_file else [])
 
     def engine_options(self) -> EngineOptions:
         """The part of the settings that the engine process needs."""
@@ -301,14 +309,6 @@ class ServerSettings(BaseSettings):
             tensor_parallel_size=self.tensor_parallel_size,
             threads=self.threads,
         )
-
-
-def _keys_of(path: Path) -> list[str]:
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
-    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def parse_settings(argv: Sequence[str]) -> ServerSettings:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from server.keys import ApiKey, digest
 from server.settings import ServerSettings, SettingsError, parse_bytes, parse_settings
 
 
@@ -47,14 +48,16 @@ def test_keys_come_from_flags_variable_and_file(monkeypatch: pytest.MonkeyPatch,
     file = tmp_path / "keys"
     file.write_text("# team\nfrom-file\n\n")
     assert parse("--api-key", "a", "--api-key", "b", "--api-key-file", str(file)).api_keys == [
-        "a",
-        "b",
-        "from-file",
+        ApiKey("key-1", digest(b"a")),
+        ApiKey("key-2", digest(b"b")),
+        ApiKey("line-2", digest(b"from-file")),
     ]
     monkeypatch.setenv("CDLM_API_KEY", "x,y")
     settings = parse()
-    assert settings.api_keys == ["x", "y"]
+    assert [key.digest for key in settings.api_keys] == [digest(b"x"), digest(b"y")]
     assert "x" not in repr(settings.api_key)
+    with pytest.raises(SettingsError, match="two API keys have the same key: key-1 and key-2"):
+        parse("--api-key", "a", "--api-key", "a")
 
 
 def test_engine_options_carry_the_values() -> None:
