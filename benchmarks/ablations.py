@@ -22,7 +22,7 @@ from training.trajectories.run import run_trajectories
 ROWS = "student_tau_0.9,student_tau_0.95,student_tau_0.99"
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "teacher's weights, untrained": {},
+    "untrained teacher": {},
     "all three losses": {"student": {}},
     "no consistency": {"student": {"consistency": 0.0}},
     "no distillation": {"student": {"distillation": 0.0}},
@@ -38,12 +38,18 @@ def main(
     steps: Annotated[int, typer.Option(help="Student steps of every variant.")] = 400,
     count: Annotated[int, typer.Option(help="Development problems of each task.")] = 200,
     seed: Annotated[int, typer.Option(help="Which problems.")] = 0,
+    variants: Annotated[str, typer.Option(help="Their names, separated by commas.")] = ",".join(VARIANTS),
     workers: Annotated[int, typer.Option(help="Processes, one a core.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
 ) -> None:
     """Trains and measures every variant."""
     recipe, rows = load_config(config), []
+    unknown = set(variants.split(",")) - VARIANTS.keys()
+    if unknown:
+        raise typer.BadParameter(f"no such variants: {', '.join(sorted(unknown))}")
     for name, changes in VARIANTS.items():
+        if name not in variants.split(","):
+            continue
         directory = output / "".join(letter if letter.isalnum() else "_" for letter in name)
         train(recipe, run, directory, changes, steps, workers)
         table = make_table(

@@ -1,5 +1,6 @@
 """Runs one engine step: the forward over all segments, and the finalisation of every row's block."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -23,6 +24,8 @@ from model.row import RowResult, RowWork, Sampling, Span, TokenScore
 from model.sampling import gumbel_noise, sample
 from model.scoring import ScoreWork, score
 from model.staged import StagedForward
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -122,9 +125,9 @@ class ModelRunner:
         self.editor.apply(works, counts, chosen, logits, self.canvas)
         confidence, token = confidence_and_best(logits, self.manifest.mask_token_id)
         entropies = entropy(logits) if any(work.needs_entropy for work in works) else None
-        self._sample(works, counts, chosen, logits, token)
+        failed = self._sample(works, counts, chosen, logits, token)
         finalised = self._rules(works, rows, chosen, confidence, entropies)
-        failed = self.constrained.choose(
+        failed |= self.constrained.choose(
             works, counts, self.canvas, logits, token, finalised, before_edits, lambda index: self._pick(works[index])
         )
         self._write(rows, chosen, token, finalised)
@@ -192,13 +195,24 @@ class ModelRunner:
             masked[:, 1:] &= denoised[:, None]
         return masked
 
-    def _sample(self, works: list[RowWork], counts: list[int], chosen: Tensor, logits: Tensor, token: Tensor) -> None:
-        """Replaces the most probable token by a drawn one in rows that ask for it; ``token`` changes in place."""
-        end = 0
-        for work, count in zip(works, counts, strict=True):
+    def _sample(
+        self, works: list[RowWork], counts: list[int], chosen: Tensor, logits: Tensor, token: Tensor
+    ) -> dict[int, str]:
+        """Replaces the most probable token by a drawn one in rows that ask for it; ``token`` changes in place.
+
+        Returns the reasons of rows in which that failed, by their place in ``works``: the others go on without them.
+        """
+        end, failed = 0, {}
+        for index, (work, count) in enumerate(zip(works, counts, strict=True)):
             mine, end = slice(end, end + count), end + count
-            if work.sampling is not None:
+            if work.sampling is None:
+                continue
+            try:
                 token[mine] = self._draw(work, work.sampling, logits[mine], chosen[mine] % self.canvas.block_length)
+            except Exception as error:
+                logger.exception("a row could not be sampled")
+                failed[index] = type(error).__name__
+        return failed
 
     def _draw(self, work: RowWork, how: Sampling, logits: Tensor, offsets: Tensor) -> Tensor:
         """logits [positions, vocab] at ``offsets`` [positions] of the row's block -> [positions] int64."""

@@ -88,6 +88,19 @@ class Message(ApiModel):
 class ChatRequest(GenerationFields):
     """``POST /v1/chat/completions``."""
 
+    route = "/v1/chat/completions"
+    elsewhere = {
+        "best_of": "n",
+        "echo": "/v1/completions",
+        "input": "messages",
+        "instructions": "messages",
+        "max_output_tokens": "max_completion_tokens",
+        "prompt": "messages",
+        "reasoning": "reasoning_effort",
+        "suffix": "/v1/completions",
+        "text": "response_format",
+    }
+
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(
         None, ge=1, description="Most tokens of an answer; absent takes the rest of the context."

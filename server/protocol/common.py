@@ -1,6 +1,6 @@
 """Fields that completions and chats share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
@@ -100,6 +100,9 @@ class AnswerFields(ApiModel):
     """What all routes that generate have in common."""
 
     effort_param: ClassVar[str] = "reasoning_effort"
+    # The route, and fields of the others: what each is called here, or which route has it.
+    route: ClassVar[str]
+    elsewhere: ClassVar[Mapping[str, str | None]]
 
     model: str | None = Field(None, description="Model id; absent takes the one that is served.")
     temperature: float = Field(0.0, ge=0, le=2, description="0, the default, decodes greedily.")
@@ -200,6 +203,10 @@ class AnswerFields(ApiModel):
                 raise invalid(f"{name} needs stream to be true", name)
         for name in self._not_honoured():
             raise unsupported(name)
+        for name, instead in self.elsewhere.items():
+            if (self.model_extra or {}).get(name) not in (None, False, "", [], {}):
+                hint = f"; use {instead}" if instead else ""
+                raise invalid(f"{name} is not a field of {self.route}{hint}", name)
         rule = self.rule(default_rule)
         for used_by, name in RULE_NUMBERS.items():
             if used_by != rule and getattr(self, name) is not None:

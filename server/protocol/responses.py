@@ -14,20 +14,6 @@ from server.protocol.formats import TextFormat
 
 LOGPROBS = "message.output_text.logprobs"
 
-# Fields of the other routes, and what they are called here.
-_ELSEWHERE = {
-    "best_of": None,
-    "echo": None,
-    "logprobs": f"include: [{LOGPROBS!r}]",
-    "max_completion_tokens": "max_output_tokens",
-    "max_tokens": "max_output_tokens",
-    "messages": "input",
-    "n": None,
-    "reasoning_effort": "reasoning.effort",
-    "response_format": "text.format",
-    "suffix": None,
-}
-
 # Fields whose values other than null, false and empty would change the output or need what is not kept here.
 _REFUSED = (
     "access_programs",
@@ -98,6 +84,20 @@ class Reasoning(ApiModel):
 class ResponsesRequest(AnswerFields):
     """``POST /v1/responses``."""
 
+    route = "/v1/responses"
+    elsewhere = {
+        "best_of": None,
+        "echo": None,
+        "logprobs": f"include: [{LOGPROBS!r}]",
+        "max_completion_tokens": "max_output_tokens",
+        "max_tokens": "max_output_tokens",
+        "messages": "input",
+        "n": None,
+        "reasoning_effort": "reasoning.effort",
+        "response_format": "text.format",
+        "suffix": None,
+    }
+
     effort_param: ClassVar[str] = "reasoning.effort"
 
     input: Annotated[
@@ -162,10 +162,6 @@ class ResponsesRequest(AnswerFields):
             raise invalid(f"top_logprobs needs include to have {LOGPROBS!r}", "top_logprobs")
         if self.ignore_eos and self.text.format.type != "text":
             raise invalid("ignore_eos cannot be used with text.format: such an answer ends", "ignore_eos")
-        for name in self.model_extra or {}:
-            if name in _ELSEWHERE:
-                hint = f"; use {_ELSEWHERE[name]}" if _ELSEWHERE[name] else ""
-                raise invalid(f"{name} is not a field of /v1/responses{hint}", name)
 
     def _not_honoured(self) -> Iterator[str]:
         yield from super()._not_honoured()

@@ -47,6 +47,11 @@ COMPLETIONS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": [5], "suffix": "x"}, "suffix"),
     (PROMPT | {"echo": 1}, "echo"),
     (PROMPT | {"stream_options": {"include_obfuscation": True}}, "stream_options.include_obfuscation"),
+    (PROMPT | {"response_format": {"type": "json_object"}}, "response_format"),
+    (PROMPT | {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+    (PROMPT | {"messages": [{"role": "user", "content": "hi"}]}, "messages"),
+    (PROMPT | {"max_completion_tokens": 3}, "max_completion_tokens"),
+    (PROMPT | {"top_logprobs": 3}, "top_logprobs"),
 ]
 CHATS: list[tuple[dict[str, Any], str]] = [
     ({}, "messages"),
@@ -83,6 +88,11 @@ CHATS: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "assistant", "refusal": "No."}]}, "messages[0].refusal"),
     ({"messages": [{"role": "assistant", "audio": {"id": "1"}}]}, "messages[0].audio"),
     (CHAT | {"modalities": ["audio"]}, "modalities"),
+    (CHAT | {"prompt": "hi"}, "prompt"),
+    (CHAT | {"suffix": "x"}, "suffix"),
+    (CHAT | {"echo": True}, "echo"),
+    (CHAT | {"best_of": 3}, "best_of"),
+    (CHAT | {"max_output_tokens": 3}, "max_output_tokens"),
     ({"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "messages[0].tool_calls[0].function"),
 ]
 BOTH: list[tuple[dict[str, Any], str]] = [

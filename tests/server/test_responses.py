@@ -213,7 +213,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"metadata": {str(i): "" for i in range(17)}}, "metadata"),
     ({"n": 2}, "n"),
     ({"max_tokens": 5}, "max_tokens"),
-    ({"messages": []}, "messages"),
+    ({"messages": [{"role": "user", "content": "x"}]}, "messages"),
     ({"response_format": {"type": "text"}}, "response_format"),
     ({"reasoning_effort": "low"}, "reasoning_effort"),
     ({"chat_template": "x"}, "chat_template"),
