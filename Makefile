@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test clients check load bench eval table train-nano secrets prometheus chromium dashboards clean
+.PHONY: help install serve test clients check load reliability bench eval table train-nano secrets prometheus chromium dashboards clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -51,6 +51,9 @@ check: $(VENV)/.installed-dev ## Lint, formatting, types, and the one-way import
 
 load: $(VENV)/.installed ## Load on a running server: tokens/s, TTFT, latency, steps per block.
 	$(BIN)/cdlm bench $(ARGS)
+
+reliability: $(VENV)/.installed-dev ## Faults, overload and hostile input against a real server, as a table (a few minutes).
+	$(BIN)/python -m pytest tests/reliability $(ARGS)
 
 bench: $(VENV)/.installed-training ## Speed next to raw forwards and other decoders (hours); ARGS="--quick", "--minutes 60".
 	$(BIN)/python -m benchmarks.speed $(ARGS)
