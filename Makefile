@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test clients check load reliability bench eval table train-nano secrets prometheus chromium dashboards clean
+.PHONY: help install serve test clients check load reliability soak bench eval table train-nano secrets prometheus chromium dashboards clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -54,6 +54,9 @@ load: $(VENV)/.installed ## Load on a running server: tokens/s, TTFT, latency, s
 
 reliability: $(VENV)/.installed-dev ## Faults, overload and hostile input against a real server, as a table (a few minutes).
 	$(BIN)/python -m pytest tests/reliability $(ARGS)
+
+soak: $(VENV)/.installed-dev ## Half an hour of everything at once, one engine kill; SOAK_MINUTES=5 for less.
+	$(BIN)/python -m pytest tests/reliability -m soak $(ARGS)
 
 bench: $(VENV)/.installed-training ## Speed next to raw forwards and other decoders (hours); ARGS="--quick", "--minutes 60".
 	$(BIN)/python -m benchmarks.speed $(ARGS)

@@ -5,24 +5,29 @@ from torch import Tensor
 
 from model.rules import RULES
 
-# Exponentials are summed in parts of the vocabulary, so that what is held in fp32 stays small and in the cache.
-_VOCABULARY_PART = 16_384
+# Rows are taken in parts of about so many bytes: on a CPU what is read for one reduction is still in the cache for the
+# next, and on a GPU what is held in fp32 stays small.
+_PART_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
 
 
 def confidence_and_best(logits: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
-    """The most probable token of each row and its softmax probability, without building the softmax.
+    """The most probable token of each row and its softmax probability.
 
     ``logits`` [rows, vocab] is changed in place: the mask token can never be generated. An id past the vocabulary
     means that there is no mask token. Returns confidence [rows] fp32 and token [rows] int64.
     """
     if mask_token_id < logits.shape[-1]:
         logits[:, mask_token_id] = float("-inf")
-    top, token = logits.max(dim=-1, keepdim=True)
-    wide_top = top.float()
-    total = torch.zeros(len(logits), device=logits.device)
-    for part in torch.split(logits, _VOCABULARY_PART, dim=-1):
-        total += (part.float() - wide_top).exp_().sum(-1)
-    return total.reciprocal_(), token[:, 0]
+    rows = max(1, _PART_BYTES.get(logits.device.type, 2**24) // (4 * logits.shape[-1]))
+    parts = [_confidence_and_best(part) for part in torch.split(logits, rows)]
+    confidence, token = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+    return confidence[:, 0], token[:, 0]
+
+
+def _confidence_and_best(logits: Tensor) -> tuple[Tensor, Tensor]:
+    wide = logits.float()
+    token = wide.max(dim=-1, keepdim=True).indices
+    return torch.log_softmax(wide, dim=-1).gather(-1, token).exp_(), token
 
 
 def entropy(logits: Tensor) -> Tensor:

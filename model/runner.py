@@ -114,8 +114,9 @@ class ModelRunner:
         predicting = recorded(works, layout) if recorded else self.forward(layout)  # [rows and second * block, hidden]
         # How many positions have a prediction is known here, so the device need not be asked for it.
         counts = [self.canvas.left[work.row] if work.denoise else 1 for work in works]
-        predictable = self._predictable(layout)[: len(works)]
-        chosen = torch.nonzero_static(predictable.reshape(-1), size=sum(counts))[:, 0]
+        tokens, masked = self.canvas.tokens.index_select(0, rows), self.canvas.masked.index_select(0, rows)
+        predictable = self._predictable(masked, layout)
+        chosen = torch.nonzero_static(predictable.view(-1), size=sum(counts))[:, 0]
         logits = self.transformer.logits(predicting.index_select(0, chosen))  # [masked, vocab]
         if second:
             at, places = second_places(works, counts, chosen, self.canvas.block_length)
@@ -130,8 +131,8 @@ class ModelRunner:
         failed |= self.constrained.choose(
             works, counts, self.canvas, logits, token, finalised, before_edits, lambda index: self._pick(works[index])
         )
-        self._write(rows, chosen, token, finalised)
-        results = self._results(works, rows, finalised)
+        tokens, masked = self._write(rows, tokens, masked, chosen, token, finalised)
+        results = self._results(works, rows, tokens, masked, finalised)
         if scored is not None:
             results = self._with_scores(works, results, finalised, chosen, *scored)
         for index, reason in failed.items():
@@ -186,14 +187,15 @@ class ModelRunner:
             predicting[layout.denoised, 1:] = blocks[:, :-1]
         return predicting.flatten(0, 1)
 
-    def _predictable(self, layout: StepLayout) -> Tensor:
-        """Which positions have a prediction in this step, [rows, block] bool."""
-        masked = self.canvas.masked.index_select(0, layout.rows)
-        if layout.denoised is not None:
-            denoised = torch.zeros(len(masked), dtype=torch.bool, device=self.device)
-            denoised[layout.denoised] = True
-            masked[:, 1:] &= denoised[:, None]
-        return masked
+    def _predictable(self, masked: Tensor, layout: StepLayout) -> Tensor:
+        """Which of the ``masked`` positions [rows, block] bool have a prediction in this step, likewise."""
+        if layout.denoised is None:
+            return masked
+        denoised = torch.zeros(len(layout.rows), dtype=torch.bool, device=self.device)
+        denoised[layout.denoised] = True
+        predictable = masked.clone()
+        predictable[:, 1:] &= denoised[: len(masked), None]
+        return predictable
 
     def _sample(
         self, works: list[RowWork], counts: list[int], chosen: Tensor, logits: Tensor, token: Tensor
@@ -244,17 +246,24 @@ class ModelRunner:
         wide_entropies = None if entropies is None else spread(entropies)
         return choose(sure, predicted, canvas.rule[rows], limit, at_least, wide_entropies)
 
-    def _write(self, rows: Tensor, chosen: Tensor, token: Tensor, now: Tensor) -> None:
-        """Writes tokens [positions], which lie at ``chosen``, to the canvas where ``now`` [rows, block] is true."""
-        canvas = self.canvas
-        wide = token.new_zeros(now.shape).view(-1).index_copy_(0, chosen, token).view(now.shape)
-        canvas.tokens[rows] = torch.where(now, wide, canvas.tokens.index_select(0, rows))
-        canvas.masked[rows] = canvas.masked.index_select(0, rows) & ~now
+    def _write(
+        self, rows: Tensor, tokens: Tensor, masked: Tensor, chosen: Tensor, token: Tensor, now: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Writes ``token`` [positions], which lie at ``chosen``, to the canvas where ``now`` [rows, block] is true.
 
-    def _results(self, works: list[RowWork], rows: Tensor, now: Tensor) -> list[RowResult]:
+        ``tokens`` and ``masked`` [rows, block] are what the canvas held; what it holds now is returned.
+        """
+        predicted = tokens.view(-1).index_copy(0, chosen, token).view_as(tokens)
+        tokens, masked = torch.where(now, predicted, tokens), masked & ~now
+        self.canvas.tokens.index_copy_(0, rows, tokens)
+        self.canvas.masked.index_copy_(0, rows, masked)
+        return tokens, masked
+
+    def _results(
+        self, works: list[RowWork], rows: Tensor, tokens: Tensor, masked: Tensor, now: Tensor
+    ) -> list[RowResult]:
         """Brings the rows to the host: the step's only transfer."""
         canvas, block = self.canvas, self.canvas.block_length
-        tokens, masked = canvas.tokens.index_select(0, rows), canvas.masked.index_select(0, rows)
         figures = [frontier(masked)[:, None], now.sum(-1, keepdim=True), tokens]
         width = max(canvas.stops[work.row] for work in works)
         if width:
