@@ -150,7 +150,7 @@ def machine(axis: str) -> type:
     made = type(f"Engine_{axis}", (EngineMachine,), {"axis": axis})
     case = made.TestCase
     case.settings = settings(
-        max_examples=12, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
     )
     return case
 

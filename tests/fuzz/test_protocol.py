@@ -59,9 +59,9 @@ def check(bench: Bench, path: str, body: object) -> None:
         return await bench.client.post(path, content=content, headers={"content-type": "application/json"})
 
     response = anyio.run(post)
-    assert response.status_code in (200, 400), response.text
-    if response.status_code == 400:
+    if response.status_code != 200:
         error = response.json()["error"]
+        assert response.status_code == (404 if error["code"] == "model_not_found" else 400), response.text
         assert error["type"] == "invalid_request_error"
         assert error["message"]
     assert bench.services.gate.in_flight == 0
