@@ -1,13 +1,15 @@
 """The finalisation rules: which masked positions of a batch of blocks become tokens in a denoise step."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.rules import RULES
 
 # Rows are taken in parts of about so many bytes: on a CPU what is read for one reduction is still in the cache for the
 # next, and on a GPU what is held in fp32 stays small.
 _PART_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
+# Logits of one part of the vocabulary, likewise; smaller ones make products that are too small.
+_HEAD_PART_BYTES = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
 
 
 def confidence_and_best(logits: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
@@ -22,6 +24,38 @@ def confidence_and_best(logits: Tensor, mask_token_id: int) -> tuple[Tensor, Ten
     parts = [_confidence_and_best(part) for part in torch.split(logits, rows)]
     confidence, token = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
     return confidence[:, 0], token[:, 0]
+
+
+def confidence_and_best_of_head(hidden: Tensor, weight: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
+    """``confidence_and_best`` of the logits ``hidden @ weight.T``, which are never all held at once.
+
+    The vocabulary is taken in parts, with a running maximum and a running logarithm of the sum (Milakov and
+    Gimelshein, 2018, arXiv 1805.02867): to write and read all logits costs a CPU more than to reduce them.
+
+    Args:
+        hidden: [rows, hidden_size].
+        weight: the LM head, [vocab, hidden_size].
+        mask_token_id: as in ``confidence_and_best``.
+    """
+    fitting = _HEAD_PART_BYTES.get(hidden.device.type, 2**24) // (4 * max(1, len(hidden)))
+    columns = max(1024, fitting // 1024 * 1024)  # Products of odd widths are slower.
+    if columns >= len(weight):
+        return confidence_and_best(nn.functional.linear(hidden, weight), mask_token_id)
+    parts = []
+    for start in range(0, len(weight), columns):
+        part = weight[start : start + columns]
+        wide = nn.functional.linear(hidden, part).float()
+        if start <= mask_token_id < start + len(part):
+            if len(part) == 1:
+                continue  # Nothing but the mask token.
+            wide[:, mask_token_id - start] = float("-inf")
+        top, token = wide.max(dim=-1, keepdim=True)
+        log_sum = top - torch.log_softmax(wide, dim=-1).gather(-1, token)
+        parts.append((top, log_sum, token + start))
+    tops, log_sums, tokens = (torch.cat(part, dim=-1) for part in zip(*parts, strict=True))  # [rows, parts]
+    best = tops.argmax(dim=-1, keepdim=True)
+    confidence = (tops.gather(-1, best) - log_sums.logsumexp(-1, keepdim=True)).exp_()
+    return confidence[:, 0], tokens.gather(-1, best)[:, 0]
 
 
 def _confidence_and_best(logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -92,6 +92,13 @@ class RowWork:
     guidance: Guidance | None = None
     blank: int | None = None
 
+    @property
+    def plain(self) -> bool:
+        """Whether all that is wanted of its logits is the most probable token of each position, and how probable."""
+        return not (self.needs_entropy or self.edited or self.constrained) and (
+            self.sampling is None and self.logprobs is None and self.guidance is None
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class TokenScore:

@@ -16,7 +16,15 @@ from model.checkpoint import Checkpoint
 from model.config import AttentionBackend, CheckpointError
 from model.constrained import ConstrainedRows, Pick
 from model.edits import LogitEditor
-from model.finalise import choose, choose_by_threshold, confidence_and_best, entropy, first_stop, frontier
+from model.finalise import (
+    choose,
+    choose_by_threshold,
+    confidence_and_best,
+    confidence_and_best_of_head,
+    entropy,
+    first_stop,
+    frontier,
+)
 from model.guidance import guide, second_places, without_prompt
 from model.layout import StepLayout, build_layout, layout_key
 from model.logprobs import token_logprobs
@@ -117,7 +125,13 @@ class ModelRunner:
         tokens, masked = self.canvas.tokens.index_select(0, rows), self.canvas.masked.index_select(0, rows)
         predictable = self._predictable(masked, layout)
         chosen = torch.nonzero_static(predictable.view(-1), size=sum(counts))[:, 0]
-        logits = self.transformer.logits(predicting.index_select(0, chosen))  # [masked, vocab]
+        asked = predicting.index_select(0, chosen)  # [masked, hidden]
+        if self.followers is None and all(work.plain for work in works):
+            weight = self.transformer.lm_head.weight
+            confidence, token = confidence_and_best_of_head(asked, weight, self.manifest.mask_token_id)
+            finalised = self._rules(works, rows, chosen, confidence, None)
+            return self._results(works, rows, *self._write(rows, tokens, masked, chosen, token, finalised), finalised)
+        logits = self.transformer.logits(asked)  # [masked, vocab]
         if second:
             at, places = second_places(works, counts, chosen, self.canvas.block_length)
             guide(works, counts, at, logits, self.transformer.logits(predicting.index_select(0, places)))

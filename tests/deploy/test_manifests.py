@@ -12,6 +12,7 @@ import yaml
 
 from scheduler.messages import EngineReady, EngineStats
 from server.health import router
+from server.keys import digest
 from server.metrics import Metrics
 from server.run import _READINESS_PAUSE_S
 from server.settings import SettingsError, parse_settings
@@ -92,7 +93,8 @@ def test_the_server_takes_the_environment(objects: Objects, monkeypatch: pytest.
             monkeypatch.setenv(name, str(keys) if name == "CDLM_API_KEY_FILE" else value)
     settings = parse_settings([])
     assert settings.host == "0.0.0.0"
-    assert settings.api_keys == (["secret"] if "CDLM_API_KEY_FILE" in environment(objects) else [])
+    found = [key.digest for key in settings.api_keys]
+    assert found == ([digest(b"secret")] if "CDLM_API_KEY_FILE" in environment(objects) else [])
 
 
 def test_a_service_does_not_leak_into_the_settings(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
