@@ -4,7 +4,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from subprocess import Popen
+from subprocess import Popen, TimeoutExpired
 
 import msgspec
 
@@ -13,6 +13,8 @@ from model.attention.paged import AttentionFactory, PagedAttention
 from model.config import AttentionBackend
 from model.parallel.messages import Attend, Command, CopyPage, OpenPool
 from model.segments import Segment
+
+_LEAVE_S = 2.0
 
 
 class LostRank(RuntimeError):
@@ -91,11 +93,15 @@ class Followers:
         return attend
 
     def close(self) -> None:
-        """Ends the followers."""
+        """Ends the followers: those that wait for the leader in the middle of a forward do not hear that it is gone."""
         for connection in self._connections:
             connection.close()
         for process in self.processes:
-            process.wait()
+            try:
+                process.wait(_LEAVE_S)
+            except TimeoutExpired:
+                process.kill()
+                process.wait()
 
     def _forget(self, number: int) -> None:
         self._gone.append(number)

@@ -135,6 +135,24 @@ def test_a_rank_that_dies_ends_the_engine(tmp_path: Path, when: str) -> None:
             notice()
 
 
+def test_an_error_in_the_leader_s_forward_ends_the_engine_and_its_followers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other rank waits in a collective that will never be complete."""
+    with ranked(build_checkpoint(tmp_path)) as engine:
+        engine.add(GenerateRequest(request_id="a", prompt_ids=[1, 2, 3], max_tokens=40, ignore_eos=True))
+        engine.step()
+
+        def attend(*_: object) -> None:
+            raise MemoryError("no room")
+
+        monkeypatch.setattr("model.attention.sdpa.SdpaAttention.attend", attend)
+        with pytest.raises(LostRank, match="no room"):
+            engine.step()
+        [pid] = followers_of(engine)
+    assert not Path(f"/proc/{pid}").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
