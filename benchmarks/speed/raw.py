@@ -8,11 +8,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
+import model.runner
 from benchmarks.speed.load import Sample, Unavailable, sample
+from model.finalise import confidence_and_best_of_head
 from model.transformer import Attention, Transformer
 from scheduler.llm import LLM
 
@@ -112,13 +115,19 @@ def recorded(llm: LLM) -> Iterator[Recording]:
     def head(_module: object, arguments: tuple[Any, ...]) -> None:
         recording.forwards[-1].head_rows.append(arguments[0].shape[0])
 
+    def searched(hidden: Tensor, weight: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
+        # The engine looks for the best token while it multiplies, without a call of the LM head.
+        recording.forwards[-1].head_rows.append(len(hidden))
+        return confidence_and_best_of_head(hidden, weight, mask_token_id)
+
     hooks = [
         transformer.register_forward_pre_hook(before, with_kwargs=True),
         transformer.register_forward_hook(after),
         transformer.lm_head.register_forward_pre_hook(head),
     ]
     try:
-        yield recording
+        with patch.object(model.runner, "confidence_and_best_of_head", searched):
+            yield recording
     finally:
         for hook in hooks:
             hook.remove()
