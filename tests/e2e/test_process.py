@@ -58,20 +58,31 @@ def test_sigterm_drains(tmp_path: Path) -> None:
 
 
 def test_requests_are_served_until_balancers_have_seen_that_readiness_is_gone(tmp_path: Path) -> None:
-    with running_server(tmp_path / "log") as server:
+    # The pause is half a second: a machine that is busy just then gets another chance.
+    for attempt in range(3):
+        early = ask_within_the_pause(tmp_path / f"log{attempt}")
+        if early is not None:
+            assert early.status_code == 200, early.text
+            return
+    pytest.skip("this machine is too slow to ask within the pause")
+
+
+def ask_within_the_pause(log: Path) -> httpx.Response | None:
+    """The answer to a request right after readiness is gone; ``None`` if it was asked too late to tell."""
+    with running_server(log) as server:
         server.complete()
         signalled = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         while server.client.get("/readyz").status_code == 200:
             assert time.monotonic() < signalled + 30
-        asked = time.monotonic()
+        late = time.monotonic() - signalled > 0.3
         try:
             early = server.post("/v1/completions", {"prompt": "hello", "max_tokens": 1})
-        finally:
-            assert server.process.wait(60) == 0, server.log.read_text()
-            if asked - signalled > 0.3:
-                pytest.skip("this machine is too slow to ask within the pause")
-        assert early.status_code == 200, early.text
+        except httpx.TransportError:
+            if not late:
+                raise
+        assert server.process.wait(60) == 0, server.log.read_text()
+        return None if late else early
 
 
 def test_a_signal_while_the_model_loads(tmp_path: Path) -> None:

@@ -133,11 +133,12 @@ def test_bodies_that_come_a_byte_at_a_time_hold_nobody_up(tmp_path: Path, report
         connections = [socket.create_connection(address) for _ in range(200)]
         for connection in connections:
             connection.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        right = 0
         for _ in range(3):
             for connection in connections:
                 connection.sendall(b" ")
-            assert server.complete()["choices"] == expected
+            right += server.complete()["choices"] == expected
         for connection in connections:
             connection.close()
         check_well(server, expected)
-        report.row("200 bodies that never end", tried=200, survived=200)
+        report.row("3 requests beside 200 bodies that never end", tried=3, survived=right)

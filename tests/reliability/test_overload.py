@@ -71,7 +71,8 @@ def test_a_key_that_floods_does_not_hold_up_another(tmp_path: Path, report: Repo
         assert all(answer.complete for answer in (*mine, *theirs))
         assert done < 20, "the polite key waited for the flood"
         check_well(server)
-        report.row("40 requests of one key before 3 of another", tried=43, survived=43, flood_done_before=done)
+        report.row("40 requests of one key before 3 of another", tried=43, flood_done_before=done,
+                   survived=sum(answer.complete for answer in (*mine, *theirs)))  # fmt: skip
 
 
 def bearer(key: str) -> dict[str, str]:
@@ -133,8 +134,9 @@ def test_clients_that_leave_at_any_time(tmp_path: Path, report: Report) -> None:
         server.wait_idle()
         settled = time.monotonic() - left
         check_well(server, expected)
-        report.row("60 clients that leave at random", tried=60, survived=60, all_pages_back_s=round(settled, 2),
-                   took_s=round(left - started, 1))  # fmt: skip
+        right = sum(server.complete()["choices"] == expected for _ in range(10))
+        report.row("10 requests after 60 clients that left", tried=10, survived=right,
+                   all_pages_back_s=round(settled, 2), took_s=round(left - started, 1))  # fmt: skip
 
 
 def test_clients_that_never_read(tmp_path: Path, report: Report) -> None:
@@ -144,12 +146,11 @@ def test_clients_that_never_read(tmp_path: Path, report: Report) -> None:
         before = resident_mb(server.process.pid)
         connections = [open_stream(server, 1900, receive_buffer=4096) for _ in range(20)]
         server.wait_for(lambda: server.metric("cdlm_num_requests_running") > 0)
-        for _ in range(10):
-            assert server.complete()["choices"] == expected
+        right = sum(server.complete()["choices"] == expected for _ in range(10))
         server.wait_for(lambda: server.metric("cdlm_num_requests_running") == 0, 120)
         grown = resident_mb(server.process.pid) - before
         check_well(server, expected)
         for connection in connections:
             connection.close()
         assert grown < 200
-        report.row("20 clients that never read", tried=20, survived=20, grown_mb=round(grown, 1))
+        report.row("10 requests beside 20 clients that never read", tried=10, survived=right, grown_mb=round(grown, 1))
