@@ -178,7 +178,8 @@ def soak(server: Server, seconds: float, report: Report) -> None:
     assert after["threads"] <= before["threads"] + 2
     assert after["resident_mb"] <= before["resident_mb"] * RESIDENT_GROWTH
     report.row(f"{seconds:g} s of everything, one engine kill", tried=counts.total(),
-               survived=counts.total() - len(wrong), **{name: counts[name] for name in ("answered", "left", "bad", "told")},
+               survived=counts.total() - len(wrong),
+               **{name: counts[name] for name in ("answered", "left", "bad", "told")},
                resident_mb=[round(each["resident_mb"]) for each in (before, after)])  # fmt: skip
 
 
