@@ -74,6 +74,11 @@ def count_parameters(config: TransformerConfig) -> Parameters:
     )
 
 
+def attention_share(config: TransformerConfig) -> float:
+    """FLOPs of one query over one key in all layers, over those of one token's projections in them."""
+    return 4 * config.num_heads * config.head_dim * config.num_layers / (2 * count_parameters(config).matrices)
+
+
 @dataclass(frozen=True, slots=True)
 class Decoding:
     """How a block is decoded, on average.

@@ -154,9 +154,9 @@ class ModelRunner:
         return results
 
     @torch.inference_mode()
-    def stage(self, spans: list[Span], pages: list[int]) -> StagedForward:
-        """A forward over known tokens of one request that is to be taken a few layers at a time."""
-        return StagedForward(spans, pages, self.transformer, self.cache, self.attention)
+    def stage(self, spans: list[Span], pages: list[int], *, piece: float) -> StagedForward:
+        """A forward over known tokens of one request that is to be taken in pieces of that much work."""
+        return StagedForward(spans, pages, self.transformer, self.cache, self.attention, piece=piece)
 
     @torch.inference_mode()
     def score(self, works: list[ScoreWork]) -> list[list[TokenScore]]:

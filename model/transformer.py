@@ -21,6 +21,14 @@ class Attention(Protocol):
         ...
 
 
+class CachedAttention(Attention, Protocol):
+    """One that keeps keys and values, and takes them before anyone asks."""
+
+    def write(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """key and value [..., kv_heads, head_dim]."""
+        ...
+
+
 class RotaryEmbedding(nn.Module):
     """Half-split rotary position embedding (Su et al., 2021, arXiv 2104.09864), angles in fp32."""
 
@@ -116,6 +124,12 @@ class SelfAttention(nn.Module):
         key = rotate(self.k_norm(key), cos, sin)  # [..., kv_heads, head_dim]
         out: Tensor = self.o_proj(attention(layer, query, key, value).flatten(-2))
         return out
+
+    def write(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attention: CachedAttention) -> None:
+        """Gives ``attention`` the keys and values, and asks nothing of it."""
+        heads = (*x.shape[:-1], -1, self.head_dim)
+        key = rotate(self.k_norm(self.k_proj(x).view(heads)), cos, sin)
+        attention.write(layer, key, self.v_proj(x).view(heads))
 
     def _project(self, x: Tensor) -> list[Tensor]:
         heads = (*x.shape[:-1], -1, self.head_dim)
@@ -220,6 +234,13 @@ class Transformer(nn.Module):
         for index in range(first, len(self.layers) if last is None else last):
             x = self.layers[index](x, cos, sin, index, attention)
         return x
+
+    def write_layer(self, x: Tensor, positions: Tensor, attention: CachedAttention, layer: int) -> None:
+        """Keys and values of a layer alone, from what enters it, x [..., hidden_size]."""
+        of_layer = self.layers[layer]
+        assert isinstance(of_layer, Layer)
+        cos, sin = self.rotary(positions)
+        of_layer.self_attn.write(of_layer.input_layernorm(x), cos, sin, layer, attention)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [..., hidden_size] -> logits [..., vocab_size] in the weights' dtype."""

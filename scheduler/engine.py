@@ -36,6 +36,9 @@ from scheduler.validation import check_request
 
 logger = logging.getLogger(__name__)
 
+# Of --max-prefill-tokens, what a staged request gets beside the smallest step.
+LEAST_STAGED = 8
+
 StepObserver = Callable[[Sequence, RowResult], None]
 
 
@@ -195,7 +198,7 @@ class Engine:
                 if output.finish_reason == "stop":
                     saved += max(0, -(-sequence.wanted // self.manifest.block_length) - 1)
         tokens = sum(work_tokens(work, self.manifest.block_length) for work in works)
-        failed, staged_tokens = self._stage()
+        failed, staged_tokens = self._stage(tokens)
         tokens += staged_tokens
         # A preempted request waits for pages: what becomes free is for it.
         preempted = self.scheduler.waiting.resuming
@@ -316,18 +319,20 @@ class Engine:
             sequence.token_ids, sequence.computed, sequence.block_start, sequence.prompt_length, self.manifest
         )
 
-    def _stage(self) -> tuple[list[BlockOutput], int]:
-        """Advances the staged request by some layers: its end if that failed, and how many tokens' work it was."""
+    def _stage(self, beside: int) -> tuple[list[BlockOutput], int]:
+        """Advances the staged request: its end if that failed, and how many tokens' work it was.
+
+        Beside a step of ``beside`` tokens it is half as much work as that: who denoises waits half as long again.
+        """
         sequence = self.scheduler.staged
         if sequence is None:
             return [], 0
-        total = self.runner.transformer.config.num_layers
-        tokens = sequence.block_start - sequence.computed
-        layers = max(1, total * self.options.max_prefill_tokens // tokens)
+        most = self.options.max_prefill_tokens
+        least = most / LEAST_STAGED
         try:
             if sequence.staged is None:
-                sequence.staged = self.runner.stage(self._clean(sequence), sequence.pages)
-            sequence.staged.advance(layers)
+                sequence.staged = self.runner.stage(self._clean(sequence), sequence.pages, piece=least)
+            done = sequence.staged.advance(min(most, max(least, beside / 2)) if beside else most)
             if sequence.staged.done:
                 sequence.border = sequence.staged.border if self.manifest.shift else None
                 sequence.computed, sequence.staged, sequence.fresh = sequence.block_start, None, True
@@ -335,9 +340,9 @@ class Engine:
         except LostRank:
             raise
         except Exception as error:
-            logger.exception("a staged forward over %d tokens failed", tokens)
+            logger.exception("a staged forward over %d tokens failed", sequence.block_start - sequence.computed)
             return [self._fail(sequence, type(error).__name__)], 0
-        return [], -(-tokens * layers // total)
+        return [], done
 
     def _advance(self, sequence: Sequence, result: RowResult) -> BlockOutput | None:
         """Books a step's result; returns the block if it is finished, or what the request wants to see of it before."""

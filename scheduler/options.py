@@ -15,8 +15,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     ``steps_per_block`` (``None`` is one step a token) are the numbers of requests that send none; ``max_model_len`` and
     ``rope_scaling_factor`` are those of ``model.checkpoint.load_checkpoint``; ``kv_cache_memory`` is in bytes (``None``
     takes a share of the free memory, at most ``max_num_seqs`` full contexts); ``max_num_batched_tokens`` bounds one
-    forward; of a request with more than ``max_prefill_tokens`` known tokens to compute a few layers are computed a
-    step, about as much work as that many tokens; ``enable_prefix_caching`` keeps the pages of prompts for requests that
+    forward; a request with more than ``max_prefill_tokens`` known tokens to compute is computed in pieces, at most as
+    much work a step as that many tokens; ``enable_prefix_caching`` keeps the pages of prompts for requests that
     begin alike; ``attention_backend`` names an implementation of attention (``model/attention/``), ``quantization`` how
     the layers' weights are stored (``model/quantization.py``); ``cuda_graphs`` replays recorded forwards
     (``model/graphs.py``); ``tensor_parallel_size`` is how many processes, one a device, share the layers

@@ -16,8 +16,8 @@ class Scheduler:
     clients, while the token budget, the canvas rows and the pages last. When pages run out, the youngest running
     request gives up its pages and its unfinished block, and goes back to the head of the queue.
 
-    A request with more than ``max_prefill_tokens`` known tokens to compute is **staged** first: its forward advances a
-    few layers beside each step, one request at a time, oldest first.
+    A request with more than ``max_prefill_tokens`` known tokens to compute is **staged** first: its forward advances
+    in pieces beside each step, one request at a time, oldest first.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Scheduler:
 
     @property
     def staged(self) -> Sequence | None:
-        """The running request whose known tokens are to be advanced by some layers beside the step."""
+        """The running request whose known tokens are to be advanced by some pieces beside the step."""
         return min(filter(self._long, self.running), key=lambda sequence: sequence.arrival, default=None)
 
     def _long(self, sequence: Sequence) -> bool:

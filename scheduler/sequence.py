@@ -33,7 +33,7 @@ class Sequence:
         stored: positions below this were offered to the prefix cache, or come from it.
         cached: prompt positions that came from the prefix cache when the request was first admitted.
         queued: seconds it waited before it was first admitted.
-        staged: the forward over its known tokens, while that is taken a few layers at a time.
+        staged: the forward over its known tokens, while that is taken in pieces.
         fresh: such a forward has just been finished, and no step has followed yet.
         border: the state behind the computed positions, until the canvas row holds it.
         logprobs: by offset, those of the current block, if they were asked for.

@@ -155,7 +155,7 @@ class ServerSettings(BaseSettings):
     max_prefill_tokens: int = Field(
         default=512,
         ge=1,
-        description="Longer prompts are computed a few layers a step, about as much work a step as this many tokens.",
+        description="Longer prompts are computed in pieces beside other steps, at most this many tokens' work in each.",
     )
     kv_cache_memory: ByteSize | None = Field(
         default=None,

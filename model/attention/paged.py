@@ -28,16 +28,19 @@ class PagedAttention(ABC):
 
     def __init__(self, cache: PagedCache, segments: list[Segment]) -> None:
         self.cache, self.segments = cache, segments
-        self.positions = self._place(np.concatenate([np.arange(each.start, each.visible) for each in segments]))
-        size = cache.page_size
-        self.slots = self._place(np.concatenate([each.slots(size)[each.start :] for each in segments]))
+        self.positions = self._place(np.concatenate([np.arange(each.start, each.end) for each in segments]))
+        slots = [each.slots(cache.page_size)[each.start : each.end] for each in segments]
+        self.slots = self._place(np.concatenate(slots))
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query [T, heads, head_dim], key and value [T, kv_heads, head_dim] -> [T, heads, head_dim]."""
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys.index_copy_(0, self.slots, key)
-        values.index_copy_(0, self.slots, value)
-        return self.attend(query, keys, values)
+        self.write(layer, key, value)
+        return self.attend(query, self.cache.keys[layer], self.cache.values[layer])
+
+    def write(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """Keys and values of the tokens, [T, kv_heads, head_dim], go to the pool."""
+        self.cache.keys[layer].index_copy_(0, self.slots, key)
+        self.cache.values[layer].index_copy_(0, self.slots, value)
 
     @abstractmethod
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:

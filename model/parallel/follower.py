@@ -10,7 +10,7 @@ from torch import Tensor
 from model.attention.backends import find_attention
 from model.attention.cache import PagedCache
 from model.attention.paged import PagedAttention
-from model.parallel.messages import Attend, Command, CopyPage, OpenPool, Predict, RunLayers
+from model.parallel.messages import Attend, Command, CopyPage, OpenPool, Predict, RunLayers, WriteLayer
 from model.parallel.transformer import RankTransformer
 from model.segments import Segment
 
@@ -60,6 +60,9 @@ class Follower:
             case RunLayers(attention=number, tokens=tokens, first=first, last=last):
                 attention = self._attention[number]
                 self._transformer.run_layers(self._receive(tokens), attention.positions, attention, first, last)
+            case WriteLayer(attention=number, tokens=tokens, layer=layer):
+                attention = self._attention[number]
+                self._transformer.write_layer(self._receive(tokens), attention.positions, attention, layer)
             case Predict(rows=rows):
                 self._transformer.logits(self._receive(rows))
 

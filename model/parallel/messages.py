@@ -25,12 +25,12 @@ class Attend(msgspec.Struct, frozen=True, tag="attend"):
 
     Attributes:
         number: not used before.
-        segments: start, length, pages and ``causal`` of each.
+        segments: start, length, pages, ``causal`` and ``ahead`` of each.
         gone: layouts that no forward will name again.
     """
 
     number: int
-    segments: list[tuple[int, int, list[int], bool]]
+    segments: list[tuple[int, int, list[int], bool, int]]
     gone: list[int]
 
 
@@ -43,10 +43,18 @@ class RunLayers(msgspec.Struct, frozen=True, tag="layers"):
     last: int
 
 
+class WriteLayer(msgspec.Struct, frozen=True, tag="write"):
+    """Receive hidden states [tokens, hidden] and write a layer's keys and values."""
+
+    attention: int
+    tokens: int
+    layer: int
+
+
 class Predict(msgspec.Struct, frozen=True, tag="predict"):
     """Receive hidden states [rows, hidden] and contribute this rank's part of their logits."""
 
     rows: int
 
 
-Command = OpenPool | CopyPage | Attend | RunLayers | Predict
+Command = OpenPool | CopyPage | Attend | RunLayers | WriteLayer | Predict

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from model.config import CheckpointError, TransformerConfig
 from model.parallel.followers import Followers
-from model.parallel.messages import Predict, RunLayers
-from model.transformer import Attention, Layer, Transformer
+from model.parallel.messages import Predict, RunLayers, WriteLayer
+from model.transformer import Attention, CachedAttention, Layer, Transformer
 
 # Which dimension of a stored tensor is cut, by the module it belongs to (Shoeybi et al., 2019, arXiv 1909.08053): the
 # first products of a pair by their outputs, the second by its inputs, so that a pair needs one sum over the ranks.
@@ -110,6 +110,15 @@ class RankTransformer(Transformer):
             self.followers.send(RunLayers(attention=number, tokens=len(x), first=first, last=end))
             dist.broadcast(x, src=0)
             return super().run_layers(x, positions, attention, first, end)
+
+    def write_layer(self, x: Tensor, positions: Tensor, attention: CachedAttention, layer: int) -> None:
+        """Like ``Transformer.write_layer``; on the leader its followers write their heads."""
+        if self.followers is not None:
+            with self.followers.together():
+                number = self.followers.number(attention)
+                self.followers.send(WriteLayer(attention=number, tokens=len(x), layer=layer))
+                dist.broadcast(x, src=0)
+        super().write_layer(x, positions, attention, layer)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [rows, hidden_size] -> logits [rows, vocab_size] on the leader, this rank's columns elsewhere."""

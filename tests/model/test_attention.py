@@ -13,7 +13,7 @@ from model.attention.paged import PagedAttention
 from model.attention.sdpa import SdpaAttention
 from model.attention.varlen import VarlenAttention
 from model.config import CheckpointError, TransformerConfig
-from model.segments import Segment
+from model.segments import Segment, cut
 
 CONFIG = TransformerConfig(
     vocab_size=8, hidden_size=32, intermediate_size=8, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16
@@ -79,7 +79,7 @@ def draw_segments(rng: random.Random) -> list[Segment]:
     return segments
 
 
-@pytest.mark.parametrize(
+everywhere = pytest.mark.parametrize(
     "attention",
     [
         SdpaAttention,
@@ -89,6 +89,9 @@ def draw_segments(rng: random.Random) -> list[Segment]:
     ],
     ids=["sdpa", "varlen", "flex"],
 )
+
+
+@everywhere
 @torch.inference_mode()
 def test_every_segment_sees_its_own_request_up_to_its_end(attention: type[PagedAttention]) -> None:
     for seed in range(4):
@@ -116,6 +119,26 @@ def test_every_segment_sees_its_own_request_up_to_its_end(attention: type[PagedA
                 torch.testing.assert_close(out[mine], expected, atol=1e-5, rtol=1e-5)
                 assert planned.positions[mine].tolist() == list(range(segment.start, segment.visible))
                 first = mine.stop
+
+
+@everywhere
+@torch.inference_mode()
+def test_a_cut_segment_sees_what_the_whole_saw(attention: type[PagedAttention]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    cache = PagedCache(CONFIG, num_pages=PAGES, page_size=PAGE, device=torch.device("cpu"), dtype=torch.float32)
+    segments = [Segment(0, 37, [5, 1, 9]), Segment(37, 8, [5, 1, 9], causal=True), Segment(45, 8, [5, 1, 9, 3])]
+    query = torch.randn(53, 4, 16, generator=generator)
+    key, value = torch.randn(2, 53, 2, 16, generator=generator)
+    whole = attention(cache, segments)
+    expected = whole(0, query, key, value)
+    whole.write(1, key, value)
+    for first, last in [(0, 20), (20, 40), (40, 46), (46, 53), (3, 52)]:
+        part = attention(cache, cut(segments, first, last))
+        assert part.positions.equal(whole.positions[first:last])
+        found = part(1, query[first:last], key[first:last], value[first:last])
+        torch.testing.assert_close(found, expected[first:last], atol=1e-5, rtol=1e-5)
+    # A segment that is cut already can be cut again.
+    assert cut(cut(segments, 3, 30), 2, 9) == cut(segments, 5, 12)
 
 
 def test_what_cannot_run_here_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Long prompts are computed a few layers a step: the same tokens come, and everyone else goes on meanwhile."""
+"""Long prompts are computed in pieces: the same tokens come, and everyone else goes on meanwhile."""
 
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def test_preempted_while_staged_equals_oracle(tmp_path: Path, axis: str) -> None
     assert engine.scheduler.preemptions > 0
 
 
-def test_others_go_on_while_a_long_prompt_advances_by_layers(tmp_path: Path) -> None:
+def test_others_go_on_while_a_long_prompt_advances_by_pieces(tmp_path: Path) -> None:
     engine = engine_of(build_checkpoint(tmp_path, "shifted"), max_prefill_tokens=20)
     engine.add(request("short", 2, max_tokens=200))
     engine.step()
@@ -58,13 +58,26 @@ def test_others_go_on_while_a_long_prompt_advances_by_layers(tmp_path: Path) -> 
     assert first.stats.phase == "mixed"
     [long] = [sequence for sequence in engine.scheduler.running if sequence.request.request_id == "long"]
     assert long.staged is not None
-    assert (long.staged.layer, long.staged.tokens, long.forwards) == (1, 40, 0)
-    # The work of one layer over 40 tokens is that of both over 20.
-    assert first.stats.batch_tokens == 20 + 8 + (3 + 8)
-    engine.step()
-    assert long.staged is None
+    assert (long.staged.layer, long.staged.tokens, long.forwards) == (0, 40, 0)
+    assert 0 < long.staged.row < 40
+    beside = 8 + (3 + 8)
+    # Half as much again, rounded up; less only by what another piece would be too much.
+    assert beside * 1.5 - 20 / 8 <= first.stats.batch_tokens <= beside * 1.5 + 1
+    steps = 1
+    while long.staged is not None:
+        engine.step()
+        steps += 1
+    # 40 tokens through both layers are as many tokens' work, and more for the keys they see; a step takes half of 16.
+    assert 40 / 8 <= steps <= 3 * 40 / 8
     assert (long.computed, long.forwards) == (40, 1)
     assert {output.request_id for output in to_the_end(engine)} == {"short", "long", "later"}
+
+
+def test_alone_a_long_prompt_takes_all_it_may(tmp_path: Path) -> None:
+    engine = engine_of(build_checkpoint(tmp_path, "shifted"), max_prefill_tokens=20)
+    engine.add(request("long", 40))
+    first = engine.step()
+    assert 20 - 20 / 8 <= first.stats.batch_tokens <= 20
 
 
 def test_an_equal_prompt_waits_for_the_one_that_is_staged_and_is_overtaken_meanwhile(tmp_path: Path) -> None:
@@ -90,7 +103,7 @@ def test_a_client_that_leaves_and_a_failure_end_a_staged_request_alone(
     engine.check()
     engine.add(request("failing", 40))
     with monkeypatch.context() as patch:
-        patch.setattr(StagedForward, "advance", lambda _self, _layers: 1 / 0)
+        patch.setattr(StagedForward, "advance", lambda _self, _work: 1 / 0)
         [failed] = [output for output in engine.step().outputs if output.finish_reason == "error"]
     assert (failed.request_id, failed.error) == ("failing", "ZeroDivisionError")
     engine.add(request("fine", 40))
