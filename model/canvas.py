@@ -29,7 +29,7 @@ class Canvas:
         first: where generated positions begin (a prompt's tail may share the block).
         steps: denoise steps the block has taken.
         max_steps: the most it may take.
-        plain: finalised by threshold alone, at least one position a step.
+        by_threshold: the rule looks at each position's confidence by itself (``choose_by_threshold``).
         stops: number of stop ids.
     """
 
@@ -47,7 +47,7 @@ class Canvas:
         self.stop_ids = torch.full((rows, MAX_STOP_IDS), -1, device=device)
         self.border = torch.zeros((2 * rows, hidden_size), dtype=dtype, device=device)
         self.left, self.first, self.steps, self.max_steps, self.stops = ([0] * rows for _ in range(5))
-        self.plain = [True] * rows
+        self.by_threshold = [True] * rows
 
     def open_row(
         self,
@@ -73,8 +73,7 @@ class Canvas:
         self.limit[row] = rule.limit
         self.stop_ids[row] = torch.tensor(stop_ids + [-1] * (MAX_STOP_IDS - len(stop_ids)))
         self.max_steps[row], self.stops[row] = max_steps, len(stop_ids)
-        # A block has as many positions as it may take steps: then at least one a step is no further condition.
-        self.plain[row] = rule.name == "threshold" and max_steps >= self.block_length
+        self.by_threshold[row] = rule.name in ("threshold", "fixed_steps")
 
     def open_block(self, row: int, given: list[int], pinned: Mapping[int, int] | None = None) -> None:
         """Starts a block of masks.

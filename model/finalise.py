@@ -108,16 +108,21 @@ def choose(
         before = torch.nn.functional.pad((-ranked).cumsum(-1)[:, :-1], (1, 0))
         passes = torch.where(rule[:, None] == RULES.index("entropy_bound"), before <= limits, passes)
     passes = passes | (place < at_least[:, None])
-    return masked & passes.gather(-1, order.argsort(dim=-1, stable=True))
+    return masked & torch.empty_like(passes).scatter_(-1, order, passes)
 
 
-def choose_by_threshold(confidence: Tensor, limit: Tensor) -> Tensor:
-    """``choose`` where every row has the rule ``threshold`` and no minimum but one.
+def choose_by_threshold(confidence: Tensor, limit: Tensor, at_least: Tensor | None = None) -> Tensor:
+    """``choose`` where every row has the rule ``threshold`` or ``fixed_steps``, whose limit no confidence exceeds.
 
-    confidence [rows, block] fp32, 0 at positions that may not be finalised, and limit [rows] -> [rows, block] bool.
+    confidence [rows, block] fp32, 0 at positions that may not be finalised; limit [rows]; at_least [rows] int64, 1 if
+    it is left out -> [rows, block] bool.
     """
     now = confidence > limit[:, None]
-    return now.scatter_(1, confidence.argmax(-1, keepdim=True), True)
+    if at_least is None:
+        return now.scatter_(1, confidence.argmax(-1, keepdim=True), True)
+    order = confidence.argsort(dim=-1, descending=True, stable=True)
+    first = torch.arange(confidence.shape[1], device=confidence.device) < at_least[:, None]
+    return now.logical_or_(torch.empty_like(now).scatter_(1, order, first)).logical_and_(confidence > 0)
 
 
 def frontier(masked: Tensor) -> Tensor:

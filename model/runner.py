@@ -253,10 +253,12 @@ class ModelRunner:
             return values.new_zeros(shape).view(-1).index_copy_(0, chosen, values).view(shape)
 
         sure, limit = spread(confidence), canvas.limit.index_select(0, rows)
-        if all(canvas.plain[work.row] for work in works):
-            return choose_by_threshold(sure, limit)
+        counts = [canvas.at_least(work.row) for work in works]
+        at_least = None if max(counts) == 1 else torch.tensor(counts, device=self.device)
+        if all(canvas.by_threshold[work.row] for work in works):
+            return choose_by_threshold(sure, limit, at_least)
         predicted = spread(torch.ones_like(chosen, dtype=torch.bool))
-        at_least = torch.tensor([canvas.at_least(work.row) for work in works], device=self.device)
+        at_least = torch.ones_like(rows) if at_least is None else at_least
         wide_entropies = None if entropies is None else spread(entropies)
         return choose(sure, predicted, canvas.rule[rows], limit, at_least, wide_entropies)
 

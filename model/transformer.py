@@ -70,8 +70,16 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide: Tensor = nn.functional.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps)
-        return wide.to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Over the last dimension of x [..., size]; ``weight`` [size] or [heads, size]. The dtype of x is kept."""
+    if weight.dim() == 1:
+        wide = nn.functional.rms_norm(x.float(), weight.shape, weight.float(), eps)
+    else:
+        wide = nn.functional.rms_norm(x.float(), weight.shape[-1:], None, eps).mul_(weight.float())
+    return wide.to(x.dtype)
 
 
 class FusedLinear:
@@ -119,32 +127,46 @@ class SelfAttention(nn.Module):
         self.fused: FusedLinear | None = None
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attention: Attention) -> Tensor:
-        query, key, value = self._project(x)
-        query = rotate(self.q_norm(query), cos, sin)  # [..., heads, head_dim]
-        key = rotate(self.k_norm(key), cos, sin)  # [..., kv_heads, head_dim]
+        if self.fused is None:
+            query, key, value = (projection(x).view(self._heads(x)) for projection in self._projections)
+            query, key = rotate(self.q_norm(query), cos, sin), rotate(self.k_norm(key), cos, sin)
+        else:
+            query, key, value = self._project(self.fused(x).view(self._heads(x)), cos, sin)
         out: Tensor = self.o_proj(attention(layer, query, key, value).flatten(-2))
         return out
 
     def write(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attention: CachedAttention) -> None:
         """Gives ``attention`` the keys and values, and asks nothing of it."""
-        heads = (*x.shape[:-1], -1, self.head_dim)
-        key = rotate(self.k_norm(self.k_proj(x).view(heads)), cos, sin)
-        attention.write(layer, key, self.v_proj(x).view(heads))
+        key = rotate(self.k_norm(self.k_proj(x).view(self._heads(x))), cos, sin)
+        attention.write(layer, key, self.v_proj(x).view(self._heads(x)))
 
-    def _project(self, x: Tensor) -> list[Tensor]:
-        heads = (*x.shape[:-1], -1, self.head_dim)
-        if self.fused is None:
-            return [projection(x).view(heads) for projection in self._projections]
-        sizes = [projection.out_features // self.head_dim for projection in self._projections]
-        return list(torch.split(self.fused(x).view(heads), sizes, dim=-2))
+    def _project(self, projected: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value out of all their heads, [..., heads + 2 * kv_heads, head_dim].
+
+        Queries and keys are normalised and rotated together: a small batch spends its time on the number of operations.
+        """
+        heads, kv_heads, _ = (projection.out_features // self.head_dim for projection in self._projections)
+        both, value = torch.split(projected, [heads + kv_heads, kv_heads], dim=-2)
+        if isinstance(self.q_norm, RMSNorm):
+            both = rms_norm(both, self.norms, self.q_norm.eps)
+        query, key = torch.split(rotate(both, cos, sin), [heads, kv_heads], dim=-2)
+        return query, key, value
+
+    def _heads(self, x: Tensor) -> tuple[int, ...]:
+        return *x.shape[:-1], -1, self.head_dim
 
     @property
     def _projections(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
         return self.q_proj, self.k_proj, self.v_proj
 
     def fuse(self) -> None:
-        """Reads query, key and value with one product from now on; no weight is stored twice."""
+        """Reads query, key and value with one product from now on; no matrix is stored twice."""
         self.fused = FusedLinear(self._projections)
+        if isinstance(self.q_norm, RMSNorm) and isinstance(self.k_norm, RMSNorm):
+            norms = (self.q_norm.weight.data, self.k_norm.weight.data)
+            counts = (projection.out_features // self.head_dim for projection in self._projections)
+            # [heads + kv_heads, head_dim]
+            self.norms = torch.cat([norm.expand(count, -1) for norm, count in zip(norms, counts, strict=False)])
 
 
 class MLP(nn.Module):

@@ -29,8 +29,9 @@ class PagedAttention(ABC):
     def __init__(self, cache: PagedCache, segments: list[Segment]) -> None:
         self.cache, self.segments = cache, segments
         self.positions = self._place(np.concatenate([np.arange(each.start, each.end) for each in segments]))
-        slots = [each.slots(cache.page_size)[each.start : each.end] for each in segments]
-        self.slots = self._place(np.concatenate(slots))
+        self._seen = [each.slots(cache.page_size) for each in segments]
+        own = [slots[each.start : each.end] for slots, each in zip(self._seen, segments, strict=True)]
+        self.slots = self._place(np.concatenate(own))
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query [T, heads, head_dim], key and value [T, kv_heads, head_dim] -> [T, heads, head_dim]."""

@@ -13,28 +13,36 @@ from model.segments import Indices, Segment
 
 
 @dataclass(frozen=True, slots=True)
+class ScatteredQueries:
+    """Queries of a rectangle that are padded, or not consecutive.
+
+    Attributes:
+        index: [segments * queries] int64, the flat token each query is; padding repeats a token.
+        real: int64, which of these queries are no padding.
+        flat: same length as ``real``, the flat token of each.
+    """
+
+    index: Tensor
+    real: Tensor
+    flat: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class SegmentGroup:
     """Segments of similar size as one rectangle.
 
     Attributes:
         shape: (segments, queries) of the rectangle.
-        key_slots: [segments * keys] int64, where in the pool each key lies; padding repeats slot 0.
-        key_range: the same as a slice where one segment's keys lie side by side, so that nothing need be copied.
+        keys: [segments * keys] int64, where in the pool each key lies, padding repeating slot 0; a slice where one
+            segment's keys lie side by side, so that nothing need be copied.
         mask: [segments, 1, 1 or queries, keys] bool, true = sees; ``None`` when nothing is padded or causal.
-        query_index: [segments * queries] int64, the flat token each query is; padding repeats a token.
-        flat_range: the same as a slice where the tokens are consecutive and none is padding.
-        real: int64, which of these queries are no padding.
-        flat: same length as ``real``, the flat token of each.
+        queries: the flat tokens that the queries are.
     """
 
     shape: tuple[int, int]
-    key_slots: Tensor
-    key_range: slice | None
+    keys: Tensor | slice
     mask: Tensor | None
-    query_index: Tensor
-    flat_range: slice | None
-    real: Tensor
-    flat: Tensor
+    queries: ScatteredQueries | slice
 
 
 class SdpaAttention(PagedAttention):
@@ -46,13 +54,14 @@ class SdpaAttention(PagedAttention):
         groups: dict[tuple[int, int, bool], list[int]] = defaultdict(list)
         for index, segment in enumerate(segments):
             groups[_size_class(segment.length), _size_class(segment.visible), segment.causal].append(index)
-        self.groups = [self._group([segments[i] for i in members], offsets[members]) for members in groups.values()]
+        self.groups = [self._group(members, offsets[members]) for members in groups.values()]
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         out = query.new_empty(query.shape)
         for group in self.groups:
             segments, queries = group.shape
-            rows = query.index_select(0, group.query_index) if group.flat_range is None else query[group.flat_range]
+            mine = group.queries
+            rows = query[mine] if isinstance(mine, slice) else query.index_select(0, mine.index)
             attended = scaled_dot_product_attention(
                 rows.view(segments, queries, *rows.shape[1:]).transpose(1, 2),  # [segments, heads, queries, head_dim]
                 _gather(keys, group).transpose(1, 2),
@@ -60,45 +69,60 @@ class SdpaAttention(PagedAttention):
                 attn_mask=group.mask,
                 enable_gqa=query.shape[1] != keys.shape[1],
             ).transpose(1, 2)
-            if group.flat_range is not None and segments * queries == len(query):
-                return attended.flatten(0, 1)
-            if group.flat_range is None:
-                out[group.flat] = attended.flatten(0, 1)[group.real]
+            attended = attended.flatten(0, 1)
+            if not isinstance(mine, slice):
+                out[mine.flat] = attended[mine.real]
+            elif len(attended) == len(query):
+                return attended
             else:
-                out[group.flat_range] = attended.flatten(0, 1)
+                out[mine] = attended
         return out
 
-    def _group(self, segments: list[Segment], offsets: Indices) -> SegmentGroup:
-        lengths = np.array([segment.length for segment in segments])[:, None]
-        visible = np.array([segment.visible for segment in segments])[:, None]
-        query = np.arange(int(lengths.max()))[None]  # [1, queries]
-        key = np.arange(int(visible.max()))[None]  # [1, keys]
-        key_slots = np.zeros((len(segments), key.shape[1]), dtype=np.int64)
-        for line, segment in zip(key_slots, segments, strict=True):
-            line[: segment.visible] = segment.slots(self.cache.page_size)
-        sees = (key < visible)[:, None, None, :]  # [segments, 1, 1, keys]
-        if segments[0].causal:
-            starts = np.array([segment.start for segment in segments])[:, None]
-            sees = sees & (key[:, None, :] <= (starts + query)[:, :, None])[:, None]
-        query_index = (offsets[:, None] + np.minimum(query, lengths - 1)).ravel()
-        real = (query < lengths).ravel().nonzero()[0]
+    def _group(self, members: list[int], offsets: Indices) -> SegmentGroup:
+        segments, slots = [self.segments[i] for i in members], [self._seen[i] for i in members]
+        longest, most = max(each.length for each in segments), max(map(len, slots))
+        if len(segments) == 1:
+            key_slots = slots[0]
+        else:
+            key_slots = np.zeros((len(segments), most), dtype=np.int64)
+            for line, each in zip(key_slots, slots, strict=True):
+                line[: len(each)] = each
+        keys = _as_slice(key_slots) if len(segments) == 1 else None
         return SegmentGroup(
-            shape=(len(segments), query.shape[1]),
-            key_slots=self._place(key_slots.ravel()),
-            key_range=_as_slice(key_slots[0]) if len(segments) == 1 else None,
-            mask=None if bool(sees.all()) else self._place(sees),
-            query_index=self._place(query_index),
-            flat_range=_as_slice(query_index),
-            real=self._place(real),
-            flat=self._place(query_index[real]),
+            shape=(len(segments), longest),
+            keys=self._place(key_slots.ravel()) if keys is None else keys,
+            mask=self._mask(segments, longest, most),
+            queries=self._queries(segments, offsets, longest),
         )
+
+    def _mask(self, segments: list[Segment], longest: int, most: int) -> Tensor | None:
+        causal = segments[0].causal
+        if not causal and all(each.visible == most for each in segments):
+            return None
+        key = np.arange(most)
+        sees = (key < np.array([each.visible for each in segments])[:, None])[
+            :, None, None, :
+        ]  # [segments, 1, 1, keys]
+        if causal:
+            own = np.array([each.start for each in segments])[:, None] + np.arange(longest)  # [segments, queries]
+            sees = sees & (key <= own[:, :, None])[:, None]
+        return None if bool(sees.all()) else self._place(sees)
+
+    def _queries(self, segments: list[Segment], offsets: Indices, longest: int) -> ScatteredQueries | slice:
+        if len(segments) == 1:
+            return slice(int(offsets[0]), int(offsets[0]) + longest)
+        lengths = np.array([each.length for each in segments])[:, None]
+        query = np.arange(longest)[None]
+        index = (offsets[:, None] + np.minimum(query, lengths - 1)).ravel()
+        real = (query < lengths).ravel().nonzero()[0]
+        return _as_slice(index) or ScatteredQueries(self._place(index), self._place(real), self._place(index[real]))
 
 
 def _gather(stored: Tensor, group: SegmentGroup) -> Tensor:
     """stored [slots, kv_heads, head_dim] -> [segments, keys, kv_heads, head_dim] of a group."""
-    if group.key_range is not None:
-        return stored[None, group.key_range]
-    return stored.index_select(0, group.key_slots).view(group.shape[0], -1, *stored.shape[1:])
+    if isinstance(group.keys, slice):
+        return stored[None, group.keys]
+    return stored.index_select(0, group.keys).view(group.shape[0], -1, *stored.shape[1:])
 
 
 def _size_class(size: int) -> int:

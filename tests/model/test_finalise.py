@@ -82,6 +82,10 @@ def test_the_short_way_for_thresholds_chooses_the_same(seed: int) -> None:
     confidence = (torch.randint(1, 9, (7, 9), generator=generator) / 8.0) * masked
     rule, limit, at_least = limits(*(torch.randint(1, 9, (7,), generator=generator) / 8.0).tolist())
     assert choose_by_threshold(confidence, limit).equal(choose(confidence, masked, rule, limit, at_least))
+    at_least = torch.randint(1, 10, (7,), generator=generator)
+    assert choose_by_threshold(confidence, limit, at_least).equal(choose(confidence, masked, rule, limit, at_least))
+    rule[:3], limit[:3] = RULES.index("fixed_steps"), 4.0
+    assert choose_by_threshold(confidence, limit, at_least).equal(choose(confidence, masked, rule, limit, at_least))
 
 
 def test_everything_above_the_threshold_passes() -> None:
