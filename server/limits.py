@@ -5,7 +5,7 @@ import logging
 import re
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 32 * 1024
 MAX_HEADERS = 200
+# How long the rest of a body that is too large is read, and thrown away, after the answer.
+LINGER_S = 5.0
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
@@ -54,7 +56,11 @@ class RequestId:
 
 
 class BodyLimit:
-    """Answers 413 to bodies over ``max_bytes``, declared or chunked, before all of it is buffered."""
+    """Answers 413 to bodies over ``max_bytes``, declared or chunked, before all of it is buffered.
+
+    Then it reads on for a while and forgets what it reads: a connection that is closed while the client still sends is
+    reset, and the client never sees the answer.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -70,21 +76,39 @@ class BodyLimit:
             # The unread rest of the body makes the connection useless for another request.
             headers={"connection": "close"},
         )
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared[:20]) > self._max:
-            await error.response()(scope, receive, send)
-            return
-        seen = 0
+        seen, ends = 0, False
 
-        async def counted() -> Message:
-            nonlocal seen
+        async def read() -> Message:
+            nonlocal seen, ends
             message = await receive()
             seen += len(message.get("body", b""))
+            ends = not message.get("more_body", False)  # Or the client has left.
+            return message
+
+        async def counted() -> Message:
+            message = await read()
             if seen > self._max:
                 raise error
             return message
 
-        await self._app(scope, counted, send)
+        async def lingering(message: Message) -> None:
+            last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if not last or seen <= self._max:
+                await send(message)
+                return
+            await send({**message, "more_body": True})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    while not ends:
+                        await read()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared[:20]) > self._max:
+            seen = int(declared[:20])
+            await error.response()(scope, receive, lingering)
+        else:
+            await self._app(scope, counted, lingering)
 
 
 class Gate:

@@ -72,7 +72,7 @@ class Cluster:
     def _start_node(self) -> str:
         """A Ray node in a process of its own; its address, or nothing if it did not come up."""
         with (self._directory / "ray.log").open("ab") as log:
-            node = subprocess.Popen(
+            self._node = subprocess.Popen(
                 [self._binaries / "python", "-c", NODE],
                 cwd=ROOT,
                 env=self._environment,
@@ -80,8 +80,8 @@ class Cluster:
                 stderr=log,
                 start_new_session=True,  # A job of its own for the scheduler, too.
             )
-        assert node.stdout is not None
-        return node.stdout.readline().decode().strip()
+        assert self._node.stdout is not None
+        return self._node.stdout.readline().decode().strip()
 
     def deploy(self, **autoscaling: float) -> None:
         """Deploys the shipped configuration without GPUs, with these fields of ``autoscaling_config``."""
@@ -169,6 +169,7 @@ class Cluster:
         for process in self.processes(""):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+        self._node.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +237,7 @@ def seconds_long(cluster: Cluster, wanted_s: float) -> dict[str, Any]:
     """Fields of a request that takes about so long on this machine, alone."""
     started = time.monotonic()
     cluster.complete(problem(7), **SLOW | {"max_tokens": 32})
-    return SLOW | {"max_tokens": max(32, min(512, int(32 * wanted_s / (time.monotonic() - started))))}
+    return SLOW | {"max_tokens": max(32, min(1500, int(32 * wanted_s / (time.monotonic() - started))))}
 
 
 def test_a_replica_that_dies_loses_nothing_but_begun_streams(cluster: Cluster) -> None:

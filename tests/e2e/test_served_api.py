@@ -1,6 +1,7 @@
 """The interface of a real server: streams, chats, metrics, bad input, disconnects."""
 
 import json
+import socket
 from typing import Any
 
 import httpx
@@ -171,6 +172,20 @@ def test_an_oversized_chunked_body_is_refused(server: Server) -> None:
         headers={"content-type": "application/json"},
     )
     assert response.status_code == 413
+    server.complete()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_client_that_sends_all_before_it_reads_sees_that_its_body_is_too_large(server: Server, chunked: bool) -> None:
+    size, port = 11_000_000, int(server.url.rpartition(":")[2])
+    length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % size
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + length + b"\r\n\r\n"
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (size, b" " * size) if chunked else b" " * size
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client, client.makefile("rb") as answer:
+        client.sendall(head + body)
+        text = answer.read()
+    assert text.startswith(b"HTTP/1.1 413 ")
+    assert b"larger than 10000000 bytes" in text
     server.complete()
 
 
