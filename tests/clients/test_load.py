@@ -1,4 +1,4 @@
-"""An independent load generator, with the bundled tokenizer from a directory."""
+"""Independent load generators, with the bundled tokenizer from a directory."""
 
 import json
 from pathlib import Path
@@ -31,3 +31,18 @@ def test_guidellm(server: Server, run: Run, tmp_path: Path) -> None:
     # What was asked for is what the usage of the streams says: max_tokens is exact, the end token is passed over.
     assert benchmark["metrics"]["output_token_count"]["successful"]["min"] == 48
     assert benchmark["metrics"]["output_token_count"]["successful"]["max"] == 48
+
+
+@pytest.mark.parametrize("endpoint", ["completions", "chat"])
+def test_aiperf(server: Server, run: Run, tmp_path: Path, endpoint: str) -> None:
+    run(
+        python_of("aiperf").with_name("aiperf"), "profile",
+        "--model", "cdlm-nano", "--url", server.url, "--endpoint-type", endpoint, "--streaming",
+        "--tokenizer", BUNDLED_STUDENT, "--use-server-token-count",
+        "--concurrency", "2", "--request-count", "8", "--isl", "32", "--osl", "48", "--extra-inputs", "ignore_eos:true",
+        "--ui", "none", "--workers-max", "1", "--artifact-dir", tmp_path,
+        HF_HUB_OFFLINE="",  # Told that there is no hub, it takes no directory either.
+    )  # fmt: skip
+    found = json.loads((tmp_path / "profile_export_aiperf.json").read_text())
+    assert (found["completed_request_count"]["avg"], found["error_summary"]) == (8, [])
+    assert (found["output_token_count"]["min"], found["output_token_count"]["max"]) == (48, 48)
