@@ -31,6 +31,11 @@ def _offline_and_raw(bench: Workbench, cell: Cell) -> dict[str, Run]:
 
 
 def _http_and_offline(bench: Workbench, cell: Cell) -> dict[str, Run]:
+    load = bench.student_streams(*_sizes(cell))
+    return {"http": warmed(bench.http.run, load), "offline": warmed(bench.offline.run, load)}
+
+
+def _burst(bench: Workbench, cell: Cell) -> dict[str, Run]:
     load = bench.student_pace(*_sizes(cell))
     return {"http": warmed(bench.http.run, load), "offline": warmed(bench.offline.run, load)}
 
@@ -112,9 +117,18 @@ COMPARISONS: tuple[Comparison, ...] = (
     ),
     Comparison(
         "http_over_offline",
-        "Tokens/s of streamed HTTP completions over those of the engine without a server. Student's pace.",
+        "Tokens/s of streamed HTTP completions over those of the engine without a server; as many streams as the batch,"
+        " each of which sends its next request, of 128 to 384 tokens, when it has its answer. Student's pace.",
         _http_and_offline,
         {"http_over_offline": quotient("http", "offline", "tokens_per_s")},
+        batches=(16, 64), prompts=(32,),
+    ),
+    Comparison(
+        "http_over_offline_burst",
+        "The same with one request a stream, all sent at once: the first steps are not full, since requests arrive one "
+        "after the other, and nor are the last.",
+        _burst,
+        {"http_over_offline_burst": quotient("http", "offline", "tokens_per_s")},
         batches=(16, 64), prompts=(32,),
     ),
     Comparison(

@@ -1,7 +1,7 @@
 """What is asked of a contender, and what it reports."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 BLOCK = 32
 
@@ -11,22 +11,33 @@ Round = dict[str, Sample]
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Requests that are sent together, of random prompts.
+    """Requests of random prompts, sent together or as streams.
 
     Attributes:
         prompts: tokens of each prompt.
         new_tokens: tokens generated for each, exactly.
         steps_per_block: denoise steps of a block of 32; the engine finalises equal shares. 32 is one token a forward.
+        streams: that many requests run at a time, the next one begins when one ends; ``None`` is all at once.
     """
 
     prompts: tuple[int, ...]
     new_tokens: tuple[int, ...]
     steps_per_block: int = BLOCK
+    streams: int | None = None
 
     @classmethod
     def equal(cls, batch: int, prompt: int, new_tokens: int, steps_per_block: int = BLOCK) -> "Load":
         """``batch`` requests of the same size."""
         return cls((prompt,) * batch, (new_tokens,) * batch, steps_per_block)
+
+    @classmethod
+    def steady(cls, streams: int, prompt: int, new_tokens: int, steps_per_block: int, per_stream: int = 5) -> "Load":
+        """``per_stream`` requests a stream, of half to one and a half times ``new_tokens`` so that none run in step."""
+        blocks = new_tokens // BLOCK
+        lengths = [max(1, round(blocks * share)) * BLOCK for share in (1.0, 0.5, 1.5, 0.75, 1.25)]
+        count = streams * per_stream
+        new = tuple(lengths[(index + index // len(lengths)) % len(lengths)] for index in range(count))
+        return cls((prompt,) * count, new, steps_per_block, streams)
 
     @property
     def tokens(self) -> int:
@@ -40,7 +51,7 @@ class Load:
 
     def one_block(self) -> "Load":
         """The same prompts with one block each, to warm up with."""
-        return Load(self.prompts, (BLOCK,) * len(self.prompts), self.steps_per_block)
+        return replace(self, new_tokens=(BLOCK,) * len(self.prompts))
 
 
 class Prompts:

@@ -36,8 +36,8 @@ class Offline:
         ]
 
     def run(self, load: Load) -> Sample:
-        """All requests together."""
-        return self._timed([self.requests(load)])
+        """All requests together, or as many at a time as the load has streams."""
+        return self._timed([self.requests(load)]) if load.streams is None else self._steady(load, load.streams)
 
     def run_one_by_one(self, load: Load) -> Sample:
         """Each request when the one before it is finished."""
@@ -86,6 +86,25 @@ class Offline:
         if counts != [request.max_tokens for request in requests]:
             raise RuntimeError("the engine generated another number of tokens than it was asked for")
         return sum(counts)
+
+    def _steady(self, load: Load, streams: int) -> Sample:
+        engine, waiting = self.llm.engine, self.requests(load)[::-1]
+        generated = forwards = running = 0
+        started = time.perf_counter()
+        while waiting or running:
+            while waiting and running < streams:
+                engine.add(waiting.pop())
+                running += 1
+            forwards += 1
+            for output in engine.step().outputs:
+                if output.error is not None:
+                    raise RuntimeError(f"request {output.request_id} failed: {output.error}")
+                generated += len(output.token_ids)
+                running -= output.finish_reason is not None
+        seconds = time.perf_counter() - started
+        if generated != load.tokens:
+            raise RuntimeError("the engine generated another number of tokens than it was asked for")
+        return sample(seconds, generated, forwards)
 
     def _timed(self, groups: list[list[GenerateRequest]]) -> Sample:
         forwards = 0

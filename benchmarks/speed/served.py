@@ -42,14 +42,20 @@ class Served:
         self._loop.close()
 
     def run(self, load: Load) -> Sample:
-        """All requests at once; the clock stops when the last stream has ended."""
+        """All requests at once, or as many as the load has streams; the clock stops when the last one has ended."""
         return self._loop.run(self._run(load))
 
     async def _run(self, load: Load) -> Sample:
         prompts = self.prompts.draw_all(load)
         bodies = [self.body(load, ids, tokens) for ids, tokens in zip(prompts, load.new_tokens, strict=True)]
+        places = asyncio.Semaphore(load.streams or len(bodies))
+
+        async def ask(body: dict[str, Any]) -> Completion:
+            async with places:
+                return await complete(self.client, body)
+
         started = time.perf_counter()
-        done = await asyncio.gather(*(complete(self.client, body) for body in bodies))
+        done = await asyncio.gather(*map(ask, bodies))
         seconds = time.perf_counter() - started
         _check(load, done)
         forwards = max(one.usage.get("forward_passes", one.usage["completion_tokens"]) for one in done)

@@ -58,6 +58,10 @@ class Workbench:
         """As many tokens a forward as the bundled student finalises."""
         return Load.equal(batch, prompt, self.settings.new_tokens, self.pace.steps_per_block)
 
+    def student_streams(self, streams: int, prompt: int) -> Load:
+        """Likewise, for as long as each stream has five answers."""
+        return Load.steady(streams, prompt, self.settings.new_tokens, self.pace.steps_per_block)
+
     @cached_property
     def offline(self) -> Offline:
         """The engine with the block-causal model."""

@@ -82,7 +82,7 @@ def test_a_quick_run_measures_everything_and_reports_it(cache: Path, tmp_path: P
     for name, contender, forwards in (
         ("offline_over_raw", "offline", 4 * blocks),
         ("offline_over_raw", "raw", 4 * blocks),
-        ("http_over_offline", "http", 4 * blocks),
+        ("http_over_offline_burst", "http", 4 * blocks),
         ("forward_cost", "offline", QUICK.new_tokens),
         ("forward_cost", "naive", QUICK.new_tokens),
         ("tokens_per_s_vs_dual_cache", "dual_cache", QUICK.new_tokens),
@@ -92,6 +92,8 @@ def test_a_quick_run_measures_everything_and_reports_it(cache: Path, tmp_path: P
     ):
         found = figures(name, contender)
         assert (found["forwards"], found["tokens"]) == (forwards, batch * QUICK.new_tokens), (name, contender)
+    for contender in ("http", "offline"):
+        assert figures("http_over_offline", contender)["tokens"] == batch * (64 + 32 + 96 + 64 + 64)
     for contender, joined in (("steady", 0), ("joined", 1), ("steady_http", 0), ("joined_http", 1)):
         found = figures("inter_block_gap_p99", contender)
         assert found["joined"] == joined
