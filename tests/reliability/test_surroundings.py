@@ -47,7 +47,7 @@ def test_a_clock_that_jumps(tmp_path: Path, report: Report) -> None:
     flags = ("--confidence-threshold", "1", "--request-timeout-s", "120", "--engine-hang-timeout-s", "60")
     with running_server(tmp_path / "log", *flags, **variables) as server:
         expected = server.complete()["choices"]
-        body = {"prompt": "hello", "max_tokens": 1500, "ignore_eos": True}
+        body = {"prompt": "hello", "max_tokens": 600, "ignore_eos": True}
         streams = Streams(server, [body] * 8)
         server.wait_for(lambda: all(answer.begun for answer in streams.answers), 60)
         for jump in ("+1d", "-1d", "+0"):
