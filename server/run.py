@@ -16,6 +16,7 @@ from model.config import CheckpointError
 from scheduler.client import EngineClient
 from scheduler.errors import EngineError
 from server.app import create_app
+from server.descriptors import AcceptErrors, raise_limit
 from server.request_log import print_bare_lines
 from server.services import Services, package_version
 from server.settings import ServerSettings
@@ -30,6 +31,10 @@ logger = logging.getLogger("cdlm")
 # Load balancers need a moment to see that readiness is gone before requests are refused.
 _READINESS_PAUSE_S = 0.5
 _KEEP_ALIVE_S = 30
+# Connections that the kernel keeps until they are accepted, and how many asyncio tries to accept at a time: without
+# file descriptors left it tries all of them, every second, and plans as many further attempts.
+_BACKLOG = 2048
+_ACCEPTED_AT_ONCE = 16
 
 
 def serve(settings: ServerSettings) -> int:
@@ -43,6 +48,7 @@ def serve(settings: ServerSettings) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     print_bare_lines()
+    raise_limit()
     # Its info lines say again what the banner and the drain say.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
@@ -75,7 +81,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         # Listening now makes a port that is taken show at once.
-        listener.listen(2048)
+        listener.listen(_BACKLOG)
     except OSError:
         listener.close()
         raise
@@ -88,6 +94,11 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         # The runner handles signals: it drains first.
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for each in sockets or ():
+            each.listen(_BACKLOG)  # asyncio has set it to its own number.
 
 
 class _Runner:
@@ -104,6 +115,7 @@ class _Runner:
                 access_log=False,
                 server_header=False,
                 ws="none",
+                backlog=_ACCEPTED_AT_ONCE,
                 timeout_keep_alive=_KEEP_ALIVE_S,
                 # What still runs after the drain limit has been told so and only has to flush.
                 timeout_graceful_shutdown=5,
@@ -116,6 +128,7 @@ class _Runner:
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(AcceptErrors())
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
         await self._client.start()

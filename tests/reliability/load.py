@@ -51,7 +51,8 @@ class Streams:
     def __init__(self, server: Server, bodies: list[dict[str, Any]], headers: dict[str, str] | None = None) -> None:
         self.answers = [Answer() for _ in bodies]
         # One client for all: each would spend more time on its own set-up than the server on a request.
-        limits = httpx.Limits(max_connections=None)
+        # Connections are closed when their answer is there: no other stream waits for their descriptors.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         self._client = httpx.Client(base_url=server.url, timeout=240, headers=headers, limits=limits)
         self._threads = [
             threading.Thread(target=self._read, args=(body, answer))

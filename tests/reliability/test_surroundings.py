@@ -83,3 +83,7 @@ def test_a_process_limit_on_open_files(tmp_path: Path, report: Report) -> None:
         server.client.close()
         process.terminate()
         process.wait(30)
+    said = (tmp_path / "log").read_text()
+    assert "connections wait, since none can be accepted: Too many open files" in said
+    assert said.count("none can be accepted") < 20  # Not once for every attempt.
+    assert "Traceback" not in said
