@@ -7,7 +7,7 @@ from pathlib import Path
 
 from model.config import CheckpointError
 from model.parallel.followers import LostRank
-from model.row import Guidance, RowResult, RowWork, Span
+from model.row import Guidance, RowResult, RowWork
 from model.runner import ModelRunner
 from scheduler.blocks import clean_spans
 from scheduler.errors import EngineStartError, RequestError
@@ -31,13 +31,11 @@ from scheduler.ranks import leave, load
 from scheduler.scheduler import Scheduler
 from scheduler.score_queue import ScoreQueue
 from scheduler.sequence import Sequence
+from scheduler.staging import Staging
 from scheduler.step_work import step_phase, work_tokens
 from scheduler.validation import check_request
 
 logger = logging.getLogger(__name__)
-
-# Of --max-prefill-tokens, what a staged request gets beside the smallest step.
-LEAST_STAGED = 8
 
 StepObserver = Callable[[Sequence, RowResult], None]
 
@@ -98,6 +96,7 @@ class Engine:
             max_num_batched_tokens=options.max_num_batched_tokens,
             max_prefill_tokens=options.max_prefill_tokens,
         )
+        self.staging = Staging(self.runner, options.max_prefill_tokens)
         self.scores = ScoreQueue(self.manifest, self.pool, self.runner, lambda begun: self.on_begin(begun))
         vocab_size = checkpoint.transformer.config.vocab_size
         self.grammars = GrammarCompiler(Path(options.model), vocab_size, self.manifest.max_model_len)
@@ -273,7 +272,9 @@ class Engine:
             sequence.logprobs.clear()
             sequence.finalised_at.clear()
             sequence.block_open = True
-        clean = self._clean(sequence)
+        clean = clean_spans(
+            sequence.token_ids, sequence.computed, sequence.block_start, sequence.prompt_length, self.manifest
+        )
         # The first token taken from the commit pass must be known before the block is looked at.
         committed = bool(clean) or sequence.fresh
         alone = self.manifest.first_token == "autoregressive" and committed and not sequence.given
@@ -314,35 +315,18 @@ class Engine:
                 sequence.grammar, sequence.compiling = sequence.compiling.result(), None
         return [self._fail(sequence, f"grammar: {error}") for sequence, error in wrong]
 
-    def _clean(self, sequence: Sequence) -> list[Span]:
-        return clean_spans(
-            sequence.token_ids, sequence.computed, sequence.block_start, sequence.prompt_length, self.manifest
-        )
-
     def _stage(self, beside: int) -> tuple[list[BlockOutput], int]:
-        """Advances the staged request: its end if that failed, and how many tokens' work it was.
-
-        Beside a step of ``beside`` tokens it is half as much work as that: who denoises waits half as long again.
-        """
+        """Advances the staged request: its end if that failed, and how many tokens' work it was."""
         sequence = self.scheduler.staged
         if sequence is None:
             return [], 0
-        most = self.options.max_prefill_tokens
-        least = most / LEAST_STAGED
         try:
-            if sequence.staged is None:
-                sequence.staged = self.runner.stage(self._clean(sequence), sequence.pages, piece=least)
-            done = sequence.staged.advance(min(most, max(least, beside / 2)) if beside else most)
-            if sequence.staged.done:
-                sequence.border = sequence.staged.border if self.manifest.shift else None
-                sequence.computed, sequence.staged, sequence.fresh = sequence.block_start, None, True
-                sequence.forwards += 1
+            return [], self.staging.advance(sequence, beside)
         except LostRank:
             raise
         except Exception as error:
             logger.exception("a staged forward over %d tokens failed", sequence.block_start - sequence.computed)
             return [self._fail(sequence, type(error).__name__)], 0
-        return [], done
 
     def _advance(self, sequence: Sequence, result: RowResult) -> BlockOutput | None:
         """Books a step's result; returns the block if it is finished, or what the request wants to see of it before."""
