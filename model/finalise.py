@@ -1,8 +1,9 @@
 """The finalisation rules: which masked positions of a batch of blocks become tokens in a denoise step."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from model.head import Head
 from model.rules import RULES
 
 # Rows are taken in parts of about so many bytes: on a CPU what is read for one reduction is still in the cache for the
@@ -26,29 +27,35 @@ def confidence_and_best(logits: Tensor, mask_token_id: int) -> tuple[Tensor, Ten
     return confidence[:, 0], token[:, 0]
 
 
-def confidence_and_best_of_head(hidden: Tensor, weight: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
-    """``confidence_and_best`` of the logits ``hidden @ weight.T``, which are never all held at once.
+def confidence_and_best_of_head(hidden: Tensor, head: Head, mask_token_id: int) -> tuple[Tensor, Tensor]:
+    """``confidence_and_best`` of the head's logits, which are never all held at once.
 
     The vocabulary is taken in parts, with a running maximum and a running logarithm of the sum (Milakov and
     Gimelshein, 2018, arXiv 1805.02867): to write and read all logits costs a CPU more than to reduce them.
 
     Args:
         hidden: [rows, hidden_size].
-        weight: the LM head, [vocab, hidden_size].
+        head: the LM head.
         mask_token_id: as in ``confidence_and_best``.
     """
-    fitting = _HEAD_PART_BYTES.get(hidden.device.type, 2**24) // (4 * max(1, len(hidden)))
-    columns = max(1024, fitting // 1024 * 1024)  # Products of odd widths are slower.
-    if columns >= len(weight):
-        return confidence_and_best(nn.functional.linear(hidden, weight), mask_token_id)
+    part_bytes = _HEAD_PART_BYTES.get(hidden.device.type, 2**24)
+    columns = head.part_columns(len(hidden), part_bytes)
+    if columns >= head.out_features:
+        return confidence_and_best(head(hidden), mask_token_id)
+    most = max(1, part_bytes // (4 * columns))
+    found = [_search(rows, head, columns, mask_token_id) for rows in torch.split(hidden, most)]
+    confidence, token = found[0] if len(found) == 1 else map(torch.cat, zip(*found, strict=True))
+    return confidence[:, 0], token[:, 0]
+
+
+def _search(hidden: Tensor, head: Head, columns: int, mask_token_id: int) -> tuple[Tensor, Tensor]:
     best = hidden.new_full((len(hidden), 1), float("-inf"), dtype=torch.float32)
     token = torch.zeros_like(best, dtype=torch.long)
     log_sums = []
-    for start in range(0, len(weight), columns):
-        part = weight[start : start + columns]
-        wide = nn.functional.linear(hidden, part).float()
-        if start <= mask_token_id < start + len(part):
-            if len(part) == 1:
+    for start, part in head.parts(hidden, columns):
+        wide = part.float()
+        if start <= mask_token_id < start + wide.shape[1]:
+            if wide.shape[1] == 1:
                 continue  # Nothing but the mask token.
             wide[:, mask_token_id - start] = float("-inf")
         top = wide.amax(dim=-1, keepdim=True)
@@ -63,8 +70,7 @@ def confidence_and_best_of_head(hidden: Tensor, weight: Tensor, mask_token_id: i
         # Any column but the mask token's tells the logarithm of the sum. (exp would meet numbers too small to be fast.)
         column = int(mask_token_id == start)
         log_sums.append(wide[:, column, None] - torch.log_softmax(wide, dim=-1)[:, column, None])
-    confidence = (best - torch.cat(log_sums, dim=-1).logsumexp(-1, keepdim=True)).exp_()
-    return confidence[:, 0], token[:, 0]
+    return (best - torch.cat(log_sums, dim=-1).logsumexp(-1, keepdim=True)).exp_(), token
 
 
 def _confidence_and_best(logits: Tensor) -> tuple[Tensor, Tensor]:

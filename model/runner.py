@@ -127,8 +127,8 @@ class ModelRunner:
         chosen = torch.nonzero_static(predictable.view(-1), size=sum(counts))[:, 0]
         asked = predicting.index_select(0, chosen)  # [masked, hidden]
         if self.followers is None and all(work.plain for work in works):
-            weight = self.transformer.lm_head.weight
-            confidence, token = confidence_and_best_of_head(asked, weight, self.manifest.mask_token_id)
+            head, mask = self.transformer.lm_head, self.manifest.mask_token_id
+            confidence, token = confidence_and_best_of_head(asked, head, mask)
             finalised = self._rules(works, rows, chosen, confidence, None)
             return self._results(works, rows, *self._write(rows, tokens, masked, chosen, token, finalised), finalised)
         logits = self.transformer.logits(asked)  # [masked, vocab]

@@ -4,13 +4,14 @@ One class serves training (dense rows) and the engine (flat segments over a page
 decided by the ``Attention`` passed to ``forward``, not here.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from model.config import TransformerConfig
+from model.head import LmHead
 
 
 class Attention(Protocol):
@@ -82,27 +83,37 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return wide.to(x.dtype)
 
 
-class FusedLinear:
-    """Linear layers of the same input as one product, for inference.
+class Product:
+    """A linear layer's product, for inference: weight [out, in], and bias [out] or ``None``."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        return nn.functional.linear(x, self.weight, self.bias)
+
+    def since(self, first: int) -> "Product":
+        """The product of the outputs from ``first`` on, out of the same memory."""
+        return Product(self.weight[first:], None if self.bias is None else self.bias[first:])
+
+
+def fused(layers: Sequence[nn.Linear]) -> Product:
+    """Linear layers of the same input as one product, which gives their outputs side by side.
 
     Their parameters become slices of one tensor, so that names and memory stay as they were.
     """
-
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
-        self.weight = torch.cat([layer.weight.data for layer in layers])
-        biases = [layer.bias.data for layer in layers if layer.bias is not None]
-        self.bias = torch.cat(biases) if biases else None
-        start = 0
-        for layer in layers:
-            end = start + layer.out_features
-            layer.weight.data = self.weight[start:end]
-            if self.bias is not None:
-                layer.bias.data = self.bias[start:end]
-            start = end
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [..., in] -> the layers' outputs side by side, [..., sum of out]."""
-        return nn.functional.linear(x, self.weight, self.bias)
+    weight = torch.cat([layer.weight.data for layer in layers])
+    biases = [layer.bias.data for layer in layers if layer.bias is not None]
+    bias = torch.cat(biases) if biases else None
+    start = 0
+    for layer in layers:
+        end = start + layer.out_features
+        layer.weight.data = weight[start:end]
+        if bias is not None:
+            layer.bias.data = bias[start:end]
+        start = end
+    return Product(weight, bias)
 
 
 def quantised(module: nn.Module) -> bool:
@@ -124,7 +135,8 @@ class SelfAttention(nn.Module):
         norm = config.qk_norm
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if norm else nn.Identity()
-        self.fused: FusedLinear | None = None
+        self.fused: Callable[[Tensor], Tensor] | None = None
+        self.written: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attention: Attention) -> Tensor:
         if self.fused is None:
@@ -137,8 +149,11 @@ class SelfAttention(nn.Module):
 
     def write(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attention: CachedAttention) -> None:
         """Gives ``attention`` the keys and values, and asks nothing of it."""
-        key = rotate(self.k_norm(self.k_proj(x).view(self._heads(x))), cos, sin)
-        attention.write(layer, key, self.v_proj(x).view(self._heads(x)))
+        if self.written is None:
+            key, value = (projection(x).view(self._heads(x)) for projection in (self.k_proj, self.v_proj))
+        else:
+            key, value = self.written(x).view(self._heads(x)).chunk(2, dim=-2)
+        attention.write(layer, rotate(self.k_norm(key), cos, sin), value)
 
     def _project(self, projected: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value out of all their heads, [..., heads + 2 * kv_heads, head_dim].
@@ -161,7 +176,8 @@ class SelfAttention(nn.Module):
 
     def fuse(self) -> None:
         """Reads query, key and value with one product from now on; no matrix is stored twice."""
-        self.fused = FusedLinear(self._projections)
+        self.fused = product = fused(self._projections)
+        self.written = product.since(self.q_proj.out_features)  # Keys and values.
         if isinstance(self.q_norm, RMSNorm) and isinstance(self.k_norm, RMSNorm):
             norms = (self.q_norm.weight.data, self.k_norm.weight.data)
             counts = (projection.out_features // self.head_dim for projection in self._projections)
@@ -177,7 +193,7 @@ class MLP(nn.Module):
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-        self.fused: FusedLinear | None = None
+        self.fused: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = (self.gate_proj(x), self.up_proj(x)) if self.fused is None else self.fused(x).chunk(2, dim=-1)
@@ -186,7 +202,7 @@ class MLP(nn.Module):
 
     def fuse(self) -> None:
         """Reads gate and up with one product from now on; no weight is stored twice."""
-        self.fused = FusedLinear((self.gate_proj, self.up_proj))
+        self.fused = fused((self.gate_proj, self.up_proj))
 
 
 class Layer(nn.Module):
@@ -214,7 +230,7 @@ class Transformer(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = LmHead(config.hidden_size, config.vocab_size, bias=False)
         self.rotary = RotaryEmbedding(config.head_dim, config.rope_theta)
         self.tie_weights()
 
@@ -232,7 +248,7 @@ class Transformer(nn.Module):
         yield self.get_parameter(name).data, whole
 
     def fuse(self) -> None:
-        """Prepares for inference: products that share their input become one, unless their weights are quantised.
+        """Prepares for inference, once: products that share their input become one, unless their weights are quantised.
 
         Raises:
             ValueError: a parameter is being trained; the fused product would not pass gradients on to it.
@@ -240,7 +256,7 @@ class Transformer(nn.Module):
         if any(parameter.requires_grad for parameter in self.parameters()):
             raise ValueError("a model that is being trained cannot be fused")
         for module in self.modules():
-            if isinstance(module, SelfAttention | MLP) and not quantised(module):
+            if isinstance(module, SelfAttention | MLP) and module.fused is None and not quantised(module):
                 module.fuse()
 
     def forward(self, token_ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:

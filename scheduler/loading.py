@@ -9,6 +9,7 @@ from model.attention.cache import PagedCache
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import CheckpointError
 from model.device import free_memory, resolve_device, resolve_dtype
+from model.packing import pack, packable, worthwhile
 from model.parallel.transformer import RankTransformer
 from model.quantization import quantise
 from model.transformer import Transformer
@@ -70,6 +71,8 @@ def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
         quantise(checkpoint.transformer, options.quantization)
     except CheckpointError as error:
         raise EngineStartError(str(error)) from error
+    if options.pack_weights and size == 1 and packable():
+        pack(checkpoint.transformer, partial(worthwhile, block_length=checkpoint.manifest.block_length))
     return checkpoint
 
 

@@ -18,9 +18,10 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     forward; a request with more than ``max_prefill_tokens`` known tokens to compute is computed in pieces, at most as
     much work a step as that many tokens; ``enable_prefix_caching`` keeps the pages of prompts for requests that
     begin alike; ``attention_backend`` names an implementation of attention (``model/attention/``), ``quantization`` how
-    the layers' weights are stored (``model/quantization.py``); ``cuda_graphs`` replays recorded forwards
-    (``model/graphs.py``); ``tensor_parallel_size`` is how many processes, one a device, share the layers
-    (``model/parallel/``), ``kv_cache_memory`` and ``threads`` being those of each.
+    the layers' weights are stored (``model/quantization.py``); ``pack_weights`` brings large ones into the order that
+    a CPU multiplies fastest (``model/packing.py``); ``cuda_graphs`` replays recorded forwards (``model/graphs.py``);
+    ``tensor_parallel_size`` is how many processes, one a device, share the layers (``model/parallel/``),
+    ``kv_cache_memory`` and ``threads`` being those of each.
     """
 
     model: str
@@ -43,6 +44,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     enable_prefix_caching: bool = True
     attention_backend: AttentionBackend = "sdpa"
     quantization: Quantization = "none"
+    pack_weights: bool = True
     cuda_graphs: bool = False
     tensor_parallel_size: int = 1
     threads: int | None = None

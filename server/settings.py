@@ -178,6 +178,9 @@ class ServerSettings(BaseSettings):
     quantization: Quantization = Field(
         default="none", description="int8 keeps a byte a weight in the layers: less memory, not more speed."
     )
+    pack_weights: bool = Field(
+        default=True, description="On a CPU with AVX-512, keep large weights in the order its kernels read them."
+    )
     tensor_parallel_size: int = Field(
         default=1, ge=1, description="Processes, one a GPU, that share the layers; kv_cache_memory is that of each."
     )
@@ -305,6 +308,7 @@ class ServerSettings(BaseSettings):
             enable_prefix_caching=self.enable_prefix_caching,
             attention_backend=self.attention_backend,
             quantization=self.quantization,
+            pack_weights=self.pack_weights,
             cuda_graphs=self.cuda_graphs,
             tensor_parallel_size=self.tensor_parallel_size,
             threads=self.threads,

@@ -30,6 +30,11 @@ def _offline_and_raw(bench: Workbench, cell: Cell) -> dict[str, Run]:
     return {"offline": warmed(bench.offline.run, load), "raw": lambda: recording.replay()}
 
 
+def _packed_and_plain(bench: Workbench, cell: Cell) -> dict[str, Run]:
+    load = bench.student_pace(*_sizes(cell))
+    return {"offline": warmed(bench.offline.run, load), "unpacked": warmed(bench.unpacked.run, load)}
+
+
 def _http_and_offline(bench: Workbench, cell: Cell) -> dict[str, Run]:
     load = bench.student_streams(*_sizes(cell))
     return {"http": warmed(bench.http.run, load), "offline": warmed(bench.offline.run, load)}
@@ -113,6 +118,14 @@ COMPARISONS: tuple[Comparison, ...] = (
         "their page tables and index tensors ready. Student's pace.",
         _offline_and_raw,
         {"offline_over_raw": quotient("offline", "raw", "seconds")},
+        batches=(1, 16), prompts=(32,),
+    ),
+    Comparison(
+        "packed_over_plain_weights",
+        "Tokens/s of the engine without a server over those with its weights as checkpoints store them "
+        "(``--pack-weights false``). Student's pace.",
+        _packed_and_plain,
+        {"packed_over_plain_weights": quotient("offline", "unpacked", "tokens_per_s")},
         batches=(1, 16), prompts=(32,),
     ),
     Comparison(

@@ -16,6 +16,7 @@ from torch import Tensor
 import model.runner
 from benchmarks.speed.load import Sample, Unavailable, sample
 from model.finalise import confidence_and_best_of_head
+from model.head import Head
 from model.transformer import Attention, Transformer
 from scheduler.llm import LLM
 
@@ -112,18 +113,21 @@ def recorded(llm: LLM) -> Iterator[Recording]:
     def after(_module: object, _arguments: object, hidden: Tensor) -> None:
         recording.forwards[-1].checksum = _checksum(hidden)
 
-    def head(_module: object, arguments: tuple[Any, ...]) -> None:
+    def called(_module: object, arguments: tuple[Any, ...]) -> None:
         recording.forwards[-1].head_rows.append(arguments[0].shape[0])
 
-    def searched(hidden: Tensor, weight: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
-        # The engine looks for the best token while it multiplies, without a call of the LM head.
-        recording.forwards[-1].head_rows.append(len(hidden))
-        return confidence_and_best_of_head(hidden, weight, mask_token_id)
+    def searched(hidden: Tensor, head: Head, mask_token_id: int) -> tuple[Tensor, Tensor]:
+        # The engine looks for the best token while it multiplies, mostly without a call of the LM head.
+        rows = recording.forwards[-1].head_rows
+        before = len(rows)
+        found = confidence_and_best_of_head(hidden, head, mask_token_id)
+        rows[before:] = [len(hidden)]
+        return found
 
     hooks = [
         transformer.register_forward_pre_hook(before, with_kwargs=True),
         transformer.register_forward_hook(after),
-        transformer.lm_head.register_forward_pre_hook(head),
+        transformer.lm_head.register_forward_pre_hook(called),
     ]
     try:
         with patch.object(model.runner, "confidence_and_best_of_head", searched):

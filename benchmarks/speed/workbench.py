@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
+
 from benchmarks.speed.baselines import TeacherLoops, TransformersGenerate
 from benchmarks.speed.load import Load, Unavailable
 from benchmarks.speed.offline import Offline
@@ -46,7 +48,7 @@ class Workbench:
     def drop(self) -> None:
         """Frees the models in this process, and ends vLLM, which may not be idle without requests."""
         self._dropped.close()
-        for name in ("offline", "autoregressive", "loops", "transformers", "vllm_http"):
+        for name in ("offline", "unpacked", "autoregressive", "loops", "transformers", "vllm_http"):
             self.__dict__.pop(name, None)
         gc.collect()
 
@@ -66,6 +68,12 @@ class Workbench:
     def offline(self) -> Offline:
         """The engine with the block-causal model."""
         return Offline(self._options(self.shape.directory(self.cache)))
+
+    @cached_property
+    def unpacked(self) -> Offline:
+        """The same with its weights as checkpoints store them."""
+        options = self._options(self.shape.directory(self.cache))
+        return Offline(msgspec.structs.replace(options, pack_weights=False))
 
     @cached_property
     def autoregressive(self) -> Offline:

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from model.config import CheckpointError, TransformerConfig
+from model.head import LmHead
 from model.parallel.followers import Followers
 from model.parallel.messages import Predict, RunLayers, WriteLayer
 from model.transformer import Attention, CachedAttention, Layer, Transformer
@@ -67,7 +68,7 @@ class RankTransformer(Transformer):
             assert isinstance(layer, Layer)
             layer.self_attn.o_proj = SummedLinear(share.num_heads * share.head_dim, share.hidden_size, bias=False)
             layer.mlp.down_proj = SummedLinear(share.intermediate_size, share.hidden_size, bias=False)
-        self.lm_head = nn.Linear(share.hidden_size, self.vocab_rows, bias=False)
+        self.lm_head = LmHead(share.hidden_size, self.vocab_rows, bias=False)
         if rank:
             self.embed_tokens = nn.Embedding(0, share.hidden_size)
 

@@ -13,6 +13,7 @@ from model.finalise import (
     first_stop,
     frontier,
 )
+from model.head import LmHead
 from model.rules import RULES, RuleName
 from tests.oracle import pass_entropy_bound, pass_factor
 
@@ -36,6 +37,12 @@ def test_confidence_is_the_largest_probability_without_the_mask_token() -> None:
     assert 3 not in token.tolist()
 
 
+def head_of(weight: Tensor) -> LmHead:
+    head = LmHead(weight.shape[1], len(weight), bias=False)
+    head.weight = nn.Parameter(weight, requires_grad=False)
+    return head
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("mask", [0, 1500, 4096, 4097])
 @pytest.mark.parametrize("rows", [1, 7])
@@ -46,9 +53,10 @@ def test_a_head_in_parts_gives_what_all_its_logits_give(
     hidden = torch.randn(rows, 16, generator=generator).to(dtype)
     weight = torch.randn(4 * 1024 + 1, 16, generator=generator).to(dtype)  # The last part has one column.
     expected = confidence_and_best(nn.functional.linear(hidden, weight), mask)
-    whole = confidence_and_best_of_head(hidden, weight, mask)
-    monkeypatch.setattr("model.finalise._HEAD_PART_BYTES", {"cpu": 4})
-    parts = confidence_and_best_of_head(hidden, weight, mask)
+    head = head_of(weight)
+    whole = confidence_and_best_of_head(hidden, head, mask)
+    monkeypatch.setattr("model.finalise._HEAD_PART_BYTES", {"cpu": 4 * 1024 * 5})  # Five rows of the least columns.
+    parts = confidence_and_best_of_head(hidden, head, mask)
     for confidence, token in (whole, parts):
         torch.testing.assert_close(confidence, expected[0])
         assert token.tolist() == expected[1].tolist()
@@ -59,7 +67,7 @@ def test_of_equal_logits_in_two_parts_the_first_is_taken(monkeypatch: pytest.Mon
     monkeypatch.setattr("model.finalise._HEAD_PART_BYTES", {"cpu": 4})
     weight = torch.zeros(3000, 2)
     weight[[700, 2900]] = 1.0
-    confidence, token = confidence_and_best_of_head(torch.ones(1, 2), weight, 3000)
+    confidence, token = confidence_and_best_of_head(torch.ones(1, 2), head_of(weight), 3000)
     assert token.tolist() == [700]
     assert confidence.item() == pytest.approx(math.exp(2) / (2 * math.exp(2) + 2998))
 

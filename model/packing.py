@@ -1,0 +1,162 @@
+"""Weights in the order in which oneDNN's kernels read them: on a CPU, products of a few blocks are up to twice as fast.
+
+A plain matrix is brought into that order again in every product, which costs as much as multiplying it by a few dozen
+rows. What is packed replaces the plain matrix, except that an embedding stays for those who look tokens up.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from model.head import LmHead
+from model.transformer import Layer, Product, Transformer, quantised
+
+# The order depends on the number of rows that are expected: those of a small batch of blocks.
+_EXPECTED_ROWS = 32
+# oneDNN keeps a kernel, of about a megabyte, for every number of rows that it meets: few are let through.
+_ODD_ROWS, _ROW_STEP, _MOST_ROWS = 32, 16, 512
+# Smaller matrices in fp32, and those that meet single rows, are multiplied faster as they are.
+_LEAST_FP32_WEIGHTS, _LEAST_FP32_BLOCK = 200_000, 8
+HEAD_COLUMNS = 8192  # Their logits for a hundred rows stay in a core's cache.
+
+
+class PackedProduct:
+    """A product with packed weights, and a bias that may be ``None``.
+
+    Args:
+        weight: [out, in] fp32 or bf16 on the CPU; it is copied.
+        bias: [out].
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        self.out_features = len(weight)
+        self._bias = None if bias is None else bias.clone()
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _EXPECTED_ROWS)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        rows = x.flatten(0, -2)
+        if len(rows) > _MOST_ROWS:
+            out = torch.cat([self._multiply(part) for part in torch.split(rows, _MOST_ROWS)])
+        else:
+            out = self._multiply(rows)
+        return out.view(*x.shape[:-1], self.out_features)
+
+    def _multiply(self, rows: Tensor) -> Tensor:
+        count = len(rows)
+        if count == 0:
+            return rows.new_empty(0, self.out_features)
+        if count > _ODD_ROWS and count % _ROW_STEP:
+            rows = nn.functional.pad(rows, (0, 0, 0, -count % _ROW_STEP))
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self._bias, "none", [], "")
+        return out[:count]
+
+
+class PackedLinear(nn.Linear):
+    """Takes the place of a linear layer without bias. Its ``weight`` has the shape it had, and no memory."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
+        self.weight = _shape_of(linear)
+        self.product = PackedProduct(linear.weight.data)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        return self.product(x)
+
+
+class PackedHead(LmHead):
+    """Takes the place of the LM head, packed in parts of the vocabulary.
+
+    Args:
+        head: the plain one.
+        tied: its weight is the embedding, and stays.
+    """
+
+    def __init__(self, head: LmHead, *, tied: bool) -> None:
+        super().__init__(head.in_features, head.out_features, bias=False, device="meta")
+        self.weight = head.weight if tied else _shape_of(head)
+        self.products = [PackedProduct(part) for part in torch.split(head.weight.data, HEAD_COLUMNS)]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """hidden [..., hidden_size] -> logits [..., vocab]."""
+        if len(self.products) == 1:
+            return self.products[0](hidden)
+        logits = hidden.new_empty(*hidden.shape[:-1], self.out_features)
+        for start, part in self.parts(hidden, HEAD_COLUMNS):
+            logits[..., start : start + part.shape[-1]] = part
+        return logits
+
+    def part_columns(self, rows: int, part_bytes: int) -> int:  # noqa: ARG002
+        """See ``model.head.Head``: always the same."""
+        return HEAD_COLUMNS
+
+    def parts(self, hidden: Tensor, columns: int) -> Iterator[tuple[int, Tensor]]:
+        """See ``model.head.Head``."""
+        for index, product in enumerate(self.products):
+            yield index * columns, product(hidden)
+
+
+def packable() -> bool:
+    """Whether this machine has the kernels: x86 with AVX-512, on which what ``worthwhile`` says was measured."""
+    known = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(known) and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+
+
+def worthwhile(weight: Tensor, block_length: int) -> bool:
+    """Whether a matrix is multiplied faster packed, by steps that bring at least a block's rows."""
+    if weight.device.type != "cpu":
+        return False
+    if weight.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return weight.dtype == torch.float32 and block_length >= _LEAST_FP32_BLOCK and weight.numel() >= _LEAST_FP32_WEIGHTS
+
+
+@torch.inference_mode()
+def pack(transformer: Transformer, wanted: Callable[[Tensor], bool]) -> None:
+    """Packs the matrices that are ``wanted``, layer by layer, and frees what they were.
+
+    Layers that are quantised, or shared with other ranks, keep theirs. The transformer is fused, and from now on is
+    for inference alone.
+    """
+    transformer.fuse()
+    for layer in transformer.layers:
+        assert isinstance(layer, Layer)
+        attention, mlp = layer.self_attn, layer.mlp
+        if isinstance(attention.fused, Product) and wanted(attention.fused.weight):
+            assert isinstance(attention.written, Product)
+            attention.written = _packed(attention.written, wanted)
+            attention.fused = _packed(attention.fused, wanted)
+            _forget(attention.q_proj, attention.k_proj, attention.v_proj)
+        if isinstance(mlp.fused, Product) and wanted(mlp.fused.weight):
+            mlp.fused = _packed(mlp.fused, wanted)
+            _forget(mlp.gate_proj, mlp.up_proj)
+        if _plain(attention.o_proj) and wanted(attention.o_proj.weight):
+            attention.o_proj = PackedLinear(attention.o_proj)
+        if _plain(mlp.down_proj) and wanted(mlp.down_proj.weight):
+            mlp.down_proj = PackedLinear(mlp.down_proj)
+    head = transformer.lm_head
+    if type(head) is LmHead and wanted(head.weight):
+        transformer.lm_head = PackedHead(head, tied=transformer.config.tie_word_embeddings)
+
+
+def _packed(product: Product, wanted: Callable[[Tensor], bool]) -> PackedProduct | Product:
+    if wanted(product.weight):
+        return PackedProduct(product.weight, product.bias)
+    # A part of a matrix that is about to go.
+    return Product(product.weight.clone(), None if product.bias is None else product.bias.clone())
+
+
+def _plain(module: nn.Module) -> bool:
+    return type(module) is nn.Linear and not quantised(module)
+
+
+def _forget(*linears: nn.Linear) -> None:
+    for linear in linears:
+        linear.weight = _shape_of(linear)
+
+
+def _shape_of(linear: nn.Linear) -> nn.Parameter:
+    """A parameter without memory, which says how large the weight was and cannot be computed with."""
+    return nn.Parameter(torch.empty_like(linear.weight, device="meta"), requires_grad=False)
