@@ -126,18 +126,22 @@ def choose(
     return masked & torch.empty_like(passes).scatter_(-1, order, passes)
 
 
-def choose_by_threshold(confidence: Tensor, limit: Tensor, at_least: Tensor | None = None) -> Tensor:
+def choose_by_threshold(confidence: Tensor, limit: Tensor, at_least: Tensor | int) -> Tensor:
     """``choose`` where every row has the rule ``threshold`` or ``fixed_steps``, whose limit no confidence exceeds.
 
-    confidence [rows, block] fp32, 0 at positions that may not be finalised; limit [rows]; at_least [rows] int64, 1 if
-    it is left out -> [rows, block] bool.
+    confidence [rows, block] fp32, 0 at positions that may not be finalised; limit [rows]; at_least [rows] int64, or the
+    same number for all rows -> [rows, block] bool.
     """
     now = confidence > limit[:, None]
-    if at_least is None:
+    if isinstance(at_least, int) and at_least == 1:
         return now.scatter_(1, confidence.argmax(-1, keepdim=True), True)
     order = confidence.argsort(dim=-1, descending=True, stable=True)
-    first = torch.arange(confidence.shape[1], device=confidence.device) < at_least[:, None]
-    return now.logical_or_(torch.empty_like(now).scatter_(1, order, first)).logical_and_(confidence > 0)
+    if isinstance(at_least, int):
+        now.scatter_(1, order[:, :at_least], True)
+    else:
+        first = torch.arange(confidence.shape[1], device=confidence.device) < at_least[:, None]
+        now.logical_or_(torch.empty_like(now).scatter_(1, order, first))
+    return now.logical_and_(confidence > 0)
 
 
 def frontier(masked: Tensor) -> Tensor:

@@ -14,8 +14,9 @@ from model.transformer import Layer, Product, Transformer, quantised
 
 # The order depends on the number of rows that are expected: those of a small batch of blocks.
 _EXPECTED_ROWS = 32
-# oneDNN keeps a kernel, of about a megabyte, for every number of rows that it meets: few are let through.
-_ODD_ROWS, _ROW_STEP, _MOST_ROWS = 32, 16, 512
+# oneDNN keeps a kernel, of a megabyte and more, for every number of rows that it meets. Few are let through: all up to
+# the first of these, then multiples of the second, and from the third on its multiples up to the last.
+_ODD_ROWS, _ROW_STEP, _MANY_ROWS, _MOST_ROWS = 32, 16, 512, 2048
 # Smaller matrices in fp32, and those that meet single rows, are multiplied faster as they are.
 _LEAST_FP32_WEIGHTS, _LEAST_FP32_BLOCK = 200_000, 8
 HEAD_COLUMNS = 8192  # Their logits for a hundred rows stay in a core's cache.
@@ -37,10 +38,14 @@ class PackedProduct:
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
         rows = x.flatten(0, -2)
-        if len(rows) > _MOST_ROWS:
-            out = torch.cat([self._multiply(part) for part in torch.split(rows, _MOST_ROWS)])
-        else:
-            out = self._multiply(rows)
+        parts = []
+        while len(rows) > _MANY_ROWS:
+            many = min(_MOST_ROWS, len(rows) // _MANY_ROWS * _MANY_ROWS)
+            parts.append(self._multiply(rows[:many]))
+            rows = rows[many:]
+        if len(rows) or not parts:
+            parts.append(self._multiply(rows))
+        out = parts[0] if len(parts) == 1 else torch.cat(parts)
         return out.view(*x.shape[:-1], self.out_features)
 
     def _multiply(self, rows: Tensor) -> Tensor:

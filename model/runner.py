@@ -254,11 +254,11 @@ class ModelRunner:
 
         sure, limit = spread(confidence), canvas.limit.index_select(0, rows)
         counts = [canvas.at_least(work.row) for work in works]
-        at_least = None if max(counts) == 1 else torch.tensor(counts, device=self.device)
+        at_least = counts[0] if min(counts) == max(counts) else torch.tensor(counts, device=self.device)
         if all(canvas.by_threshold[work.row] for work in works):
             return choose_by_threshold(sure, limit, at_least)
         predicted = spread(torch.ones_like(chosen, dtype=torch.bool))
-        at_least = torch.ones_like(rows) if at_least is None else at_least
+        at_least = torch.full_like(rows, at_least) if isinstance(at_least, int) else at_least
         wide_entropies = None if entropies is None else spread(entropies)
         return choose(sure, predicted, canvas.rule[rows], limit, at_least, wide_entropies)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model.config import CheckpointError
+from model.device import keep_freed_memory
 from model.parallel.followers import LostRank
 from model.row import Guidance, RowResult, RowWork
 from model.runner import ModelRunner
@@ -84,6 +85,8 @@ class Engine:
             )
         except CheckpointError as error:
             raise EngineStartError(str(error)) from error
+        if self.runner.device.type == "cpu":
+            keep_freed_memory()  # Not earlier: what loading takes for a moment is not needed again.
         self.pool = PagePool(num_pages, options.page_size)
         self.prefix_cache = PrefixCache(
             self.manifest, self.pool, self.runner.copy_page, enabled=options.enable_prefix_caching

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from model.device import free_memory
+from model.device import free_memory, keep_freed_memory
 from model.parallel.follower import Follower
 from model.parallel.transformer import RankTransformer
 from scheduler.errors import EngineStartError
@@ -91,6 +91,8 @@ def main() -> int:
             return 1
         assert isinstance(transformer, RankTransformer)
         free = free_memory(transformer.lm_head.weight.device)
+        if transformer.lm_head.weight.device.type == "cpu":
+            keep_freed_memory()
         connection.send_bytes(msgspec.msgpack.encode(RankReady(free_memory=free)))
         Follower(transformer).serve(connection)
     return 0

@@ -88,8 +88,10 @@ def test_the_short_way_for_thresholds_chooses_the_same(seed: int) -> None:
     masked[:, 4] = True
     # Few values, so that ties and equality with the limit occur.
     confidence = (torch.randint(1, 9, (7, 9), generator=generator) / 8.0) * masked
-    rule, limit, at_least = limits(*(torch.randint(1, 9, (7,), generator=generator) / 8.0).tolist())
-    assert choose_by_threshold(confidence, limit).equal(choose(confidence, masked, rule, limit, at_least))
+    rule, limit, _ = limits(*(torch.randint(1, 9, (7,), generator=generator) / 8.0).tolist())
+    for count in (1, 2, 5, 12):
+        expected = choose(confidence, masked, rule, limit, torch.full((7,), count))
+        assert choose_by_threshold(confidence, limit, count).equal(expected), count
     at_least = torch.randint(1, 10, (7,), generator=generator)
     assert choose_by_threshold(confidence, limit, at_least).equal(choose(confidence, masked, rule, limit, at_least))
     rule[:3], limit[:3] = RULES.index("fixed_steps"), 4.0
