@@ -97,10 +97,12 @@ class PackedHead(LmHead):
         """See ``model.head.Head``: always the same."""
         return HEAD_COLUMNS
 
-    def parts(self, hidden: Tensor, columns: int) -> Iterator[tuple[int, Tensor]]:
-        """See ``model.head.Head``."""
-        for index, product in enumerate(self.products):
-            yield index * columns, product(hidden)
+    def parts(self, hidden: Tensor, columns: int) -> Iterator[tuple[int, Tensor]]:  # noqa: ARG002
+        """See ``model.head.Head``: as the vocabulary was cut."""
+        start = 0
+        for product in self.products:
+            yield start, product(hidden)
+            start += product.out_features
 
 
 def packable() -> bool:
