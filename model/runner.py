@@ -13,18 +13,11 @@ from model.attention.cache import PagedCache
 from model.attention.paged import AttentionFactory
 from model.canvas import Canvas
 from model.checkpoint import Checkpoint
+from model.confidence import confidence_and_best, confidence_and_best_of_head, entropy
 from model.config import AttentionBackend, CheckpointError
 from model.constrained import ConstrainedRows, Pick
 from model.edits import LogitEditor
-from model.finalise import (
-    choose,
-    choose_by_threshold,
-    confidence_and_best,
-    confidence_and_best_of_head,
-    entropy,
-    first_stop,
-    frontier,
-)
+from model.finalise import choose, choose_by_threshold, first_stop, frontier
 from model.guidance import guide, second_places, without_prompt
 from model.layout import StepLayout, build_layout, layout_key
 from model.logprobs import token_logprobs

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import model.runner
 from benchmarks.speed.load import Sample, Unavailable, sample
-from model.finalise import confidence_and_best_of_head
+from model.confidence import confidence_and_best_of_head
 from model.head import Head
 from model.transformer import Attention, Transformer
 from scheduler.llm import LLM

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from model.backbones import find_backbone
 from model.checkpoint import load_checkpoint
+from model.confidence import confidence_and_best
 from model.config import CheckpointError
-from model.finalise import confidence_and_best
 from model.tokenizer import load_tokenizer
 from scheduler.engine import Engine
 from scheduler.errors import EngineStartError

@@ -1,19 +1,9 @@
-import math
-
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from model.finalise import (
-    choose,
-    choose_by_threshold,
-    confidence_and_best,
-    confidence_and_best_of_head,
-    entropy,
-    first_stop,
-    frontier,
-)
-from model.head import LmHead
+from model.confidence import entropy
+from model.finalise import choose, choose_by_threshold, first_stop, frontier
 from model.rules import RULES, RuleName
 from tests.oracle import pass_entropy_bound, pass_factor
 
@@ -24,61 +14,6 @@ def limits(*values: float, rule: RuleName = "threshold", at_least: int = 1) -> t
     """Rule, limit and at_least of rows that share a rule."""
     rules = torch.full((len(values),), RULES.index(rule))
     return rules, torch.tensor(values), torch.full((len(values),), at_least)
-
-
-def test_confidence_is_the_largest_probability_without_the_mask_token() -> None:
-    logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
-    allowed = logits.clone()
-    allowed[:, 3] = float("-inf")
-    expected = allowed.softmax(-1).max(-1)
-    confidence, token = confidence_and_best(logits, mask_token_id=3)
-    torch.testing.assert_close(confidence, expected.values)
-    assert token.tolist() == expected.indices.tolist()
-    assert 3 not in token.tolist()
-
-
-def head_of(weight: Tensor) -> LmHead:
-    head = LmHead(weight.shape[1], len(weight), bias=False)
-    head.weight = nn.Parameter(weight, requires_grad=False)
-    return head
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("mask", [0, 1500, 4096, 4097])
-@pytest.mark.parametrize("rows", [1, 7])
-def test_a_head_in_parts_gives_what_all_its_logits_give(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, mask: int, rows: int
-) -> None:
-    generator = torch.Generator().manual_seed(rows)
-    hidden = torch.randn(rows, 16, generator=generator).to(dtype)
-    weight = torch.randn(4 * 1024 + 1, 16, generator=generator).to(dtype)  # The last part has one column.
-    expected = confidence_and_best(nn.functional.linear(hidden, weight), mask)
-    head = head_of(weight)
-    whole = confidence_and_best_of_head(hidden, head, mask)
-    monkeypatch.setattr("model.finalise._HEAD_PART_BYTES", {"cpu": 4 * 1024 * 5})  # Five rows of the least columns.
-    parts = confidence_and_best_of_head(hidden, head, mask)
-    for confidence, token in (whole, parts):
-        torch.testing.assert_close(confidence, expected[0])
-        assert token.tolist() == expected[1].tolist()
-        assert confidence.dtype == torch.float32
-
-
-def test_of_equal_logits_in_two_parts_the_first_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.finalise._HEAD_PART_BYTES", {"cpu": 4})
-    weight = torch.zeros(3000, 2)
-    weight[[700, 2900]] = 1.0
-    confidence, token = confidence_and_best_of_head(torch.ones(1, 2), head_of(weight), 3000)
-    assert token.tolist() == [700]
-    assert confidence.item() == pytest.approx(math.exp(2) / (2 * math.exp(2) + 2998))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_confidence_over_a_large_vocabulary_is_that_of_the_stored_logits(dtype: torch.dtype) -> None:
-    logits = (5 * torch.randn(3, 40_000, generator=torch.Generator().manual_seed(0))).to(dtype)
-    exact = logits.double().softmax(-1).amax(-1)
-    confidence, _ = confidence_and_best(logits, mask_token_id=40_000)
-    assert confidence.dtype == torch.float32
-    torch.testing.assert_close(confidence.double(), exact, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -207,11 +142,6 @@ def test_rows_of_different_rules_equal_each_alone_and_the_plain_reference(seed: 
     assert len(sizes) > 2
     without = choose(confidence[:2], masked[:2], rule[:2], limit[:2], torch.ones(2, dtype=torch.long))
     assert without.equal(now[:2])
-
-
-def test_entropy_is_in_nats_and_ignores_impossible_tokens() -> None:
-    logits = torch.tensor([[0.0, 0.0, float("-inf"), 0.0], [99.0, 0.0, 0.0, float("-inf")]])
-    torch.testing.assert_close(entropy(logits), torch.tensor([math.log(3), 0.0]))
 
 
 def test_frontier_is_the_finalised_left_prefix() -> None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import model.packing
 from model.attention.dense import DenseAttention
 from model.checkpoint import load_checkpoint
+from model.confidence import confidence_and_best, confidence_and_best_of_head
 from model.config import TransformerConfig
-from model.finalise import confidence_and_best, confidence_and_best_of_head
 from model.head import LmHead
 from model.packing import PackedHead, PackedProduct, pack, packable, worthwhile
 from model.quantization import quantise
@@ -86,7 +86,7 @@ def test_states_and_logits_stay_and_plain_matrices_go(shape: dict[str, bool]) ->
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mask", [0, 30, 89, 90])
 def test_the_search_of_a_packed_head(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, mask: int) -> None:
-    monkeypatch.setattr("model.finalise._HEAD_PART_BYTES", {"cpu": 4 * 24 * 5})  # Five rows at a time.
+    monkeypatch.setattr("model.confidence._HEAD_PART_BYTES", {"cpu": 4 * 24 * 5})  # Five rows at a time.
     generator = torch.Generator().manual_seed(1)
     head = LmHead(16, 90, bias=False)
     head.weight = nn.Parameter(torch.randn(90, 16, generator=generator).to(dtype), requires_grad=False)

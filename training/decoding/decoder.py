@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from model.confidence import confidence_and_best, entropy
 from model.config import Manifest
-from model.finalise import confidence_and_best, entropy
 from model.transformer import Transformer
 from training.decoding.full import decode_full
 from training.decoding.rules import Rule

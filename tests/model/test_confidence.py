@@ -1,0 +1,116 @@
+"""Confidence is that of the exact softmax, whatever way the head's logits are searched."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model import confidence as module
+from model.confidence import confidence_and_best, confidence_and_best_of_head, entropy
+from model.head import LmHead
+
+Search = Callable[[Tensor, LmHead, int, int], tuple[Tensor, Tensor]]
+SEARCHES: dict[str, Search] = {"groups": module._search_groups, "device": module._search}
+
+
+def test_confidence_is_the_largest_probability_without_the_mask_token() -> None:
+    logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
+    allowed = logits.clone()
+    allowed[:, 3] = float("-inf")
+    expected = allowed.softmax(-1).max(-1)
+    confidence, token = confidence_and_best(logits, mask_token_id=3)
+    torch.testing.assert_close(confidence, expected.values)
+    assert token.tolist() == expected.indices.tolist()
+    assert 3 not in token.tolist()
+
+
+def head_of(weight: Tensor) -> LmHead:
+    head = LmHead(weight.shape[1], len(weight), bias=False)
+    head.weight = nn.Parameter(weight, requires_grad=False)
+    return head
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mask", [0, 1500, 4096, 4097])
+@pytest.mark.parametrize("rows", [1, 7])
+def test_a_head_in_parts_gives_what_all_its_logits_give(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, mask: int, rows: int
+) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    hidden = torch.randn(rows, 16, generator=generator).to(dtype)
+    weight = torch.randn(4 * 1024 + 1, 16, generator=generator).to(dtype)  # The last part has one column.
+    expected = confidence_and_best(nn.functional.linear(hidden, weight), mask)
+    head = head_of(weight)
+    whole = confidence_and_best_of_head(hidden, head, mask)
+    monkeypatch.setattr("model.confidence._HEAD_PART_BYTES", {"cpu": 4 * 1024 * 5})  # Five rows of the least columns.
+    parts = confidence_and_best_of_head(hidden, head, mask)
+    for confidence, token in (whole, parts):
+        torch.testing.assert_close(confidence, expected[0])
+        assert token.tolist() == expected[1].tolist()
+        assert confidence.dtype == torch.float32
+
+
+def test_of_equal_logits_in_two_parts_the_first_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.confidence._HEAD_PART_BYTES", {"cpu": 4})
+    weight = torch.zeros(3000, 2)
+    weight[[700, 2900]] = 1.0
+    confidence, token = confidence_and_best_of_head(torch.ones(1, 2), head_of(weight), 3000)
+    assert token.tolist() == [700]
+    assert confidence.item() == pytest.approx(math.exp(2) / (2 * math.exp(2) + 2998))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_confidence_over_a_large_vocabulary_is_that_of_the_stored_logits(dtype: torch.dtype) -> None:
+    logits = (5 * torch.randn(3, 40_000, generator=torch.Generator().manual_seed(0))).to(dtype)
+    exact = logits.double().softmax(-1).amax(-1)
+    confidence, _ = confidence_and_best(logits, mask_token_id=40_000)
+    assert confidence.dtype == torch.float32
+    torch.testing.assert_close(confidence.double(), exact, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mask", [0, 300, 2047, 2048, 2500])
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0, 300.0])
+def test_every_search_finds_what_the_exact_softmax_has(
+    search: Search, dtype: torch.dtype, mask: int, scale: float
+) -> None:
+    generator = torch.Generator().manual_seed(mask)
+    hidden = (scale * torch.randn(9, 4, generator=generator)).to(dtype)
+    head = head_of(torch.randn(2304, 4, generator=generator).to(dtype))  # A part and nearly one in eighths of a group.
+    logits = head(hidden).double()
+    logits[:, mask : mask + 1] = -math.inf
+    expected = logits.softmax(-1).max(-1)
+    for columns in (1024, 1000, 2303, 1):
+        confidence, token = search(hidden, head, columns, mask)
+        assert confidence.dtype == torch.float32
+        assert confidence.le(1).all()
+        assert token.tolist() == expected.indices.tolist(), columns
+        torch.testing.assert_close(confidence.double(), expected.values, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("offset", [-5000.0, -100.0, -60.0, 70.0, 88.0, 1e4])
+def test_logits_far_from_zero_are_as_sure_as_those_near_it(offset: float) -> None:
+    weight = torch.randn(3000, 1, generator=torch.Generator().manual_seed(0))
+    head = head_of(torch.cat((weight, torch.ones(3000, 1)), dim=1))
+    hidden = torch.tensor([[1.0, 0.0], [2.0, offset], [0.5, 0.0], [3.0, offset]])
+    confidence, token = module._search_groups(hidden, head, 1024, 3000)
+    logits = head(hidden).double()
+    assert token.tolist() == logits.argmax(-1).tolist()
+    torch.testing.assert_close(confidence.double(), logits.softmax(-1).amax(-1), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
+def test_a_row_that_is_not_a_number_leaves_the_others_alone(search: Search) -> None:
+    head = head_of(torch.randn(3000, 2, generator=torch.Generator().manual_seed(0)))
+    hidden = torch.tensor([[1.0, 0.5], [math.nan, 1.0], [-1.0, 2.0]])
+    confidence, token = search(hidden, head, 1024, 3000)
+    assert confidence.isnan().tolist() == [False, True, False]
+    assert token[[0, 2]].tolist() == head(hidden[[0, 2]]).argmax(-1).tolist()
+
+
+def test_entropy_is_in_nats_and_ignores_impossible_tokens() -> None:
+    logits = torch.tensor([[0.0, 0.0, float("-inf"), 0.0], [99.0, 0.0, 0.0, float("-inf")]])
+    torch.testing.assert_close(entropy(logits), torch.tensor([math.log(3), 0.0]))
