@@ -25,9 +25,11 @@ def confidence_and_best(logits: Tensor, mask_token_id: int) -> tuple[Tensor, Ten
     """
     if mask_token_id < logits.shape[-1]:
         logits[:, mask_token_id] = float("-inf")
-    parts = [_confidence_and_best(part) for part in torch.split(logits, _rows(logits))]
-    confidence, token = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
-    return confidence[:, 0], token[:, 0]
+    rows = _rows(logits)
+    if rows >= len(logits):
+        return _confidence_and_best(logits)
+    confidence, token = map(torch.cat, zip(*map(_confidence_and_best, torch.split(logits, rows)), strict=True))
+    return confidence, token
 
 
 def confidence_and_best_of_head(hidden: Tensor, head: Head, mask_token_id: int) -> tuple[Tensor, Tensor]:
@@ -65,7 +67,7 @@ def _rows(logits: Tensor) -> int:
 def _confidence_and_best(logits: Tensor) -> tuple[Tensor, Tensor]:
     wide = logits.float()
     token = wide.max(dim=-1, keepdim=True).indices
-    return torch.log_softmax(wide, dim=-1).gather(-1, token).exp_(), token
+    return torch.log_softmax(wide, dim=-1).gather(-1, token).exp_()[:, 0], token[:, 0]
 
 
 def _search(hidden: Tensor, head: Head, columns: int, mask_token_id: int) -> tuple[Tensor, Tensor]:

@@ -65,13 +65,6 @@ def choose_by_threshold(confidence: Tensor, limit: Tensor, at_least: Tensor | in
     return now.logical_and_(confidence > 0)
 
 
-def frontier(masked: Tensor) -> Tensor:
-    """Length of the finalised left prefix: masked [rows, block] bool -> [rows] int64."""
-    block = masked.shape[1]
-    positions = torch.arange(block, device=masked.device)
-    return torch.where(masked, positions, block).amin(dim=-1)
-
-
 def first_stop(tokens: Tensor, stop_ids: Tensor, first: Tensor, masked: Tensor) -> Tensor:
     """Where each block's first generated stop token lies; the block length where there is none.
 

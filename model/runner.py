@@ -17,7 +17,7 @@ from model.confidence import confidence_and_best, confidence_and_best_of_head, e
 from model.config import AttentionBackend, CheckpointError
 from model.constrained import ConstrainedRows, Pick
 from model.edits import LogitEditor
-from model.finalise import choose, choose_by_threshold, first_stop, frontier
+from model.finalise import choose, choose_by_threshold, first_stop
 from model.guidance import guide, second_places, without_prompt
 from model.layout import StepLayout, build_layout, layout_key
 from model.logprobs import token_logprobs
@@ -123,7 +123,7 @@ class ModelRunner:
             head, mask = self.transformer.lm_head, self.manifest.mask_token_id
             confidence, token = confidence_and_best_of_head(asked, head, mask)
             finalised = self._rules(works, rows, chosen, confidence, None)
-            return self._results(works, rows, *self._write(rows, tokens, masked, chosen, token, finalised), finalised)
+            return self._results(works, rows, *self._write(rows, tokens, masked, chosen, token, finalised))
         logits = self.transformer.logits(asked)  # [masked, vocab]
         if second:
             at, places = second_places(works, counts, chosen, self.canvas.block_length)
@@ -139,7 +139,7 @@ class ModelRunner:
             works, counts, self.canvas, logits, token, finalised, before_edits, lambda index: self._pick(works[index])
         )
         tokens, masked = self._write(rows, tokens, masked, chosen, token, finalised)
-        results = self._results(works, rows, tokens, masked, finalised)
+        results = self._results(works, rows, tokens, masked)
         if scored is not None:
             results = self._with_scores(works, results, finalised, chosen, *scored)
         for index, reason in failed.items():
@@ -268,23 +268,22 @@ class ModelRunner:
         self.canvas.masked.index_copy_(0, rows, masked)
         return tokens, masked
 
-    def _results(
-        self, works: list[RowWork], rows: Tensor, tokens: Tensor, masked: Tensor, now: Tensor
-    ) -> list[RowResult]:
+    def _results(self, works: list[RowWork], rows: Tensor, tokens: Tensor, masked: Tensor) -> list[RowResult]:
         """Brings the rows to the host: the step's only transfer."""
         canvas, block = self.canvas, self.canvas.block_length
-        figures = [frontier(masked)[:, None], now.sum(-1, keepdim=True), tokens]
+        figures = [masked, tokens]
         width = max(canvas.stops[work.row] for work in works)
         if width:
             first = torch.tensor([canvas.first[work.row] for work in works], device=self.device)
             figures.insert(0, first_stop(tokens, canvas.stop_ids[rows, :width], first, masked)[:, None])
         results = []
         for work, line in zip(works, torch.cat(figures, dim=1).tolist(), strict=True):
-            reached, finalised = line[-block - 2 : -block]
+            still, stop = line[-2 * block : -block], line[0] if width else block
             canvas.steps[work.row] += 1
-            canvas.left[work.row] -= finalised
-            stop = line[0] if width else block
-            results.append(RowResult(line[-block:], reached, stop, finalised, canvas.steps[work.row]))
+            before, left = canvas.left[work.row], sum(still)
+            canvas.left[work.row] = left
+            reached = still.index(1) if left else block
+            results.append(RowResult(line[-block:], reached, stop, before - left, canvas.steps[work.row]))
         return results
 
     def _scored(self, works: list[RowWork], counts: list[int], logits: Tensor) -> tuple[Tensor, Tensor] | None:

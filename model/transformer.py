@@ -137,6 +137,7 @@ class SelfAttention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if norm else nn.Identity()
         self.fused: Callable[[Tensor], Tensor] | None = None
         self.written: Callable[[Tensor], Tensor] | None = None
+        self.norms: tuple[Tensor, float] | None = None  # Weight and epsilon of queries and keys together.
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attention: Attention) -> Tensor:
         if self.fused is None:
@@ -160,11 +161,11 @@ class SelfAttention(nn.Module):
 
         Queries and keys are normalised and rotated together: a small batch spends its time on the number of operations.
         """
-        heads, kv_heads, _ = (projection.out_features // self.head_dim for projection in self._projections)
-        both, value = torch.split(projected, [heads + kv_heads, kv_heads], dim=-2)
-        if isinstance(self.q_norm, RMSNorm):
-            both = rms_norm(both, self.norms, self.q_norm.eps)
-        query, key = torch.split(rotate(both, cos, sin), [heads, kv_heads], dim=-2)
+        heads, kv_heads, _ = self.head_counts
+        both, value = projected.split_with_sizes((heads + kv_heads, kv_heads), dim=-2)
+        if self.norms is not None:
+            both = rms_norm(both, *self.norms)
+        query, key = rotate(both, cos, sin).split_with_sizes((heads, kv_heads), dim=-2)
         return query, key, value
 
     def _heads(self, x: Tensor) -> tuple[int, ...]:
@@ -177,12 +178,12 @@ class SelfAttention(nn.Module):
     def fuse(self) -> None:
         """Reads query, key and value with one product from now on; no matrix is stored twice."""
         self.fused = product = fused(self._projections)
+        self.head_counts = [projection.out_features // self.head_dim for projection in self._projections]
         self.written = product.since(self.q_proj.out_features)  # Keys and values.
         if isinstance(self.q_norm, RMSNorm) and isinstance(self.k_norm, RMSNorm):
             norms = (self.q_norm.weight.data, self.k_norm.weight.data)
-            counts = (projection.out_features // self.head_dim for projection in self._projections)
-            # [heads + kv_heads, head_dim]
-            self.norms = torch.cat([norm.expand(count, -1) for norm, count in zip(norms, counts, strict=False)])
+            weight = [norm.expand(count, -1) for norm, count in zip(norms, self.head_counts, strict=False)]
+            self.norms = torch.cat(weight), self.q_norm.eps  # [heads + kv_heads, head_dim]
 
 
 class MLP(nn.Module):
@@ -269,8 +270,8 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Layers ``first`` up to but not including ``last``: x [..., hidden_size] -> the same, not normalised."""
         cos, sin = self.rotary(positions)
-        for index in range(first, len(self.layers) if last is None else last):
-            x = self.layers[index](x, cos, sin, index, attention)
+        for index, layer in enumerate(list(self.layers)[first:last], start=first):
+            x = layer(x, cos, sin, index, attention)
         return x
 
     def write_layer(self, x: Tensor, positions: Tensor, attention: CachedAttention, layer: int) -> None:

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from model.confidence import entropy
-from model.finalise import choose, choose_by_threshold, first_stop, frontier
+from model.finalise import choose, choose_by_threshold, first_stop
 from model.rules import RULES, RuleName
 from tests.oracle import pass_entropy_bound, pass_factor
 
@@ -142,11 +142,6 @@ def test_rows_of_different_rules_equal_each_alone_and_the_plain_reference(seed: 
     assert len(sizes) > 2
     without = choose(confidence[:2], masked[:2], rule[:2], limit[:2], torch.ones(2, dtype=torch.long))
     assert without.equal(now[:2])
-
-
-def test_frontier_is_the_finalised_left_prefix() -> None:
-    masked = torch.tensor([[False, False, True, False], [False] * 4, [True] * 4])
-    assert frontier(masked).tolist() == [2, 4, 0]
 
 
 def test_stop_is_found_among_generated_finalised_positions_only() -> None:
