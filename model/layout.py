@@ -24,7 +24,7 @@ class StepLayout:
         clean_count: C.
         attention: who sees whom among all T tokens, and where they lie; ``None`` when T is 0.
         denoised: [D] int64, which of the R rows are denoised; ``None`` when all are.
-        bordered: [rows with clean tokens] int64, those among the R.
+        bordered: [rows with clean tokens] int64, their rows of ``Canvas.border``; ``None`` when C is 0.
         border_tokens: like ``bordered``, the flat index of the last clean token of each.
         blanks: int64, which of the D * block tokens are shown as masks whatever the canvas holds; ``None`` when none.
     """
@@ -35,8 +35,8 @@ class StepLayout:
     clean_count: int
     attention: PagedAttention | None
     denoised: Tensor | None
-    bordered: Tensor
-    border_tokens: Tensor
+    bordered: Tensor | None
+    border_tokens: Tensor | None
     blanks: Tensor | None
 
 
@@ -48,11 +48,12 @@ def build_layout(
     ids: list[int] = []
     bordered: list[int] = []
     border_tokens: list[int] = []
+    border = [work.row + (0 if work.blank is None else canvas_rows) for work in works]
     for index, work in enumerate(works):
         segments += clean_segments(work.clean, work.pages)
         ids += [token for span in work.clean for token in span.token_ids]
         if work.clean:
-            bordered.append(index)
+            bordered.append(border[index])
             border_tokens.append(len(ids) - 1)
     segments += [Segment(work.block_start, block_length, work.pages) for work in works if work.denoise]
     denoised = [index for index, work in enumerate(works) if work.denoise]
@@ -61,9 +62,7 @@ def build_layout(
         return torch.tensor(values, dtype=torch.long, device=cache.keys.device)
 
     rows = place([work.row for work in works])
-    borders = rows
-    if any(work.blank is not None for work in works):
-        borders = place([work.row + (0 if work.blank is None else canvas_rows) for work in works])
+    borders = place(border) if any(work.blank is not None for work in works) else rows
     blanks = [
         index * block_length + offset
         for index, work in enumerate(work for work in works if work.denoise)
@@ -76,8 +75,8 @@ def build_layout(
         clean_count=len(ids),
         attention=attention(cache, segments) if segments else None,
         denoised=None if len(denoised) == len(works) else place(denoised),
-        bordered=place(bordered),
-        border_tokens=place(border_tokens),
+        bordered=place(bordered) if bordered else None,
+        border_tokens=place(border_tokens) if bordered else None,
         blanks=place(blanks) if blanks else None,
     )
 

@@ -183,15 +183,15 @@ class ModelRunner:
             hidden = self.transformer(ids, layout.attention.positions, layout.attention)
         if not self.manifest.shift:
             return hidden[layout.clean_count :]
-        if layout.clean_count:
-            canvas.border[layout.borders[layout.bordered]] = hidden[layout.border_tokens]
+        if layout.bordered is not None and layout.border_tokens is not None:
+            canvas.border.index_copy_(0, layout.bordered, hidden.index_select(0, layout.border_tokens))
         blocks = hidden[layout.clean_count :].view(-1, canvas.block_length, hidden.shape[-1])
-        predicting = hidden.new_empty((len(rows), canvas.block_length, hidden.shape[-1]))
-        predicting[:, 0] = canvas.border.index_select(0, layout.borders)
+        border = canvas.border.index_select(0, layout.borders)[:, None]
         if layout.denoised is None:
-            predicting[:, 1:] = blocks[:, :-1]
-        else:
-            predicting[layout.denoised, 1:] = blocks[:, :-1]
+            return torch.cat((border, blocks[:, :-1]), dim=1).flatten(0, 1)
+        predicting = hidden.new_empty((len(rows), canvas.block_length, hidden.shape[-1]))
+        predicting[:, :1] = border
+        predicting[layout.denoised, 1:] = blocks[:, :-1]
         return predicting.flatten(0, 1)
 
     def _predictable(self, masked: Tensor, layout: StepLayout) -> Tensor:
@@ -260,10 +260,12 @@ class ModelRunner:
     ) -> tuple[Tensor, Tensor]:
         """Writes ``token`` [positions], which lie at ``chosen``, to the canvas where ``now`` [rows, block] is true.
 
+        ``now`` is a subset of ``masked``.
+
         ``tokens`` and ``masked`` [rows, block] are what the canvas held; what it holds now is returned.
         """
         predicted = tokens.view(-1).index_copy(0, chosen, token).view_as(tokens)
-        tokens, masked = torch.where(now, predicted, tokens), masked & ~now
+        tokens, masked = torch.where(now, predicted, tokens), masked ^ now
         self.canvas.tokens.index_copy_(0, rows, tokens)
         self.canvas.masked.index_copy_(0, rows, masked)
         return tokens, masked

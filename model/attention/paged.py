@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from model.attention.cache import PagedCache
-from model.segments import Segment
+from model.segments import Indices, Segment
 
 
 class PagedAttention(ABC):
@@ -29,7 +29,11 @@ class PagedAttention(ABC):
     def __init__(self, cache: PagedCache, segments: list[Segment]) -> None:
         self.cache, self.segments = cache, segments
         self.positions = self._place(np.concatenate([np.arange(each.start, each.end) for each in segments]))
-        self._seen = [each.slots(cache.page_size) for each in segments]
+        tables: dict[int, Indices] = {}  # Mostly the segments of a request see the beginnings of one list of slots.
+        for each in sorted(segments, key=lambda segment: -segment.visible):
+            if id(each.pages) not in tables:
+                tables[id(each.pages)] = each.slots(cache.page_size)
+        self._seen = [tables[id(each.pages)][: each.visible] for each in segments]
         own = [slots[each.start : each.end] for slots, each in zip(self._seen, segments, strict=True)]
         self.slots = self._place(np.concatenate(own))
 
