@@ -14,9 +14,10 @@ from model.transformer import Layer, Product, Transformer, quantised
 
 # The order depends on the number of rows that are expected: those of a small batch of blocks.
 _EXPECTED_ROWS = 32
-# oneDNN keeps a kernel, of a megabyte and more, for every number of rows that it meets. Few are let through: all up to
-# the first of these, then multiples of the second, and from the third on its multiples up to the last.
-_ODD_ROWS, _ROW_STEP, _MANY_ROWS, _MOST_ROWS = 32, 16, 512, 2048
+# oneDNN keeps a kernel, of a megabyte and more, for every number of rows that it meets. Few are let through: up to each
+# of these numbers multiples of the one beside it. More than the last are multiplied in parts.
+_ROW_STEPS = {32: 1, 512: 16, 1024: 32, 2048: 64}
+_MOST_ROWS = max(_ROW_STEPS)
 # Smaller matrices in fp32, and those that meet single rows, are multiplied faster as they are.
 _LEAST_FP32_WEIGHTS, _LEAST_FP32_BLOCK = 200_000, 8
 HEAD_COLUMNS = 8192  # Their logits for a hundred rows stay in a core's cache.
@@ -38,13 +39,7 @@ class PackedProduct:
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
         rows = x.flatten(0, -2)
-        parts = []
-        while len(rows) > _MANY_ROWS:
-            many = min(_MOST_ROWS, len(rows) // _MANY_ROWS * _MANY_ROWS)
-            parts.append(self._multiply(rows[:many]))
-            rows = rows[many:]
-        if len(rows) or not parts:
-            parts.append(self._multiply(rows))
+        parts = [self._multiply(part) for part in torch.split(rows, _MOST_ROWS)]
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
         return out.view(*x.shape[:-1], self.out_features)
 
@@ -52,8 +47,9 @@ class PackedProduct:
         count = len(rows)
         if count == 0:
             return rows.new_empty(0, self.out_features)
-        if count > _ODD_ROWS and count % _ROW_STEP:
-            rows = nn.functional.pad(rows, (0, 0, 0, -count % _ROW_STEP))
+        step = next(step for most, step in _ROW_STEPS.items() if count <= most)
+        if count % step:
+            rows = nn.functional.pad(rows, (0, 0, 0, -count % step))
         out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self._bias, "none", [], "")
         return out[:count]
 

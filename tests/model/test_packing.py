@@ -48,7 +48,7 @@ def random_transformer(dtype: torch.dtype, **shape: bool) -> Transformer:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("shape", [(0,), (1,), (31,), (33,), (64,), (3, 17), (513,), (1300,)])
+@pytest.mark.parametrize("shape", [(0,), (1,), (31,), (33,), (64,), (3, 17), (513,), (1300,), (2048,), (5000,)])
 def test_a_product_of_any_number_of_rows(dtype: torch.dtype, biased: bool, shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(40, 24, generator=generator).to(dtype)
@@ -61,6 +61,15 @@ def test_a_product_of_any_number_of_rows(dtype: torch.dtype, biased: bool, shape
         found = product(x)
     assert found.dtype == dtype
     torch.testing.assert_close(found, expected, atol=DTYPES[dtype] * 10, rtol=DTYPES[dtype])
+
+
+@pytest.mark.parametrize("rows", [33, 512, 544, 1504, 2048])
+def test_the_rows_of_a_step_are_one_product(rows: int) -> None:
+    """A block that is committed beside sixteen others is not worth another reading of the weights."""
+    product, x = PackedProduct(torch.randn(40, 24)), torch.randn(rows, 24)
+    with torch.inference_mode(), torch.profiler.profile() as profile:
+        product(x)
+    assert sum(event.name == "mkldnn::_linear_pointwise" for event in profile.events() or ()) == 1
 
 
 @pytest.mark.parametrize("shape", [{}, {"attention_bias": True}, {"qk_norm": True, "tie_word_embeddings": True}])
