@@ -20,7 +20,7 @@ _ROW_STEPS = {32: 1, 512: 16, 1024: 32, 2048: 64}
 _MOST_ROWS = max(_ROW_STEPS)
 # Smaller matrices in fp32, and those that meet single rows, are multiplied faster as they are.
 _LEAST_FP32_WEIGHTS, _LEAST_FP32_BLOCK = 200_000, 8
-HEAD_COLUMNS = 8192  # Their logits for a hundred rows stay in a core's cache.
+HEAD_COLUMNS = 8192  # Logits of 64 rows, in fp32, stay in a core's cache.
 
 
 class PackedProduct:

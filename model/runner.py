@@ -260,9 +260,8 @@ class ModelRunner:
     ) -> tuple[Tensor, Tensor]:
         """Writes ``token`` [positions], which lie at ``chosen``, to the canvas where ``now`` [rows, block] is true.
 
-        ``now`` is a subset of ``masked``.
-
-        ``tokens`` and ``masked`` [rows, block] are what the canvas held; what it holds now is returned.
+        ``tokens`` and ``masked`` [rows, block] are what the canvas held, and ``now`` is a subset of ``masked``; what
+        the canvas holds now is returned.
         """
         predicted = tokens.view(-1).index_copy(0, chosen, token).view_as(tokens)
         tokens, masked = torch.where(now, predicted, tokens), masked ^ now

@@ -79,7 +79,7 @@ def test_every_search_finds_what_the_exact_softmax_has(
 ) -> None:
     generator = torch.Generator().manual_seed(mask)
     hidden = (scale * torch.randn(9, 4, generator=generator)).to(dtype)
-    head = head_of(torch.randn(2304, 4, generator=generator).to(dtype))  # A part and nearly one in eighths of a group.
+    head = head_of(torch.randn(2304, 4, generator=generator).to(dtype))  # Parts of 1024 are whole groups.
     logits = head(hidden).double()
     logits[:, mask : mask + 1] = -math.inf
     expected = logits.softmax(-1).max(-1)
