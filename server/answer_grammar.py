@@ -1,15 +1,13 @@
 """From formats and ``tools`` to the grammar of an answer (docs/structured-output.md)."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import JsonValue
 
 from server.errors import invalid
-from server.protocol.chat import ChatRequest
 from server.protocol.formats import ResponseFormat, TextFormat
-from server.protocol.tools import ChosenTool, Tool
+from server.protocol.tools import ToolUse
 from server.tool_format import CALL_BEGIN, CALL_END, CALL_MARK, CALL_SEPARATOR, call_head
 
 MAX_DEPTH = 64
@@ -30,19 +28,19 @@ class AnswerGrammar:
     parts: tuple["AnswerGrammar", ...] = ()
 
 
-def answer_grammar(body: ChatRequest) -> AnswerGrammar | None:
-    """The grammar of the answers to ``body``; ``None`` for free text.
+def answer_grammar(wanted: ResponseFormat | TextFormat | None, param: str, use: ToolUse) -> AnswerGrammar | None:
+    """The grammar of answers in a format, which is the field ``param``, that may call tools; ``None`` for free text.
 
     Raises ``ApiError`` 400 for a schema that is nested too deeply or cannot be kept by a grammar.
     """
     answer = None
-    if body.response_format is not None and (body.tool_choice == "auto" or not body.offered_tools):
-        answer = format_grammar(body.response_format, "response_format")
-    if not body.offered_tools:
+    if wanted is not None and not use.required:
+        answer = format_grammar(wanted, param)
+    if not use.functions:
         return answer
-    lines = _calls(body.offered_tools, body)
+    lines = _calls(use)
     calls = AnswerGrammar("\n".join(["start: calls", *lines]), "tools")
-    if body.tool_choice != "auto":
+    if use.required:
         return calls
     if answer is None:
         lines += ["start: calls | TEXT", f"TEXT: /(?s:.*)/ & ~/(?s:.*){CALL_MARK}(?s:.*)/"]
@@ -60,16 +58,13 @@ def format_grammar(wanted: ResponseFormat | TextFormat, param: str) -> AnswerGra
     return None if schema is None else AnswerGrammar(f"start: {_json(schema, param)}", param)
 
 
-def _calls(tools: Sequence[Tool], body: ChatRequest) -> list[str]:
-    chosen = body.tool_choice.function.name if isinstance(body.tool_choice, ChosenTool) else None
-    several = body.parallel_tool_calls and chosen is None
-    lines, names = ["calls: call" + (f" ({json.dumps(CALL_SEPARATOR)} call)*" if several else "")], []
-    for index, tool in enumerate(tools):
-        function = tool.function
-        if chosen not in (None, function.name):
+def _calls(use: ToolUse) -> list[str]:
+    lines, names = ["calls: call" + (f" ({json.dumps(CALL_SEPARATOR)} call)*" if use.several else "")], []
+    for index, function in enumerate(use.functions):
+        if function.name not in use.names:
             continue
         if function.parameters.get("type", "object") != "object":
-            param = f"tools[{index}].function.parameters"
+            param = use.parameters.format(index)
             raise invalid(f"{param}: arguments are an object, so the type must be 'object'", param)
         head = json.dumps(CALL_BEGIN + call_head(function.name))
         names.append(f"call_{index}")

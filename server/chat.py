@@ -2,14 +2,14 @@
 
 import time
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Iterator
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from scheduler.messages import EngineReady
 from server.answer_grammar import answer_grammar
+from server.answer_stream import answer_events
 from server.body import read_body
 from server.choice import Choice, Update
 from server.diffusing import diffusing
@@ -21,9 +21,11 @@ from server.request_log import RequestRecord
 from server.services import Services, check_edits, check_stop_ids, token_budget
 from server.sse import DONE, event, open_stream, unless_gone
 from server.text import TextCodec
-from server.tool_calls import Delta, ToolCallReader
+from server.tool_calls import Piece, TextPiece, ToolCallReader
 
 router = APIRouter()
+
+Delta = dict[str, object]
 
 
 @router.post("/chat/completions")
@@ -34,9 +36,10 @@ async def chat(request: Request) -> Response:
     services.check_model(body.model)
     body.check_supported(services.settings.decoding)
     ready, codec = services.require_ready()
-    answer = _Answer(services, body, await _plan(services, body, ready, codec, request.state.record), codec)
+    job = await _plan(services, body, ready, codec, request.state.record)
+    answer = _Answer(services, body, job, codec)
     if body.stream:
-        return await open_stream(request, answer.events())
+        return await open_stream(request, answer_events(job, answer))
     return JSONResponse(await unless_gone(request, answer.whole()))
 
 
@@ -44,11 +47,13 @@ async def _plan(
     services: Services, body: ChatRequest, ready: EngineReady, codec: TextCodec, record: RequestRecord
 ) -> Job:
     services.gate.check_size(body.n, "n")
-    grammar = await services.checked_grammar(answer_grammar(body), body.stop_token_ids, ready, codec)
+    use = body.tool_use
+    wanted = answer_grammar(body.response_format, "response_format", use)
+    grammar = await services.checked_grammar(wanted, body.stop_token_ids, ready, codec)
     ids = await codec.encode_chat(
         [message.fields() for message in body.messages],
         ready.max_model_len,
-        [tool.declaration() for tool in body.offered_tools],
+        [function.declaration() for function in use.functions],
     )
     check_stop_ids(body.stop_token_ids, ready)
     budget = token_budget(len(ids), body.token_limit, ready, "messages", guided=body.guidance_scale > 0)
@@ -61,8 +66,8 @@ class _Answer:
         self._body = body
         self._job = job
         self._codec = codec
-        # By the index of a choice; without tools nothing in a text is a call.
-        self._readers = [ToolCallReader() for _ in job.choices] if body.offered_tools else []
+        self._readers = [ToolCallReader(calls=bool(body.tool_use.functions)) for _ in job.choices]
+        self._started: set[int] = set()  # Choices that have an event.
         self._head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -74,37 +79,31 @@ class _Answer:
         choices = [self._choice(choice) for choice in await self._job.finish()]
         return self._head | {"object": "chat.completion", "choices": choices, "usage": self._job.usage()}
 
-    async def events(self) -> AsyncGenerator[bytes, None]:
-        """Of each choice its role, an event a block or a part of it, its end; then usage if asked for; the end mark."""
-        started: set[int] = set()
-        try:
-            async with aclosing(self._job.updates()) as updates:
-                async for update in updates:
-                    if update.index not in started:
-                        started.add(update.index)
-                        yield self._chunk(update.index, {"role": "assistant", "content": ""})
-                    for place, delta in enumerate(self._deltas(update)):
-                        yield self._chunk(update.index, delta, None if place else update)
-                    if update.finish_reason is not None:
-                        reason = self._finish(update.index, update.finish_reason)
-                        yield self._chunk(update.index, {}, finish_reason=reason)
-            if self._body.stream_options.include_usage:
-                yield event(self._head | {"object": "chat.completion.chunk", "choices": [], "usage": self._job.usage()})
-        except ApiError as error:
-            if not started:
-                raise
-            yield event(error.body())
+    def write(self, update: Update) -> Iterator[bytes]:
+        """Of a choice its role first, then an event for a piece of a block, then its end."""
+        if update.index not in self._started:
+            self._started.add(update.index)
+            yield self._chunk(update.index, {"role": "assistant", "content": ""})
+        for place, delta in enumerate(self._deltas(update)):
+            yield self._chunk(update.index, delta, None if place else update)
+        if update.finish_reason is not None:
+            reason = self._finish(update.index, update.finish_reason)
+            yield self._chunk(update.index, {}, finish_reason=reason)
+
+    def end(self) -> Iterator[bytes]:
+        """The usage if asked for, then the end mark."""
+        if self._body.stream_options.include_usage:
+            yield event(self._head | {"object": "chat.completion.chunk", "choices": [], "usage": self._job.usage()})
+        yield DONE
+
+    def fail(self, error: ApiError) -> Iterator[bytes]:
+        """The error, then the end mark."""
+        yield event(error.body())
         yield DONE
 
     def _deltas(self, update: Update) -> list[Delta]:
         """What an update adds to the message; the first also carries what else was asked for."""
-        if self._readers:
-            reader = self._readers[update.index]
-            deltas = reader.feed(update.text)
-            if update.finish_reason is not None:
-                deltas += reader.finish()
-        else:
-            deltas = [{"content": update.text}] if update.text else []
+        deltas = [_delta(piece) for piece in self._readers[update.index].take(update)]
         # A block whose text is all held back says nothing, unless more was asked for.
         more = self._body.return_token_ids or self._body.logprobs
         if not deltas and update.token_ids and more:
@@ -114,18 +113,16 @@ class _Answer:
         return deltas
 
     def _finish(self, index: int, reason: str | None) -> str | None:
-        called = bool(self._readers) and bool(self._readers[index].calls)
-        return "tool_calls" if called and reason == "stop" else reason
+        return "tool_calls" if self._readers[index].calls and reason == "stop" else reason
 
     def _choice(self, choice: Choice) -> dict[str, object]:
-        message: dict[str, object] = {"role": "assistant", "content": choice.text, "refusal": None}
-        if self._readers:
-            reader = self._readers[choice.index]
-            reader.feed(choice.text)
-            reader.finish()
-            message["content"] = reader.content or (None if choice.text else "")
-            if reader.calls:
-                message["tool_calls"] = [call.shown() for call in reader.calls]
+        reader = self._readers[choice.index]
+        reader.feed(choice.text)
+        reader.finish()
+        content = reader.content or (None if choice.text else "")
+        message: dict[str, object] = {"role": "assistant", "content": content, "refusal": None}
+        if reader.calls:
+            message["tool_calls"] = [call.shown() for call in reader.calls]
         result: dict[str, object] = {
             "index": choice.index,
             "message": message,
@@ -163,3 +160,11 @@ class _Answer:
     def _logprobs(self, tokens: list[PlacedToken], count: int) -> dict[str, object] | None:
         # A chat has no place for the token that ended it: it is no content.
         return chat_logprobs(tokens[:count], self._codec) if self._body.logprobs else None
+
+
+def _delta(piece: Piece) -> Delta:
+    """A piece as streams of chats show it."""
+    if isinstance(piece, TextPiece):
+        return {"content": piece.text}
+    added = piece.call.shown("") if piece.begins else {"function": {"arguments": piece.arguments}}
+    return {"tool_calls": [{"index": piece.index} | added]}

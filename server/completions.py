@@ -2,14 +2,14 @@
 
 import time
 import uuid
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import Iterator
 from functools import partial
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from scheduler.messages import EngineReady
+from server.answer_stream import answer_events
 from server.answer_text import place_prompt
 from server.body import read_body
 from server.choice import Choice, Update
@@ -37,7 +37,7 @@ async def complete(request: Request) -> Response:
     job, echoes = await _plan(services, body, ready, codec, request.state.record)
     answer = _Answer(services, body, job, codec, echoes)
     if body.stream:
-        return await open_stream(request, answer.events())
+        return await open_stream(request, answer_events(job, answer))
     return JSONResponse(await unless_gone(request, answer.whole()))
 
 
@@ -88,6 +88,7 @@ class _Answer:
         self._job = job
         self._codec = codec
         self._echoes = echoes
+        self._started: set[int] = set()  # Choices that have an event.
         self._head = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
@@ -100,21 +101,20 @@ class _Answer:
         choices = [self._choice(choice) for choice in await self._job.finish()]
         return self._head | {"choices": choices, "usage": self._job.usage()}
 
-    async def events(self) -> AsyncGenerator[bytes, None]:
-        """One event a block or a part of it, then the usage if asked for, then the end mark."""
-        options = self._body.stream_options
-        started: set[int] = set()
-        try:
-            async with aclosing(self._job.updates()) as updates:
-                async for update in updates:
-                    yield event(self._chunk(update, first=update.index not in started))
-                    started.add(update.index)
-            if options.include_usage:
-                yield event(self._head | {"choices": [], "usage": self._job.usage()})
-        except ApiError as error:
-            if not started:
-                raise
-            yield event(error.body())
+    def write(self, update: Update) -> Iterator[bytes]:
+        """One event for a block or a part of it."""
+        yield event(self._chunk(update, first=update.index not in self._started))
+        self._started.add(update.index)
+
+    def end(self) -> Iterator[bytes]:
+        """The usage if asked for, then the end mark."""
+        if self._body.stream_options.include_usage:
+            yield event(self._head | {"choices": [], "usage": self._job.usage()})
+        yield DONE
+
+    def fail(self, error: ApiError) -> Iterator[bytes]:
+        """The error, then the end mark."""
+        yield event(error.body())
         yield DONE
 
     def _choice(self, choice: Choice) -> dict[str, object]:

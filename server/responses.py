@@ -1,7 +1,6 @@
 """``POST /v1/responses``."""
 
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing
+from collections.abc import Iterator
 from itertools import count
 
 from fastapi import APIRouter, Request
@@ -9,6 +8,7 @@ from starlette.responses import JSONResponse, Response
 
 from scheduler.messages import EngineReady
 from server.answer_grammar import format_grammar
+from server.answer_stream import answer_events
 from server.body import read_body
 from server.choice import Update
 from server.diffusing import diffusing
@@ -35,7 +35,7 @@ async def respond(request: Request) -> Response:
     job = await _plan(services, body, ready, codec, request.state.record)
     response = ResponseObject(services, body, job, codec)
     if body.stream:
-        return await open_stream(request, _Stream(body, job, response, codec).events())
+        return await open_stream(request, answer_events(job, _Stream(body, response, codec)))
     await unless_gone(request, job.finish())
     return JSONResponse(response.state(response.outcome))
 
@@ -56,36 +56,23 @@ async def _plan(
 class _Stream:
     """The events of one response, in the order of OpenAI's API."""
 
-    def __init__(self, body: ResponsesRequest, job: Job, response: ResponseObject, codec: TextCodec) -> None:
+    def __init__(self, body: ResponsesRequest, response: ResponseObject, codec: TextCodec) -> None:
         self._body = body
-        self._job = job
+        self._opened = False
         self._response = response
         self._codec = codec
         self._numbers = count()
         self._place: dict[str, object] = {"item_id": response.item_id, "output_index": 0, "content_index": 0}
 
-    async def events(self) -> AsyncGenerator[bytes, None]:
-        """The opening once there is a first block, a delta a block or a part of it, the end; or what went wrong."""
-        opened = False
-        try:
-            async with aclosing(self._job.updates()) as updates:
-                async for update in updates:
-                    if not opened:
-                        opened = True
-                        for item in self._opening():
-                            yield item
-                    # A block whose text is all held back says nothing, unless more was asked for.
-                    more = self._body.return_token_ids or self._body.reports_logprobs
-                    if update.text or (update.token_ids and more) or update.canvas is not None:
-                        yield self._delta(update)
-        except ApiError as error:
-            if not opened:
-                raise
-            for item in self._failure(error):
-                yield item
-            return
-        for item in self._closing():
-            yield item
+    def write(self, update: Update) -> Iterator[bytes]:
+        """The opening before the first block, then a delta for a block or a part of it."""
+        if not self._opened:
+            self._opened = True
+            yield from self._opening()
+        # A block whose text is all held back says nothing, unless more was asked for.
+        more = self._body.return_token_ids or self._body.reports_logprobs
+        if update.text or (update.token_ids and more) or update.canvas is not None:
+            yield self._delta(update)
 
     def _opening(self) -> Iterator[bytes]:
         response = self._response
@@ -106,14 +93,16 @@ class _Stream:
             fields["diffusing"] = diffusing(update.block, update.canvas, self._codec)
         return self._event("response.output_text.delta", **self._place, **fields)
 
-    def _closing(self) -> Iterator[bytes]:
+    def end(self) -> Iterator[bytes]:
+        """The ends of text, part and message, and the whole response."""
         response, status, part = self._response, self._response.outcome, self._response.part()
         yield self._event("response.output_text.done", **self._place, text=part["text"], logprobs=part["logprobs"])
         yield self._event("response.content_part.done", **self._place, part=part)
         yield self._event("response.output_item.done", output_index=0, item=response.item(status))
         yield self._event(f"response.{status}", response=response.state(status))
 
-    def _failure(self, error: ApiError) -> Iterator[bytes]:
+    def fail(self, error: ApiError) -> Iterator[bytes]:
+        """The error, and the response as far as it came."""
         yield self._event("error", code=error.code or "server_error", message=error.message, param=error.param)
         yield self._event("response.failed", response=self._response.state("failed", error=error))
 

@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Literal
 
+from server.choice import Update
 from server.tool_format import CALL_BEGIN, CALL_END, CALL_MARK, CALL_SEPARATOR
 
 _HEAD = re.compile(re.escape(CALL_BEGIN) + r'\{"name":"([A-Za-z0-9_-]+)","arguments":')
@@ -22,51 +23,76 @@ class Call:
     arguments: str = ""
     id: str = field(default_factory=lambda: f"call_{uuid.uuid4().hex[:24]}")
 
-    def shown(self) -> dict[str, object]:
-        """The call in a message."""
-        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+    def shown(self, arguments: str | None = None) -> dict[str, object]:
+        """The call in a message of a chat; ``arguments`` replaces what has come of them."""
+        shown = self.arguments if arguments is None else arguments
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": shown}}
 
 
-Delta = dict[str, object]
+@dataclass(frozen=True, slots=True)
+class TextPiece:
+    """More text of an answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallPiece:
+    """More of call number ``index``: that it ``begins``, or a piece of its arguments."""
+
+    index: int
+    call: Call
+    arguments: str = ""
+    begins: bool = False
+
+
+Piece = TextPiece | CallPiece
 
 
 class ToolCallReader:
-    """Turns an answer's text into the pieces of messages: content, or calls.
+    """Turns an answer's text into pieces: text, or calls.
+
+    Args:
+        calls: whether there may be calls; without tools nothing in a text is one.
 
     Attributes:
         content: text that is no call.
         calls: the calls so far.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, calls: bool = True) -> None:
         self.content = ""
         self.calls: list[Call] = []
         self._held = ""
-        self._state: Literal["start", "text", "head", "arguments", "tail"] = "start"
+        self._state: Literal["start", "text", "head", "arguments", "tail"] = "start" if calls else "text"
 
-    def feed(self, text: str) -> list[Delta]:
-        """What ``text`` adds, in the form of a stream's deltas."""
+    def feed(self, text: str) -> list[Piece]:
+        """What ``text`` adds."""
         self._held += text
-        deltas: list[Delta] = []
-        while self._advance(deltas):
+        pieces: list[Piece] = []
+        while self._advance(pieces):
             pass
-        return deltas
+        return pieces
 
-    def finish(self) -> list[Delta]:
+    def take(self, update: Update) -> list[Piece]:
+        """What a block or a part of one adds; the last one ends the text."""
+        return self.feed(update.text) + ([] if update.finish_reason is None else self.finish())
+
+    def finish(self) -> list[Piece]:
         """What was held back, once no more text comes; the head of a call without its name is dropped."""
         if self._state == "start":
             self._state = "text"
         elif self._state == "arguments" and _complete(self.calls[-1].arguments):
             self._held = ""  # The brace of a call that was cut off, not of its arguments.
-        deltas: list[Delta] = []
+        pieces: list[Piece] = []
         if self._state == "text":
-            self._say(self._held, deltas)
+            self._say(self._held, pieces)
         elif self._state == "arguments":
-            self._argue(self._held, deltas)
+            self._argue(self._held, pieces)
         self._held = ""
-        return deltas
+        return pieces
 
-    def _advance(self, deltas: list[Delta]) -> bool:
+    def _advance(self, pieces: list[Piece]) -> bool:
         """Takes what can be told of the held text; whether there may be more of it."""
         held = self._held
         match self._state:
@@ -78,14 +104,14 @@ class ToolCallReader:
                 return self._state != "start"
             case "text":
                 self._held = ""
-                self._say(held, deltas)
+                self._say(held, pieces)
                 return False
             case "head":
                 if (found := _HEAD.match(held)) is None:
                     return False
                 call = Call(found[1])
                 self.calls.append(call)
-                deltas.append({"tool_calls": [{"index": len(self.calls) - 1} | call.shown()]})
+                pieces.append(CallPiece(len(self.calls) - 1, call, begins=True))
                 self._held, self._state = held[found.end() :], "arguments"
                 return True
             case "arguments":
@@ -96,7 +122,7 @@ class ToolCallReader:
                     # The last brace may be the one around name and arguments.
                     arguments = held.removesuffix(_END_OF_ARGUMENTS[0])
                     self._held = held[len(arguments) :]
-                self._argue(arguments, deltas)
+                self._argue(arguments, pieces)
                 return bool(end)
             case "tail":
                 if not held.startswith(_TAIL + CALL_SEPARATOR):
@@ -104,15 +130,16 @@ class ToolCallReader:
                 self._held, self._state = held.removeprefix(_TAIL + CALL_SEPARATOR), "head"
                 return True
 
-    def _say(self, text: str, deltas: list[Delta]) -> None:
+    def _say(self, text: str, pieces: list[Piece]) -> None:
         if text:
             self.content += text
-            deltas.append({"content": text})
+            pieces.append(TextPiece(text))
 
-    def _argue(self, text: str, deltas: list[Delta]) -> None:
+    def _argue(self, text: str, pieces: list[Piece]) -> None:
         if text:
-            self.calls[-1].arguments += text
-            deltas.append({"tool_calls": [{"index": len(self.calls) - 1, "function": {"arguments": text}}]})
+            call = self.calls[-1]
+            call.arguments += text
+            pieces.append(CallPiece(len(self.calls) - 1, call, text))
 
 
 def _complete(arguments: str) -> bool:

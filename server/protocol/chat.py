@@ -9,7 +9,7 @@ from model.rules import RuleName
 from server.errors import invalid, unsupported
 from server.protocol.common import ApiModel, GenerationFields
 from server.protocol.formats import ResponseFormat
-from server.protocol.tools import MAX_TOOLS, ChosenTool, Tool, ToolCall
+from server.protocol.tools import MAX_TOOLS, ChosenTool, Tool, ToolCall, ToolUse
 
 Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
 
@@ -139,14 +139,14 @@ class ChatRequest(GenerationFields):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
-    def offered_tools(self) -> list[Tool]:
-        """The tools that the model hears of."""
-        return [] if self.tool_choice == "none" else self.tools
-
-    @property
-    def constrained(self) -> bool:
-        """Whether the answer follows a grammar."""
-        return bool(self.offered_tools) or (self.response_format is not None and self.response_format.type != "text")
+    def tool_use(self) -> ToolUse:
+        """What the model may call; raises ``ApiError`` 400 where ``tool_choice`` does not fit ``tools``."""
+        return ToolUse.of(
+            [tool.function for tool in self.tools],
+            self.tool_choice,
+            several=self.parallel_tool_calls,
+            parameters="tools[{}].function.parameters",
+        )
 
     @property
     def engine_logprobs(self) -> int | None:
@@ -160,14 +160,8 @@ class ChatRequest(GenerationFields):
             raise unsupported("function_call", "tool_choice")
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
-        names = [tool.function.name for tool in self.tools]
-        if len(set(names)) < len(names):
-            raise invalid("tools: two functions have one name", "tools")
-        if not self.tools and self.tool_choice not in ("none", "auto"):
-            raise invalid("tool_choice needs tools", "tool_choice")
-        if isinstance(self.tool_choice, ChosenTool) and self.tool_choice.function.name not in names:
-            raise invalid(f"tool_choice: there is no tool named {self.tool_choice.function.name[:64]!r}", "tool_choice")
-        if self.constrained and self.ignore_eos:
+        free = self.response_format is None or self.response_format.type == "text"
+        if (self.tool_use.functions or not free) and self.ignore_eos:
             raise invalid("ignore_eos cannot be used with response_format or tools: their answers end", "ignore_eos")
 
     def _not_honoured(self) -> Iterator[str]:

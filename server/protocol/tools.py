@@ -1,13 +1,18 @@
 """Functions a model may call, and calls it has made."""
 
-from typing import Literal
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
 
 from pydantic import Field, JsonValue
 
+from server.errors import invalid
 from server.protocol.common import ApiModel
 from server.protocol.formats import Name
 
 MAX_TOOLS = 128
+
+ChoiceMode = Literal["auto", "required"]
 
 
 class Function(ApiModel):
@@ -18,19 +23,19 @@ class Function(ApiModel):
     parameters: dict[str, JsonValue] = {"type": "object", "properties": {}, "additionalProperties": False}
     strict: bool = True
 
+    def declaration(self) -> dict[str, JsonValue]:
+        """The function as prompts show it."""
+        function: dict[str, JsonValue] = {"name": self.name}
+        if self.description:
+            function["description"] = self.description
+        return {"type": "function", "function": function | {"parameters": self.parameters}}
+
 
 class Tool(ApiModel):
     """Something the model may call; functions are all there is."""
 
     type: Literal["function"]
     function: Function
-
-    def declaration(self) -> dict[str, JsonValue]:
-        """The tool as prompts show it."""
-        function: dict[str, JsonValue] = {"name": self.function.name}
-        if self.function.description:
-            function["description"] = self.function.description
-        return {"type": "function", "function": function | {"parameters": self.function.parameters}}
 
 
 class ChosenName(ApiModel):
@@ -44,6 +49,14 @@ class ChosenTool(ApiModel):
 
     type: Literal["function"]
     function: ChosenName
+
+    mode: ClassVar[ChoiceMode] = "required"
+    several: ClassVar[bool] = False
+
+    @property
+    def names(self) -> list[str]:
+        """The functions that may be called."""
+        return [self.function.name]
 
 
 class CalledFunction(ApiModel):
@@ -59,3 +72,60 @@ class ToolCall(ApiModel):
     id: str = ""
     type: Literal["function"] = "function"
     function: CalledFunction = Field(description="What was called, and with what.")
+
+
+class NamedChoice(Protocol):
+    """A ``tool_choice`` that names functions."""
+
+    @property
+    def mode(self) -> ChoiceMode:
+        """Whether one of them must be called."""
+
+    @property
+    def names(self) -> Collection[str]:
+        """The functions that may be called; the others are only shown."""
+
+    @property
+    def several(self) -> bool:
+        """Whether there may be more than one call, if the request has nothing against it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """What a request leaves its model to call.
+
+    Attributes:
+        functions: what the prompt declares, in the order of the request; none where nothing may be called.
+        names: those of them that may be called.
+        required: whether the answer must be a call.
+        several: whether it may have several.
+        parameters: the place of a function's parameters, with a gap for its number.
+    """
+
+    functions: Sequence[Function]
+    names: Collection[str]
+    required: bool
+    several: bool
+    parameters: str
+
+    @classmethod
+    def of(
+        cls,
+        functions: Sequence[Function],
+        choice: Literal["none", "auto", "required"] | NamedChoice,
+        *,
+        several: bool,
+        parameters: str,
+    ) -> "ToolUse":
+        """Reads ``tool_choice``; raises ``ApiError`` 400 where it, or a name, does not fit the functions."""
+        known = [function.name for function in functions]
+        if len(set(known)) < len(known):
+            raise invalid("tools: two functions have one name", "tools")
+        if not functions and choice not in ("none", "auto"):
+            raise invalid("tool_choice needs tools", "tool_choice")
+        if isinstance(choice, str):
+            return cls([] if choice == "none" else functions, known, choice == "required", several, parameters)
+        for name in choice.names:
+            if name not in known:
+                raise invalid(f"tool_choice: there is no tool named {name[:64]!r}", "tool_choice")
+        return cls(functions, choice.names, choice.mode == "required", several and choice.several, parameters)

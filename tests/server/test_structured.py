@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from server.tool_calls import ToolCallReader
+from server.tool_calls import CallPiece, ToolCallReader
 from tests.server.conftest import Bench
 
 pytestmark = pytest.mark.anyio
@@ -279,12 +279,12 @@ ARGUMENTS = ['{"x":12}', "{}", '{"a":{"b":{}}}', '{"s":"}\\n</tool_call>"}', '{"
 def test_calls_are_read_however_they_are_cut(size: int) -> None:
     text = "\n".join(f'<tool_call>\n{{"name":"f_{i}","arguments":{a}}}\n</tool_call>' for i, a in enumerate(ARGUMENTS))
     reader = ToolCallReader()
-    deltas = [delta for start in range(0, len(text), size) for delta in reader.feed(text[start : start + size])]
-    deltas += reader.finish()
+    pieces = [piece for start in range(0, len(text), size) for piece in reader.feed(text[start : start + size])]
+    pieces += reader.finish()
     assert [(call.name, call.arguments) for call in reader.calls] == [(f"f_{i}", a) for i, a in enumerate(ARGUMENTS)]
     joined = [""] * len(ARGUMENTS)
-    for delta in deltas:
-        (call,) = delta["tool_calls"]  # type: ignore[misc]
-        joined[call["index"]] += call["function"]["arguments"]
+    for piece in pieces:
+        assert isinstance(piece, CallPiece)
+        joined[piece.index] += piece.arguments
     assert joined == ARGUMENTS
     assert reader.content == ""
