@@ -87,16 +87,18 @@ class Inputs:
 
 
 def read_shape(model: str) -> Shape:
-    """A preset's shape, or that of a checkpoint directory, of which only ``config.json`` is read."""
+    """A preset's shape, or that of a checkpoint directory; its weights are not read."""
     from model.backbones import find_backbone
     from model.files import read_json
+    from model.token_names import TokenNames, read_token_names
 
     directory = BUNDLED_STUDENT if model == NANO else None if model in PRESETS else Path(model)
     if directory is not None and not directory.is_dir():
         raise PlanError(f"--model: {model!r} is no checkpoint directory and no preset; presets: {', '.join(MODELS)}")
     try:
         config = PRESETS[model] if directory is None else read_json(directory, "config.json")
-        shape, manifest = find_backbone(config.get("model_type")).read(config)
+        names = TokenNames() if directory is None else read_token_names(directory)
+        shape, manifest = find_backbone(config.get("model_type")).read(config, names)
     except CheckpointError as error:
         raise PlanError(f"--model: {error}") from error
     return Shape(name=model, config=shape, manifest=manifest, directory=directory)

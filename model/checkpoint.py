@@ -15,6 +15,7 @@ from model.files import inside, read_json, read_tensors, weights_file
 from model.parallel.followers import Followers
 from model.progress import show_progress
 from model.rope import stretch
+from model.token_names import TokenNames, read_token_names
 from model.transformer import Transformer
 
 CONFIG_FILE = "config.json"
@@ -58,14 +59,16 @@ def load_checkpoint(
 
     Raises:
         CheckpointError: a file is missing, unreadable or leads out of the directory; a tensor is missing,
-            unknown or misshapen; the format is not known; the adapter does not fit; ``max_model_len`` is more than
-            the weights know.
+            unknown or misshapen; the format is not known; the tokenizer has tokens that the embedding has no row for;
+            the adapter does not fit; ``max_model_len`` is more than the weights know.
     """
     if (directory / ADAPTER_CONFIG_FILE).exists() and not (directory / CONFIG_FILE).exists():
         raise CheckpointError(f"{directory}: holds a LoRA adapter, not a model; load it as the adapter of its base")
     config = read_json(directory, CONFIG_FILE)
     backbone = find_backbone(config.get("model_type"))
-    shape, manifest = backbone.read(config)
+    names = read_token_names(directory)
+    shape, manifest = backbone.read(config, names)
+    names.check_fits(shape.vocab_size, directory)
     manifest = _with_generation_stops(manifest, shape.vocab_size, directory)
     lora = read_adapter(adapter) if adapter else None
     if lora:
@@ -89,7 +92,7 @@ def _with_generation_stops(manifest: Manifest, vocab_size: int, directory: Path)
     """Adds the ids that ``generation_config.json`` ends an answer with: chat models name more there than in theirs."""
     if not (directory / GENERATION_FILE).exists():
         return manifest
-    found = stop_token_ids(read_json(directory, GENERATION_FILE), vocab_size, file=GENERATION_FILE)
+    found = stop_token_ids(read_json(directory, GENERATION_FILE), vocab_size, TokenNames(), file=GENERATION_FILE)
     return replace(manifest, stop_token_ids=tuple(dict.fromkeys((*manifest.stop_token_ids, *found))))
 
 

@@ -23,15 +23,32 @@ def read_json(directory: Path, name: str) -> dict[str, object]:
 
 
 def inside(directory: Path, name: str) -> Path:
-    """The path of a file that exists in ``directory`` and does not lead out of it."""
+    """The path of a file that exists in ``directory`` and does not lead out of it.
+
+    A snapshot in the Hugging Face cache, ``models--owner--name/snapshots/COMMIT``, is made of links into ``blobs`` of
+    the same repository; these lead nowhere else.
+
+    Raises:
+        CheckpointError: there is no such directory or file, or the file lies elsewhere.
+    """
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such checkpoint directory")
-    path = directory / name
+    path, home = directory / name, directory.resolve()
     if not path.exists():
         raise CheckpointError(f"{path}: missing")
-    if not path.resolve().is_relative_to(directory.resolve()):
-        raise CheckpointError(f"{path}: leads out of the checkpoint directory")
-    return path
+    target = path.resolve()
+    if target.is_relative_to(home):
+        return path
+    if home.parent.name == "snapshots" and target.parent == home.parent.parent / "blobs":
+        return path
+    raise CheckpointError(f"{path}: leads out of the checkpoint directory")
+
+
+def check_links(directory: Path) -> None:
+    """Raises ``CheckpointError`` for a file that leads out of ``directory``, whoever is going to read it."""
+    for path in directory.iterdir():
+        if path.is_symlink() and path.is_file():
+            inside(directory, path.name)
 
 
 def weights_file(directory: Path, name: str) -> Path:

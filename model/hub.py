@@ -1,6 +1,5 @@
-"""Checkpoints by their id on the Hugging Face Hub: ``owner/name``, fetched once into a directory of plain files."""
+"""Checkpoints by their id on the Hugging Face Hub: ``owner/name``, fetched once into the Hub's own cache."""
 
-import os
 import re
 from pathlib import Path
 
@@ -19,9 +18,9 @@ def is_hub_id(name: str) -> bool:
 def fetch_checkpoint(hub_id: str, revision: str | None = None) -> Path:
     """Downloads a repository's checkpoint and returns its directory; what is already there is not fetched again.
 
-    It lies in ``$XDG_CACHE_HOME/cdlm-serve/hub`` (by default under ``~/.cache``). ``HF_ENDPOINT``, ``HF_TOKEN`` and
-    ``HF_HUB_OFFLINE`` have the meaning the Hub's library gives them. Without a network a complete earlier download is
-    used.
+    It lies in the cache that all programs of the Hub share, so that a download made by another one serves as well.
+    ``HF_HOME``, ``HF_ENDPOINT``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE`` have the meaning the Hub's library gives them.
+    Without a network an earlier download is used.
 
     Args:
         revision: branch, tag or commit; ``None`` is the default branch.
@@ -32,14 +31,8 @@ def fetch_checkpoint(hub_id: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdlm-serve" / "hub"
-    target = cache / hub_id.replace("/", "--") / (revision or "default").replace("/", "--")
     try:
-        directory = Path(
-            snapshot_download(
-                hub_id, revision=revision, local_dir=target, allow_patterns=_WANTED, ignore_patterns=["*/*"]
-            )
-        )
+        directory = Path(snapshot_download(hub_id, revision=revision, allow_patterns=_WANTED, ignore_patterns=["*/*"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         which = f"{hub_id} at {revision}" if revision else hub_id
         raise CheckpointError(f"{which}: no such directory here, and not fetched from the Hub: {error}") from error

@@ -12,7 +12,7 @@ from model.backbones.native import NativeBackbone
 from model.backbones.sdar import SdarBackbone
 from model.chat_templates import default_template, use_template
 from model.config import CheckpointError
-from model.files import read_json
+from model.files import check_links, read_json
 
 CONFIG_FILE = "tokenizer_config.json"
 
@@ -41,6 +41,7 @@ def load_tokenizer(directory: Path, chat_template: Path | None = None) -> PreTra
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such checkpoint directory")
     _register()
+    check_links(directory)
     named = read_json(directory, CONFIG_FILE).get("tokenizer_class") if (directory / CONFIG_FILE).exists() else None
     loader = _LIBRARY_CLASSES.get(named, AutoTokenizer)
     try:

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from model.backbones import keys
-from model.backbones.decoder import DecoderNames, read_shape
+from model.backbones.base import NO_NAMES
+from model.backbones.decoder import DecoderNames, read_shape, with_defaults
 from model.config import CheckpointError, Manifest, TransformerConfig
+from model.token_names import TokenNames
 
 
 class AutoregressiveManifest(Manifest):
@@ -32,7 +34,8 @@ class AutoregressiveBackbone(DecoderNames):
     Attributes:
         model_type, architecture: their names in ``config.json``.
         qkv_bias, qk_norm: whether query, key and value have biases, and query and key a norm.
-        assumed: what the configuration class takes for an absent key, where it did not always write it.
+        assumed: what the configuration class of transformers takes for keys that are absent or null.
+        end_of_turn: the token that ends a turn of the family's chat template.
     """
 
     model_type: str
@@ -40,16 +43,18 @@ class AutoregressiveBackbone(DecoderNames):
     qkv_bias: bool = False
     qk_norm: bool = False
     assumed: Mapping[str, object] = field(default_factory=dict)
+    end_of_turn: str = keys.IM_END
 
-    def read(self, config: Mapping[str, Any]) -> tuple[TransformerConfig, Manifest]:
-        """Shape from the keys that Llama and Qwen share. Stop ids are the configuration's and no others."""
+    def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
+        """Shape from the keys that Llama and Qwen share."""
         keys.require_architecture(config, self.architecture)
-        shape = read_shape({**self.assumed, **config}, qkv_bias=self.qkv_bias, qk_norm=self.qk_norm)
+        config = with_defaults(config, **self.assumed)
+        shape = read_shape(config, qkv_bias=self.qkv_bias, qk_norm=self.qk_norm)
         manifest = AutoregressiveManifest(
             block_length=1,
             confidence_threshold=keys.CONFIDENCE_THRESHOLD,  # A block's only position passes in any case.
             mask_token_id=shape.vocab_size,
-            stop_token_ids=keys.stop_token_ids(config, shape.vocab_size),
+            stop_token_ids=keys.stop_token_ids(config, shape.vocab_size, names, self.end_of_turn),
             max_model_len=keys.context(config),
             trained_len=keys.positions(config),
             shift=True,
@@ -60,6 +65,20 @@ class AutoregressiveBackbone(DecoderNames):
         return shape, manifest
 
 
-QWEN2 = AutoregressiveBackbone("qwen2", "Qwen2ForCausalLM", qkv_bias=True)
-QWEN3 = AutoregressiveBackbone("qwen3", "Qwen3ForCausalLM", qk_norm=True, assumed={"head_dim": 128})
-LLAMA = AutoregressiveBackbone("llama", "LlamaForCausalLM", assumed={"rope_theta": 10_000.0})
+_LLAMA_DEFAULTS: dict[str, object] = {
+    "vocab_size": 32_000,
+    "hidden_size": 4096,
+    "intermediate_size": 11_008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 2048,
+}
+_QWEN_DEFAULTS = _LLAMA_DEFAULTS | {
+    "vocab_size": 151_936,
+    "intermediate_size": 22_016,
+    "max_position_embeddings": 32_768,
+}
+
+QWEN2 = AutoregressiveBackbone("qwen2", "Qwen2ForCausalLM", qkv_bias=True, assumed=_QWEN_DEFAULTS)
+QWEN3 = AutoregressiveBackbone("qwen3", "Qwen3ForCausalLM", qk_norm=True, assumed=_QWEN_DEFAULTS | {"head_dim": 128})
+LLAMA = AutoregressiveBackbone("llama", "LlamaForCausalLM", assumed=_LLAMA_DEFAULTS, end_of_turn="<|eot_id|>")

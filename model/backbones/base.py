@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from model.config import Manifest, TransformerConfig
+from model.token_names import TokenNames
+
+NO_NAMES = TokenNames()
 
 
 class Backbone(Protocol):
@@ -15,8 +18,11 @@ class Backbone(Protocol):
 
     model_type: str
 
-    def read(self, config: Mapping[str, Any]) -> tuple[TransformerConfig, Manifest]:
-        """Shape and manifest from ``config.json``; raises ``CheckpointError`` naming a missing or unusable key."""
+    def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
+        """Shape and manifest from ``config.json``; raises ``CheckpointError`` naming a missing or unusable key.
+
+        ``names`` are the tokenizer's: formats know the end of a turn and the mask by the names of their tokens.
+        """
         ...
 
     def module_name(self, stored: str) -> str | None:

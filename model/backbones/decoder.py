@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.backbones import keys
+from model.backbones.refusals import refuse_unimplemented
 from model.config import CheckpointError, TransformerConfig
+
+# What the configuration classes of the family assume for absent keys.
+ROPE_THETA, RMS_NORM_EPS, POSITIONS = 10_000.0, 1e-6, 32_768
 
 
 class DecoderNames:
@@ -12,13 +16,16 @@ class DecoderNames:
 
     def module_name(self, stored: str) -> str | None:
         """``model.layers.0.mlp`` is ``layers.0.mlp``; ``lm_head`` keeps its name."""
-        if stored == "lm_head":
-            return stored
-        return stored.removeprefix("model.") if stored.startswith("model.") else None
+        return stored.removeprefix("model.")  # Saved without a head, it lacks the prefix.
 
     def stored_module(self, name: str) -> str:
         """The inverse of ``module_name``."""
         return name if name == "lm_head" else f"model.{name}"
+
+
+def with_defaults(config: Mapping[str, Any], **assumed: object) -> dict[str, Any]:
+    """``config`` with what its configuration class assumes for keys that are absent or null."""
+    return {**assumed, **{key: value for key, value in config.items() if value is not None}}
 
 
 def read_shape(config: Mapping[str, Any], *, qkv_bias: bool, qk_norm: bool = False) -> TransformerConfig:
@@ -27,9 +34,8 @@ def read_shape(config: Mapping[str, Any], *, qkv_bias: bool, qk_norm: bool = Fal
     Raises:
         CheckpointError: a key is missing or unusable, or asks for what ``Transformer`` does not compute.
     """
-    keys.require(
-        config, {"hidden_act": ("silu", "silu"), "mlp_bias": (False, False), "use_sliding_window": (False, False)}
-    )
+    refuse_unimplemented(config, qk_norm=qk_norm)
+    keys.require(config, {"hidden_act": ("silu", "silu"), "mlp_bias": (False, False)})
     if not qkv_bias:  # Where the biases are optional, the key gives one to the output projection too.
         keys.require(config, {"attention_bias": (False, False)})
     num_layers, layer_types = keys.integer(config, "num_hidden_layers"), config.get("layer_types")
@@ -48,8 +54,8 @@ def read_shape(config: Mapping[str, Any], *, qkv_bias: bool, qk_norm: bool = Fal
         num_heads=heads,
         num_kv_heads=keys.integer(config, "num_key_value_heads", heads),
         head_dim=head_dim,
-        rope_theta=keys.rope_theta(config),
-        rms_norm_eps=keys.number(config, "rms_norm_eps"),
+        rope_theta=keys.rope_theta(config, ROPE_THETA),
+        rms_norm_eps=keys.number(config, "rms_norm_eps", RMS_NORM_EPS),
         attention_bias=qkv_bias,
         qk_norm=qk_norm,
         tie_word_embeddings=keys.flag(config, "tie_word_embeddings", False),

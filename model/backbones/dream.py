@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.backbones import keys
-from model.backbones.decoder import DecoderNames, read_shape
+from model.backbones.base import NO_NAMES
+from model.backbones.decoder import POSITIONS, DecoderNames, read_shape
 from model.config import Manifest, TransformerConfig
+from model.token_names import TokenNames
 
 TRAINED_CONTEXT = 2048  # max_position_embeddings is inherited from Qwen2.5, Dream was not trained that far.
 
@@ -15,15 +17,16 @@ class DreamBackbone(DecoderNames):
 
     model_type = "Dream"
 
-    def read(self, config: Mapping[str, Any]) -> tuple[TransformerConfig, Manifest]:
+    def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Shape from the keys of a Qwen2 configuration; query, key and value have biases unless it says otherwise."""
         keys.require_architecture(config, "DreamModel")
         shape = read_shape(config, qkv_bias=keys.flag(config, "attention_bias", True))
         manifest = keys.bidirectional_manifest(
             config,
             shape.vocab_size,
-            extra_stop_id=keys.IM_END,
-            max_model_len=min(keys.context(config), TRAINED_CONTEXT),
+            names,
+            end_of_turn=keys.IM_END,
+            max_model_len=min(keys.context(config, POSITIONS), TRAINED_CONTEXT),
             shift=True,
         )
         return shape, manifest

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.backbones import keys
-from model.backbones.decoder import DecoderNames, read_shape
+from model.backbones.base import NO_NAMES
+from model.backbones.decoder import POSITIONS, DecoderNames, read_shape
 from model.config import Manifest, TransformerConfig
+from model.token_names import TokenNames
 
-MASK = 151665  # ``|<MASK>|``; the configuration does not name it.
+MASK, MASK_NAME = 151665, "|<MASK>|"  # The configuration does not name it.
 BLOCK_LENGTH = 32  # What the configuration class assumes for an absent bd_size.
 
 
@@ -20,17 +22,17 @@ class FastDllmV2Backbone(DecoderNames):
 
     model_type = "Fast_dLLM_Qwen"
 
-    def read(self, config: Mapping[str, Any]) -> tuple[TransformerConfig, Manifest]:
+    def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Shape from the keys of a Qwen2 configuration; query, key and value always have biases."""
         keys.require_architecture(config, "Fast_dLLM_QwenForCausalLM")
         shape = read_shape(config, qkv_bias=True)
         manifest = Manifest(
             block_length=keys.integer(config, "bd_size", BLOCK_LENGTH),
             confidence_threshold=keys.CONFIDENCE_THRESHOLD,
-            mask_token_id=keys.mask_token_id(config, shape.vocab_size, MASK),
-            stop_token_ids=keys.stop_token_ids(config, shape.vocab_size, keys.IM_END),
-            max_model_len=keys.context(config),
-            trained_len=keys.positions(config),
+            mask_token_id=keys.mask_token_id(config, shape.vocab_size, names, MASK_NAME, MASK),
+            stop_token_ids=keys.stop_token_ids(config, shape.vocab_size, names, keys.IM_END),
+            max_model_len=keys.context(config, POSITIONS),
+            trained_len=keys.positions(config, POSITIONS),
             shift=True,
             block_origin="absolute",
             prompt_attention="block_causal",

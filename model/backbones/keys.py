@@ -1,13 +1,17 @@
 """Reads ``config.json`` of a Hugging Face checkpoint; every problem is a ``CheckpointError`` that names the key."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from model.config import CheckpointError, Manifest
+from model.token_names import TokenNames
+
+logger = logging.getLogger(__name__)
 
 Config = Mapping[str, Any]
 
-IM_END = 151645  # ``<|im_end|>`` of Qwen's vocabulary ends a turn of the chat template.
+IM_END = "<|im_end|>"  # Ends a turn of Qwen's chat template.
 
 # Those of the CDLM students (arXiv 2511.19269).
 BLOCK_LENGTH = 32
@@ -26,9 +30,9 @@ def integer(config: Config, key: str, default: int | None = None) -> int:
     return value
 
 
-def number(config: Config, key: str) -> float:
-    """A number that must be there."""
-    value = config.get(key)
+def number(config: Config, key: str, default: float | None = None) -> float:
+    """A number, ``default`` where the key is absent or null; without a default it must be there."""
+    value = default if config.get(key) is None else config[key]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _unusable(config, key, "a number")
     return float(value)
@@ -70,54 +74,76 @@ def head_size(hidden_key: str, hidden_size: int, heads_key: str, heads: int) -> 
     return hidden_size // heads
 
 
-def rope_theta(config: Config) -> float:
-    """Base of the rotary angles. Scaled rotary embeddings are refused."""
-    for key in ("rope_scaling", "rope_parameters"):
+def rope_theta(config: Config, default: float | None = None) -> float:
+    """Base of the rotary angles. Scaled, partial and per-layer rotary embeddings are refused."""
+    found: object = config.get("rope_theta")
+    for key in ("rope_scaling", "rope_parameters"):  # The second is where newer releases of transformers keep it.
         section = config.get(key)
         if section is None:
             continue
         kind = section.get("rope_type", section.get("type", "default")) if isinstance(section, Mapping) else None
-        if kind != "default":
+        if kind != "default" or any(isinstance(value, Mapping) for value in section.values()):
             raise CheckpointError(f"config.json: {key} is {section!r}; only unscaled rotary embeddings can be run")
-    nested = config.get("rope_parameters") or {}  # Where newer releases of transformers keep it.
-    return number(nested if "rope_theta" in nested else config, "rope_theta")
+        if section.get("partial_rotary_factor") not in (None, 1):
+            raise CheckpointError(f"config.json: {key}.partial_rotary_factor is not implemented")
+        found = section.get("rope_theta") or found
+    return number({} if found is None else {"rope_theta": found}, "rope_theta", default)
 
 
-def context(config: Config) -> int:
+def context(config: Config, default: int | None = None) -> int:
     """The context to use unless asked otherwise: ``max_position_embeddings``, but no more than ``LONGEST_CONTEXT``."""
-    return min(positions(config), LONGEST_CONTEXT)
+    return min(positions(config, default), LONGEST_CONTEXT)
 
 
-def positions(config: Config) -> int:
+def positions(config: Config, default: int | None = None) -> int:
     """``max_position_embeddings``."""
-    return integer(config, "max_position_embeddings")
+    return integer(config, "max_position_embeddings", default)
 
 
-def mask_token_id(config: Config, vocab_size: int, default: int | None = None) -> int:
-    """The mask token's id, ``default`` where the key is absent or null; without a default it must be there."""
+def mask_token_id(
+    config: Config, vocab_size: int, names: TokenNames, own_name: str | None = None, default: int | None = None
+) -> int:
+    """The mask token's id.
+
+    Where ``mask_token_id`` is absent or null it is the token that the tokenizer calls its mask, else the one with the
+    format's ``own_name``, else ``default``.
+    """
     value = config.get("mask_token_id")
-    return _token_id("mask_token_id", default if value is None else value, vocab_size)
+    if value is None:
+        value = next(iter(names.find(names.mask, own_name)), default)
+    return _token_id("mask_token_id", value, vocab_size)
 
 
 def stop_token_ids(
-    config: Config, vocab_size: int, extra: int | None = None, file: str = "config.json"
+    config: Config, vocab_size: int, names: TokenNames, *end_of_turn: str, file: str = "config.json"
 ) -> tuple[int, ...]:
-    """One ``eos_token_id`` or a list of them, and ``extra`` where the vocabulary has it; no id twice.
+    """The ids that end an answer, no id twice; perhaps none.
 
-    ``config`` is the content of ``file``; in any but ``config.json`` the key may be absent or null.
+    They are one ``eos_token_id`` or a list of them in ``config``, the content of ``file``, where the key may be absent
+    or null; the tokenizer's end token; and its tokens with the names ``end_of_turn``. Ids that the vocabulary does not
+    have can never be generated: they are left out.
     """
-    stops = config.get("eos_token_id")
-    if stops is None and file != "config.json":
-        stops = []
-    stops = stops if isinstance(stops, list) else [stops]
-    ids = [_token_id("eos_token_id", value, vocab_size, file) for value in stops]
-    if extra is not None and extra < vocab_size:
-        ids.append(extra)
-    return tuple(dict.fromkeys(ids))
+    stated = config.get("eos_token_id")
+    stated = stated if isinstance(stated, list) else [] if stated is None else [stated]
+    for value in stated:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise CheckpointError(f"{file}: eos_token_id is {value!r}, not a token id")
+    ids = [*stated, *names.find(names.eos, *end_of_turn)]
+    beyond = [ident for ident in ids if not 0 <= ident < vocab_size]
+    if beyond:
+        logger.warning("%s: the end tokens %s are not in the vocabulary of %d", file, beyond, vocab_size)
+    return tuple(dict.fromkeys(ident for ident in ids if 0 <= ident < vocab_size))
 
 
 def bidirectional_manifest(
-    config: Config, vocab_size: int, *, extra_stop_id: int, max_model_len: int, shift: bool
+    config: Config,
+    vocab_size: int,
+    names: TokenNames,
+    *,
+    end_of_turn: str,
+    max_model_len: int,
+    shift: bool,
+    mask_name: str | None = None,
 ) -> Manifest:
     """The manifest for decoding a bidirectional teacher's format in blocks, whose ``config.json`` knows no blocks.
 
@@ -126,17 +152,17 @@ def bidirectional_manifest(
     return Manifest(
         block_length=BLOCK_LENGTH,
         confidence_threshold=CONFIDENCE_THRESHOLD,
-        mask_token_id=mask_token_id(config, vocab_size),
-        stop_token_ids=stop_token_ids(config, vocab_size, extra_stop_id),
+        mask_token_id=mask_token_id(config, vocab_size, names, mask_name),
+        stop_token_ids=stop_token_ids(config, vocab_size, names, end_of_turn),
         max_model_len=max_model_len,
         shift=shift,
         bidirectional=True,  # Nothing in the format tells a base from a base with a student merged into it.
     )
 
 
-def _token_id(key: str, value: object, vocab_size: int, file: str = "config.json") -> int:
+def _token_id(key: str, value: object, vocab_size: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < vocab_size:
-        raise CheckpointError(f"{file}: {key} is {value!r}, not an id of the {vocab_size} in the vocabulary")
+        raise CheckpointError(f"config.json: {key} is {value!r}, not an id of the {vocab_size} in the vocabulary")
     return value
 
 

@@ -5,9 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.backbones import keys
+from model.backbones.base import NO_NAMES
+from model.backbones.refusals import refuse_unimplemented
 from model.config import CheckpointError, Manifest, TransformerConfig
+from model.token_names import TokenNames
 
-EOT = 126348  # ``<|eot_id|>`` ends a turn of the chat template.
+EOT = "<|eot_id|>"  # Ends a turn of the chat template.
+MASK = "<|mdm_mask|>"
 
 # What the configuration class assumes for an absent key, and the one value that our transformer computes.
 _RUNNABLE: dict[str, tuple[object, object]] = {
@@ -46,10 +50,11 @@ class LladaBackbone:
 
     model_type = "llada"
 
-    def read(self, config: Mapping[str, Any]) -> tuple[TransformerConfig, Manifest]:
+    def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Shape from the keys of an OLMo configuration; blocks other than Llama's are refused."""
         keys.require_architecture(config, "LLaDAModelLM")
         keys.require(config, _RUNNABLE)
+        refuse_unimplemented(config, qk_norm=False)
         hidden_size, heads = keys.integer(config, "d_model"), keys.integer(config, "n_heads")
         shape = TransformerConfig(
             # The matrices have embedding_size rows; vocab_size counts those in use.
@@ -60,14 +65,19 @@ class LladaBackbone:
             num_heads=heads,
             num_kv_heads=_kv_heads(config, heads),
             head_dim=keys.head_size("d_model", hidden_size, "n_heads", heads),
-            rope_theta=keys.rope_theta(config),
-            rms_norm_eps=keys.number(config, "rms_norm_eps"),
+            rope_theta=keys.rope_theta(config, 10_000.0),
+            rms_norm_eps=keys.number(config, "rms_norm_eps", 1e-5),
             attention_bias=keys.flag(config, "include_qkv_bias", False),
             tie_word_embeddings=keys.flag(config, "weight_tying", True),
         )
-        context = keys.integer(config, "max_sequence_length")
         manifest = keys.bidirectional_manifest(
-            config, shape.vocab_size, extra_stop_id=EOT, max_model_len=context, shift=False
+            config,
+            shape.vocab_size,
+            names,
+            end_of_turn=EOT,
+            mask_name=MASK,
+            max_model_len=keys.integer(config, "max_sequence_length", 1024),
+            shift=False,
         )
         return shape, manifest
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
+from model.backbones.base import NO_NAMES
 from model.config import CheckpointError, Manifest, TransformerConfig
 from model.export import MODEL_TYPE
+from model.token_names import TokenNames
 
 
 class NativeBackbone:
@@ -13,7 +15,7 @@ class NativeBackbone:
 
     model_type = MODEL_TYPE
 
-    def read(self, config: Mapping[str, Any]) -> tuple[TransformerConfig, Manifest]:
+    def read(self, config: Mapping[str, Any], _names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Both sections; a missing or unknown key is a ``CheckpointError``."""
         manifest = dict(_section(config, "manifest", Manifest))
         manifest["stop_token_ids"] = tuple(manifest["stop_token_ids"])

@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.backbones import keys
-from model.backbones.decoder import DecoderNames, read_shape
+from model.backbones.base import NO_NAMES
+from model.backbones.decoder import POSITIONS, DecoderNames, read_shape, with_defaults
 from model.config import Manifest, TransformerConfig
+from model.token_names import TokenNames
 
 # What the configuration class, or the code that runs the checkpoints, assumes for an absent key.
 HEAD_DIM = 128
 BLOCK_LENGTH = 4
-MASK = 151669
+MASK, MASK_NAME = 151669, "<|MASK|>"
 
 
 class SdarBackbone(DecoderNames):
@@ -22,17 +24,17 @@ class SdarBackbone(DecoderNames):
 
     model_type = "sdar"
 
-    def read(self, config: Mapping[str, Any]) -> tuple[TransformerConfig, Manifest]:
+    def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Shape from the keys of a Qwen3 configuration."""
         keys.require_architecture(config, "SDARForCausalLM")
-        shape = read_shape({"head_dim": HEAD_DIM, **config}, qkv_bias=False, qk_norm=True)
+        shape = read_shape(with_defaults(config, head_dim=HEAD_DIM), qkv_bias=False, qk_norm=True)
         manifest = Manifest(
             block_length=keys.integer(config, "block_size", BLOCK_LENGTH),
             confidence_threshold=keys.CONFIDENCE_THRESHOLD,
-            mask_token_id=keys.mask_token_id(config, shape.vocab_size, MASK),
-            stop_token_ids=keys.stop_token_ids(config, shape.vocab_size, keys.IM_END),
-            max_model_len=keys.context(config),
-            trained_len=keys.positions(config),
+            mask_token_id=keys.mask_token_id(config, shape.vocab_size, names, MASK_NAME, MASK),
+            stop_token_ids=keys.stop_token_ids(config, shape.vocab_size, names, keys.IM_END),
+            max_model_len=keys.context(config, POSITIONS),
+            trained_len=keys.positions(config, POSITIONS),
             block_origin="absolute",
             prompt_attention="block_causal",
         )

@@ -84,7 +84,7 @@ def hub() -> Iterator[ThreadingHTTPServer]:
 def variables(hub: ThreadingHTTPServer, cache: Path) -> dict[str, str]:
     return {
         "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_address[1]}", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1", "XDG_CACHE_HOME": str(cache), "HF_HOME": str(cache / "hf"),
+        "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HOME": str(cache / "hf"),
     }  # fmt: skip
 
 
@@ -97,12 +97,18 @@ def test_an_id_is_fetched_once_and_served_under_its_name(hub: ThreadingHTTPServe
         assert answer.json()["usage"]["completion_tokens"] > 0
     wanted = {path.name for path in BUNDLED_STUDENT.iterdir()}
     assert set(Hub.fetched) == wanted
-    stored = tmp_path / "cdlm-serve" / "hub" / "tiny--student" / "v1"
-    assert {path.name for path in stored.iterdir() if path.is_file()} == wanted
+    snapshot = tmp_path / "hf" / "hub" / "models--tiny--student" / "snapshots" / COMMIT
+    assert {path.name for path in snapshot.iterdir()} == wanted
+    assert (snapshot / "config.json").is_symlink()
     Hub.fetched.clear()
     with running_server(tmp_path / "log", *flags, **environment) as server:
         assert server.post("/v1/completions", {"prompt": "hello", "max_tokens": 8}).status_code == 200
     assert not Hub.fetched
+    hub.shutdown()
+    offline = environment | {"HF_HUB_OFFLINE": "1"}
+    for model in (flags, ("--model", str(snapshot))):
+        with running_server(tmp_path / "log", *model, **offline) as server:
+            assert server.post("/v1/completions", {"prompt": "hello", "max_tokens": 8}).status_code == 200
 
 
 @pytest.mark.parametrize(

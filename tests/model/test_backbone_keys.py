@@ -4,6 +4,7 @@ import pytest
 
 from model.backbones import find_backbone
 from model.config import CheckpointError
+from model.token_names import TokenNames
 from tests.hf_checkpoints import DREAM_CONFIG, EOS, HEADS, HIDDEN, LLADA_CONFIG, MASK, VOCAB
 
 CONFIGS = {"Dream": DREAM_CONFIG, "llada": LLADA_CONFIG}
@@ -15,7 +16,8 @@ def test_published_sizes_and_ids_are_read() -> None:
         "num_attention_heads": 28, "num_key_value_heads": 4, "max_position_embeddings": 131072,
         "eos_token_id": 151643, "mask_token_id": 151666,
     }  # fmt: skip
-    shape, manifest = find_backbone("Dream").read(published)
+    names = TokenNames(added={"<|endoftext|>": 151643, "<|im_end|>": 151645}, eos="<|endoftext|>")
+    shape, manifest = find_backbone("Dream").read(published, names)
     assert (shape.head_dim, shape.num_kv_heads, shape.attention_bias, shape.qk_norm) == (128, 4, True, False)
     assert (shape.rope_theta, shape.rms_norm_eps, shape.tie_word_embeddings) == (1e6, 1e-6, False)
     assert (manifest.mask_token_id, manifest.stop_token_ids) == (151666, (151643, 151645))
@@ -26,7 +28,7 @@ def test_published_sizes_and_ids_are_read() -> None:
         "vocab_size": 126464, "embedding_size": 126464, "d_model": 4096, "mlp_hidden_size": 12288, "n_layers": 32,
         "n_heads": 32, "n_kv_heads": 32, "max_sequence_length": 4096, "eos_token_id": 126081, "mask_token_id": 126336,
     }  # fmt: skip
-    shape, manifest = find_backbone("llada").read(published)
+    shape, manifest = find_backbone("llada").read(published, TokenNames(added={"<|eot_id|>": 126348}))
     assert (shape.head_dim, shape.num_kv_heads, shape.attention_bias, shape.rope_theta) == (128, 32, False, 5e5)
     assert (shape.vocab_size, shape.intermediate_size, shape.rms_norm_eps) == (126464, 12288, 1e-5)
     assert (manifest.mask_token_id, manifest.stop_token_ids) == (126336, (126081, 126348))
@@ -55,14 +57,13 @@ REFUSED: list[tuple[str, str, object, str]] = [
     ("Dream", "hidden_act", "gelu", "hidden_act is 'gelu'; only 'silu' can be run"),
     ("Dream", "rope_scaling", {"type": "yarn", "factor": 4.0}, "rope_scaling is {'type': 'yarn'"),
     ("Dream", "rope_parameters", {"rope_type": "linear", "rope_theta": 1e4}, "rope_parameters is {'rope_type'"),
-    ("Dream", "use_sliding_window", True, "use_sliding_window is True"),
     ("Dream", "mlp_bias", True, "mlp_bias is True"),
     ("Dream", "architectures", ["DreamForCausalLM"], "architectures is ['DreamForCausalLM']"),
     ("Dream", "num_attention_heads", 5, "num_attention_heads 5 does not divide hidden_size 32"),
     ("Dream", "num_key_value_heads", 3, "num_heads 4 is not a multiple of num_kv_heads 3"),
     ("Dream", "mask_token_id", VOCAB, "mask_token_id is 264, not an id of the 264 in the vocabulary"),
     ("Dream", "mask_token_id", ABSENT, "mask_token_id is None"),
-    ("Dream", "eos_token_id", -1, "eos_token_id is -1"),
+    ("Dream", "eos_token_id", "end", "eos_token_id is 'end', not a token id"),
     ("Dream", "hidden_size", ABSENT, "hidden_size is missing; it must be a whole number"),
     ("Dream", "num_hidden_layers", 2.5, "num_hidden_layers is 2.5, not a whole number"),
     ("Dream", "rms_norm_eps", "1e-6", "rms_norm_eps is '1e-6', not a number"),
@@ -79,7 +80,7 @@ REFUSED: list[tuple[str, str, object, str]] = [
     ("llada", "scale_logits", True, "scale_logits is True"),
     ("llada", "multi_query_attention", True, "n_kv_heads is 4, multi_query_attention makes it 1"),
     ("llada", "architectures", ["LLaDAMoEModel"], "architectures is ['LLaDAMoEModel']"),
-    ("llada", "max_sequence_length", ABSENT, "max_sequence_length is missing"),
+    ("llada", "max_sequence_length", "long", "max_sequence_length is 'long', not a whole number"),
 ]
 
 

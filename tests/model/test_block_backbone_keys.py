@@ -5,21 +5,28 @@ from typing import Any
 import pytest
 
 from model.backbones import find_backbone
+from model.backbones.base import NO_NAMES
 from model.backbones.keys import LONGEST_CONTEXT
 from model.config import CheckpointError, Manifest, TransformerConfig
+from model.token_names import TokenNames
 from tests.hf_block_checkpoints import CONFIGS, EOS, MASK, VOCAB
 
 ABSENT = object()
 
 
-def read(model_type: str, **changes: Any) -> tuple[TransformerConfig, Manifest]:
+def read(
+    model_type: str,
+    names: TokenNames = NO_NAMES,
+    **changes: Any,
+) -> tuple[TransformerConfig, Manifest]:
     config = {key: value for key, value in (CONFIGS[model_type] | changes).items() if value is not ABSENT}
-    return find_backbone(model_type).read(config)
+    return find_backbone(model_type).read(config, names)
 
 
 def test_published_sdar() -> None:
     shape, manifest = read(
-        "sdar", vocab_size=151936, hidden_size=2560, intermediate_size=9728, num_hidden_layers=36,
+        "sdar", TokenNames(added={"<|im_end|>": 151645}),
+        vocab_size=151936, hidden_size=2560, intermediate_size=9728, num_hidden_layers=36,
         num_attention_heads=32, num_key_value_heads=8, head_dim=128, max_position_embeddings=32768,
         tie_word_embeddings=True, eos_token_id=151643, mask_token_id=ABSENT,
     )  # fmt: skip
@@ -72,16 +79,15 @@ REFUSED: list[tuple[str, str, object, str]] = [
     *((model_type, "rope_scaling", LLAMA3, "rope_scaling is {") for model_type in CONFIGS),
     *((model_type, "architectures", ["Other"], "architectures is ['Other']; only ['") for model_type in CONFIGS),
     *((model_type, "hidden_act", "gelu", "hidden_act is 'gelu'") for model_type in CONFIGS),
-    *((model_type, "eos_token_id", None, "eos_token_id is None, not an id") for model_type in CONFIGS),
-    *((model_type, "max_position_embeddings", ABSENT, "max_position_embeddings is missing") for model_type in CONFIGS),
+    *((model_type, "eos_token_id", [None], "eos_token_id is None, not a token id") for model_type in CONFIGS),
+    *((model_type, "max_position_embeddings", "2k", "max_position_embeddings is '2k'") for model_type in CONFIGS),
     *((model_type, "attention_bias", True, "attention_bias is True") for model_type in ("qwen3", "llama", "sdar")),
-    *((model_type, "use_sliding_window", True, "use_sliding_window is True") for model_type in CONFIGS),
     ("qwen3", "layer_types", ["full_attention", "sliding_attention"], "layer_types is ['full_attention', 'sliding"),
     ("Fast_dLLM_Qwen", "layer_types", ["sliding_attention"] * 2, "only 'full_attention' layers can be run"),
     ("llama", "mlp_bias", True, "mlp_bias is True"),
     ("llama", "head_dim", 7, "head_dim must be even and positive, got 7"),
     ("qwen2", "num_attention_heads", 5, "num_attention_heads 5 does not divide hidden_size 32"),
-    ("qwen2", "rope_theta", ABSENT, "rope_theta is missing"),
+    ("qwen2", "rope_theta", "1e6", "rope_theta is '1e6', not a number"),
     ("sdar", "block_size", 0, "block_length must be positive, got 0"),
     ("sdar", "block_size", "4", "block_size is '4', not a whole number"),
     ("sdar", "mask_token_id", ABSENT, "mask_token_id is 151669, not an id of the 96"),

@@ -36,9 +36,20 @@ def test_end_tokens_of_the_generation_config_are_added(
     assert load_checkpoint(directory).manifest.stop_token_ids == before
 
 
-@pytest.mark.parametrize("stated", [-1, "end", [3, None], 10**9])
+@pytest.mark.parametrize("stated", ["end", [3, None], True])
 def test_an_end_token_that_is_none_is_refused(tmp_path: Path, stated: object) -> None:
     directory = build_dream(tmp_path)
     (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": stated}))
     with pytest.raises(CheckpointError, match=r"generation_config\.json: eos_token_id is"):
         load_checkpoint(directory)
+
+
+@pytest.mark.parametrize("stated", [-1, [10**9, 3]])
+def test_an_end_token_that_cannot_be_generated_is_left_out(
+    tmp_path: Path, stated: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = build_dream(tmp_path)
+    before = load_checkpoint(directory).manifest.stop_token_ids
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": stated}))
+    assert load_checkpoint(directory).manifest.stop_token_ids == before + ((3,) if isinstance(stated, list) else ())
+    assert "are not in the vocabulary of 264" in caplog.text

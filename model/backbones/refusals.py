@@ -1,0 +1,77 @@
+"""Keys of ``config.json`` that change what a transformer computes, and that ours does not implement."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from model.config import CheckpointError
+
+# By key, the values that leave the mathematics as it is. Absent and null do so too.
+_NEUTRAL: dict[str, tuple[object, ...]] = {
+    "add_cross_attention": (False,),
+    "alibi": (False,),
+    "attention_chunk_size": (),
+    "attention_multiplier": (),
+    "attn_logit_softcapping": (),
+    "clip_qkv": (),
+    "embedding_multiplier": (1,),
+    "final_logit_softcapping": (),
+    "is_encoder_decoder": (False,),
+    "kv_lora_rank": (),
+    "logit_scale": (1,),
+    "logits_scaling": (1,),
+    "n_routed_experts": (),
+    "no_rope_layer_interval": (),
+    "no_rope_layers": ([],),
+    "num_experts": (),
+    "num_local_experts": (),
+    "parallel_attn": (False,),
+    "partial_rotary_factor": (1,),
+    "q_lora_rank": (),
+    "query_pre_attn_scalar": (),
+    "residual_multiplier": (1,),
+    "rope_interleaved": (False,),
+    "sliding_window_pattern": (),
+    "use_parallel_residual": (False,),
+}
+# Names that several families have for a norm of queries and keys.
+_QK_NORM = ("qk_layernorm", "qk_norm", "use_qk_norm")
+
+
+def refuse_unimplemented(config: Mapping[str, Any], *, qk_norm: bool) -> None:
+    """Raises ``CheckpointError`` naming a key whose value asks for what the transformer does not compute.
+
+    ``qk_norm`` says whether the format normalises queries and keys.
+    """
+    for key, neutral in _NEUTRAL.items():
+        value = config.get(key)
+        if value is not None and value not in neutral:
+            raise _refused(key, value)
+    for key in _QK_NORM:
+        if config.get(key) not in (None, qk_norm):
+            raise _refused(key, config[key])
+    _refuse_windows(config)
+    quantized = config.get("quantization_config")
+    if quantized:
+        method = quantized.get("quant_method") if isinstance(quantized, Mapping) else quantized
+        raise CheckpointError(
+            f"config.json: quantization_config: weights stored as {method!r} cannot be loaded; use the plain weights"
+            " (--quantization makes them smaller)"
+        )
+
+
+def _refuse_windows(config: Mapping[str, Any]) -> None:
+    """A window is used if ``use_sliding_window`` says so, in layers from ``max_window_layers`` on.
+
+    Where the format has no such switch the window itself is the switch.
+    """
+    layers = config.get("num_hidden_layers")
+    if config.get("use_sliding_window"):
+        first = config.get("max_window_layers")
+        if not isinstance(first, int) or not isinstance(layers, int) or first < layers:
+            raise _refused("use_sliding_window", True)
+    elif "use_sliding_window" not in config and config.get("sliding_window") is not None:
+        raise _refused("sliding_window", config["sliding_window"])
+
+
+def _refused(key: str, value: object) -> CheckpointError:
+    return CheckpointError(f"config.json: {key} is {value!r}, which is not implemented")

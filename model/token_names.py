@@ -1,0 +1,129 @@
+"""What a checkpoint's own tokenizer files call its tokens: the ids of special tokens by their names."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model.config import CheckpointError
+from model.files import read_json
+
+logger = logging.getLogger(__name__)
+
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+VOCABULARY_FILE = "vocab.json"
+ADDED_FILE = "added_tokens.json"
+TEMPLATE_FILE = "chat_template.jinja"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenNames:
+    """Names of tokens, read without building the tokenizer. Empty for a directory without tokenizer files.
+
+    Attributes:
+        ordinary: text -> id of the vocabulary that text is cut into.
+        added: text -> id of tokens that were added to it, special ones above all.
+        eos, mask: texts of the tokens that ``tokenizer_config.json`` names so.
+        template: the chat template's source; empty if there is none.
+    """
+
+    ordinary: Mapping[str, int] = field(default_factory=dict)
+    added: Mapping[str, int] = field(default_factory=dict)
+    eos: str | None = None
+    mask: str | None = None
+    template: str = ""
+
+    def find(self, *names: str | None) -> list[int]:
+        """The ids of those names that the tokenizer has a token for, in the order of ``names``."""
+        known = [name for name in names if name is not None]
+        ids = [self.added.get(name, self.ordinary.get(name)) for name in known]
+        return [ident for ident in ids if ident is not None]
+
+    def check_fits(self, vocab_size: int, directory: Path) -> None:
+        """Compares the tokenizer with an embedding of ``vocab_size`` rows.
+
+        An embedding may have more rows than there are tokens. Added tokens that the embedding has no row for are
+        tolerated while neither a prompt's text nor the chat template can contain them.
+
+        Raises:
+            CheckpointError: a text or every chat would contain an id that the model does not know.
+        """
+        beyond = [(text, ident) for text, ident in self.ordinary.items() if ident >= vocab_size]
+        if beyond:
+            raise _beyond(directory, *max(beyond, key=lambda pair: pair[1]), vocab_size, "text can contain it")
+        unused = []
+        for text, ident in self.added.items():
+            if ident < vocab_size:
+                continue
+            if text in self.template:
+                raise _beyond(directory, text, ident, vocab_size, "the chat template writes it")
+            if text == self.eos:
+                raise _beyond(directory, text, ident, vocab_size, "it is the end token")
+            unused.append(text)
+        if unused:
+            shown = ", ".join(map(repr, unused[:3])) + (f" and {len(unused) - 3} more" if len(unused) > 3 else "")
+            logger.warning("%s: the embedding has no row for the added tokens %s", directory, shown)
+
+
+def read_token_names(directory: Path) -> TokenNames:
+    """Reads the tokenizer files of a checkpoint directory.
+
+    Raises:
+        CheckpointError: one of them is no JSON object, or leads out of the directory.
+    """
+    config, stored = _optional(directory, CONFIG_FILE), _optional(directory, TOKENIZER_FILE)
+    ordinary = _vocabulary(stored) if stored else _ids(_optional(directory, VOCABULARY_FILE))
+    added = _ids(_optional(directory, ADDED_FILE))
+    by_id = config.get("added_tokens_decoder")
+    for ident, token in by_id.items() if isinstance(by_id, Mapping) else ():
+        text = _text(token)
+        if text is not None and ident.isdecimal():
+            added[text] = int(ident)
+    for token in stored.get("added_tokens") or ():
+        added[token["content"]] = token["id"]
+    # A vocabulary often lists its added tokens too.
+    ordinary = {text: ident for text, ident in ordinary.items() if text not in added}
+    return TokenNames(
+        ordinary, added, _text(config.get("eos_token")), _text(config.get("mask_token")), _template(directory, config)
+    )
+
+
+def _optional(directory: Path, name: str) -> dict[str, Any]:
+    return read_json(directory, name) if (directory / name).exists() else {}
+
+
+def _vocabulary(stored: Mapping[str, Any]) -> dict[str, int]:
+    """Of ``tokenizer.json``: a mapping, or for unigram models a list of [text, score] in the order of the ids."""
+    model = stored.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
+    if isinstance(vocabulary, list):
+        return {entry[0]: ident for ident, entry in enumerate(vocabulary)}
+    return _ids(vocabulary)
+
+
+def _ids(vocabulary: object) -> dict[str, int]:
+    return dict(vocabulary) if isinstance(vocabulary, Mapping) else {}
+
+
+def _text(token: object) -> str | None:
+    """A token is stored as its text, or as an object with its flags."""
+    content = token.get("content") if isinstance(token, Mapping) else token
+    return content if isinstance(content, str) else None
+
+
+def _template(directory: Path, config: Mapping[str, Any]) -> str:
+    path = directory / TEMPLATE_FILE
+    if path.exists():
+        return path.read_text(errors="replace")
+    template = config.get("chat_template")
+    return template if isinstance(template, str) else json.dumps(template or "", ensure_ascii=False)
+
+
+def _beyond(directory: Path, text: str, ident: int, vocab_size: int, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{directory}: the tokenizer's token {text[:64]!r} has id {ident}, but the embedding has {vocab_size} rows;"
+        f" {why}"
+    )
