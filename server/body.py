@@ -2,15 +2,13 @@
 
 import asyncio
 import json
-import logging
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from server.errors import ApiError, ClientGone, invalid
-
-logger = logging.getLogger(__name__)
+from server.protocol.fields.table import UNWANTED
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -39,15 +37,11 @@ async def read_body(request: Request, model: type[Body]) -> Body:
     if not isinstance(data, dict):
         raise invalid("The request body must be a JSON object")
     try:
-        parsed = model.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
         raise describe(error, data) from None
     except RecursionError:
         raise invalid("The request body is nested too deeply") from None
-    if parsed.model_extra:
-        names = ", ".join(repr(name[:64]) for name in list(parsed.model_extra)[:16])
-        logger.warning("ignoring unknown request fields: %s", names)
-    return parsed
 
 
 def scrub(value: object) -> object:
@@ -78,7 +72,7 @@ def parse_json(body: bytes) -> object:
 
 def describe(error: ValidationError, data: object) -> ApiError:
     """The 400 for the first thing wrong with ``data``; ``param`` is the path of the field."""
-    first = error.errors(include_url=False, include_context=False)[0]
+    first = error.errors(include_url=False)[0]
     path, here = "", data
     for step in first["loc"]:
         # Parts of the location that name no field (the branch of a union) are left out.
@@ -90,5 +84,9 @@ def describe(error: ValidationError, data: object) -> ApiError:
             here = here[step]
         else:
             break
+    if first["type"] == UNWANTED:
+        field = first["ctx"]["field"]
+        path += f".{field}" if path and not field.startswith("[") else field
+        return invalid(f"{path} {first['msg']}", path)
     message = first["msg"].removeprefix("Value error, ")
     return invalid(f"{path}: {message}" if path else message, path or None)

@@ -80,6 +80,8 @@ def _fields(schema: dict[str, Any]) -> str:
         return f"<p>{_type(schema)}</p>"
     rows = []
     for name, field in schema["properties"].items():
+        if "x-verdict" in field:  # Fields of other servers, most of them without a place here.
+            continue
         about = escape(field.get("description", ""))
         if name in schema.get("required", []):
             about += " <em>always there</em>"

@@ -1,48 +1,44 @@
 """The body of a chat request."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, JsonValue, PlainValidator, model_validator
+from pydantic import Field, JsonValue, PlainValidator, model_validator
 
 from model.rules import RuleName
-from server.errors import invalid, unsupported
+from server.errors import invalid
 from server.protocol.common import ApiModel, GenerationFields
+from server.protocol.fields.row import CHATS, MESSAGE, PART
+from server.protocol.fields.table import settle
 from server.protocol.formats import ResponseFormat
 from server.protocol.tools import MAX_TOOLS, ChosenTool, Tool, ToolCall, ToolUse
 
 Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
 
 
-def check_content(value: object, kinds: Collection[str] = ("text",)) -> str:
+def check_content(value: object, kinds: Collection[str] = ("text",), place: str = PART) -> str:
     """Message content as one text; raises ``ValueError`` for parts whose type is not one of ``kinds``."""
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
         raise ValueError("must be a string or a list of text parts")
     texts = []
-    for part in value:
+    for index, part in enumerate(value):
         if not isinstance(part, dict) or not isinstance(kind := part.get("type"), str):
             raise ValueError("every part must be an object with a type")
         if kind not in kinds:
             raise ValueError(f"parts of type {kind[:64]!r} are not supported; only {' and '.join(kinds)}")
         if not isinstance(text := part.get("text"), str):
             raise ValueError("a text part must have a string named text")
+        settle(place, ("type", "text"), part, f"[{index}].")
         texts.append(text)
     return "\n".join(texts)
 
 
-def refuse(value: JsonValue) -> None:
-    """For fields of messages that prompts have no place for; raises ``ValueError`` unless there is nothing in them."""
-    if value not in (None, False, "", [], {}):
-        raise ValueError("is not supported by this server")
-
-
-Refused = Annotated[JsonValue, AfterValidator(refuse)]
-
-
 class TextPart(ApiModel):
     """A part of a message."""
+
+    place = PART
 
     type: Literal["text"]
     text: str
@@ -51,6 +47,8 @@ class TextPart(ApiModel):
 class Message(ApiModel):
     """One message of a chat."""
 
+    place = MESSAGE
+
     role: Role
     content: Annotated[str, PlainValidator(check_content, json_schema_input_type=str | list[TextPart])] = Field(
         "", description="Text or text parts; only an assistant's may be absent."
@@ -58,9 +56,6 @@ class Message(ApiModel):
     name: str | None = None
     tool_call_id: str | None = None
     tool_calls: list[ToolCall] = []
-    function_call: Refused = Field(None, description="Not supported; send tool_calls.")
-    audio: Refused = Field(None, description="Not supported.")
-    refusal: Refused = Field(None, description="Not supported.")
 
     @model_validator(mode="before")
     @classmethod
@@ -88,18 +83,7 @@ class Message(ApiModel):
 class ChatRequest(GenerationFields):
     """``POST /v1/chat/completions``."""
 
-    route = "/v1/chat/completions"
-    elsewhere = {
-        "best_of": "n",
-        "echo": "/v1/completions",
-        "input": "messages",
-        "instructions": "messages",
-        "max_output_tokens": "max_completion_tokens",
-        "prompt": "messages",
-        "reasoning": "reasoning_effort",
-        "suffix": "/v1/completions",
-        "text": "response_format",
-    }
+    place = CHATS
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(
@@ -116,22 +100,6 @@ class ChatRequest(GenerationFields):
         "auto", description="auto leaves it to the model whether it answers or calls; required makes it call."
     )
     parallel_tool_calls: bool = Field(True, description="Whether an answer may have several calls.")
-    functions: list[JsonValue] = Field([], description="Not supported; use tools.")
-    function_call: JsonValue = Field(None, description="Not supported; use tool_choice.")
-    add_generation_prompt: bool = True
-    audio: JsonValue = None
-    modalities: list[str] = ["text"]
-    metadata: JsonValue = None
-    store: JsonValue = None
-    service_tier: JsonValue = None
-    safety_identifier: JsonValue = None
-    moderation: JsonValue = Field(None, description="Not supported.")
-    web_search_options: JsonValue = Field(None, description="Not supported.")
-    prompt_cache_key: JsonValue = None
-    prompt_cache_options: JsonValue = None
-    prompt_cache_retention: JsonValue = None
-    verbosity: JsonValue = None
-    prediction: JsonValue = None
 
     @property
     def token_limit(self) -> int | None:
@@ -154,23 +122,8 @@ class ChatRequest(GenerationFields):
 
     def check_supported(self, default_rule: RuleName) -> None:
         super().check_supported(default_rule)
-        if self.functions and self.function_call != "none":
-            raise unsupported("functions", "tools")
-        if self.function_call not in (None, "none", "auto"):
-            raise unsupported("function_call", "tool_choice")
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
         free = self.response_format is None or self.response_format.type == "text"
         if (self.tool_use.functions or not free) and self.ignore_eos:
             raise invalid("ignore_eos cannot be used with response_format or tools: their answers end", "ignore_eos")
-
-    def _not_honoured(self) -> Iterator[str]:
-        yield from super()._not_honoured()
-        yield from (name for name in ("audio", "moderation") if getattr(self, name))
-        # Without anything in them they still ask for a search.
-        if self.web_search_options is not None:
-            yield "web_search_options"
-        if not self.add_generation_prompt:
-            yield "add_generation_prompt"
-        if any(kind != "text" for kind in self.modalities):
-            yield "modalities"

@@ -1,54 +1,49 @@
 """Fields that completions and chats share."""
 
-from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from model.rules import RULE_NUMBERS, RuleName
 from scheduler.messages import DecodingParams
-from server.errors import invalid, unsupported
+from server.errors import invalid
 from server.protocol.effort import Effort, effort_threshold
+from server.protocol.fields.row import STREAM_OPTIONS
+from server.protocol.fields.table import describe_rows, settle
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1024
 MAX_BIASES = 1024
 
-# Fields of other servers that would run code, or change the output in a way this one does not know.
-_FOREIGN = frozenset(
-    {
-        "allowed_token_ids",
-        "bad_words",
-        "chat_template",
-        "chat_template_kwargs",
-        "continue_final_message",
-        "guided_choice",
-        "guided_grammar",
-        "guided_json",
-        "guided_regex",
-        "include_stop_str_in_output",
-        "logits_processors",
-        "prompt_embeds",
-        "prompt_logprobs",
-        "structured_outputs",
-        "truncate_prompt_tokens",
-        "trust_remote_code",
-        "use_beam_search",
-    }
-)
+
+def _describe_place(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    assert issubclass(model, ApiModel)
+    describe_rows(model.place, schema)
 
 
 class ApiModel(BaseModel):
-    """A JSON object in which null means absent, types are strict and unknown names are kept apart."""
+    """A JSON object in which null means absent and types are strict.
 
-    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, frozen=True)
+    Names that it does not define are refused, unless the table of fields says for its ``place``, a route or a path
+    inside of bodies, that they ask for nothing.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, frozen=True, json_schema_extra=_describe_place
+    )
+
+    place: ClassVar[str]
+    field_names: ClassVar[frozenset[str]]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.field_names = frozenset(field.alias or name for name, field in cls.model_fields.items())
 
     @model_validator(mode="before")
     @classmethod
-    def _null_is_absent(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            return {name: value for name, value in data.items() if value is not None}
-        return data
+    def _what_is_asked(cls, data: Any) -> Any:
+        return settle(cls.place, cls.field_names, data) if isinstance(data, dict) else data
 
 
 def check_stops(value: object) -> tuple[str, ...]:
@@ -83,13 +78,13 @@ def check_bias(value: object) -> dict[int, float]:
     return biases
 
 
-class ObfuscationOptions(ApiModel):
+class AnyStreamOptions(ApiModel):
     """Options of any stream."""
 
-    include_obfuscation: bool = Field(False, description="Padding of events; only false is supported.")
+    place = STREAM_OPTIONS
 
 
-class StreamOptions(ObfuscationOptions):
+class StreamOptions(AnyStreamOptions):
     """When a stream carries usage."""
 
     include_usage: bool = Field(default=False, description="Send a last chunk with the usage of the whole request.")
@@ -100,9 +95,6 @@ class AnswerFields(ApiModel):
     """What all routes that generate have in common."""
 
     effort_param: ClassVar[str] = "reasoning_effort"
-    # The route, and fields of the others: what each is called here, or which route has it.
-    route: ClassVar[str]
-    elsewhere: ClassVar[Mapping[str, str | None]]
 
     model: str | None = Field(None, description="Model id; absent takes the one that is served.")
     temperature: float = Field(0.0, ge=0, le=2, description="0, the default, decodes greedily.")
@@ -201,12 +193,6 @@ class AnswerFields(ApiModel):
         for name, asked in (("diffusing", self.diffusing), ("stream_granularity", self.stream_granularity != "block")):
             if asked and not self.stream:
                 raise invalid(f"{name} needs stream to be true", name)
-        for name in self._not_honoured():
-            raise unsupported(name)
-        for name, instead in self.elsewhere.items():
-            if (self.model_extra or {}).get(name) not in (None, False, "", [], {}):
-                hint = f"; use {instead}" if instead else ""
-                raise invalid(f"{name} is not a field of {self.route}{hint}", name)
         rule = self.rule(default_rule)
         for used_by, name in RULE_NUMBERS.items():
             if used_by != rule and getattr(self, name) is not None:
@@ -222,11 +208,6 @@ class AnswerFields(ApiModel):
                 f"{self.effort_param} and confidence_threshold set the same number; send one of them",
                 self.effort_param,
             )
-
-    def _not_honoured(self) -> Iterator[str]:
-        for name, value in (self.model_extra or {}).items():
-            if name in _FOREIGN and value not in (False, "", [], {}):
-                yield name
 
     def decoding_params(self, seed: int, threshold: float) -> DecodingParams:
         """The engine's parameters, with the noise stream ``seed``; ``threshold`` is the checkpoint's own."""
@@ -270,8 +251,3 @@ class GenerationFields(AnswerFields):
     @property
     def effort(self) -> Effort | None:
         return self.reasoning_effort
-
-    def _not_honoured(self) -> Iterator[str]:
-        yield from super()._not_honoured()
-        if self.stream_options.include_obfuscation:
-            yield "stream_options.include_obfuscation"

@@ -7,6 +7,7 @@ from pydantic import Field, PlainValidator
 from model.rules import RuleName
 from server.errors import invalid
 from server.protocol.common import GenerationFields
+from server.protocol.fields.row import COMPLETIONS
 
 PromptInput = str | list[str] | list[int] | list[list[int]]
 Prompts = list[str] | list[list[int]]
@@ -53,22 +54,7 @@ def _ids(value: object) -> list[int]:
 class CompletionRequest(GenerationFields):
     """``POST /v1/completions``."""
 
-    route = "/v1/completions"
-    elsewhere = {
-        "function_call": "/v1/chat/completions",
-        "functions": "/v1/chat/completions",
-        "input": "prompt",
-        "instructions": "prompt",
-        "max_completion_tokens": "max_tokens",
-        "max_output_tokens": "max_tokens",
-        "messages": "/v1/chat/completions",
-        "reasoning": "reasoning_effort",
-        "response_format": "/v1/chat/completions",
-        "text": "/v1/chat/completions",
-        "tool_choice": "/v1/chat/completions",
-        "tools": "/v1/chat/completions",
-        "top_logprobs": "logprobs",
-    }
+    place = COMPLETIONS
 
     prompt: Annotated[Prompts, PlainValidator(check_prompt, json_schema_input_type=PromptInput)] = Field(
         description="Text, several texts, token ids, or several lists of them."

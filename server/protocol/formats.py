@@ -5,12 +5,15 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from server.protocol.common import ApiModel
+from server.protocol.fields.row import ANSWER_FORMAT, JSON_SCHEMA, TEXT_FORMAT
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 class JsonSchema(ApiModel):
     """A named JSON schema. Answers always follow it, so ``strict`` makes no difference."""
+
+    place = JSON_SCHEMA
 
     name: Name
     description: str = ""
@@ -20,6 +23,8 @@ class JsonSchema(ApiModel):
 
 class ResponseFormat(ApiModel):
     """Text, some JSON object, or JSON that a schema describes."""
+
+    place = ANSWER_FORMAT
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
@@ -40,6 +45,8 @@ class ResponseFormat(ApiModel):
 
 class TextFormat(ApiModel):
     """The same for a response, where a schema and its name lie beside the type."""
+
+    place = TEXT_FORMAT
 
     type: Literal["text", "json_object", "json_schema"]
     name: Name | None = Field(None, description="Of the schema, which must have one.")

@@ -1,37 +1,25 @@
 """The body of a request for a response."""
 
-from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, PlainValidator
+from pydantic import BeforeValidator, Field, JsonValue, PlainValidator, model_validator
+from pydantic_core import PydanticCustomError
 
 from model.rules import RuleName
-from server.errors import invalid
+from server.errors import invalid, unsupported
 from server.protocol.chat import check_content
-from server.protocol.common import AnswerFields, ApiModel, ObfuscationOptions
+from server.protocol.common import AnswerFields, AnyStreamOptions, ApiModel
 from server.protocol.effort import Effort
+from server.protocol.fields.row import ITEM, ITEM_PART, REASONING, RESPONSES, TEXT
+from server.protocol.fields.table import UNWANTED
 from server.protocol.formats import TextFormat
 
 LOGPROBS = "message.output_text.logprobs"
 
-# Fields whose values other than null, false and empty would change the output or need what is not kept here.
-_REFUSED = (
-    "access_programs",
-    "background",
-    "background_options",
-    "context_management",
-    "conversation",
-    "image",
-    "moderation",
-    "previous_response_id",
-    "prompt",
-    "tools",
-)
-
 
 def check_parts(value: object) -> str:
     """The content of an item as one text; raises ``ValueError`` for parts that are not text."""
-    return check_content(value, ("input_text", "output_text"))
+    return check_content(value, ("input_text", "output_text"), ITEM_PART)
 
 
 def listed(value: object) -> object:
@@ -46,6 +34,8 @@ def listed(value: object) -> object:
 class ContentPart(ApiModel):
     """A part of a message."""
 
+    place = ITEM_PART
+
     type: Literal["input_text", "output_text"]
     text: str
 
@@ -53,11 +43,21 @@ class ContentPart(ApiModel):
 class InputItem(ApiModel):
     """A message of the input. ``id`` and ``status``, which items of an earlier answer have, mean nothing here."""
 
+    place = ITEM
+
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
     content: Annotated[str, PlainValidator(check_parts, json_schema_input_type=str | list[ContentPart])] = Field(
         description="Text or text parts."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_messages(cls, data: Any) -> Any:
+        # Before the names of other items' fields are looked at.
+        if isinstance(data, dict) and data.get("type") not in (None, "message"):
+            raise PydanticCustomError(UNWANTED, "must be 'message'; there are no other items", {"field": "type"})
+        return data
 
     def fields(self) -> dict[str, str]:
         """What the chat template sees."""
@@ -67,36 +67,23 @@ class InputItem(ApiModel):
 class TextConfig(ApiModel):
     """The form of the answer's text."""
 
+    place = TEXT
+
     format: TextFormat = TextFormat(type="text")
-    verbosity: JsonValue = Field(None, description="Accepted without effect.")
 
 
 class Reasoning(ApiModel):
     """What there is to set of reasoning."""
 
+    place = REASONING
+
     effort: Effort | None = Field(None, description="How sure a token must be before it is written.")
-    summary: JsonValue = None
-    generate_summary: JsonValue = None
-    context: JsonValue = None
-    mode: JsonValue = None
 
 
 class ResponsesRequest(AnswerFields):
     """``POST /v1/responses``."""
 
-    route = "/v1/responses"
-    elsewhere = {
-        "best_of": None,
-        "echo": None,
-        "logprobs": f"include: [{LOGPROBS!r}]",
-        "max_completion_tokens": "max_output_tokens",
-        "max_tokens": "max_output_tokens",
-        "messages": "input",
-        "n": None,
-        "reasoning_effort": "reasoning.effort",
-        "response_format": "text.format",
-        "suffix": None,
-    }
+    place = RESPONSES
 
     effort_param: ClassVar[str] = "reasoning.effort"
 
@@ -116,27 +103,10 @@ class ResponsesRequest(AnswerFields):
     metadata: Annotated[
         dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
     ] = Field({}, description="Returned as it is.")
-    store: bool = Field(False, description="Only false is supported: no response is kept.")
-    truncation: Literal["disabled", "auto"] = Field("disabled", description="Only disabled is supported.")
-    stream_options: ObfuscationOptions = ObfuscationOptions()
+    stream_options: AnyStreamOptions = AnyStreamOptions()
     tools: list[JsonValue] = []
     tool_choice: JsonValue = None
     parallel_tool_calls: bool = True
-    access_programs: JsonValue = None
-    background: bool = False
-    background_options: JsonValue = None
-    context_management: JsonValue = None
-    conversation: JsonValue = None
-    image: JsonValue = None
-    moderation: JsonValue = None
-    previous_response_id: str | None = None
-    prompt: JsonValue = None
-    max_tool_calls: JsonValue = None
-    prompt_cache_key: JsonValue = None
-    prompt_cache_options: JsonValue = None
-    prompt_cache_retention: JsonValue = None
-    safety_identifier: JsonValue = None
-    service_tier: JsonValue = None
 
     @property
     def reports_logprobs(self) -> bool:
@@ -162,21 +132,9 @@ class ResponsesRequest(AnswerFields):
             raise invalid(f"top_logprobs needs include to have {LOGPROBS!r}", "top_logprobs")
         if self.ignore_eos and self.text.format.type != "text":
             raise invalid("ignore_eos cannot be used with text.format: such an answer ends", "ignore_eos")
-
-    def _not_honoured(self) -> Iterator[str]:
-        yield from super()._not_honoured()
-        yield from (name for name in _REFUSED if getattr(self, name))
-        yield from (
-            f"reasoning.{name}" for name in ("summary", "generate_summary", "context", "mode")
-            if getattr(self.reasoning, name) is not None
-        )  # fmt: skip
-        if any(name != LOGPROBS for name in self.include):
-            yield "include"
-        if self.store:
-            yield "store"
-        if self.truncation != "disabled":
-            yield "truncation"
-        if self.stream_options.include_obfuscation:
-            yield "stream_options.include_obfuscation"
+        if self.tools:
+            raise unsupported("tools")
         if self.tool_choice not in (None, "none", "auto"):
-            yield "tool_choice"
+            raise unsupported("tool_choice")
+        if any(name != LOGPROBS for name in self.include):
+            raise unsupported("include")

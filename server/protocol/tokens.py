@@ -6,10 +6,13 @@ from pydantic import Field
 
 from server.protocol.chat import Message
 from server.protocol.common import ApiModel
+from server.protocol.fields.row import DETOKENIZE, TOKENIZE
 
 
 class TokenizeRequest(ApiModel):
     """``POST /tokenize``: either a prompt or messages."""
+
+    place = TOKENIZE
 
     model: str | None = None
     prompt: str | None = None
@@ -18,6 +21,8 @@ class TokenizeRequest(ApiModel):
 
 class DetokenizeRequest(ApiModel):
     """``POST /detokenize``."""
+
+    place = DETOKENIZE
 
     model: str | None = None
     tokens: list[Annotated[int, Field(ge=0)]]

@@ -8,6 +8,7 @@ from pydantic import Field, JsonValue
 
 from server.errors import invalid
 from server.protocol.common import ApiModel
+from server.protocol.fields.row import CALL, CALLED, FUNCTION, TOOL
 from server.protocol.formats import Name
 
 MAX_TOOLS = 128
@@ -17,6 +18,8 @@ ChoiceMode = Literal["auto", "required"]
 
 class Function(ApiModel):
     """A function; without ``parameters`` it takes none. Arguments always follow them, with ``strict`` or without."""
+
+    place = FUNCTION
 
     name: Name
     description: str = ""
@@ -34,6 +37,8 @@ class Function(ApiModel):
 class Tool(ApiModel):
     """Something the model may call; functions are all there is."""
 
+    place = TOOL
+
     type: Literal["function"]
     function: Function
 
@@ -41,11 +46,15 @@ class Tool(ApiModel):
 class ChosenName(ApiModel):
     """The function that must be called."""
 
+    place = "tool_choice.function"
+
     name: str
 
 
 class ChosenTool(ApiModel):
     """``tool_choice`` that names a function."""
+
+    place = "tool_choice"
 
     type: Literal["function"]
     function: ChosenName
@@ -62,12 +71,16 @@ class ChosenTool(ApiModel):
 class CalledFunction(ApiModel):
     """A function and the JSON text of its arguments."""
 
+    place = CALLED
+
     name: str
     arguments: str = ""
 
 
 class ToolCall(ApiModel):
     """A call in an assistant's message."""
+
+    place = CALL
 
     id: str = ""
     type: Literal["function"] = "function"

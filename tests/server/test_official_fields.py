@@ -1,22 +1,43 @@
-"""Every field that the official client can send is known here, so that none is passed over as an unknown one."""
+"""Every field that the official client can send is known here, at every depth, so that none is refused as unknown."""
 
+import inspect
 from types import ModuleType
 from typing import Any
 
 import pytest
 from openai.types import completion_create_params as completions
-from openai.types.chat import ChatCompletionStreamOptionsParam
+from openai.types import shared_params
+from openai.types.chat import (
+    ChatCompletionAssistantMessageParam,
+    ChatCompletionContentPartTextParam,
+    ChatCompletionFunctionMessageParam,
+    ChatCompletionFunctionToolParam,
+    ChatCompletionMessageFunctionToolCallParam,
+    ChatCompletionNamedToolChoiceParam,
+    ChatCompletionStreamOptionsParam,
+    ChatCompletionToolMessageParam,
+    ChatCompletionUserMessageParam,
+)
+from openai.types.chat import chat_completion_message_function_tool_call_param as calls
 from openai.types.chat import completion_create_params as chats
-from openai.types.chat.chat_completion_assistant_message_param import ChatCompletionAssistantMessageParam
-from openai.types.chat.chat_completion_tool_message_param import ChatCompletionToolMessageParam
-from openai.types.responses import ResponseTextConfigParam
+from openai.types.responses import (
+    EasyInputMessageParam,
+    ResponseFormatTextJSONSchemaConfigParam,
+    ResponseInputTextParam,
+    ResponseOutputMessageParam,
+    ResponseOutputTextParam,
+    ResponseTextConfigParam,
+)
 from openai.types.responses import response_create_params as responses
-from pydantic import BaseModel
+from openai.types.shared_params import response_format_json_schema as schemas
 
-from server.protocol.chat import ChatRequest, Message
-from server.protocol.common import ObfuscationOptions, StreamOptions
+from server.protocol.chat import ChatRequest, Message, TextPart
+from server.protocol.common import AnyStreamOptions, ApiModel, StreamOptions
 from server.protocol.completions import CompletionRequest
-from server.protocol.responses import Reasoning, ResponsesRequest, TextConfig
+from server.protocol.fields.table import rows_of
+from server.protocol.formats import JsonSchema, ResponseFormat, TextFormat
+from server.protocol.responses import ContentPart, InputItem, Reasoning, ResponsesRequest, TextConfig
+from server.protocol.tools import CalledFunction, ChosenTool, Function, Tool, ToolCall
 from tests.server.conftest import Bench
 
 
@@ -37,16 +58,52 @@ def body_of(module: ModuleType) -> set[str]:
         (body_of(chats), ChatRequest),
         (body_of(responses), ResponsesRequest),
         (fields_of(ChatCompletionStreamOptionsParam), StreamOptions),
-        (fields_of(ChatCompletionAssistantMessageParam, ChatCompletionToolMessageParam), Message),
-        (fields_of(responses.StreamOptions), ObfuscationOptions),
+        (
+            fields_of(
+                ChatCompletionAssistantMessageParam, ChatCompletionToolMessageParam, ChatCompletionUserMessageParam,
+                ChatCompletionFunctionMessageParam,
+            ),
+            Message,
+        ),
+        (fields_of(ChatCompletionContentPartTextParam), TextPart),
+        (fields_of(ChatCompletionMessageFunctionToolCallParam), ToolCall),
+        (fields_of(calls.Function), CalledFunction),
+        (fields_of(ChatCompletionFunctionToolParam), Tool),
+        (fields_of(shared_params.FunctionDefinition), Function),
+        (fields_of(ChatCompletionNamedToolChoiceParam), ChosenTool),
+        (fields_of(shared_params.ResponseFormatJSONSchema), ResponseFormat),
+        (fields_of(schemas.JSONSchema), JsonSchema),
+        (fields_of(responses.StreamOptions), AnyStreamOptions),
         (fields_of(ResponseTextConfigParam), TextConfig),
+        (fields_of(ResponseFormatTextJSONSchemaConfigParam), TextFormat),
         (fields_of(responses.Reasoning), Reasoning),
+        (fields_of(EasyInputMessageParam, ResponseOutputMessageParam), InputItem),
+        (fields_of(ResponseInputTextParam, ResponseOutputTextParam), ContentPart),
     ],
-)
-def test_every_field_is_known(sent: set[str], known: type[BaseModel]) -> None:
+)  # fmt: skip
+def test_every_field_is_known(sent: set[str], known: type[ApiModel]) -> None:
     assert sent
-    names = {field.alias or name for name, field in known.model_fields.items()}
-    assert sent <= names
+    assert sent <= known.field_names | rows_of(known.place).keys()
+
+
+def test_no_object_of_a_body_is_left_out() -> None:
+    """Each model of a body has a place of its own, which the table and messages name."""
+    import server.protocol.chat
+    import server.protocol.completions
+    import server.protocol.responses
+    import server.protocol.tokens
+
+    models = [
+        model
+        for name in ("chat", "common", "completions", "formats", "responses", "tokens", "tools")
+        for model in vars(vars(server.protocol)[name]).values()
+        if inspect.isclass(model)
+        and issubclass(model, ApiModel)
+        and model.model_fields
+        and "Fields" not in model.__name__
+    ]
+    assert len(models) > 20
+    assert all(model.place for model in models)
 
 
 @pytest.mark.anyio
@@ -54,6 +111,3 @@ async def test_old_functions_point_to_tools(bench: Bench) -> None:
     chat = {"messages": [{"role": "user", "content": "hi"}], "functions": [{"name": "f"}]}
     response = await bench.post("/v1/chat/completions", chat)
     assert response.json()["error"]["message"] == "functions is not supported by this server; use tools"
-    # Nothing may be called, so nothing is left out.
-    response = await bench.post("/v1/chat/completions", chat | {"function_call": "none"})
-    assert response.status_code == 200, response.text

@@ -214,7 +214,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"n": 2}, "n"),
     ({"max_tokens": 5}, "max_tokens"),
     ({"messages": [{"role": "user", "content": "x"}]}, "messages"),
-    ({"response_format": {"type": "text"}}, "response_format"),
+    ({"response_format": {"type": "json_object"}}, "response_format"),
     ({"reasoning_effort": "low"}, "reasoning_effort"),
     ({"chat_template": "x"}, "chat_template"),
     ({"stream": False, "diffusing": True}, "diffusing"),
