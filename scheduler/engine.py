@@ -316,6 +316,7 @@ class Engine:
                 wrong.append((sequence, error))
             else:
                 sequence.grammar, sequence.compiling = sequence.compiling.result(), None
+                self.scheduler.waiting.put_back(sequence)
         return [self._fail(sequence, f"grammar: {error}") for sequence, error in wrong]
 
     def _stage(self, beside: int) -> tuple[list[BlockOutput], int]:

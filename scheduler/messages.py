@@ -55,7 +55,12 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     ``pinned`` are the tokens behind ``max_tokens`` generated ones. Those of them that lie in the same block as the last
     generated one are known there from its first step on, so that it is denoised between both; the others are not used.
 
-    ``client`` is whom the request is for: those that wait are admitted fairly between clients.
+    ``client`` is whom the request is for: those that wait are admitted fairly between clients. ``priority``, in
+    -2**31 .. 2**31 - 1, orders the waiting requests of one client: those with a lower value are admitted first, equal
+    ones in the order in which they came, and so that none starves one in eight is the client's oldest in any case. It
+    changes no other client's share, and nothing once a request runs.
+
+    Only requests with the same ``cache_salt`` share keys and values of prompts that begin alike; "" is one too.
     """
 
     request_id: str
@@ -70,17 +75,24 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     grammar: str | None = None
     pinned: list[int] = []
     client: str = ""
+    priority: int = 0
+    cache_salt: str = ""
 
 
 class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
     """Tell the log-probability of every prompt token given those before it, and of ``logprobs`` alternatives.
 
     It is answered with one ``BlockOutput`` whose ``logprobs`` begin with the second token; their ``step`` is 0.
+    ``client`` and ``priority`` order those that wait to be scored as they do ``GenerateRequest``s. Scoring reads and
+    leaves no keys and values of other requests, which is all that a ``cache_salt`` can ask for.
     """
 
     request_id: str
     prompt_ids: list[int]
     logprobs: int = 0
+    client: str = ""
+    priority: int = 0
+    cache_salt: str = ""
 
 
 class AbortRequest(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):

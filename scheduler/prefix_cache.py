@@ -35,6 +35,8 @@ class _Entry:
 class PrefixCache:
     """Entries by a cryptographic hash of the tokens before and in them; the least recently used go first.
 
+    Requests with different ``cache_salt`` have different hashes from the first token on, so they never share a page.
+
     Args:
         manifest: decides what can be shared.
         pool: whose pages are kept.
@@ -98,11 +100,11 @@ class PrefixCache:
 
     def awaits(self, sequence: Sequence, others: list[Sequence]) -> bool:
         """Whether one of ``others``, about to be computed, will leave the very prompt that ``sequence`` begins with."""
-        prompt = sequence.request.prompt_ids
+        prompt, salt = sequence.request.prompt_ids, sequence.request.cache_salt
         if not self.enabled or sequence.guided or len(prompt) < _WORTH_WAITING or sequence.started:
             return False
         storing = (other for other in others if (other.computed == 0 or other.fresh) and not other.guided)
-        return any(other.request.prompt_ids == prompt for other in storing)
+        return any(other.request.prompt_ids == prompt and other.request.cache_salt == salt for other in storing)
 
     def _attach_whole(self, sequence: Sequence) -> bool:
         entry = self._find(self._prompt_key(sequence))
@@ -146,7 +148,7 @@ class PrefixCache:
         return True
 
     def _prompt_key(self, sequence: Sequence) -> Key:
-        return _digest(b"whole", sequence.request.prompt_ids)
+        return _digest(_root(b"whole", sequence), sequence.request.prompt_ids)
 
     def _chain(self, sequence: Sequence, end: int) -> Iterator[Key]:
         """A key for every unit of pages that lies below ``end``; each stands for all tokens up to its end."""
@@ -156,10 +158,15 @@ class PrefixCache:
             end = min(end, first_block_start(sequence.prompt_length, manifest))
         elif manifest.block_origin == "prompt_end" and sequence.prompt_length % manifest.block_length:
             return  # No page ends at a border.
-        key = b"chain"
+        key = _root(b"chain", sequence)
         for start in range(0, end - self._unit + 1, self._unit):
             key = _digest(key, sequence.token_ids[start : start + self._unit])
             yield key
+
+
+def _root(kind: bytes, sequence: Sequence) -> Key:
+    salt = sequence.request.cache_salt.encode(errors="surrogatepass")
+    return hashlib.sha256(kind + salt).digest()
 
 
 def _digest(before: bytes, token_ids: list[int]) -> Key:

@@ -35,10 +35,11 @@ class Scheduler:
         self.prefix_cache = prefix_cache
         self.max_num_batched_tokens = max_num_batched_tokens
         self.max_prefill_tokens = max_prefill_tokens
-        self.waiting = FairQueue()
+        self.waiting: FairQueue[Sequence] = FairQueue()
         self.running: list[Sequence] = []
         self.preemptions = 0
         self.admitted: list[Sequence] = []  # For the first time, since the list was last emptied.
+        self._passed_over: list[Sequence] = []
         self._free_rows = list(range(max_num_seqs - 1, -1, -1))
 
     def __iter__(self) -> Iterator[Sequence]:
@@ -48,6 +49,8 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queues a new request."""
         self.waiting.append(sequence)
+        if sequence.compiling is not None:
+            self.waiting.set_aside(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Takes a request out, wherever it is, and frees what it holds."""
@@ -68,27 +71,34 @@ class Scheduler:
             budget -= self.max_prefill_tokens
         chosen: list[Sequence] = []
         left_out: list[Sequence] = []
-        for sequence in self.running:
-            if self._long(sequence):
-                left_out.append(sequence)
+        for running in self.running:
+            if self._long(running):
+                left_out.append(running)
                 continue
-            cost = self._cost(sequence)
-            (chosen if cost <= budget else left_out).append(sequence)
+            cost = self._cost(running)
+            (chosen if cost <= budget else left_out).append(running)
             budget -= cost if cost <= budget else 0
         # Whoever did not fit is first in line for the next step.
         self.running = left_out + chosen
-        for sequence in self.waiting:
-            if preempted or not self._free_rows:
+        while self._passed_over:
+            sequence = self._passed_over.pop()
+            if sequence in self.waiting:
+                self.waiting.put_back(sequence)
+        while self._free_rows and not preempted:
+            candidate = self.waiting.first()
+            if candidate is None:
                 break
-            if sequence.compiling is not None or self.prefix_cache.awaits(sequence, self.running):
+            if self.prefix_cache.awaits(candidate, self.running):
+                self.waiting.set_aside(candidate)
+                self._passed_over.append(candidate)
                 continue
-            if not self._claim(sequence, budget):
+            if not self._claim(candidate, budget):
                 break
-            self.waiting.remove(sequence)
-            self._admit(sequence)
-            if not self._long(sequence):
-                budget -= self._cost(sequence)
-                chosen.append(sequence)
+            self.waiting.take(candidate)
+            self._admit(candidate)
+            if not self._long(candidate):
+                budget -= self._cost(candidate)
+                chosen.append(candidate)
         return chosen
 
     @property

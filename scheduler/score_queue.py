@@ -1,17 +1,17 @@
 """The scoring requests of an engine: admission, a share of each step's tokens, answers."""
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterator
 
 from model.config import Manifest
 from model.parallel.followers import LostRank
 from model.runner import ModelRunner
 from scheduler.errors import RequestError
+from scheduler.fair_queue import FairQueue
 from scheduler.messages import BlockOutput, ScoreRequest
 from scheduler.page_pool import PagePool
 from scheduler.scoring import Scoring, ScoringPlan
-from scheduler.validation import check_logprobs
+from scheduler.validation import check_logprobs, check_priority
 
 logger = logging.getLogger(__name__)
 
@@ -22,21 +22,23 @@ class ScoreQueue:
     """Scoring beside generation: it takes the tokens of a step that generation leaves.
 
     Generation may leave none for as long as it is busy; so after a step without any, a part of the next is kept.
-    Whoever is admitted holds the pages it needs to finish, and never waits for those of others.
+    Those that wait are admitted fairly between clients, by what their scored prompts amount to. Whoever is admitted
+    holds the pages it needs to finish, and never waits for those of others.
     """
 
     def __init__(
         self, manifest: Manifest, pool: PagePool, runner: ModelRunner, on_begin: Callable[[list[str]], None]
     ) -> None:
         self.manifest, self.pool, self.runner, self.on_begin = manifest, pool, runner, on_begin
-        self.waiting: deque[Scoring] = deque()
+        self.waiting: FairQueue[Scoring] = FairQueue()
         self.running: list[Scoring] = []
+        self._scorings: dict[str, Scoring] = {}
         self.tokens = 0  # Of the last step.
         self.rows = 0
         self._starved = False
 
     def __contains__(self, request_id: object) -> bool:
-        return any(scoring.request.request_id == request_id for scoring in (*self.running, *self.waiting))
+        return request_id in self._scorings
 
     @property
     def busy(self) -> bool:
@@ -64,16 +66,17 @@ class ScoreQueue:
         if self.manifest.mask_token_id in request.prompt_ids:
             raise RequestError("prompt has the mask token, which has no probability")
         check_logprobs(request.logprobs, vocab)
+        check_priority(request.priority)
         scoring = Scoring(request, self.manifest, self.pool)
         if scoring.pages_needed > self.pool.num_pages:
             raise RequestError(f"prompt needs more than the {self.pool.num_pages} KV pages there are")
+        self._scorings[request.request_id] = scoring
         self.waiting.append(scoring)
 
     def abort(self, request_id: str) -> None:
         """Drops a request and frees what it holds; an unknown id is no error."""
-        for scoring in [*self.running, *self.waiting]:
-            if scoring.request.request_id == request_id:
-                self._leave(scoring)
+        if request_id in self._scorings:
+            self._leave(self._scorings[request_id])
 
     def reserve(self, budget: int) -> int:
         """How many of a step's tokens generation must leave."""
@@ -106,9 +109,14 @@ class ScoreQueue:
         return outputs
 
     def _schedule(self, budget: int, admit: bool) -> list[tuple[Scoring, ScoringPlan]]:
-        while admit and self.waiting and len(self.running) < self.runner.canvas.rows and self.waiting[0].admit():
-            self.running.append(self.waiting.popleft())
-            self.on_begin([self.running[-1].request.request_id])
+        while admit and len(self.running) < self.runner.canvas.rows:
+            scoring = self.waiting.first()
+            if scoring is None or not scoring.admit():
+                break
+            self.waiting.charge(scoring.request.client, prompt_tokens=len(scoring.ids))
+            self.waiting.take(scoring)
+            self.running.append(scoring)
+            self.on_begin([scoring.request.request_id])
         plans = []
         for scoring in self.running:
             plan = scoring.plan(budget)
@@ -118,6 +126,7 @@ class ScoreQueue:
         return plans
 
     def _leave(self, scoring: Scoring) -> None:
+        del self._scorings[scoring.request.request_id]
         if scoring in self.waiting:
             self.waiting.remove(scoring)
         else:

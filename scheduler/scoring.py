@@ -33,7 +33,7 @@ class ScoringPlan:
     committed: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Scoring:
     """State of a scoring request.
 

@@ -16,7 +16,7 @@ from scheduler.messages import DecodingParams, GenerateRequest, TokenLogprob
 from scheduler.options import EngineOptions
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Sequence:
     """State of a request from arrival to its last block.
 

@@ -8,6 +8,7 @@ from scheduler.messages import GenerateRequest
 from scheduler.page_pool import PagePool
 
 MAX_LOGPROBS = 20
+MAX_PRIORITY = 2**31 - 1
 
 
 def check_request(
@@ -40,6 +41,7 @@ def check_request(
     if not all(0 <= token < vocab_size and token != manifest.mask_token_id for token in request.pinned):
         raise RequestError("pinned has a token id that cannot be generated")
     check_logprobs(request.logprobs, vocab_size)
+    check_priority(request.priority)
     _check_edits(request, [*manifest.stop_token_ids, *request.stop_token_ids], vocab_size, manifest.mask_token_id)
 
 
@@ -52,6 +54,12 @@ def check_logprobs(wanted: int | None, vocab_size: int) -> None:
     most = min(MAX_LOGPROBS, vocab_size - 1)
     if wanted is not None and not 0 <= wanted <= most:
         raise RequestError(f"logprobs must be in 0..{most}, got {wanted}")
+
+
+def check_priority(priority: int) -> None:
+    """Raises ``RequestError`` for a priority that does not fit into 32 bits."""
+    if not -MAX_PRIORITY - 1 <= priority <= MAX_PRIORITY:
+        raise RequestError(f"priority must be in {-MAX_PRIORITY - 1}..{MAX_PRIORITY}, got {priority}")
 
 
 def _check_edits(request: GenerateRequest, stop_ids: list[int], vocab_size: int, mask_token_id: int) -> None:

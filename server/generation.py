@@ -87,7 +87,12 @@ class Job:
                 )
                 choices.append(Choice(number, request, codec, fields.stop, len(echoes[index]) if echoes else 0))
         scoring = [
-            ScoreRequest(request_id=f"{name}-s{index}", prompt_ids=prompt, logprobs=fields.engine_logprobs or 0)
+            ScoreRequest(
+                request_id=f"{name}-s{index}",
+                prompt_ids=prompt,
+                logprobs=fields.engine_logprobs or 0,
+                client=record.key.name if record.key else "",
+            )
             for index, prompt in enumerate(prompts if score_prompts else [])
         ]
         return cls(services, record, prompts, choices, fields.returned, scoring, fields.stream)

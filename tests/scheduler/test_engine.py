@@ -47,6 +47,8 @@ def finish(engine: Engine) -> dict[str, list[int]]:
         ({"prompt": 0}, "prompt is empty"),
         ({"max_tokens": 0}, "max_tokens must be at least 1"),
         ({"prompt": 60, "max_tokens": 197}, "exceed the context of 256"),
+        ({"priority": 2**31}, r"priority must be in -2147483648\.\.2147483647, got 2147483648"),
+        ({"priority": -(2**31) - 1}, "priority must be in"),
     ],
 )
 def test_impossible_requests_are_refused_and_leave_nothing(engine: Engine, fields: dict, message: str) -> None:

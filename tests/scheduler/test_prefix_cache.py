@@ -139,3 +139,37 @@ def test_switched_off_it_keeps_nothing(tmp_path: Path) -> None:
     for _ in range(2):
         assert ask(engine, prompt_of(20))[1] == 20
     assert engine.pool.free == engine.pool.num_pages
+
+
+@pytest.mark.parametrize("axis", ["plain", "absolute", "causal_prompt"])
+def test_only_requests_with_one_salt_share_pages(tmp_path: Path, axis: str) -> None:
+    engine = make_engine(build_checkpoint(tmp_path, axis, seed=1))
+    prompt = prompt_of(32)
+
+    def computed(name: str, salt: str) -> int:
+        engine.add(GenerateRequest(request_id=name, prompt_ids=prompt, max_tokens=4, ignore_eos=True, cache_salt=salt))
+        [output] = [output for _ in range(50) if engine.busy for output in engine.step().outputs]
+        return len(prompt) - output.cached_tokens
+
+    again = computed("warm", "") and computed("again", "")
+    assert again < 32
+    for salt in ("a", "b", "ab", "\ud800"):
+        assert computed("other", salt) == 32
+        assert computed("same", salt) == again
+    assert computed("none", "") == again
+
+
+def test_equal_prompts_of_two_salts_that_arrive_together_are_computed_twice(tmp_path: Path) -> None:
+    engine = make_engine(build_checkpoint(tmp_path, "plain", seed=2, max_model_len=512))
+    for index, salt in enumerate(("a", "b", "a")):
+        engine.add(
+            GenerateRequest(
+                request_id=str(index), prompt_ids=prompt_of(200), max_tokens=12, ignore_eos=True, cache_salt=salt
+            )
+        )
+    first, second = engine.step().stats, engine.step().stats
+    assert (first.batch_rows, first.cached_prompt_tokens) == (2, 0)
+    assert (second.batch_rows, second.cached_prompt_tokens) == (3, 200)
+    pages = [set(sequence.pages) for sequence in engine.scheduler.running]
+    assert not pages[0] & pages[1]
+    assert len(pages[0] & pages[2]) == 50
