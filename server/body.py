@@ -74,16 +74,15 @@ def describe(error: ValidationError, data: object) -> ApiError:
     """The 400 for the first thing wrong with ``data``; ``param`` is the path of the field."""
     first = error.errors(include_url=False)[0]
     path, here = "", data
-    for step in first["loc"]:
+    missing = len(first["loc"]) - 1 if first["type"] == "missing" else None
+    for place, step in enumerate(first["loc"]):
         # Parts of the location that name no field (the branch of a union) are left out.
-        if isinstance(here, dict) and (step in here or first["type"] == "missing"):
+        if isinstance(here, dict) and (step in here or place == missing):
             path += f".{step}" if path else str(step)
             here = here.get(step)
         elif isinstance(here, list) and isinstance(step, int) and step < len(here):
             path += f"[{step}]"
             here = here[step]
-        else:
-            break
     if first["type"] == UNWANTED:
         field = first["ctx"]["field"]
         path += f".{field}" if path and not field.startswith("[") else field

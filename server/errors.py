@@ -54,15 +54,6 @@ def invalid(message: str, param: str | None = None) -> ApiError:
     return ApiError(400, message, param=param)
 
 
-def unsupported(param: str, instead: str | None = None) -> ApiError:
-    """A 400 for a field of the contract whose value would change the output and is not honoured.
-
-    ``instead`` is the field to use in its place.
-    """
-    hint = f"; use {instead}" if instead else ""
-    return ApiError(400, f"{param} is not supported by this server{hint}", param=param)
-
-
 def too_long(context: int, found: str, param: str, wanted: int = 0) -> ApiError:
     """The 400 of a prompt, or a prompt plus ``wanted`` tokens, beyond the context."""
     asked = f"the prompt has {found} tokens" + (f" and {wanted} more were asked for" if wanted else "")

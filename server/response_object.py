@@ -4,13 +4,15 @@ import time
 import uuid
 from typing import Literal
 
-from server.choice import Choice
+from server.choice import Choice, Update
 from server.errors import ApiError
 from server.generation import Job
 from server.logprobs import PlacedToken, token_entries
 from server.protocol.responses import ResponsesRequest
+from server.response_output import CalledItem, Item, Output, TextItem
 from server.services import Services
 from server.text import TextCodec
+from server.tool_calls import Piece, ToolCallReader
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
@@ -30,7 +32,9 @@ class ResponseObject:
             "model": services.model_name,
             "system_fingerprint": services.fingerprint(),
         }
-        self.item_id = f"msg_{uuid.uuid4().hex}"
+        self._may_call = bool(body.tool_use.functions)
+        self._reader = ToolCallReader(calls=self._may_call)
+        self.output = Output()
 
     @property
     def choice(self) -> Choice:
@@ -42,28 +46,60 @@ class ResponseObject:
         """How a finished answer ended."""
         return "incomplete" if self.choice.finish_reason == "length" else "completed"
 
-    def state(self, status: Status, *, opened: bool = True, error: ApiError | None = None) -> dict[str, object]:
-        """The whole object; ``opened`` is false before the output has an item, ``error`` goes with ``failed``."""
+    def begin(self) -> None:
+        """Opens the message where nothing but a message can come."""
+        if not self._may_call:
+            self.output.open_text()
+
+    def read(self, update: Update) -> list[Piece]:
+        """The pieces of a block or a part of one, which are still to be placed in the output."""
+        return self._reader.take(update)
+
+    def finish(self) -> None:
+        """Opens an empty message where an answer has ended without a word."""
+        if not self.output.items and not self.choice.text:
+            self.output.open_text()
+
+    def whole(self) -> dict[str, object]:
+        """The object of a finished answer of which nothing was read before."""
+        self.begin()
+        for piece in self._reader.feed(self.choice.text) + self._reader.finish():
+            self.output.place(piece)
+        self.finish()
+        return self.state(self.outcome)
+
+    def state(self, status: Status, *, error: ApiError | None = None) -> dict[str, object]:
+        """The whole object; ``error`` goes with ``failed``."""
         body = self._body
+        last = len(self.output.items) - 1
         state = self._head | {
             "status": status,
             "completed_at": int(time.time()) if status == "completed" else None,
             "error": None if error is None else {"code": "server_error", "message": error.message},
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
-            "output": [self.item(status)] if opened else [],
+            "output": [
+                self.item(item, status if place == last else "completed")
+                for place, item in enumerate(self.output.items)
+            ],
             "usage": None if status == "in_progress" else self._usage(),
             "background": False,
+            "conversation": None,
             "instructions": body.instructions,
             "max_output_tokens": body.max_output_tokens,
+            "max_tool_calls": body.max_tool_calls,
             "metadata": body.metadata,
             "parallel_tool_calls": body.parallel_tool_calls,
             "previous_response_id": None,
+            "prompt": None,
+            "prompt_cache_key": None,
             "reasoning": {"effort": body.effort, "summary": None},
+            "safety_identifier": None,
+            "service_tier": "default",
             "store": False,
             "temperature": body.temperature,
             "text": {"format": body.text.format.shown()},
-            "tool_choice": body.tool_choice or "auto",
-            "tools": [],
+            "tool_choice": body.tool_choice if isinstance(body.tool_choice, str) else body.tool_choice.shown(),
+            "tools": [tool.shown() for tool in body.tools],
             "top_logprobs": body.top_logprobs or 0,
             "top_p": body.top_p,
             "truncation": "disabled",
@@ -71,24 +107,32 @@ class ResponseObject:
         }
         if body.return_token_ids:
             state["prompt_token_ids"] = self.choice.request.prompt_ids
+            state["token_ids"] = self.choice.token_ids
         return state
 
-    def item(self, status: Status, *, opened: bool = True) -> dict[str, object]:
-        """The message of the output; ``opened`` is false before it has any content."""
+    def item(self, item: Item, status: Status, *, opened: bool = True) -> dict[str, object]:
+        """An item of the output; ``opened`` is false before there is anything in it."""
+        if status in ("incomplete", "failed"):
+            # What cut the answer may have come behind the last sign of a call.
+            status = "completed" if isinstance(item, CalledItem) and item.call.complete else "incomplete"
+        if isinstance(item, TextItem):
+            content = [self.part(item)] if opened else []
+            return {"id": item.id, "type": "message", "role": "assistant", "status": status, "content": content}
         return {
-            "id": self.item_id,
-            "type": "message",
-            "role": "assistant",
-            "status": "incomplete" if status == "failed" else status,
-            "content": [self.part()] if opened else [],
+            "id": item.id,
+            "type": "function_call",
+            "call_id": item.call.id,
+            "name": item.call.name,
+            "arguments": item.call.arguments if opened else "",
+            "status": status,
         }
 
-    def part(self, *, opened: bool = True) -> dict[str, object]:
-        """The text of the message; ``opened`` is false before there is any."""
+    def part(self, item: TextItem, *, opened: bool = True) -> dict[str, object]:
+        """The text of a message; ``opened`` is false before there is any."""
         ids = self.choice.token_ids if opened else []
         part: dict[str, object] = {
             "type": "output_text",
-            "text": self.choice.text if opened else "",
+            "text": item.text if opened else "",
             "annotations": [],
             "logprobs": self.logprobs(self.choice.logprobs, len(ids)),
         }
@@ -103,11 +147,11 @@ class ResponseObject:
     def _usage(self) -> dict[str, object]:
         """The usage of the request, under the names of this route."""
         usage = self._job.usage()
-        names = {
-            "prompt_tokens": "input_tokens",
-            "prompt_tokens_details": "input_tokens_details",
-            "completion_tokens": "output_tokens",
-        }
-        return {names.get(name, name): value for name, value in usage.items()} | {
-            "output_tokens_details": {"reasoning_tokens": 0}
-        }
+        details = usage.pop("prompt_tokens_details")
+        assert isinstance(details, dict)
+        return {
+            "input_tokens": usage.pop("prompt_tokens"),
+            "input_tokens_details": details | {"cache_write_tokens": 0},
+            "output_tokens": usage.pop("completion_tokens"),
+            "output_tokens_details": {"reasoning_tokens": 0},
+        } | usage

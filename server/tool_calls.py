@@ -23,6 +23,15 @@ class Call:
     arguments: str = ""
     id: str = field(default_factory=lambda: f"call_{uuid.uuid4().hex[:24]}")
 
+    @property
+    def complete(self) -> bool:
+        """Whether the arguments are whole."""
+        try:
+            json.loads(self.arguments)
+        except ValueError:
+            return False
+        return True
+
     def shown(self, arguments: str | None = None) -> dict[str, object]:
         """The call in a message of a chat; ``arguments`` replaces what has come of them."""
         shown = self.arguments if arguments is None else arguments
@@ -82,7 +91,7 @@ class ToolCallReader:
         """What was held back, once no more text comes; the head of a call without its name is dropped."""
         if self._state == "start":
             self._state = "text"
-        elif self._state == "arguments" and _complete(self.calls[-1].arguments):
+        elif self._state == "arguments" and self.calls[-1].complete:
             self._held = ""  # The brace of a call that was cut off, not of its arguments.
         pieces: list[Piece] = []
         if self._state == "text":
@@ -140,11 +149,3 @@ class ToolCallReader:
             call = self.calls[-1]
             call.arguments += text
             pieces.append(CallPiece(len(self.calls) - 1, call, text))
-
-
-def _complete(arguments: str) -> bool:
-    try:
-        json.loads(arguments)
-    except ValueError:
-        return False
-    return True

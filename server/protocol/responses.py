@@ -1,25 +1,33 @@
 """The body of a request for a response."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, JsonValue, PlainValidator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, JsonValue
 
 from model.rules import RuleName
-from server.errors import invalid, unsupported
-from server.protocol.chat import check_content
+from server.errors import invalid
+from server.protocol.chat import Message
 from server.protocol.common import AnswerFields, AnyStreamOptions, ApiModel
 from server.protocol.effort import Effort
-from server.protocol.fields.row import ITEM, ITEM_PART, REASONING, RESPONSES, TEXT
-from server.protocol.fields.table import UNWANTED
+from server.protocol.fields.row import REASONING, RESPONSES, TEXT
 from server.protocol.formats import TextFormat
+from server.protocol.items import InputItem, chat_messages
+from server.protocol.response_tools import FunctionTool, ToolChoice
+from server.protocol.tools import MAX_TOOLS, ToolUse
 
 LOGPROBS = "message.output_text.logprobs"
 
-
-def check_parts(value: object) -> str:
-    """The content of an item as one text; raises ``ValueError`` for parts that are not text."""
-    return check_content(value, ("input_text", "output_text"), ITEM_PART)
+# All but the log-probabilities are parts of items that no answer here has.
+Includable = Literal[
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+]
 
 
 def listed(value: object) -> object:
@@ -29,39 +37,6 @@ def listed(value: object) -> object:
     if not value:
         raise ValueError("must not be empty")
     return [{"role": "user", "content": value}]
-
-
-class ContentPart(ApiModel):
-    """A part of a message."""
-
-    place = ITEM_PART
-
-    type: Literal["input_text", "output_text"]
-    text: str
-
-
-class InputItem(ApiModel):
-    """A message of the input. ``id`` and ``status``, which items of an earlier answer have, mean nothing here."""
-
-    place = ITEM
-
-    type: Literal["message"] = "message"
-    role: Literal["user", "assistant", "system", "developer"]
-    content: Annotated[str, PlainValidator(check_parts, json_schema_input_type=str | list[ContentPart])] = Field(
-        description="Text or text parts."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _only_messages(cls, data: Any) -> Any:
-        # Before the names of other items' fields are looked at.
-        if isinstance(data, dict) and data.get("type") not in (None, "message"):
-            raise PydanticCustomError(UNWANTED, "must be 'message'; there are no other items", {"field": "type"})
-        return data
-
-    def fields(self) -> dict[str, str]:
-        """What the chat template sees."""
-        return {"role": self.role, "content": self.content}
 
 
 class TextConfig(ApiModel):
@@ -89,14 +64,14 @@ class ResponsesRequest(AnswerFields):
 
     input: Annotated[
         list[InputItem], BeforeValidator(listed, json_schema_input_type=str | list[InputItem]), Field(min_length=1)
-    ] = Field(description="Text of the user, or messages.")
+    ] = Field(description="Text of the user, or messages, calls and their results.")
     instructions: str | None = Field(None, description="A system message in front of the input.")
     max_output_tokens: int | None = Field(
         None, ge=1, description="Most tokens of the answer; exact. Absent takes the rest of the context."
     )
     text: TextConfig = TextConfig()
     reasoning: Reasoning = Reasoning()
-    include: list[str] = Field([], description=f"Only {LOGPROBS} is supported.")
+    include: list[Includable] = Field([], description=f"{LOGPROBS} has an effect; no answer has what the others add.")
     top_logprobs: int | None = Field(
         None, ge=0, le=20, description="How many of the likeliest tokens to report in each place; needs include."
     )
@@ -104,9 +79,14 @@ class ResponsesRequest(AnswerFields):
         dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
     ] = Field({}, description="Returned as it is.")
     stream_options: AnyStreamOptions = AnyStreamOptions()
-    tools: list[JsonValue] = []
-    tool_choice: JsonValue = None
-    parallel_tool_calls: bool = True
+    tools: list[FunctionTool] = Field([], max_length=MAX_TOOLS)
+    tool_choice: ToolChoice = Field(
+        "auto", description="auto leaves it to the model whether it answers or calls; required makes it call."
+    )
+    parallel_tool_calls: bool = Field(True, description="Whether an answer may have several calls.")
+    max_tool_calls: int | None = Field(
+        None, ge=0, description="Most calls of built-in tools, of which there are none; returned as it is."
+    )
 
     @property
     def reports_logprobs(self) -> bool:
@@ -121,20 +101,30 @@ class ResponsesRequest(AnswerFields):
     def effort(self) -> Effort | None:
         return self.reasoning.effort
 
-    def messages(self) -> list[dict[str, str]]:
-        """What the chat template sees: the instructions, then the input."""
-        first = [] if self.instructions is None else [{"role": "system", "content": self.instructions}]
-        return first + [item.fields() for item in self.input]
+    @property
+    def tool_use(self) -> ToolUse:
+        """What the model may call; raises ``ApiError`` 400 where ``tool_choice`` does not fit ``tools``."""
+        return ToolUse.of(
+            self.tools, self.tool_choice, several=self.parallel_tool_calls, parameters="tools[{}].parameters"
+        )
+
+    def messages(self) -> list[dict[str, JsonValue]]:
+        """What the chat template sees: the instructions, then the input.
+
+        Raises ``ApiError`` 400 for the result of a call that is not there, and when there is no message at all.
+        """
+        first = [] if self.instructions is None else [Message(role="system", content=self.instructions)]
+        messages = first + chat_messages(self.input)
+        if not messages:
+            raise invalid("input needs an item that is no reasoning", "input")
+        return [message.fields() for message in messages]
 
     def check_supported(self, default_rule: RuleName) -> None:
         super().check_supported(default_rule)
         if self.top_logprobs and not self.reports_logprobs:
             raise invalid(f"top_logprobs needs include to have {LOGPROBS!r}", "top_logprobs")
-        if self.ignore_eos and self.text.format.type != "text":
-            raise invalid("ignore_eos cannot be used with text.format: such an answer ends", "ignore_eos")
-        if self.tools:
-            raise unsupported("tools")
-        if self.tool_choice not in (None, "none", "auto"):
-            raise unsupported("tool_choice")
-        if any(name != LOGPROBS for name in self.include):
-            raise unsupported("include")
+        use = self.tool_use
+        if self.ignore_eos and (use.functions or self.text.format.type != "text"):
+            raise invalid("ignore_eos cannot be used with text.format or tools: their answers end", "ignore_eos")
+        if self.diffusing and use.functions:
+            raise invalid("diffusing cannot be used with tools here; use /v1/chat/completions", "diffusing")

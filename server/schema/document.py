@@ -1,5 +1,6 @@
 """The OpenAPI document: what each route takes and answers. The routes read and write their JSON by hand."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ _READ = (*_KEYED, 400, 404, 408, 415, 503)
 _GENERATE = (*_READ, 429, 504)
 _RETRIED = (429, 503)
 _REF = "#/components/schemas/"
+_SHAPES = {"type", "$ref", "anyOf", "oneOf", "enum"}
 
 
 @dataclass(frozen=True)
@@ -97,15 +99,25 @@ def _allow_null(schemas: dict[str, Any], schema: dict[str, Any]) -> None:
     """Null means absent, wherever a field may be absent, also in the objects inside."""
     required = schema.get("required", [])
     for name, field in schema.get("properties", {}).items():
-        for part in (field, field.get("items", {}), *field.get("anyOf", [])):
-            inner = (part.get("$ref") or part.get("items", {}).get("$ref", "")).removeprefix(_REF)
-            if inner:
-                _allow_null(schemas, schemas[inner])
+        for inner in _refs(field):
+            _allow_null(schemas, schemas[inner])
         choices = field.get("anyOf", [field])
-        if name in required or {"type": "null"} in choices or not {"type", "$ref", "anyOf", "enum"} & field.keys():
+        if name in required or {"type": "null"} in choices or not _SHAPES & field.keys():
             continue
         about = {key: field.pop(key) for key in ("description", "default", "title") if key in field}
         schema["properties"][name] = {"anyOf": [*field.get("anyOf", [field]), {"type": "null"}], **about}
+
+
+def _refs(schema: Any) -> Iterator[str]:
+    """The names of all schemas that one refers to."""
+    if isinstance(schema, dict):
+        if isinstance(ref := schema.get("$ref"), str):
+            yield ref.removeprefix(_REF)
+        for part in schema.values():
+            yield from _refs(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from _refs(part)
 
 
 def _ref(model: type[BaseModel]) -> dict[str, str]:

@@ -19,13 +19,33 @@ class OutputText(Answer):
 
 
 class OutputMessage(Answer):
-    """The one item of the output."""
+    """A message of the output."""
 
     id: str
     type: Literal["message"]
     role: Literal["assistant"]
     status: Literal["in_progress", "completed", "incomplete"]
     content: list[OutputText]
+
+
+class FunctionCall(Answer):
+    """A call of a function."""
+
+    id: str
+    type: Literal["function_call"]
+    call_id: str = Field(description="What its result is sent back with.")
+    name: str
+    arguments: str = Field(description="JSON, unless the answer was cut.")
+    status: Literal["in_progress", "completed", "incomplete"]
+
+
+OutputItem = Annotated[OutputMessage | FunctionCall, Field(discriminator="type")]
+
+
+class InputDetails(CachedTokens):
+    """Of the input tokens."""
+
+    cache_write_tokens: Literal[0] = Field(description="What the cache takes in is not counted.")
 
 
 class OutputDetails(Answer):
@@ -38,7 +58,7 @@ class ResponseUsage(Work):
     """Tokens and work of a response."""
 
     input_tokens: int
-    input_tokens_details: CachedTokens
+    input_tokens_details: InputDetails
     output_tokens: int
     output_tokens_details: OutputDetails
 
@@ -85,6 +105,31 @@ class TextUsed(Answer):
     format: PlainFormat | SchemaFormat
 
 
+class OfferedFunction(Answer):
+    """A function that could be called."""
+
+    type: Literal["function"]
+    name: str
+    description: str | None
+    parameters: dict[str, JsonValue]
+    strict: bool
+
+
+class FunctionName(Answer):
+    """A function by its name."""
+
+    type: Literal["function"]
+    name: str
+
+
+class AllowedFunctions(Answer):
+    """The functions that could be called, of all that were shown."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: list[FunctionName]
+
+
 class ResponseAnswer(Answer):
     """A response, finished or in the making."""
 
@@ -97,21 +142,28 @@ class ResponseAnswer(Answer):
     status: Literal["in_progress", "completed", "incomplete", "failed"]
     error: ResponseError | None
     incomplete_details: IncompleteDetails | None
-    output: list[OutputMessage]
+    output: list[OutputItem]
     usage: ResponseUsage | None = Field(description="Null while it is in progress.")
     background: Literal[False]
+    conversation: None
     instructions: str | None
     max_output_tokens: int | None
+    max_tool_calls: int | None
     metadata: dict[str, str]
     parallel_tool_calls: bool
     previous_response_id: None
+    prompt: None
+    prompt_cache_key: None
     prompt_token_ids: TokenIds = None
     reasoning: ReasoningUsed
+    safety_identifier: None
+    service_tier: Literal["default"]
     store: Literal[False]
     temperature: float
     text: TextUsed
-    tool_choice: Literal["none", "auto"]
-    tools: list[str] = Field(max_length=0)
+    token_ids: Annotated[list[int] | None, Field(description="Only with return_token_ids; those of calls too.")] = None
+    tool_choice: Literal["none", "auto", "required"] | FunctionName | AllowedFunctions
+    tools: list[OfferedFunction]
     top_logprobs: int
     top_p: float
     truncation: Literal["disabled"]
@@ -122,9 +174,12 @@ class _Event(Answer):
     sequence_number: int = Field(description="From 0 on.")
 
 
-class _Placed(_Event):
+class _OfItem(_Event):
     item_id: str
-    output_index: Literal[0]
+    output_index: int
+
+
+class _Placed(_OfItem):
     content_index: Literal[0]
 
 
@@ -138,11 +193,11 @@ class StateEvent(_Event):
 
 
 class ItemEvent(_Event):
-    """The message begins or has ended."""
+    """A message or a call begins or has ended."""
 
     type: Literal["response.output_item.added", "response.output_item.done"]
-    output_index: Literal[0]
-    item: OutputMessage
+    output_index: int
+    item: OutputItem
 
 
 class PartEvent(_Placed):
@@ -170,6 +225,22 @@ class TextEvent(_Placed):
     logprobs: list[ScoredToken]
 
 
+class ArgumentsDeltaEvent(_OfItem):
+    """More of a call's arguments."""
+
+    type: Literal["response.function_call_arguments.delta"]
+    delta: str
+    token_ids: TokenIds = None
+
+
+class ArgumentsEvent(_OfItem):
+    """The whole arguments of a call."""
+
+    type: Literal["response.function_call_arguments.done"]
+    name: str
+    arguments: str
+
+
 class ErrorEvent(_Event):
     """What went wrong; response.failed follows."""
 
@@ -179,9 +250,10 @@ class ErrorEvent(_Event):
     param: str | None
 
 
-class ResponseEvent(
-    RootModel[
-        Annotated[StateEvent | ItemEvent | PartEvent | DeltaEvent | TextEvent | ErrorEvent, Field(discriminator="type")]
-    ]
-):
+_AnyEvent = (
+    StateEvent | ItemEvent | PartEvent | DeltaEvent | TextEvent | ArgumentsDeltaEvent | ArgumentsEvent | ErrorEvent
+)
+
+
+class ResponseEvent(RootModel[Annotated[_AnyEvent, Field(discriminator="type")]]):
     """An event of a stream; its name is its type."""

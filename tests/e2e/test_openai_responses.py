@@ -99,7 +99,7 @@ def test_errors_are_the_clients_own(server: Server) -> None:
         assert refused.value.param == "previous_response_id"
         with pytest.raises(openai.BadRequestError) as refused:
             client.responses.create(**FIELDS, tools=[{"type": "web_search"}], stream=True)
-        assert refused.value.param == "tools"
+        assert refused.value.param == "tools[0].type"
         with pytest.raises(openai.NotFoundError):
             client.responses.create(model="nope", input="hi")
     server.wait_idle()

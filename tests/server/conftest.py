@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from server.app import create_app
@@ -41,6 +42,12 @@ class Bench:
         assert response.status_code == 200, response.text
         assert response.headers["content-type"].startswith("text/event-stream")
         return parse_events(response.text)
+
+
+def widen(bench: Bench) -> None:
+    """A context with room for declarations of tools."""
+    assert bench.engine.ready is not None
+    bench.engine.ready = msgspec.structs.replace(bench.engine.ready, max_model_len=4096, num_pages=4096)
 
 
 def parse_events(text: str) -> list[Any]:
@@ -80,3 +87,17 @@ async def bench(make_bench: Callable[..., Bench]) -> AsyncIterator[Bench]:
     async with made.client:
         yield made
         assert made.services.gate.in_flight == 0
+
+
+@pytest.fixture
+def calling(make_bench: Callable[..., Bench]) -> Callable[[str], Bench]:
+    """A server whose engine writes a given text."""
+
+    def make(text: str) -> Bench:
+        made = make_bench()
+        ids = made.codec._tokenizer.encode(text).ids
+        made.engine.script = lambda _: ids
+        widen(made)
+        return made
+
+    return make

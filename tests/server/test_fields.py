@@ -15,7 +15,7 @@ from server.protocol.fields.row import INNER, PEERS, ROUTES, Row
 from server.protocol.fields.table import TABLE, rows_of
 from server.protocol.responses import ResponsesRequest
 from server.protocol.tokens import DetokenizeRequest, TokenizeRequest
-from tests.server.conftest import Bench
+from tests.server.conftest import Bench, widen
 
 pytestmark = pytest.mark.anyio
 
@@ -33,6 +33,7 @@ PLAIN: dict[str, dict[str, Any]] = {
 }
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+MADE = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "integer"}}}
 
 
@@ -68,6 +69,16 @@ def within(place: str, extra: dict[str, JsonValue]) -> tuple[str, dict[str, Any]
             return CHAT, PLAIN[CHAT] | {"stream_options": {"include_usage": True} | extra}, place
         case "input[]":
             return RESPONSES, {"input": [USER | extra]}, "input[0]"
+        case "input[] (function_call)":
+            return RESPONSES, {"input": [MADE | extra]}, "input[0]"
+        case "input[] (function_call_output)":
+            result = {"type": "function_call_output", "call_id": "1", "output": ""}
+            return RESPONSES, {"input": [MADE, result | extra]}, "input[1]"
+        case "input[] (reasoning)":
+            return RESPONSES, {"input": [USER, {"type": "reasoning"} | extra]}, "input[1]"
+        case "tools[] (/v1/responses)":
+            tool = {"type": "function", "name": "f"} | extra
+            return RESPONSES, PLAIN[RESPONSES] | {"tools": [tool], "tool_choice": "none"}, "tools[0]"
         case "input[].content[]":
             content = [{"type": "input_text", "text": "hi"} | extra]
             return RESPONSES, {"input": [{"role": "user", "content": content}]}, "input[0].content[0]"
@@ -101,6 +112,7 @@ def test_what_bodies_define_is_honoured_and_nothing_else(route: str) -> None:
 
 @pytest.mark.parametrize("place", [*ROUTES, *INNER])
 async def test_unknown_names_are_refused_by_their_path(bench: Bench, place: str) -> None:
+    widen(bench)
     route, body, prefix = within(place, {"flavour": "sour"})
     response = await bench.post(route, body)
     assert response.status_code == 400, response.text
@@ -143,6 +155,7 @@ async def test_names_of_any_kind_are_refused(bench: Bench) -> None:
 
 @pytest.mark.parametrize("row", [row for row in TABLE if row.verdict == "refused"], ids=lambda row: row.name)
 async def test_refused_fields(bench: Bench, row: Row) -> None:
+    widen(bench)
     for place in row.places:
         for value in (7.5, "something", ["something"], {"some": "thing"}):
             route, body, prefix = within(place, {row.name: value})
@@ -162,6 +175,7 @@ async def test_refused_fields(bench: Bench, row: Row) -> None:
 
 @pytest.mark.parametrize("row", [row for row in TABLE if row.verdict == "harmless"], ids=lambda row: row.name)
 async def test_harmless_fields(bench: Bench, row: Row) -> None:
+    widen(bench)
     for place in row.places:
         for value in (None, True, 7.5, "something", ["something"], {"some": "thing"}):
             route, body, _ = within(place, {row.name: value})

@@ -22,13 +22,19 @@ from openai.types.chat import chat_completion_message_function_tool_call_param a
 from openai.types.chat import completion_create_params as chats
 from openai.types.responses import (
     EasyInputMessageParam,
+    FunctionToolParam,
     ResponseFormatTextJSONSchemaConfigParam,
+    ResponseFunctionToolCallParam,
     ResponseInputTextParam,
     ResponseOutputMessageParam,
     ResponseOutputTextParam,
+    ResponseReasoningItemParam,
     ResponseTextConfigParam,
+    ToolChoiceAllowedParam,
+    ToolChoiceFunctionParam,
 )
 from openai.types.responses import response_create_params as responses
+from openai.types.responses.response_input_item_param import FunctionCallOutput
 from openai.types.shared_params import response_format_json_schema as schemas
 
 from server.protocol.chat import ChatRequest, Message, TextPart
@@ -36,7 +42,9 @@ from server.protocol.common import AnyStreamOptions, ApiModel, StreamOptions
 from server.protocol.completions import CompletionRequest
 from server.protocol.fields.table import rows_of
 from server.protocol.formats import JsonSchema, ResponseFormat, TextFormat
-from server.protocol.responses import ContentPart, InputItem, Reasoning, ResponsesRequest, TextConfig
+from server.protocol.items import CallItem, ContentPart, MessageItem, ReasoningItem, ResultItem
+from server.protocol.response_tools import AllowedTools, ChosenFunction, FunctionTool
+from server.protocol.responses import Reasoning, ResponsesRequest, TextConfig
 from server.protocol.tools import CalledFunction, ChosenTool, Function, Tool, ToolCall
 from tests.server.conftest import Bench
 
@@ -77,8 +85,14 @@ def body_of(module: ModuleType) -> set[str]:
         (fields_of(ResponseTextConfigParam), TextConfig),
         (fields_of(ResponseFormatTextJSONSchemaConfigParam), TextFormat),
         (fields_of(responses.Reasoning), Reasoning),
-        (fields_of(EasyInputMessageParam, ResponseOutputMessageParam), InputItem),
+        (fields_of(EasyInputMessageParam, ResponseOutputMessageParam), MessageItem),
         (fields_of(ResponseInputTextParam, ResponseOutputTextParam), ContentPart),
+        (fields_of(ResponseFunctionToolCallParam) | {"async"}, CallItem),
+        (fields_of(FunctionCallOutput), ResultItem),
+        (fields_of(ResponseReasoningItemParam), ReasoningItem),
+        (fields_of(FunctionToolParam) | {"async"}, FunctionTool),
+        (fields_of(ToolChoiceFunctionParam), ChosenFunction),
+        (fields_of(ToolChoiceAllowedParam), AllowedTools),
     ],
 )  # fmt: skip
 def test_every_field_is_known(sent: set[str], known: type[ApiModel]) -> None:
@@ -95,13 +109,23 @@ def test_no_object_of_a_body_is_left_out() -> None:
 
     models = [
         model
-        for name in ("chat", "common", "completions", "formats", "responses", "tokens", "tools")
+        for name in (
+            "chat",
+            "common",
+            "completions",
+            "formats",
+            "items",
+            "response_tools",
+            "responses",
+            "tokens",
+            "tools",
+        )
         for model in vars(vars(server.protocol)[name]).values()
         if inspect.isclass(model)
         and issubclass(model, ApiModel)
         and model.model_fields
         and "Fields" not in model.__name__
-    ]
+    ]  # fmt: skip
     assert len(models) > 20
     assert all(model.place for model in models)
 

@@ -60,7 +60,7 @@ async def test_a_response(bench: Bench) -> None:
     assert (answer["metadata"], answer["store"], answer["tools"]) == ({"a": "b"}, False, [])
     assert (answer["temperature"], answer["top_p"], answer["max_output_tokens"]) == (0.0, 1.0, None)
     usage = answer["usage"]
-    assert usage["input_tokens_details"] == {"cached_tokens": 0}
+    assert usage["input_tokens_details"] == {"cached_tokens": 0, "cache_write_tokens": 0}
     assert usage["output_tokens_details"] == {"reasoning_tokens": 0}
     assert usage["total_tokens"] == usage["input_tokens"] + usage["output_tokens"]
     assert (usage["output_tokens"], usage["denoise_steps"], usage["forward_passes"]) == (5, 4, 6)
@@ -177,15 +177,17 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"input": [{"role": "user"}]}, "input[0].content"),
     ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input[0].content"),
     ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content"),
-    ({"input": [{"type": "function_call_output", "call_id": "1", "output": "x"}]}, "input[0].type"),
-    ({"input": [{"type": "reasoning", "summary": []}]}, "input[0].type"),
+    ({"input": [{"type": "web_search_call", "id": "1"}]}, "input[0].type"),
+    ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type"),
+    ({"input": [{"type": "reasoning", "summary": []}]}, "input"),
     ({"instructions": ["x"]}, "instructions"),
     ({"max_output_tokens": 0}, "max_output_tokens"),
     ({"max_output_tokens": 64}, "input"),
     ({"temperature": 2.5}, "temperature"),
     ({"top_logprobs": 2}, "top_logprobs"),
     ({"top_logprobs": 21, "include": LOGPROBS}, "top_logprobs"),
-    ({"include": ["reasoning.encrypted_content"]}, "include"),
+    ({"include": ["usage"]}, "include[0]"),
+    ({"include": "message.output_text.logprobs"}, "include"),
     ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "text.format"),
     ({"text": {"format": {"type": "json_schema", "name": "a b", "schema": {}}}}, "text.format.name"),
     ({"text": {"format": {"type": "json_schema", "name": "a", "schema": "{}"}}}, "text.format.schema"),
@@ -198,7 +200,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"reasoning": {"effort": "huge"}}, "reasoning.effort"),
     ({"reasoning": {"effort": "low"}, "confidence_threshold": 0.5}, "reasoning.effort"),
     ({"reasoning": {"effort": "low"}, "decoding": "factor"}, "reasoning.effort"),
-    ({"tools": [{"type": "web_search"}]}, "tools"),
     ({"tool_choice": "required"}, "tool_choice"),
     ({"store": True}, "store"),
     ({"background": True}, "background"),

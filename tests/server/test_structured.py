@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 
 from server.tool_calls import CallPiece, ToolCallReader
-from tests.server.conftest import Bench
+from tests.server.conftest import Bench, widen
 
 pytestmark = pytest.mark.anyio
 
@@ -25,12 +24,6 @@ CALL = '<tool_call>\n{"name":"move","arguments":{"x":12}}\n</tool_call>'
 def schema(value: Any, **fields: Any) -> dict[str, Any]:
     inner = {"name": "answer", "schema": value, **fields}
     return {"response_format": {"type": "json_schema", "json_schema": inner}}
-
-
-def widen(bench: Bench) -> None:
-    """A context with room for declarations of tools."""
-    assert bench.engine.ready is not None
-    bench.engine.ready = msgspec.structs.replace(bench.engine.ready, max_model_len=4096, num_pages=4096)
 
 
 def deep(levels: int) -> dict[str, Any]:
@@ -196,20 +189,6 @@ async def test_tools_are_shown_to_a_template_that_knows_none(bench: Bench) -> No
         "<|user|><tool_response>\ndone <|endoftext|>\n</tool_response>\n",
     ):
         assert part in text, text
-
-
-@pytest.fixture
-def calling(make_bench: Callable[..., Bench]) -> Callable[[str], Bench]:
-    """A server whose engine writes a given text."""
-
-    def make(text: str) -> Bench:
-        made = make_bench()
-        ids = made.codec._tokenizer.encode(text).ids
-        made.engine.script = lambda _: ids
-        widen(made)
-        return made
-
-    return make
 
 
 async def test_a_call_whole_and_streamed(calling: Callable[[str], Bench]) -> None:

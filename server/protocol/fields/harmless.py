@@ -2,6 +2,7 @@
 
 from server.protocol.fields.row import (
     CALL,
+    CALL_ITEM,
     CALLED,
     CHATS,
     COMPLETIONS,
@@ -10,7 +11,9 @@ from server.protocol.fields.row import (
     LLAMA,
     OPENAI,
     PART,
+    REASONING_ITEM,
     RESPONSES,
+    RESULT_ITEM,
     SGLANG,
     TEXT,
     VLLM,
@@ -19,6 +22,8 @@ from server.protocol.fields.row import (
 
 _ANSWERS = (COMPLETIONS, CHATS, RESPONSES)
 _CHATTING = (CHATS, RESPONSES)
+_ITEMS = (ITEM, CALL_ITEM, RESULT_ITEM, REASONING_ITEM)
+_THOUGHT = "the model does not see what was thought for earlier answers"
 _EARLIER = "it comes with items of an earlier answer"
 _READ = "what a client read out of the text beside it"
 
@@ -38,15 +43,21 @@ HARMLESS = (
     _ok("prompt_cache_breakpoint", (PART, ITEM_PART), OPENAI, "as prompt_cache_key"),
     _ok("prediction", (CHATS,), OPENAI, "it is a hint about speed"),
     _ok("verbosity", (CHATS, TEXT), OPENAI, "it is a hint for models that were trained with it"),
-    _ok("max_tool_calls", (RESPONSES,), (OPENAI, VLLM, SGLANG), "it counts calls of built-in tools"),
-    _ok("id", (ITEM,), OPENAI, _EARLIER),
-    _ok("status", (ITEM,), OPENAI, _EARLIER),
+    _ok("id", _ITEMS, OPENAI, _EARLIER),
+    _ok("status", _ITEMS, OPENAI, _EARLIER),
+    _ok("caller", (CALL_ITEM, RESULT_ITEM), OPENAI, _EARLIER),
+    _ok("created_by", (CALL_ITEM, RESULT_ITEM), OPENAI, _EARLIER),
+    _ok("name", (RESULT_ITEM,), OPENAI, "the call with the same call_id has it"),
+    _ok("summary", (REASONING_ITEM,), OPENAI, _THOUGHT),
+    _ok("content", (REASONING_ITEM,), OPENAI, _THOUGHT),
+    _ok("encrypted_content", (REASONING_ITEM,), OPENAI, _THOUGHT),
     _ok("phase", (ITEM,), OPENAI, _EARLIER),
     _ok("annotations", (ITEM_PART,), OPENAI, _EARLIER),
     _ok("logprobs", (ITEM_PART,), OPENAI, _EARLIER),
     _ok("token_ids", (ITEM_PART,), (), _EARLIER),
     _ok("index", (CALL,), SGLANG, "calls come in the order of their list"),
-    _ok("parsed_arguments", (CALLED,), (), _READ),
+    _ok("parsed", (ITEM_PART,), (), _READ),
+    _ok("parsed_arguments", (CALLED, CALL_ITEM), (), _READ),
     _ok("separate_reasoning", (CHATS,), SGLANG, "what a model thinks is not told apart from its answer"),
     _ok(
         "spaces_between_special_tokens", _ANSWERS, VLLM, "nothing is put between special tokens, and they are no text",

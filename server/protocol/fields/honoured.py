@@ -42,7 +42,7 @@ HONOURED = (
     *_yes((CHATS, RESPONSES), PEERS, "top_logprobs"),
     *_yes((RESPONSES,), PEERS, "input", "instructions", "max_output_tokens", "tools", "tool_choice", "reasoning"),
     *_yes((RESPONSES,), PEERS, "parallel_tool_calls", "text"),
-    *_yes((RESPONSES,), (OPENAI, VLLM, SGLANG), "include", "metadata"),
+    *_yes((RESPONSES,), (OPENAI, VLLM, SGLANG), "include", "metadata", "max_tool_calls"),
     *_yes((TOKENIZE,), (VLLM, SGLANG), "prompt", "messages"),
     *_yes((DETOKENIZE,), (VLLM, SGLANG, LLAMA), "tokens"),
 )

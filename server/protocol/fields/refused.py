@@ -4,6 +4,7 @@ from pydantic import JsonValue
 
 from server.protocol.fields.row import (
     ANSWER_FORMAT,
+    CALL_ITEM,
     CHATS,
     COMPLETIONS,
     DETOKENIZE,
@@ -13,7 +14,9 @@ from server.protocol.fields.row import (
     NOTHING,
     OPENAI,
     REASONING,
+    RESPONSE_TOOL,
     RESPONSES,
+    RESULT_ITEM,
     SGLANG,
     STREAM_OPTIONS,
     TOKENIZE,
@@ -65,6 +68,11 @@ REFUSED = (
     _no("generate_summary", (REASONING,), OPENAI, _NO_THINKING),
     _no("context", (REASONING,), OPENAI, _NO_THINKING),
     _no("mode", (REASONING,), OPENAI, _NO_THINKING),
+    _no("namespace", (CALL_ITEM, RESULT_ITEM), OPENAI, "functions have no namespaces"),
+    _no("async", (RESPONSE_TOOL, CALL_ITEM), OPENAI, "an answer ends with its calls"),
+    _no("allowed_callers", (RESPONSE_TOOL,), OPENAI, "the model itself calls, no program", ["direct"]),
+    _no("function", (RESPONSE_TOOL,), (), "put what is in it beside type, as name, description, parameters and strict"),
+    _no("output_schema", (RESPONSE_TOOL,), OPENAI, "put it into the description"),
     # Fields of the other routes
     _no("best_of", (CHATS,), SGLANG, "use n"),
     _no("best_of", (RESPONSES,), (), "a response is one answer"),
@@ -117,6 +125,7 @@ REFUSED = (
     _no("grammar_triggers", _ANSWERS, LLAMA, "use tools"),
     _no("preserved_tokens", _ANSWERS, LLAMA),
     _no("defer_loading", (TOOL, FUNCTION), (VLLM, SGLANG), "the model hears of all tools"),
+    _no("defer_loading", (RESPONSE_TOOL,), OPENAI, "the model hears of all tools"),
     _no("tools", (MESSAGE,), SGLANG, "use tools of the request"),
     # Samplers
     _no("repeat_penalty", _ANSWERS, LLAMA, "use repetition_penalty, which looks at the whole prompt and answer", 1),

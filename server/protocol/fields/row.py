@@ -21,10 +21,13 @@ TOOL, FUNCTION = "tools[]", "tools[].function"
 ANSWER_FORMAT, JSON_SCHEMA = "response_format", "response_format.json_schema"
 STREAM_OPTIONS = "stream_options"
 ITEM, ITEM_PART = "input[]", "input[].content[]"
+CALL_ITEM, RESULT_ITEM = "input[] (function_call)", "input[] (function_call_output)"
+REASONING_ITEM = "input[] (reasoning)"
+RESPONSE_TOOL = "tools[] (/v1/responses)"
 TEXT, TEXT_FORMAT, REASONING = "text", "text.format", "reasoning"
 INNER = (
     MESSAGE, PART, CALL, CALLED, TOOL, FUNCTION, ANSWER_FORMAT, JSON_SCHEMA, STREAM_OPTIONS, ITEM, ITEM_PART, TEXT,
-    TEXT_FORMAT, REASONING,
+    TEXT_FORMAT, REASONING, CALL_ITEM, RESULT_ITEM, REASONING_ITEM, RESPONSE_TOOL,
 )  # fmt: skip
 
 # With these nearly every field asks for nothing. Null means absent everywhere.
