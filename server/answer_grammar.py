@@ -1,93 +1,96 @@
-"""From formats and ``tools`` to the grammar of an answer (docs/structured-output.md)."""
+"""From the fields that say what an answer must be to its grammar (docs/structured-output.md)."""
 
 import json
 from dataclasses import dataclass
+from typing import Literal
 
+from llguidance import regex_to_lark
 from pydantic import JsonValue
 
 from server.errors import invalid
-from server.protocol.formats import ResponseFormat, TextFormat
+from server.json_schema import prepared
+from server.protocol.formats import Constraint
 from server.protocol.tools import ToolUse
 from server.tool_format import CALL_BEGIN, CALL_END, CALL_MARK, CALL_SEPARATOR, call_head
 
-MAX_DEPTH = 64
-
 # Replaces what a schema may say itself: no free white space, nothing ignored silently.
 _OPTIONS: dict[str, JsonValue] = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
+_NO_CALL = f"~/(?s:.*){CALL_MARK}(?s:.*)/"
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerGrammar:
     """A grammar and the field of the request that it comes from.
 
-    ``parts`` are what it leaves a choice between; they must be possible each.
+    ``parts`` are what it leaves a choice between; they must be possible each. ``language`` is what ``text`` is written
+    in: the Lark dialect of llguidance, which the engine takes, or what a client wrote, in that or in GBNF.
     """
 
     text: str
     param: str
     parts: tuple["AnswerGrammar", ...] = ()
+    language: Literal["lark", "client"] = "lark"
 
 
-def answer_grammar(wanted: ResponseFormat | TextFormat | None, param: str, use: ToolUse) -> AnswerGrammar | None:
-    """The grammar of answers in a format, which is the field ``param``, that may call tools; ``None`` for free text.
+def answer_grammar(constraint: Constraint | None, use: ToolUse) -> AnswerGrammar | None:
+    """The grammar of answers that are what ``constraint`` says or calls of tools; ``None`` for free text.
 
     Raises ``ApiError`` 400 for a schema that is nested too deeply or cannot be kept by a grammar.
     """
-    answer = None
-    if wanted is not None and not use.required:
-        answer = format_grammar(wanted, param)
     if not use.functions:
-        return answer
+        return None if constraint is None else constraint_grammar(constraint)
     lines = _calls(use)
     calls = AnswerGrammar("\n".join(["start: calls", *lines]), "tools")
     if use.required:
         return calls
-    if answer is None:
-        lines += ["start: calls | TEXT", f"TEXT: /(?s:.*)/ & ~/(?s:.*){CALL_MARK}(?s:.*)/"]
+    if constraint is None:
+        lines += ["start: calls | TEXT", f"TEXT: /(?s:.*)/ & {_NO_CALL}"]
         return AnswerGrammar("\n".join(lines), "tools", (calls,))
-    lines += ["start: calls | answer", answer.text.replace("start", "answer", 1)]
+    if constraint.kind == "grammar":
+        message = f"{constraint.param} cannot be combined with tools that the model may choose to call"
+        raise invalid(message, constraint.param)
+    answer = constraint_grammar(constraint)
+    form = answer.text.removeprefix("start: ")
+    # A text that looked like a call would be taken for one; JSON never does.
+    lines += [f"start: calls | {'answer' if constraint.kind == 'json' else 'ANSWER'}"]
+    lines += [f"answer: {form}" if constraint.kind == "json" else f"ANSWER: ({form}) & {_NO_CALL}"]
     return AnswerGrammar("\n".join(lines), "tools", (answer, calls))
 
 
-def format_grammar(wanted: ResponseFormat | TextFormat, param: str) -> AnswerGrammar | None:
-    """The grammar of the answers in a format, which is the field ``param``; ``None`` for free text.
+def constraint_grammar(constraint: Constraint) -> AnswerGrammar:
+    """The grammar of answers that are what ``constraint`` says.
 
     Raises ``ApiError`` 400 for a schema that is nested too deeply or cannot be kept by a grammar.
     """
-    schema = wanted.schema_of_answer
-    return None if schema is None else AnswerGrammar(f"start: {_json(schema, param)}", param)
+    param = constraint.param
+    match constraint.kind:
+        case "json":
+            return AnswerGrammar(f"start: {_json(constraint.value, param)}", param)
+        case "regex":
+            # Letters and digits are those of ASCII, which every engine of regular expressions counts among them.
+            text = regex_to_lark(constraint.value, use_ascii="dws")
+            return AnswerGrammar(f"start: /{text}/", param)
+        case "choice":
+            texts = " | ".join(json.dumps(choice, ensure_ascii=False) for choice in constraint.value)
+            return AnswerGrammar(f"start: {texts}", param)
+        case "grammar":
+            return AnswerGrammar(constraint.value, param, language="client")
 
 
 def _calls(use: ToolUse) -> list[str]:
     lines, names = ["calls: call" + (f" ({json.dumps(CALL_SEPARATOR)} call)*" if use.several else "")], []
     for index, function in enumerate(use.functions):
+        param = use.parameters.format(index)
         if function.name not in use.names:
             continue
         if function.parameters.get("type", "object") != "object":
-            param = use.parameters.format(index)
             raise invalid(f"{param}: arguments are an object, so the type must be 'object'", param)
         head = json.dumps(CALL_BEGIN + call_head(function.name))
         names.append(f"call_{index}")
         lines.append(f"call_{index}: {head} arguments_{index} {json.dumps(CALL_END)}")
-        parameters: dict[str, JsonValue] = {"type": "object", **function.parameters}
-        lines.append(f"arguments_{index}: {_json(parameters, 'tools')}")
+        lines.append(f"arguments_{index}: {_json({'type': 'object', **function.parameters}, param)}")
     return [*lines, "call: " + " | ".join(names)]
 
 
 def _json(schema: dict[str, JsonValue], param: str) -> str:
-    _check(schema, param, MAX_DEPTH)
-    return "%json " + json.dumps(schema | {"x-guidance": _OPTIONS})
-
-
-def _check(value: JsonValue, param: str, depth: int) -> None:
-    if depth == 0:
-        raise invalid(f"{param}: the schema is nested more than {MAX_DEPTH} levels deep", param)
-    if isinstance(value, dict):
-        least, required = value.get("minProperties"), value.get("required")
-        known = len(required) if isinstance(required, list) else 0
-        # A grammar cannot keep additional names different from each other, so two of them may count as one.
-        if isinstance(least, int) and least > known + 1:
-            raise invalid(f"{param}: minProperties may be one more than the required properties, not {least}", param)
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for item in parts:
-        _check(item, param, depth - 1)
+    return "%json " + json.dumps(prepared(schema, param) | {"x-guidance": _OPTIONS})

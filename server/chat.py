@@ -48,7 +48,7 @@ async def _plan(
 ) -> Job:
     services.gate.check_size(body.n, "n")
     use = body.tool_use
-    wanted = answer_grammar(body.response_format, "response_format", use)
+    wanted = answer_grammar(body.constraint, use)
     grammar = await services.checked_grammar(wanted, body.stop_token_ids, ready, codec)
     ids = await codec.encode_chat(
         [message.fields() for message in body.messages],

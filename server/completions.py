@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from scheduler.messages import EngineReady
+from server.answer_grammar import constraint_grammar
 from server.answer_stream import answer_events
 from server.answer_text import place_prompt
 from server.body import read_body
@@ -50,6 +51,8 @@ async def _plan(
         len(body.prompt) * (body.candidates + body.scores_prompts),
         "prompt" if len(body.prompt) > body.candidates else several,
     )
+    bound = None if body.constraint is None else constraint_grammar(body.constraint)
+    grammar = await services.checked_grammar(bound, body.stop_token_ids, ready, codec)
     texts = [item for item in body.prompt if isinstance(item, str)]
     given = [item for item in body.prompt if isinstance(item, list)]
     pinned: list[int] = []
@@ -75,7 +78,7 @@ async def _plan(
     ]
     job = Job.plan(
         services, codec, record, body, prompts, budgets, echoes=echoes, score_prompts=body.scores_prompts,
-        pinned=pinned[: ready.block_length],
+        pinned=pinned[: ready.block_length], grammar=grammar,
     )  # fmt: skip
     return job, echoes
 

@@ -7,11 +7,12 @@ from collections import OrderedDict
 import anyio
 import anyio.to_thread
 
-from model.grammar.compiled import CompiledGrammar
+from model.grammar.compiled import CompiledGrammar, check_size
 from model.grammar.errors import GrammarError
 from model.grammar.vocabulary import Vocabulary
 from scheduler.messages import EngineReady
 from server.answer_grammar import AnswerGrammar
+from server.client_grammar import lark_of
 from server.errors import invalid
 from server.text import TextCodec
 
@@ -25,38 +26,41 @@ class GrammarChecker:
     """Compiles in threads, two at a time, for the tokenizer of one codec; remembers what it found."""
 
     def __init__(self) -> None:
-        self._verdicts: OrderedDict[str, str | None] = OrderedDict()
+        self._verdicts: OrderedDict[tuple[str, str], str | GrammarError] = OrderedDict()
         self._places = asyncio.Semaphore(_SIDE_BY_SIDE)
         self._vocabulary: Vocabulary | None = None
         self._building = threading.Lock()
 
-    async def check(self, grammar: AnswerGrammar, codec: TextCodec, ready: EngineReady) -> None:
-        """Raises ``ApiError`` 400 for a grammar that cannot be compiled, or one of its parts."""
+    async def check(self, grammar: AnswerGrammar, codec: TextCodec, ready: EngineReady) -> str:
+        """The text for the engine; raises ``ApiError`` 400 if the grammar, or a part of it, cannot be compiled."""
         for part in grammar.parts:
             await self.check(part, codec, ready)
-        text = grammar.text
-        if text not in self._verdicts:
+        key = grammar.language, grammar.text
+        if key not in self._verdicts:
             async with self._places:
-                self._verdicts[text] = await self._judge(text, codec, ready)
+                self._verdicts[key] = await self._judge(grammar, codec, ready)
             if len(self._verdicts) > KEPT_VERDICTS:
                 self._verdicts.popitem(last=False)
-        self._verdicts.move_to_end(text)
-        wrong = self._verdicts[text]
-        if wrong is not None:
-            raise invalid(f"{grammar.param}: {wrong}", grammar.param)
+        self._verdicts.move_to_end(key)
+        verdict = self._verdicts[key]
+        if isinstance(verdict, GrammarError):
+            raise invalid(f"{grammar.param}: {verdict}", grammar.param)
+        return verdict
 
-    async def _judge(self, text: str, codec: TextCodec, ready: EngineReady) -> str | None:
-        def compile_it() -> None:
+    async def _judge(self, grammar: AnswerGrammar, codec: TextCodec, ready: EngineReady) -> str | GrammarError:
+        def compile_it() -> str:
             with self._building:
                 if self._vocabulary is None:
                     self._vocabulary = codec.vocabulary(ready.vocab_size)
+            check_size(grammar.text)
+            text = lark_of(grammar.text) if grammar.language == "client" else grammar.text
             CompiledGrammar(text, self._vocabulary, ready.max_model_len)
+            return text
 
         try:
             with anyio.fail_after(COMPILE_TIMEOUT_S):
-                await anyio.to_thread.run_sync(compile_it, abandon_on_cancel=True)
+                return await anyio.to_thread.run_sync(compile_it, abandon_on_cancel=True)
         except GrammarError as error:
-            return str(error)
+            return error
         except TimeoutError:
-            return f"it takes more than {COMPILE_TIMEOUT_S:g} seconds to compile"
-        return None
+            return GrammarError(f"it takes more than {COMPILE_TIMEOUT_S:g} seconds to compile")

@@ -41,7 +41,7 @@ async def _plan(
     services.gate.check_size(body.candidates, "input")
     messages = body.messages()
     use = body.tool_use
-    grammar = answer_grammar(body.text.format, "text.format", use)
+    grammar = answer_grammar(body.constraint, use)
     text = await services.checked_grammar(grammar, body.stop_token_ids, ready, codec)
     tools = [function.declaration() for function in use.functions]
     ids = await codec.encode_chat(messages, ready.max_model_len, tools, param="input")

@@ -105,8 +105,7 @@ class Services:
         if not ready.stop_token_ids and not stop_token_ids:
             message = f"{grammar.param} needs an end token, and this model has none; see stop_token_ids"
             raise invalid(message, grammar.param)
-        await self.grammars.check(grammar, codec, ready)
-        return grammar.text
+        return await self.grammars.check(grammar, codec, ready)
 
     def fingerprint(self) -> str:
         """Names the version and the configuration that answers come from."""

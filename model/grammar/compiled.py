@@ -3,7 +3,7 @@
 from llguidance import LLMatcher, LLParserLimits
 
 from model.grammar.closing import OUTSIDE, shortest_close
-from model.grammar.errors import GrammarError
+from model.grammar.errors import GrammarError, plain_reason
 from model.grammar.vocabulary import Vocabulary
 
 MAX_GRAMMAR_BYTES = 65_536
@@ -41,8 +41,7 @@ class CompiledGrammar:
         Raises:
             GrammarError: it is wrong, too large or too complex, or no answer of ``max_tokens`` that ends was found.
         """
-        if len(text.encode()) > MAX_GRAMMAR_BYTES:
-            raise GrammarError(f"larger than {MAX_GRAMMAR_BYTES} bytes")
+        check_size(text)
         self.vocabulary = vocabulary
         self.json = "%json" in text
         self._matcher = LLMatcher(vocabulary.matching, LLMatcher.grammar_from_lark(text), log_level=0, limits=_LIMITS)
@@ -63,6 +62,12 @@ class CompiledGrammar:
         return self._matcher.deep_copy()
 
 
+def check_size(text: str) -> None:
+    """Raises ``GrammarError`` for a text that is too large to be looked at."""
+    if len(text.encode()) > MAX_GRAMMAR_BYTES:
+        raise GrammarError(f"larger than {MAX_GRAMMAR_BYTES} bytes")
+
+
 def _check(matcher: LLMatcher) -> None:
     if matcher.is_error():
-        raise GrammarError(matcher.get_error().partition("\n<")[0][:500])
+        raise GrammarError(plain_reason(matcher.get_error()))

@@ -7,10 +7,10 @@ from pydantic import Field, JsonValue, PlainValidator, model_validator
 
 from model.rules import RuleName
 from server.errors import invalid
-from server.protocol.common import ApiModel, GenerationFields
+from server.protocol.common import ApiModel
 from server.protocol.fields.row import CHATS, MESSAGE, PART
 from server.protocol.fields.table import settle
-from server.protocol.formats import ResponseFormat
+from server.protocol.structured import ConstrainedFields
 from server.protocol.tools import MAX_TOOLS, ChosenTool, Tool, ToolCall, ToolUse
 
 Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
@@ -80,7 +80,7 @@ class Message(ApiModel):
         return shown
 
 
-class ChatRequest(GenerationFields):
+class ChatRequest(ConstrainedFields):
     """``POST /v1/chat/completions``."""
 
     place = CHATS
@@ -94,7 +94,6 @@ class ChatRequest(GenerationFields):
     top_logprobs: int | None = Field(
         None, ge=0, le=20, description="How many of the likeliest tokens to report in each place; needs logprobs."
     )
-    response_format: ResponseFormat | None = None
     tools: list[Tool] = Field([], max_length=MAX_TOOLS)
     tool_choice: Literal["none", "auto", "required"] | ChosenTool = Field(
         "auto", description="auto leaves it to the model whether it answers or calls; required makes it call."
@@ -124,6 +123,7 @@ class ChatRequest(GenerationFields):
         super().check_supported(default_rule)
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
-        free = self.response_format is None or self.response_format.type == "text"
-        if (self.tool_use.functions or not free) and self.ignore_eos:
-            raise invalid("ignore_eos cannot be used with response_format or tools: their answers end", "ignore_eos")
+        constraint = self.constraint
+        if (self.tool_use.functions or constraint) and self.ignore_eos:
+            what = "tools" if constraint is None else constraint.param
+            raise invalid(f"ignore_eos cannot be used with {what}: such answers end", "ignore_eos")

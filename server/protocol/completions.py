@@ -6,8 +6,8 @@ from pydantic import Field, PlainValidator
 
 from model.rules import RuleName
 from server.errors import invalid
-from server.protocol.common import GenerationFields
 from server.protocol.fields.row import COMPLETIONS
+from server.protocol.structured import ConstrainedFields
 
 PromptInput = str | list[str] | list[int] | list[list[int]]
 Prompts = list[str] | list[list[int]]
@@ -51,7 +51,7 @@ def _ids(value: object) -> list[int]:
     return value
 
 
-class CompletionRequest(GenerationFields):
+class CompletionRequest(ConstrainedFields):
     """``POST /v1/completions``."""
 
     place = COMPLETIONS
@@ -99,3 +99,8 @@ class CompletionRequest(GenerationFields):
             raise invalid("suffix cannot be combined with echo: only the text in the middle is returned", "suffix")
         if self.suffix and not all(isinstance(prompt, str) for prompt in self.prompt):
             raise invalid("suffix needs a prompt that is text", "suffix")
+        constraint = self.constraint
+        if constraint is not None and self.suffix:
+            raise invalid(f"suffix cannot be combined with {constraint.param}", "suffix")
+        if constraint is not None and self.ignore_eos:
+            raise invalid(f"ignore_eos cannot be used with {constraint.param}: such answers end", "ignore_eos")

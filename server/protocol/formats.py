@@ -1,6 +1,7 @@
 """``response_format`` and ``text.format``: the form of an answer."""
 
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -8,6 +9,21 @@ from server.protocol.common import ApiModel
 from server.protocol.fields.row import ANSWER_FORMAT, JSON_SCHEMA, TEXT_FORMAT
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+
+Kind = Literal["json", "regex", "choice", "grammar"]
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What answers must be: a JSON schema, a regular expression, texts to choose from, or a grammar.
+
+    ``param`` is the field that says so.
+    """
+
+    kind: Kind
+    value: Any
+    param: str
 
 
 class JsonSchema(ApiModel):
@@ -28,19 +44,27 @@ class ResponseFormat(ApiModel):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+    schema_: dict[str, JsonValue] | None = Field(
+        None, alias="schema", description="As in llama.cpp: the schema without a name, also of a json_object."
+    )
 
     @model_validator(mode="after")
     def _schema_is_there(self) -> "ResponseFormat":
-        if self.type == "json_schema" and self.json_schema is None:
+        if self.type == "json_schema" and self.json_schema is None and self.schema_ is None:
             raise ValueError("json_schema is required with type 'json_schema'")
+        if self.schema_ is not None and (self.type == "text" or self.json_schema is not None):
+            raise ValueError("schema is for type 'json_object', or for 'json_schema' without json_schema")
         return self
 
     @property
     def schema_of_answer(self) -> dict[str, JsonValue] | None:
         """What the answer must be valid under; ``None`` for text."""
+        if self.type == "text":
+            return None
         if self.json_schema is not None and self.type == "json_schema":
             return self.json_schema.schema_
-        return {"type": "object"} if self.type == "json_object" else None
+        # What it describes is an object, whether the schema says so or not.
+        return {"type": "object", **(self.schema_ or {})} if self.type == "json_object" else self.schema_
 
 
 class TextFormat(ApiModel):

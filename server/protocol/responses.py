@@ -10,7 +10,7 @@ from server.protocol.chat import Message
 from server.protocol.common import AnswerFields, AnyStreamOptions, ApiModel
 from server.protocol.effort import Effort
 from server.protocol.fields.row import REASONING, RESPONSES, TEXT
-from server.protocol.formats import TextFormat
+from server.protocol.formats import Constraint, TextFormat
 from server.protocol.items import InputItem, chat_messages
 from server.protocol.response_tools import FunctionTool, ToolChoice
 from server.protocol.tools import MAX_TOOLS, ToolUse
@@ -87,6 +87,12 @@ class ResponsesRequest(AnswerFields):
     max_tool_calls: int | None = Field(
         None, ge=0, description="Most calls of built-in tools, of which there are none; returned as it is."
     )
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the answer must be; ``None`` for free text."""
+        schema = self.text.format.schema_of_answer
+        return None if schema is None else Constraint("json", schema, "text.format")
 
     @property
     def reports_logprobs(self) -> bool:

@@ -65,6 +65,8 @@ def within(place: str, extra: dict[str, JsonValue]) -> tuple[str, dict[str, Any]
         case "response_format.json_schema":
             inner: Any = FORMAT["json_schema"]
             return CHAT, PLAIN[CHAT] | {"response_format": FORMAT | {"json_schema": inner | extra}}, place
+        case "structured_outputs":
+            return CHAT, PLAIN[CHAT] | {place: {"regex": "a"} | extra}, place
         case "stream_options":
             return CHAT, PLAIN[CHAT] | {"stream_options": {"include_usage": True} | extra}, place
         case "input[]":

@@ -52,7 +52,6 @@ BAD_SCHEMAS: dict[str, Any] = {
     "longer than the context": {"type": "string", "minLength": 5000},
     "look-around": {"type": "string", "pattern": "^(?=a)b"},
     "no pattern": {"type": "string", "pattern": "("},
-    "unknown format": {"type": "string", "format": "shoe size"},
     "minProperties": {"type": "object", "minProperties": 3},
 }
 

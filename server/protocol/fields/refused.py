@@ -3,7 +3,6 @@
 from pydantic import JsonValue
 
 from server.protocol.fields.row import (
-    ANSWER_FORMAT,
     CALL_ITEM,
     CHATS,
     COMPLETIONS,
@@ -19,6 +18,7 @@ from server.protocol.fields.row import (
     RESULT_ITEM,
     SGLANG,
     STREAM_OPTIONS,
+    STRUCTURED,
     TOKENIZE,
     TOOL,
     VLLM,
@@ -28,7 +28,9 @@ from server.protocol.fields.row import (
 _ANSWERS = (COMPLETIONS, CHATS, RESPONSES)
 _BOTH = (COMPLETIONS, CHATS)
 _CHATTING = (CHATS, RESPONSES)
-_FORMAT = "use response_format of /v1/chat/completions"
+_FORMAT = "use structured_outputs or response_format"
+_TEXT_FORMAT = "use text.format"
+_OTHER_ROUTES = "the other routes have it"
 _CACHE = "pages are shared by the content of prompts alone"
 _ONE_ENGINE = "a server is one engine, which makes all of an answer"
 _TEXT_ONLY = "prompts are text"
@@ -98,9 +100,8 @@ REFUSED = (
     _no("top_logprobs", (COMPLETIONS,), (), "use logprobs", 0),
     _no("reasoning", _BOTH, (), "use reasoning_effort"),
     _no("reasoning_effort", (RESPONSES,), LLAMA, "use reasoning.effort"),
-    _no("response_format", (COMPLETIONS,), (VLLM, SGLANG), "/v1/chat/completions has it", {"type": "text"}),
     _no("response_format", (RESPONSES,), LLAMA, "use text.format", {"type": "text"}),
-    _no("text", (COMPLETIONS,), (), "/v1/chat/completions has response_format"),
+    _no("text", (COMPLETIONS,), (), "use response_format"),
     _no("text", (CHATS,), (), "use response_format"),
     _no("function_call", (COMPLETIONS,), (), "/v1/chat/completions has tools"),
     _no("functions", (COMPLETIONS,), (), "/v1/chat/completions has tools"),
@@ -108,16 +109,18 @@ REFUSED = (
     _no("tool_choice", (COMPLETIONS,), (), "/v1/chat/completions has it", "none", "auto"),
     _no("parallel_tool_calls", (COMPLETIONS,), (), "/v1/chat/completions has it", True),
     # Forms of answers
-    _no("structured_outputs", _ANSWERS, VLLM, _FORMAT),
-    _no("regex", _BOTH, SGLANG, _FORMAT),
-    _no("ebnf", _BOTH, SGLANG, _FORMAT),
-    _no("json_schema", _ANSWERS, (SGLANG, LLAMA), _FORMAT),
-    _no("grammar", _ANSWERS, LLAMA, _FORMAT),
-    _no("schema", (ANSWER_FORMAT,), LLAMA, "use type 'json_schema'"),
-    _no("guided_json", _ANSWERS, (), _FORMAT),
-    _no("guided_regex", _ANSWERS, (), _FORMAT),
-    _no("guided_choice", _ANSWERS, (), _FORMAT),
-    _no("guided_grammar", _ANSWERS, (), _FORMAT),
+    _no("structured_outputs", (RESPONSES,), VLLM, _TEXT_FORMAT),
+    _no("json_schema", (RESPONSES,), LLAMA, _TEXT_FORMAT),
+    _no("regex", (RESPONSES,), (), _OTHER_ROUTES),
+    _no("ebnf", (RESPONSES,), (), _OTHER_ROUTES),
+    _no("grammar", (RESPONSES,), LLAMA, _OTHER_ROUTES),
+    _no("structural_tag", (STRUCTURED,), VLLM, "use tools"),
+    _no("whitespace_pattern", (STRUCTURED,), VLLM, "JSON has no free white space here"),
+    _no("disable_additional_properties", (STRUCTURED,), VLLM, "leave additionalProperties out of the schema"),
+    _no("guided_json", _ANSWERS, (), "use structured_outputs.json"),
+    _no("guided_regex", _ANSWERS, (), "use structured_outputs.regex"),
+    _no("guided_choice", _ANSWERS, (), "use structured_outputs.choice"),
+    _no("guided_grammar", _ANSWERS, (), "use structured_outputs.grammar"),
     _no("guided_decoding_backend", _ANSWERS, (), _FORMAT),
     _no("guided_whitespace_pattern", _ANSWERS, (), "JSON is written without white space between its parts"),
     _no("format", _ANSWERS, (), _FORMAT),

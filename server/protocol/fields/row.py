@@ -19,6 +19,7 @@ MESSAGE, PART = "messages[]", "messages[].content[]"
 CALL, CALLED = "messages[].tool_calls[]", "messages[].tool_calls[].function"
 TOOL, FUNCTION = "tools[]", "tools[].function"
 ANSWER_FORMAT, JSON_SCHEMA = "response_format", "response_format.json_schema"
+STRUCTURED = "structured_outputs"
 STREAM_OPTIONS = "stream_options"
 ITEM, ITEM_PART = "input[]", "input[].content[]"
 CALL_ITEM, RESULT_ITEM = "input[] (function_call)", "input[] (function_call_output)"
@@ -27,7 +28,7 @@ RESPONSE_TOOL = "tools[] (/v1/responses)"
 TEXT, TEXT_FORMAT, REASONING = "text", "text.format", "reasoning"
 INNER = (
     MESSAGE, PART, CALL, CALLED, TOOL, FUNCTION, ANSWER_FORMAT, JSON_SCHEMA, STREAM_OPTIONS, ITEM, ITEM_PART, TEXT,
-    TEXT_FORMAT, REASONING, CALL_ITEM, RESULT_ITEM, REASONING_ITEM, RESPONSE_TOOL,
+    TEXT_FORMAT, REASONING, CALL_ITEM, RESULT_ITEM, REASONING_ITEM, RESPONSE_TOOL, STRUCTURED,
 )  # fmt: skip
 
 # With these nearly every field asks for nothing. Null means absent everywhere.
