@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
@@ -77,13 +77,15 @@ class _Answer:
 
     async def whole(self) -> dict[str, object]:
         choices = [self._choice(choice) for choice in await self._job.finish()]
-        return self._head | {"object": "chat.completion", "choices": choices, "usage": self._job.usage()}
+        answer: dict[str, object] = {"object": "chat.completion", "choices": choices, "usage": self._job.usage()}
+        return self._head | answer | self._prompt_ids()
 
     def write(self, update: Update) -> Iterator[bytes]:
         """Of a choice its role first, then an event for a piece of a block, then its end."""
         if update.index not in self._started:
+            more = {} if self._started else self._prompt_ids()
             self._started.add(update.index)
-            yield self._chunk(update.index, {"role": "assistant", "content": ""})
+            yield self._chunk(update.index, {"role": "assistant", "content": ""}, more=more)
         for place, delta in enumerate(self._deltas(update)):
             yield self._chunk(update.index, delta, None if place else update)
         if update.finish_reason is not None:
@@ -131,7 +133,6 @@ class _Answer:
         }
         if self._body.return_token_ids:
             result["token_ids"] = choice.token_ids
-            result["prompt_token_ids"] = choice.request.prompt_ids
         return result
 
     def _chunk(
@@ -140,6 +141,7 @@ class _Answer:
         delta: Delta,
         update: Update | None = None,
         finish_reason: str | None = None,
+        more: Mapping[str, object] = {},
     ) -> bytes:
         choice: dict[str, object] = {
             "index": index,
@@ -153,9 +155,13 @@ class _Answer:
             choice["diffusing"] = diffusing(update.block, update.canvas, self._codec)
         return event(
             self._head
-            | {"object": "chat.completion.chunk", "choices": [choice]}
+            | {"object": "chat.completion.chunk", "choices": [choice], **more}
             | self._job.chunk_usage(self._body.stream_options)
         )
+
+    def _prompt_ids(self) -> dict[str, object]:
+        """The ids of the prompt, where they are asked for; they stand once beside the choices."""
+        return {"prompt_token_ids": self._job.prompts[0]} if self._body.return_token_ids else {}
 
     def _logprobs(self, tokens: list[PlacedToken], count: int) -> dict[str, object] | None:
         # A chat has no place for the token that ended it: it is no content.

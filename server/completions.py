@@ -141,6 +141,8 @@ class _Answer:
         }
         if self._body.return_token_ids:
             choice["token_ids"] = update.token_ids
+            if first:
+                choice["prompt_token_ids"] = self._job.choices[update.index].request.prompt_ids
         if update.canvas is not None:
             choice["diffusing"] = diffusing(update.block, update.canvas, self._codec)
         return self._head | {"choices": [choice]} | self._job.chunk_usage(self._body.stream_options)

@@ -19,6 +19,9 @@ from server.protocol.common import AnswerFields
 from server.settings import ServerSettings
 from server.text import TextCodec
 
+# As many foreign ids as a logit_bias can have are named in an error.
+_NAMED = 1024
+
 
 def package_version() -> str:
     """The installed version of this program."""
@@ -119,7 +122,9 @@ def check_ids(ids: list[int], ready: EngineReady, param: str) -> None:
     if not ids:
         raise invalid(f"{param} must not be empty", param)
     if max(ids) >= ready.vocab_size:
-        raise invalid(f"{param}: token id {max(ids)} is not below {ready.vocab_size}", param)
+        foreign = sorted({ident for ident in ids if ident >= ready.vocab_size})
+        named = ", ".join(map(str, foreign[:_NAMED])) + (" and others" if len(foreign) > _NAMED else "")
+        raise invalid(f"{param}: token ids must be below {ready.vocab_size}, not {named}", param)
     if ready.mask_token_id in ids:
         raise invalid(f"{param}: token id {ready.mask_token_id} is the mask token", param)
 

@@ -11,7 +11,7 @@ from server.protocol.common import ApiModel
 from server.protocol.fields.row import CHATS, MESSAGE, PART
 from server.protocol.fields.table import settle
 from server.protocol.structured import ConstrainedFields
-from server.protocol.tools import MAX_TOOLS, ChosenTool, Tool, ToolCall, ToolUse
+from server.protocol.tools import MAX_TOOLS, Tool, ToolCall, ToolChoice, ToolUse
 
 Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
 
@@ -95,8 +95,10 @@ class ChatRequest(ConstrainedFields):
         None, ge=0, le=20, description="How many of the likeliest tokens to report in each place; needs logprobs."
     )
     tools: list[Tool] = Field([], max_length=MAX_TOOLS)
-    tool_choice: Literal["none", "auto", "required"] | ChosenTool = Field(
-        "auto", description="auto leaves it to the model whether it answers or calls; required makes it call."
+    tool_choice: ToolChoice = Field(
+        "auto",
+        description="auto leaves it to the model whether it answers or calls; required makes it call. The tools that "
+        "it may call can be fewer than those it hears of.",
     )
     parallel_tool_calls: bool = Field(True, description="Whether an answer may have several calls.")
 

@@ -67,15 +67,23 @@ def check_bias(value: object) -> dict[int, float]:
         raise ValueError("must be an object of token ids and numbers")
     if len(value) > MAX_BIASES:
         raise ValueError(f"at most {MAX_BIASES} tokens may have a bias, not {len(value)}")
-    biases = {}
-    for name, bias in value.items():
-        if not (isinstance(name, str) and name.isascii() and name.isdigit() and len(name) <= 10):
-            raise ValueError(f"{str(name)[:32]!r} is no token id")
-        # bool is an int to Python, not to JSON; the comparison is false for NaN too.
-        if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
-            raise ValueError(f"the bias of token {name} must be a number from -100 to 100")
-        biases[int(name)] = float(bias)
-    return biases
+    names = [name for name in value if not (name.isascii() and name.isdigit() and len(name) <= 10)]
+    # bool is an int to Python, not to JSON; the comparison is false for NaN too.
+    numbers = [
+        name
+        for name, bias in value.items()
+        if name not in names
+        and (isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100)
+    ]
+    wrong = [f"{_listed(names)} must be a token id"] if names else []
+    wrong += [f"the bias of {', '.join(numbers)} must be a number from -100 to 100"] if numbers else []
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return {int(name): float(bias) for name, bias in value.items()}
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(repr(name[:32]) for name in names)
 
 
 class AnyStreamOptions(ApiModel):

@@ -2,13 +2,13 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
-from pydantic import Field, JsonValue
+from pydantic import Discriminator, Field, JsonValue, Tag
 
 from server.errors import invalid
 from server.protocol.common import ApiModel
-from server.protocol.fields.row import CALL, CALLED, FUNCTION, TOOL
+from server.protocol.fields.row import ALLOWED, ALLOWED_TOOL, CALL, CALLED, CHOICE, CHOSEN_FUNCTION, FUNCTION, TOOL
 from server.protocol.formats import Name
 
 MAX_TOOLS = 128
@@ -44,17 +44,17 @@ class Tool(ApiModel):
 
 
 class ChosenName(ApiModel):
-    """The function that must be called."""
+    """A function by its name."""
 
-    place = "tool_choice.function"
+    place = CHOSEN_FUNCTION
 
     name: str
 
 
 class ChosenTool(ApiModel):
-    """``tool_choice`` that names a function."""
+    """``tool_choice`` that names a function, which must be called."""
 
-    place = "tool_choice"
+    place = CHOICE
 
     type: Literal["function"]
     function: ChosenName
@@ -66,6 +66,60 @@ class ChosenTool(ApiModel):
     def names(self) -> list[str]:
         """The functions that may be called."""
         return [self.function.name]
+
+
+class AllowedTool(ChosenTool):
+    """One of the tools that may be called."""
+
+    place = ALLOWED_TOOL
+
+
+class AllowedSet(ApiModel):
+    """The tools that may be called, and whether one of them must be."""
+
+    place = ALLOWED
+
+    mode: ChoiceMode
+    tools: list[AllowedTool] = Field(min_length=1, max_length=MAX_TOOLS)
+
+
+class AllowedChoice(ApiModel):
+    """``tool_choice`` that leaves some of the tools; the model hears of all of them."""
+
+    place = CHOICE
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedSet
+
+    several: ClassVar[bool] = True
+
+    @property
+    def mode(self) -> ChoiceMode:
+        """Whether one of them must be called."""
+        return self.allowed_tools.mode
+
+    @property
+    def names(self) -> list[str]:
+        """The functions that may be called."""
+        return [tool.function.name for tool in self.allowed_tools.tools]
+
+
+def _kind(choice: object) -> str:
+    kind = choice.get("type") if isinstance(choice, dict) else "word" if isinstance(choice, str) else None
+    return f"<{kind}>"
+
+
+# Tags have brackets, so that none is taken for the name of a field where an error says its place.
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("<word>")]
+    | Annotated[ChosenTool, Tag("<function>")]
+    | Annotated[AllowedChoice, Tag("<allowed_tools>")],
+    Discriminator(
+        _kind,
+        custom_error_type="tool_choice",
+        custom_error_message="must be 'none', 'auto', 'required', or an object of type 'function' or 'allowed_tools'",
+    ),
+]
 
 
 class CalledFunction(ApiModel):

@@ -1,6 +1,6 @@
 """Answers of ``/v1/chat/completions``."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -46,7 +46,6 @@ class ChatChoice(Answer):
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length", "tool_calls"]
     token_ids: TokenIds = None
-    prompt_token_ids: TokenIds = None
 
 
 class CalledFunctionPiece(Answer):
@@ -97,6 +96,7 @@ class ChatCompletion(_ChatHead):
     object: Literal["chat.completion"]
     choices: list[ChatChoice]
     usage: Usage
+    prompt_token_ids: TokenIds = None
 
 
 class ChatCompletionChunk(_ChatHead):
@@ -105,3 +105,6 @@ class ChatCompletionChunk(_ChatHead):
     object: Literal["chat.completion.chunk"]
     choices: list[ChatPiece]
     usage: Usage | None = None
+    prompt_token_ids: Annotated[list[int] | None, Field(description="In the first chunk, with return_token_ids.")] = (
+        None
+    )

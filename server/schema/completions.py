@@ -1,6 +1,6 @@
 """Answers of ``/v1/completions``."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -35,6 +35,7 @@ class CompletionPiece(_CompletionChoice):
     """What a chunk adds to one answer."""
 
     finish_reason: Literal["stop", "length"] | None
+    prompt_token_ids: Annotated[list[int] | None, Field(description="In the first of an answer, as token_ids.")] = None
     diffusing: Canvas | None = Field(None, description="Only with diffusing.")
 
 

@@ -102,7 +102,8 @@ def _allow_null(schemas: dict[str, Any], schema: dict[str, Any]) -> None:
         for inner in _refs(field):
             _allow_null(schemas, schemas[inner])
         choices = field.get("anyOf", [field])
-        if name in required or {"type": "null"} in choices or not _SHAPES & field.keys():
+        null_is_fine = {"type": "null"} in choices or None in field.get("enum", []) or "x-verdict" in field
+        if name in required or null_is_fine or not _SHAPES & field.keys():
             continue
         about = {key: field.pop(key) for key in ("description", "default", "title") if key in field}
         schema["properties"][name] = {"anyOf": [*field.get("anyOf", [field]), {"type": "null"}], **about}

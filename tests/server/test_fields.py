@@ -32,6 +32,7 @@ PLAIN: dict[str, dict[str, Any]] = {
     "/v1/detokenize": {"tokens": [5]},
 }
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+OFFER = {"type": "function", "function": {"name": "f"}}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 MADE = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "integer"}}}
@@ -60,6 +61,17 @@ def within(place: str, extra: dict[str, JsonValue]) -> tuple[str, dict[str, Any]
         case "tools[].function":
             tool = {"type": "function", "function": {"name": "f"} | extra}
             return CHAT, PLAIN[CHAT] | {"tools": [tool], "tool_choice": "none"}, "tools[0].function"
+        case "tool_choice" | "tool_choice.function":
+            chosen: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
+            chosen = (
+                chosen | extra if place == "tool_choice" else {"type": "function", "function": {"name": "f"} | extra}
+            )
+            return CHAT, PLAIN[CHAT] | {"tools": [OFFER], "tool_choice": chosen}, place
+        case "tool_choice.allowed_tools" | "tool_choice.allowed_tools.tools[]":
+            one = OFFER if place.endswith("allowed_tools") else OFFER | extra
+            allowed = {"mode": "auto", "tools": [one]} | (extra if place.endswith("allowed_tools") else {})
+            choice = {"type": "allowed_tools", "allowed_tools": allowed}
+            return CHAT, PLAIN[CHAT] | {"tools": [OFFER], "tool_choice": choice}, place.replace("[]", "[0]")
         case "response_format":
             return CHAT, PLAIN[CHAT] | {"response_format": {"type": "text"} | extra}, place
         case "response_format.json_schema":

@@ -8,6 +8,8 @@ import pytest
 from openai.types import completion_create_params as completions
 from openai.types import shared_params
 from openai.types.chat import (
+    ChatCompletionAllowedToolChoiceParam,
+    ChatCompletionAllowedToolsParam,
     ChatCompletionAssistantMessageParam,
     ChatCompletionContentPartTextParam,
     ChatCompletionFunctionMessageParam,
@@ -45,7 +47,7 @@ from server.protocol.formats import JsonSchema, ResponseFormat, TextFormat
 from server.protocol.items import CallItem, ContentPart, MessageItem, ReasoningItem, ResultItem
 from server.protocol.response_tools import AllowedTools, ChosenFunction, FunctionTool
 from server.protocol.responses import Reasoning, ResponsesRequest, TextConfig
-from server.protocol.tools import CalledFunction, ChosenTool, Function, Tool, ToolCall
+from server.protocol.tools import AllowedChoice, AllowedSet, CalledFunction, ChosenTool, Function, Tool, ToolCall
 from tests.server.conftest import Bench
 
 
@@ -79,6 +81,8 @@ def body_of(module: ModuleType) -> set[str]:
         (fields_of(ChatCompletionFunctionToolParam), Tool),
         (fields_of(shared_params.FunctionDefinition), Function),
         (fields_of(ChatCompletionNamedToolChoiceParam), ChosenTool),
+        (fields_of(ChatCompletionAllowedToolChoiceParam), AllowedChoice),
+        (fields_of(ChatCompletionAllowedToolsParam), AllowedSet),
         (fields_of(shared_params.ResponseFormatJSONSchema), ResponseFormat),
         (fields_of(schemas.JSONSchema), JsonSchema),
         (fields_of(responses.StreamOptions), AnyStreamOptions),

@@ -26,6 +26,11 @@ def schema(value: Any, **fields: Any) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": inner}}
 
 
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
 def deep(levels: int) -> dict[str, Any]:
     value: dict[str, Any] = {"type": "string"}
     for _ in range(levels):
@@ -93,6 +98,22 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
     ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "fly"}}}, "tool_choice"),
     ({"tool_choice": {"type": "function", "function": {"name": "move"}}}, "tool_choice"),
+    ({"tools": [TOOL], "tool_choice": {"type": "custom", "custom": {"name": "move"}}}, "tool_choice"),
+    ({"tools": [TOOL], "tool_choice": {"function": {"name": "move"}}}, "tool_choice"),
+    ({"tools": [TOOL], "tool_choice": 5}, "tool_choice"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.function"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": 5}}}, "tool_choice.function.name"),
+    ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {}}}, "tool_choice.function.name"),
+    (
+        {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "move", "x": 1}}},
+        "tool_choice.function.x",
+    ),
+    ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools"),
+    ({"tools": [TOOL], "tool_choice": allowed("never", "move")}, "tool_choice.allowed_tools.mode"),
+    ({"tools": [TOOL], "tool_choice": allowed("auto")}, "tool_choice.allowed_tools.tools"),
+    ({"tools": [TOOL], "tool_choice": allowed("auto", "move", "fly")}, "tool_choice"),
+    ({"tools": [TOOL], "tool_choice": allowed("auto", "move") | {"mode": "auto"}}, "tool_choice.mode"),
+    ({"tool_choice": allowed("auto", "move")}, "tool_choice"),
     ({"tools": [TOOL], "parallel_tool_calls": "no"}, "parallel_tool_calls"),
     ({"tools": [TOOL], "ignore_eos": True}, "ignore_eos"),
     ({"messages": [{"role": "assistant", "tool_calls": "x"}]}, "messages[0].tool_calls"),
@@ -214,6 +235,29 @@ async def test_a_call_whole_and_streamed(calling: Callable[[str], Bench]) -> Non
         assert "".join(piece["function"]["arguments"] for piece in pieces) == '{"x":12}'
         assert deltas[-1] == {}
         assert events[-1]["choices"][0]["finish_reason"] == "tool_calls"
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+async def test_allowed_tools_are_those_that_may_be_called(calling: Callable[[str], Bench], mode: str) -> None:
+    bench = calling(CALL)
+    async with bench.client:
+        body = CHAT | {"tools": [TOOL, STOP]}
+        answer = (await bench.post(PATH, body | {"tool_choice": allowed(mode, "move")})).json()
+        assert answer["choices"][0]["finish_reason"] == "tool_calls"
+        assert (await bench.post(PATH, body | {"tool_choice": "auto"})).status_code == 200
+        some, all_of_them = bench.engine.requests
+        assert some.prompt_ids == all_of_them.prompt_ids  # The model hears of all tools.
+        assert some.grammar is not None
+        assert all_of_them.grammar is not None
+        assert "move" in some.grammar
+        assert "halt" not in some.grammar
+        assert "halt" in all_of_them.grammar
+        assert ("TEXT" in some.grammar) == (mode == "auto")
+        several = "(" + json.dumps("\n") + " call)*"
+        assert several in some.grammar
+        one = body | {"tool_choice": allowed(mode, "move"), "parallel_tool_calls": False}
+        assert (await bench.post(PATH, one)).status_code == 200
+        assert several not in (bench.engine.requests[-1].grammar or several)
 
 
 @pytest.mark.parametrize("text", ["hello", "", "<", "<tool", "x <tool_call>\n", 'say {"a":1}\n'])

@@ -18,6 +18,8 @@ ROUTES = (COMPLETIONS, CHATS, RESPONSES, TOKENIZE, DETOKENIZE)
 MESSAGE, PART = "messages[]", "messages[].content[]"
 CALL, CALLED = "messages[].tool_calls[]", "messages[].tool_calls[].function"
 TOOL, FUNCTION = "tools[]", "tools[].function"
+CHOICE, CHOSEN_FUNCTION = "tool_choice", "tool_choice.function"
+ALLOWED, ALLOWED_TOOL = "tool_choice.allowed_tools", "tool_choice.allowed_tools.tools[]"
 ANSWER_FORMAT, JSON_SCHEMA = "response_format", "response_format.json_schema"
 STRUCTURED = "structured_outputs"
 STREAM_OPTIONS = "stream_options"
@@ -27,9 +29,30 @@ REASONING_ITEM = "input[] (reasoning)"
 RESPONSE_TOOL = "tools[] (/v1/responses)"
 TEXT, TEXT_FORMAT, REASONING = "text", "text.format", "reasoning"
 INNER = (
-    MESSAGE, PART, CALL, CALLED, TOOL, FUNCTION, ANSWER_FORMAT, JSON_SCHEMA, STREAM_OPTIONS, ITEM, ITEM_PART, TEXT,
-    TEXT_FORMAT, REASONING, CALL_ITEM, RESULT_ITEM, REASONING_ITEM, RESPONSE_TOOL, STRUCTURED,
-)  # fmt: skip
+    MESSAGE,
+    PART,
+    CALL,
+    CALLED,
+    TOOL,
+    FUNCTION,
+    CHOICE,
+    CHOSEN_FUNCTION,
+    ALLOWED,
+    ALLOWED_TOOL,
+    ANSWER_FORMAT,
+    JSON_SCHEMA,
+    STREAM_OPTIONS,
+    ITEM,
+    ITEM_PART,
+    TEXT,
+    TEXT_FORMAT,
+    REASONING,
+    CALL_ITEM,
+    RESULT_ITEM,
+    REASONING_ITEM,
+    RESPONSE_TOOL,
+    STRUCTURED,
+)
 
 # With these nearly every field asks for nothing. Null means absent everywhere.
 NOTHING: tuple[JsonValue, ...] = (False, "", [], {})
