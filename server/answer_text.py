@@ -1,6 +1,8 @@
 """The text of one answer as its tokens come: whole characters, cut at stop strings, with each token's place."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from scheduler.messages import BlockOutput, TokenLogprob
 from server.logprobs import PlacedToken
@@ -20,19 +22,34 @@ def place_prompt(
     return placed
 
 
+@dataclass(frozen=True, slots=True)
+class TextRules:
+    """What the text of an answer shows.
+
+    Attributes:
+        stops: texts that end it.
+        keep_stop: whether the one that ended it is shown.
+        keep_special: whether special tokens are, by their names.
+    """
+
+    stops: Sequence[str] = ()
+    keep_stop: bool = False
+    keep_special: bool = False
+
+
 class AnswerText:
     """Turns blocks into pieces of text.
 
     Args:
         codec: decodes the ids.
-        stops: texts that end the answer.
+        rules: what the text shows.
         start: characters of the returned text that lie before the answer.
     """
 
-    def __init__(self, codec: TextCodec, stops: Sequence[str], start: int = 0) -> None:
-        self._detokenizer = Detokenizer(codec.decode)
-        self._stops = StopMatcher(stops)
-        self._by_token = bool(stops)
+    def __init__(self, codec: TextCodec, rules: TextRules, start: int = 0) -> None:
+        self._detokenizer = Detokenizer(partial(codec.decode, keep_special=rules.keep_special))
+        self._stops = StopMatcher(rules.stops, keep=rules.keep_stop)
+        self._by_token = bool(rules.stops)
         self._place = start
 
     @property

@@ -152,7 +152,9 @@ class _Answer:
         if self._body.return_token_ids and update is not None:
             choice["token_ids"] = update.token_ids
         if update is not None and update.canvas is not None:
-            choice["diffusing"] = diffusing(update.block, update.canvas, self._codec)
+            choice["diffusing"] = diffusing(
+                update.block, update.canvas, self._codec, keep_special=not self._body.skip_special_tokens
+            )
         return event(
             self._head
             | {"object": "chat.completion.chunk", "choices": [choice], **more}
@@ -165,7 +167,9 @@ class _Answer:
 
     def _logprobs(self, tokens: list[PlacedToken], count: int) -> dict[str, object] | None:
         # A chat has no place for the token that ended it: it is no content.
-        return chat_logprobs(tokens[:count], self._codec) if self._body.logprobs else None
+        if not self._body.logprobs:
+            return None
+        return chat_logprobs(tokens[:count], self._codec, as_ids=self._body.return_tokens_as_token_ids)
 
 
 def _delta(piece: Piece) -> Delta:

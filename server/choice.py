@@ -1,11 +1,10 @@
 """One answer in the making, and what each of its blocks adds to it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from scheduler.messages import BlockCanvas, BlockOutput, GenerateRequest
-from server.answer_text import AnswerText
+from server.answer_text import AnswerText, TextRules
 from server.logprobs import PlacedToken
 from server.text import TextCodec
 
@@ -34,9 +33,7 @@ class Choice:
     ``start`` is how many characters of the returned text lie before it.
     """
 
-    def __init__(
-        self, index: int, request: GenerateRequest, codec: TextCodec, stops: Sequence[str], start: int
-    ) -> None:
+    def __init__(self, index: int, request: GenerateRequest, codec: TextCodec, rules: TextRules, start: int) -> None:
         self.index = index
         self.request = request
         self.text = ""
@@ -50,7 +47,7 @@ class Choice:
         self.delivered = 0
         self.discarded = 0
         self.logprobs: list[PlacedToken] = []
-        self._text = AnswerText(codec, stops, start)
+        self._text = AnswerText(codec, rules, start)
 
     def take(self, block: BlockOutput) -> Update:
         """Adds a block or a part of one; tokens after a stop string are dropped and the choice ends."""

@@ -144,11 +144,15 @@ class _Answer:
             if first:
                 choice["prompt_token_ids"] = self._job.choices[update.index].request.prompt_ids
         if update.canvas is not None:
-            choice["diffusing"] = diffusing(update.block, update.canvas, self._codec)
+            choice["diffusing"] = diffusing(
+                update.block, update.canvas, self._codec, keep_special=not self._body.skip_special_tokens
+            )
         return self._head | {"choices": [choice]} | self._job.chunk_usage(self._body.stream_options)
 
     def _logprobs(self, tokens: list[PlacedToken]) -> dict[str, object] | None:
-        return None if self._body.logprobs is None else completion_logprobs(tokens, self._codec)
+        if self._body.logprobs is None:
+            return None
+        return completion_logprobs(tokens, self._codec, as_ids=self._body.return_tokens_as_token_ids)
 
     def _prompt(self, index: int) -> list[PlacedToken]:
         """The prompt's tokens in front of choice ``index``, where they are asked for."""

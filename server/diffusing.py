@@ -4,15 +4,17 @@ from scheduler.messages import BlockCanvas
 from server.text import TextCodec
 
 
-def diffusing(block: int, canvas: BlockCanvas, codec: TextCodec) -> dict[str, object]:
+def diffusing(block: int, canvas: BlockCanvas, codec: TextCodec, *, keep_special: bool) -> dict[str, object]:
     """``diffusing`` of a chunk: parallel lists, one entry a position, null where nothing is finalised.
 
     ``block`` counts from 0; ``steps`` says after which denoise step of the block each token was finalised. A token that
-    is a part of a character shows as the replacement character, one that text leaves out, such as an end token, as "".
+    is a part of a character shows as the replacement character, a special token as "" unless ``keep_special``.
     """
     return {
         "block": block,
         "step": canvas.step,
-        "tokens": [None if token is None else codec.decode([token]) for token in canvas.token_ids],
+        "tokens": [
+            None if token is None else codec.decode([token], keep_special=keep_special) for token in canvas.token_ids
+        ],
         "steps": canvas.steps,
     }

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from scheduler.errors import EngineDeadError, EngineError
 from scheduler.messages import GenerateRequest, ScoreRequest, TokenLogprob
+from server.answer_text import TextRules
 from server.choice import Choice, Update
 from server.errors import ApiError
 from server.protocol.common import AnswerFields, StreamOptions
@@ -67,6 +68,8 @@ class Job:
         seed = secrets.randbits(63) if fields.seed is None else fields.seed
         threshold = services.require_ready()[0].confidence_threshold
         name = uuid.uuid4().hex
+        client = record.key.name if record.key else ""
+        rules = TextRules(fields.stop, fields.include_stop_str_in_output, not fields.skip_special_tokens)
         choices = []
         for index, (prompt, budget) in enumerate(zip(prompts, budgets, strict=True)):
             for j in range(fields.candidates):
@@ -83,15 +86,19 @@ class Job:
                     stream_canvas=fields.diffusing,
                     grammar=grammar,
                     pinned=list(pinned),
-                    client=record.key.name if record.key else "",
+                    client=client,
+                    priority=fields.priority,
+                    cache_salt=fields.cache_salt,
                 )
-                choices.append(Choice(number, request, codec, fields.stop, len(echoes[index]) if echoes else 0))
+                choices.append(Choice(number, request, codec, rules, len(echoes[index]) if echoes else 0))
         scoring = [
             ScoreRequest(
                 request_id=f"{name}-s{index}",
                 prompt_ids=prompt,
                 logprobs=fields.engine_logprobs or 0,
-                client=record.key.name if record.key else "",
+                client=client,
+                priority=fields.priority,
+                cache_salt=fields.cache_salt,
             )
             for index, prompt in enumerate(prompts if score_prompts else [])
         ]

@@ -42,7 +42,9 @@ class ResponseEvents:
         self._logprobs += update.logprobs[: len(update.token_ids)]
         canvas: dict[str, object] = {}
         if update.canvas is not None:
-            canvas["diffusing"] = diffusing(update.block, update.canvas, self._codec)
+            canvas["diffusing"] = diffusing(
+                update.block, update.canvas, self._codec, keep_special=not self._body.skip_special_tokens
+            )
         pieces = response.read(update)
         for piece in pieces:
             before = len(output.items)

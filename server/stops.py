@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 
 class StopMatcher:
-    """Passes text through until the first stop string completes; the stop itself is never passed.
+    """Passes text through until the first stop string completes; the stop itself is passed only with ``keep``.
 
     Of several stops the one that completes earliest wins, the longer one when two complete together.
     Only a tail that may still become a stop is held back.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, keep: bool = False) -> None:
         assert all(stops)
+        self._keep = keep
         self._stops = tuple(stops)
         self._held = ""
         self.matched = False
@@ -25,7 +26,8 @@ class StopMatcher:
         if found:
             self.matched = True
             self._held = ""
-            return text[: min(found)[1]]
+            end, start = min(found)
+            return text[: end if self._keep else start]
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

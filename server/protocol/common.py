@@ -138,6 +138,17 @@ class AnswerFields(ApiModel):
         None, ge=1, le=4096, description="For decoding fixed_steps; absent takes the server's. Smaller is faster."
     )
     max_steps_per_block: int | None = Field(None, ge=1, le=4096, description="Most denoise steps of a block.")
+    skip_special_tokens: bool = Field(True, description="false shows special tokens in the text, by their names.")
+    include_stop_str_in_output: bool = Field(False, description="Leave the text of stop in the answer.")
+    priority: int = Field(
+        0,
+        ge=-(2**31),
+        le=2**31 - 1,
+        description="Of the waiting requests of one key those with a lower value begin first, one in eight by age.",
+    )
+    cache_salt: str = Field(
+        "", max_length=1024, description="Only requests with the same one share what is cached of their prompts."
+    )
     return_token_ids: bool = Field(False, description="Choices carry token_ids.")
     stream: bool = False
     user: str | None = None
@@ -247,6 +258,9 @@ class GenerationFields(AnswerFields):
     """What completions and chats have in common."""
 
     n: int = Field(1, ge=1, le=128, description="Answers for each prompt.")
+    return_tokens_as_token_ids: bool = Field(
+        False, description="Tokens in log-probabilities are called token_id:N, which tells all of them apart."
+    )
     stream_options: StreamOptions = StreamOptions()
     reasoning_effort: Effort | None = Field(
         None, description="How sure a token must be before it is written: none is fastest, medium the checkpoint's own."

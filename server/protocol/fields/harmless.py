@@ -60,7 +60,7 @@ HARMLESS = (
     _ok("parsed_arguments", (CALLED, CALL_ITEM), (), _READ),
     _ok("separate_reasoning", (CHATS,), SGLANG, "what a model thinks is not told apart from its answer"),
     _ok(
-        "spaces_between_special_tokens", _ANSWERS, VLLM, "nothing is put between special tokens, and they are no text",
+        "spaces_between_special_tokens", _ANSWERS, VLLM, "nothing is put between special tokens",
     ),
     _ok("xtc_threshold", _ANSWERS, LLAMA, "it belongs to xtc_probability"),
     _ok("mirostat_tau", _ANSWERS, LLAMA, "it belongs to mirostat"),
