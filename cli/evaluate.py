@@ -5,21 +5,21 @@ import json
 import math
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from rich.console import Console
 
 from cli.completions import Completion, CompletionError, complete, make_client, served_model
+from cli.evaluation_sets import EvaluationTask, draw_evaluation, is_natural, judge, request_fields
 from cli.local_server import LocalServerError, server_address
 from cli.progress import progress_bar
-from training.data.mixture import EvaluationSplit, ScoredTask, draw_problems
+from training.data.mixture import EvaluationSplit, ScoredTask
 from training.data.problem import Problem
-from training.data.words import extract_answer
-from training.sandbox import passes
+from training.errors import TrainingError
 
 _SERVED_OPTIONS = (
-    "url", "model", "concurrency", "confidence_threshold", "max_tokens", "failures",
+    "url", "model", "adapter", "data", "concurrency", "confidence_threshold", "max_tokens", "failures",
 )  # fmt: skip
 _TABLE_OPTIONS = ("latency_count", "generation_length", "runs", "rows", "answers", "picture")
 
@@ -28,9 +28,15 @@ def evaluate(
     context: typer.Context,
     url: Annotated[str, typer.Option(help="Server to measure.")] = "http://127.0.0.1:8000",
     model: Annotated[Path | None, typer.Option(help="Serve this checkpoint for the run, instead of --url.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="PEFT directory that is merged into --model.")] = None,
     task: Annotated[
-        ScoredTask | None, typer.Option(help="words (exact match) or functions (pass@1). [words; both with --table]")
+        EvaluationTask | None,
+        typer.Option(
+            help="words, natural-words, svamp (exact match); functions, natural-functions, humaneval, mbpp (pass@1). "
+            "[words; words and functions with --table]"
+        ),
     ] = None,
+    data: Annotated[Path | None, typer.Option(help="File of svamp, humaneval or mbpp.")] = None,
     count: Annotated[int, typer.Option(min=1, help="How many problems.")] = 200,
     seed: Annotated[int, typer.Option(help="Which problems.")] = 0,
     split: Annotated[
@@ -66,34 +72,37 @@ def evaluate(
             flag = "--" + name.replace("_", "-")
             raise typer.BadParameter(f"{flag} cannot be used with --table" if table else f"{flag} needs --table")
     if table:
-        tasks = None if task is None else (task,)
+        if task is not None and task not in get_args(ScoredTask):
+            raise typer.BadParameter(f"{task} cannot be used with --table", param_hint="--task")
+        tasks = None if task is None else (cast(ScoredTask, task),)
         _table(count, seed, split, latency_count, generation_length, runs, tasks, rows, answers, json_file, picture)
         return
     task = task or "words"
     extra = {} if confidence_threshold is None else {"confidence_threshold": confidence_threshold}
-    problems = draw_problems(task, count, seed, split)
     console = Console(stderr=True)
     try:
-        with server_address(url, model) as address, progress_bar(console) as progress:
-            bar = progress.add_task(task, total=count)
+        problems = draw_evaluation(task, data, count, seed, split)
+        with server_address(url, model, adapter) as address, progress_bar(console) as progress:
+            bar = progress.add_task(task, total=len(problems))
             answered = asyncio.run(
                 _answer_all(
-                    address, problems, concurrency, {"max_tokens": max_tokens, **extra}, api_key,
+                    address, task, problems, concurrency, {"max_tokens": max_tokens, **extra}, api_key,
                     lambda: progress.advance(bar),
                 )
             )  # fmt: skip
-    except (CompletionError, LocalServerError) as error:
+    except (CompletionError, LocalServerError, TrainingError) as error:
         typer.echo(f"cdlm eval: {error}", err=True)
         raise typer.Exit(1) from None
-    result = {"task": task, "split": split, "seed": seed, **summarise(answered)}
+    drawn = {} if is_natural(task) else {"split": split}
+    result = {"task": task, **drawn, "seed": seed, **summarise(answered)}
     if failures is not None:
         wrong = ((p, r) for p, r, ok in answered.rows if r and not ok)
-        lines = ({"prompt": p.prompt, "got": r.text, "expected": p.completion} for p, r in wrong)
+        lines = ({"prompt": p.prompt, "got": r.text, "expected": p.completion or p.check} for p, r in wrong)
         failures.write_text("".join(json.dumps(line) + "\n" for line in lines))
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=2) + "\n")
     low, high = result["interval"]
-    name = "exact match" if task == "words" else "pass@1"
+    name = "exact match" if problems[0].task == "words" else "pass@1"
     typer.echo(
         f"{task}: {name} {result['score']:.1%} (95% interval {low:.1%} to {high:.1%}), n {result['n']}, "
         f"errors {result['errors']}, {result['tokens_per_s']:.0f} tokens/s, "
@@ -147,7 +156,13 @@ class Runs:
 
 
 async def _answer_all(
-    url: str, problems: list[Problem], concurrency: int, options: dict[str, Any], api_key: str | None, advance: Any
+    url: str,
+    task: EvaluationTask,
+    problems: list[Problem],
+    concurrency: int,
+    options: dict[str, Any],
+    api_key: str | None,
+    advance: Any,
 ) -> Runs:
     runs = Runs()
     gate = asyncio.Semaphore(concurrency)
@@ -158,24 +173,18 @@ async def _answer_all(
         async def answer(problem: Problem) -> tuple[Problem, Completion | None, bool]:
             async with gate:
                 try:
-                    done = await complete(client, {"model": name, "prompt": problem.prompt, **options})
+                    endpoint, fields = request_fields(task, problem)
+                    done = await complete(client, {"model": name, **fields, **options}, endpoint)
                 except CompletionError as error:
                     runs.first_error = runs.first_error or str(error)
                     return problem, None, False
                 finally:
                     advance()
-            return problem, done, await asyncio.to_thread(is_right, problem, done.text)
+            return problem, done, await asyncio.to_thread(judge(task), problem, done.text)
 
         runs.rows = list(await asyncio.gather(*map(answer, problems)))
     runs.seconds = time.perf_counter() - started
     return runs
-
-
-def is_right(problem: Problem, text: str) -> bool:
-    """Words: the stated answer equals the true one. Functions: the code passes its asserts."""
-    if problem.task == "words":
-        return extract_answer(text) == problem.check
-    return passes(text, problem.check, timeout_s=10.0)
 
 
 def summarise(runs: Runs) -> dict[str, Any]:

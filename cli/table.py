@@ -15,7 +15,8 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from cli.evaluate import is_right, wilson_interval
+from cli.evaluate import wilson_interval
+from cli.evaluation_sets import is_right
 from cli.progress import progress_bar
 from cli.table_answers import AnswerStore
 from cli.table_output import draw_picture, print_table, require_matplotlib

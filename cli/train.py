@@ -1,8 +1,9 @@
 """``cdlm train``: the stages of the recipe, each from one configuration file, each resumable."""
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -68,24 +69,69 @@ def adapter(config: AdapterConfigOption, output: AdapterOutputOption) -> None:
     _adapt(train_adapter, config, output)
 
 
+TaskConfigOption = Annotated[Path, typer.Option(help="TOML file of the task adapter.", exists=True, dir_okay=False)]
+TaskOutputOption = Annotated[Path, typer.Option(help="Directory of the training. One found in it is resumed.")]
+
+
+@app.command()
+def task_answers(config: TaskConfigOption, output: TaskOutputOption) -> None:
+    """Have the base model answer the task adapter's chat prompts and requests for functions, which are checked."""
+    from cli.completions import CompletionError
+    from cli.local_server import LocalServerError
+    from cli.task_answers import collect_answers
+    from training.config import read_config
+    from training.natural.config import TaskAdapterConfig
+
+    with _one_line_errors(LocalServerError, CompletionError):
+        collect_answers(read_config(config, TaskAdapterConfig), output)
+
+
+@app.command()
+def task_adapter(
+    config: TaskConfigOption,
+    output: TaskOutputOption,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = _CORES,
+) -> None:
+    """Train a LoRA adapter that teaches a next-token model word problems and functions, its chat left as it is."""
+    import torch
+
+    from training.config import read_config
+    from training.natural.config import TaskAdapterConfig
+    from training.natural.train import train_task_adapter
+
+    torch.set_num_threads(threads)
+    with _one_line_errors():
+        train_task_adapter(read_config(config, TaskAdapterConfig), output)
+
+
 def _adapt(stage: Callable[..., None], config: Path, output: Path) -> None:
     import torch.distributed as dist
 
-    from model.config import CheckpointError
     from training.backbone.config import load_adapter_config
-    from training.config import ConfigError
-    from training.errors import TrainingError
 
-    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
-    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
-        stage(load_adapter_config(config), output)
-    except (CheckpointError, ConfigError, TrainingError) as error:
-        typer.echo(f"cdlm train: {error}", err=True)
-        raise typer.Exit(1) from None
+        with _one_line_errors():
+            stage(load_adapter_config(config), output)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _one_line_errors(*others: type[Exception]) -> Iterator[None]:
+    """Logs the first process's progress, and ends the command with one line where a training cannot go on."""
+    from model.config import CheckpointError
+    from training.config import ConfigError
+    from training.errors import TrainingError
+
+    expected: tuple[type[Exception], ...] = (CheckpointError, ConfigError, TrainingError, *others)
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        yield
+    except expected as error:
+        typer.echo(f"cdlm train: {error}", err=True)
+        raise typer.Exit(1) from None
 
 
 def _launch(stage: Callable[..., None], config: Path, output: Path, workers: int) -> None:

@@ -38,7 +38,7 @@ class ManifestSection(Section):
     max_model_len: int = Field(ge=64)
 
 
-class OptimisationSection(Section):
+class DescentSection(Section):
     """How a stage descends.
 
     ``tokens_per_batch`` counts every token of a step, filling included, over all workers. The learning rate
@@ -50,11 +50,16 @@ class OptimisationSection(Section):
     decay_fraction: float = Field(gt=0, le=1)
     tokens_per_batch: int = Field(ge=256)
     learning_rate: float = Field(gt=0)
-    embedding_learning_rate: float = Field(gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     gradient_clip: float = Field(default=1.0, gt=0)
     checkpoint_every: int = Field(default=250, ge=1)
     log_every: int = Field(default=20, ge=1)
+
+
+class OptimisationSection(DescentSection):
+    """How a whole model descends: the embedding has a rate of its own."""
+
+    embedding_learning_rate: float = Field(gt=0)
 
 
 class AutoregressiveSection(OptimisationSection):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from training.checkpoint import load_state, save_state
-from training.config import OptimisationSection
+from training.config import DescentSection
 from training.errors import TrainingError
 from training.log import StepLog
 from training.optimisation import learning_rate_factor
@@ -48,7 +48,7 @@ class Loop(Generic[Batch]):
     def __init__(
         self,
         directory: Path,
-        section: OptimisationSection,
+        section: DescentSection,
         model: nn.Module,
         optimizers: list[Optimizer],
         *,

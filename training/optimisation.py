@@ -4,10 +4,10 @@ import torch
 from torch import nn
 
 from model.transformer import Transformer
-from training.config import OptimisationSection
+from training.config import DescentSection, OptimisationSection
 
 
-def learning_rate_factor(step: int, section: OptimisationSection) -> float:
+def learning_rate_factor(step: int, section: DescentSection) -> float:
     """Warm up, stay, decay linearly to zero (warmup-stable-decay)."""
     decay_steps = max(1, round(section.steps * section.decay_fraction))
     return max(0.0, min(1.0, (step + 1) / section.warmup_steps, (section.steps - step) / decay_steps))

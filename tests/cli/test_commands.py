@@ -55,10 +55,17 @@ def test_generate_takes_the_steps_it_is_given() -> None:
         (("generate", "x", "--decoding", "greedy"), "--decoding"),
         (("eval", "--url", "http://127.0.0.1:9"), "cannot reach http://127.0.0.1:9"),
         (("eval", "--task", "poems"), "poems"),
+        (("eval", "--task", "svamp"), "--task svamp needs --data FILE"),
+        (("eval", "--task", "natural-words", "--data", "x"), "--task natural-words does not take --data FILE"),
+        (("eval", "--task", "mbpp", "--data", "/nowhere.json"), "/nowhere.json: cannot be read"),
+        (("eval", "--table", "--task", "natural-words"), "natural-words cannot be used with --table"),
+        (("eval", "--adapter", "/nowhere"), "--adapter /nowhere needs --model"),
         (("bench", "--url", "http://127.0.0.1:9"), "cannot reach http://127.0.0.1:9"),
         (("serve", "--prot", "1"), "prot"),
         (("serve", "--port", "99999"), "--port"),
         (("train", "teacher", "--config", "/nowhere.toml", "--output", "/tmp/x"), "/nowhere.toml"),
+        (("train", "task-adapter", "--config", "README.md", "--output", "/tmp/x"), "README.md"),
+        (("train", "task-answers", "--config", "README.md", "--output", "/tmp/x"), "README.md"),
     ],
 )
 def test_bad_input_ends_with_a_message_and_no_traceback(arguments: tuple[str, ...], message: str) -> None:
@@ -77,6 +84,16 @@ def test_eval_and_bench_measure_a_running_server(tmp_path: Path) -> None:
         assert 0.0 <= score["score"] <= 1.0
         result = cdlm("eval", "--url", url, "--task", "functions", "--count", "3", "--json", str(tmp_path / "f.json"))
         assert json.loads((tmp_path / "f.json").read_text())["errors"] == 0
+        svamp = tmp_path / "svamp.json"
+        svamp.write_text('[{"Body": "Dan had 3 pens", "Question": "He lost one. How many now?", "Answer": 2.0}]')
+        for task, data in (("natural-words", ()), ("natural-functions", ()), ("svamp", ("--data", str(svamp)))):
+            result = cdlm("eval", "--url", url, "--task", task, *data, "--count", "2", "--max-tokens", "64",
+                          "--json", str(tmp_path / "n.json"), "--failures", str(tmp_path / "wrong.jsonl"))  # fmt: skip
+            assert result.returncode == 0, result.stderr
+            score = json.loads((tmp_path / "n.json").read_text())
+            assert (score["task"], score["n"], score["errors"]) == (task, 1 if data else 2, 0)
+            wrong = (tmp_path / "wrong.jsonl").read_text().splitlines()
+            assert len(wrong) == round(score["n"] * (1 - score["score"]))
         result = cdlm(
             "bench", "--url", url, "--requests", "6", "--concurrency", "3", "--max-tokens", "40", "--ignore-eos",
             "--json", str(tmp_path / "bench.json"),

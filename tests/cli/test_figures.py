@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 
 from cli.completions import Completion
-from cli.evaluate import Runs, is_right, summarise, wilson_interval
+from cli.evaluate import Runs, summarise, wilson_interval
+from cli.evaluation_sets import is_right
 from cli.load import Attempt, Load, poisson_arrivals
 from cli.load_figures import summarise as summarise_load
 from training.data.mixture import draw_problems

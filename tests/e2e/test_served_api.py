@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cli.evaluate import is_right
+from cli.evaluation_sets import is_right
 from tests.e2e.conftest import Server
 from training.data.mixture import draw_problems
 

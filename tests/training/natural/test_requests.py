@@ -1,0 +1,63 @@
+from training.natural.mixture import held_out_functions
+from training.natural.requests import (
+    HELD_OUT_WORDINGS,
+    TRAINING_WORDINGS,
+    all_problems,
+    code_of,
+    read_requests,
+)
+from training.natural.scoring import solves
+from training.sandbox import passes
+
+TRAINING, HELD_OUT = read_requests("training.txt"), read_requests("held_out.txt")
+
+
+def name(signature: str) -> str:
+    return signature.split("(")[0]
+
+
+def test_no_function_is_both_trained_on_and_held_out() -> None:
+    names = [name(request.signature) for request in TRAINING + HELD_OUT]
+    assert len(names) == len(set(names))
+    purposes = [purpose for request in TRAINING + HELD_OUT for purpose in request.purposes]
+    assert len(purposes) == len(set(purposes))
+    assert not set(TRAINING_WORDINGS) & set(HELD_OUT_WORDINGS)
+
+
+def test_at_least_200_held_out_requests_the_same_for_the_same_seed() -> None:
+    problems = held_out_functions(1000, 0)
+    assert len({problem.prompt for problem in problems}) == len(problems) >= 200
+    assert held_out_functions(20, 0) == problems[:20] != held_out_functions(20, 1)
+
+
+def test_a_request_names_the_function_and_what_it_does() -> None:
+    for request in TRAINING:
+        for problem in all_problems([request], TRAINING_WORDINGS, 0):
+            assert name(request.signature) in problem.prompt
+            assert any(purpose in problem.prompt for purpose in request.purposes)
+
+
+def test_assertions_tell_right_code_from_wrong_code() -> None:
+    by_name = {name(request.signature): request for request in TRAINING + HELD_OUT}
+    right = {
+        "count_vowels": "def count_vowels(text):\n    return sum(c in 'aeiou' for c in text)",
+        "gcd": "def gcd(a, b):\n    while b:\n        a, b = b, a % b\n    return a",
+        "circle_area": "def circle_area(r):\n    return 3.14159265 * r * r",
+        "merge_dicts": "def merge_dicts(a, b):\n    return {**a, **b}",
+    }
+    for function, code in right.items():
+        assert passes(code, by_name[function].checks)
+        assert not passes(code.replace("return ", "return None and "), by_name[function].checks)
+    for request in TRAINING + HELD_OUT:
+        assert request.checks.count("assert ") >= 2
+        assert not passes(f"def {name(request.signature)}(*arguments):\n    return object()", request.checks)
+
+
+def test_code_is_found_in_prose_and_outside_of_it() -> None:
+    assert code_of("Sure:\n```python\ndef f():\n    return 1\n```\nAnd:\n```\nf()\n```") == "def f():\n    return 1\n"
+    assert code_of("Run this:\n```\npip install x\n```\n```python\ndef f(): ...\n```") == "def f(): ...\n"
+    assert code_of("```python\ndef f(): ...") == "def f(): ..."
+    assert code_of("def f(): ...") == "def f(): ..."
+    (problem,) = all_problems([r for r in TRAINING if name(r.signature) == "square"], TRAINING_WORDINGS[:1], 0)
+    assert solves(problem, "Here it is.\n```python\ndef square(x: List[int]):\n    return x ** 2\n```")
+    assert not solves(problem, "Here it is.\n```python\ndef square(x):\n    return x * 2\n```")

@@ -1,0 +1,95 @@
+"""The base model's own answers: chat as it gives it, functions where the assertions pass. A JSON object a line."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from training.data.problem import Problem
+from training.errors import TrainingError
+from training.natural.config import AnswersSection
+from training.natural.prompts import read_prompts
+from training.natural.requests import TRAINING_WORDINGS, all_problems, read_requests
+from training.natural.scoring import solves
+
+Kind = Literal["functions", "chat"]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One answer to draw: the ``draw``-th of a prompt."""
+
+    kind: Kind
+    problem: Problem
+    draw: int
+
+    @property
+    def stop(self) -> list[str]:
+        """Behind its first block of code an answer to a request for a function teaches nothing more."""
+        return ["```\n\n"] if self.kind == "functions" else []
+
+    def row(self, text: str, *, finished: bool) -> dict[str, object]:
+        """The line that is kept; ``finished``: the answer came to an end by itself."""
+        if self.kind == "functions" and text.count("```") % 2:
+            text = text.rstrip() + "\n```"  # The stop string has taken it.
+        row: dict[str, object] = {"prompt": self.problem.prompt, "draw": self.draw, "completion": text}
+        row["finished"] = finished
+        if self.kind == "functions":
+            row["passed"] = finished and solves(self.problem, text, timeout_s=4.0)
+        return row
+
+
+def pending(section: AnswersSection, directory: Path, seed: int) -> list[Asked]:
+    """What is still to be answered, functions first.
+
+    Raises:
+        TrainingError: what the prompts are made of is missing, or a file of answers is damaged.
+    """
+    functions = all_problems(read_requests("training.txt"), TRAINING_WORDINGS, seed)
+    texts = read_prompts(section.wordnet, section.manual, section.fortunes, section.chat, seed)
+    wanted = [Asked("functions", problem, draw) for draw in range(section.draws) for problem in functions]
+    wanted += [Asked("chat", Problem("chat", text, "", ""), 0) for text in texts]
+    done = {kind: _done(answers_file(directory, kind)) for kind in ("functions", "chat")}
+    return [asked for asked in wanted if (asked.problem.prompt, asked.draw) not in done[asked.kind]]
+
+
+def answers_file(directory: Path, kind: str) -> Path:
+    """Where the answers of a kind are."""
+    return directory / f"{kind}.jsonl"
+
+
+def append(directory: Path, kind: Kind, row: dict[str, object]) -> None:
+    """Adds a line."""
+    with answers_file(directory, kind).open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_answers(path: Path) -> list[Problem]:
+    """The answers that came to an end; ``check`` is "passed" for those that were checked and passed, else "".
+
+    Raises:
+        TrainingError: the file cannot be read, or a line is not a row of it.
+    """
+    rows = _rows(path)
+    return [
+        Problem("chat", str(row["prompt"]), str(row["completion"]), "passed" if row.get("passed") else "")
+        for row in rows
+        if row["finished"]
+    ]
+
+
+def _done(path: Path) -> set[tuple[object, object]]:
+    return {(row["prompt"], row["draw"]) for row in _rows(path)} if path.exists() else set()
+
+
+def _rows(path: Path) -> Sequence[dict[str, object]]:
+    try:
+        rows: list[dict[str, object]] = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows:
+            row["prompt"], row["draw"], row["completion"], row["finished"]
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be read: {error.strerror}; cdlm train task-answers writes it") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingError(f"{path}: not answers of cdlm train task-answers: {error!r}") from error
+    return rows

@@ -1,0 +1,66 @@
+"""Configuration of the task adapter: one TOML file, validated, unknown keys refused."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from training.backbone.config import LoraSection
+from training.config import DescentSection, Section
+
+Source = Literal["words", "sums", "gsm8k", "functions"]
+
+
+class AnswersSection(Section):
+    """The base model's own answers: ``draws`` of each request for a function, and one of each of ``chat`` prompts.
+
+    The prompts come from directories of Debian's packages ``wordnet-base``, ``manpages`` and ``fortunes``.
+    """
+
+    wordnet: Path = Path("/usr/share/wordnet")
+    manual: Path = Path("/usr/share/man")
+    fortunes: Path = Path("/usr/share/games/fortunes")
+    chat: int = Field(ge=1)
+    draws: int = Field(default=1, ge=1)
+    temperature: float = Field(default=0.7, ge=0)
+    max_tokens: int = Field(default=160, ge=16)
+    concurrency: int = Field(default=24, ge=1)
+
+
+class FilesSection(Section):
+    """Public sets; relative paths start at the working directory.
+
+    ``gsm8k`` is GSM8K's training file. Rows that overlap one of ``measured`` are left out.
+    """
+
+    gsm8k: Path | None = None
+    measured: dict[Literal["svamp", "mbpp", "humaneval"], Path] = {}
+
+
+class TaskAdapterConfig(Section):
+    """A LoRA adapter that teaches a next-token model word problems and functions without changing its chat.
+
+    Attributes:
+        mixture: share of the rows that each source gives.
+        bare_share: share of the rows without the system turn that the chat template puts in front.
+        chat_tokens: of ``tokens_per_batch``, those that go to chat.
+        divergence: weight of KL(base || adapted) over chat answers, beside the cross-entropy of the other rows.
+    """
+
+    seed: int
+    model: Path
+    answers: AnswersSection
+    files: FilesSection = FilesSection()
+    mixture: dict[Source, float] = Field(min_length=1)
+    bare_share: float = Field(default=0.0, ge=0, le=1)
+    chat_tokens: int = Field(ge=64)
+    divergence: float = Field(gt=0)
+    lora: LoraSection
+    optimisation: DescentSection
+
+    @field_validator("mixture")
+    @classmethod
+    def _positive(cls, value: dict[Source, float]) -> dict[Source, float]:
+        if min(value.values()) < 0 or not any(value.values()):
+            raise ValueError("shares must not be negative, nor all 0")
+        return value

@@ -1,0 +1,177 @@
+"""What the task adapter is trained on, in what shares; and the problems that it is measured on."""
+
+import itertools
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from training.data.problem import Problem
+from training.errors import TrainingError
+from training.natural import requests, situations
+from training.natural.answers import answers_file, read_answers
+from training.natural.arithmetic import result_of, worked
+from training.natural.config import Source, TaskAdapterConfig
+from training.natural.overlap import all_shingles, overlaps
+from training.natural.public import read_public
+from training.rows import Example
+
+TRAINING_SITUATIONS = tuple(
+    f"{name}.txt" for name in ("change", "groups", "money", "compare", "rates", "parts", "steps", "extra")
+)
+HELD_OUT_SITUATIONS = "held_out.txt"
+KEPT_CHAT = 24  # Prompts at the end of the file that are measured, not trained on.
+_BARE = ("What is {}?", "Calculate {}.", "{} = ?", "How much is {}?", "Work out {}.")
+_SIGNS = {"+": ("+", "plus"), "-": ("-", "minus"), "*": ("*", "times", "x"), "/": ("/", "divided by")}
+
+
+def held_out_words(count: int, seed: int | str) -> list[Problem]:
+    """``count`` different word problems of situations that no training row has, the same for the same seed."""
+    rng = random.Random(f"held_out/words/{seed}")
+    found: dict[str, Problem] = {}
+    kinds = situations.read_situations(HELD_OUT_SITUATIONS)
+    order: list[situations.Situation] = []
+    while len(found) < count:  # Every situation once before one comes again.
+        order = order or rng.sample(kinds, len(kinds))
+        problem = order.pop().draw(rng)
+        found.setdefault(problem.prompt, problem)
+    return list(found.values())
+
+
+def held_out_functions(count: int, seed: int | str) -> list[Problem]:
+    """Requests for functions that no training row asks for, in wordings of their own; at most all there are."""
+    kinds = requests.read_requests("held_out.txt")
+    return requests.all_problems(kinds, requests.HELD_OUT_WORDINGS, f"held_out/{seed}")[:count]
+
+
+def draw_sum(rng: random.Random) -> Problem:
+    """A bare sum in numbers, worked: the digits to carry and to borrow are what it is for."""
+    while True:
+        operator = rng.choice("++---**//")
+        x, y = rng.randint(2, 99), rng.randint(2, 99)
+        if operator == "*":
+            y = rng.randint(2, 12)
+        elif operator == "/":
+            x, y = y * rng.randint(2, 12), y
+            x, y = (x, y) if y <= 12 else (x, x // y)
+        elif rng.random() < 0.3:
+            x = rng.randint(100, 999)
+        result = result_of(x, operator, y)
+        if result is not None:
+            prompt = rng.choice(_BARE).format(f"{x} {rng.choice(_SIGNS[operator])} {y}")
+            return Problem("words", prompt, f"{worked(x, operator, y)}.\nThe answer is {result}.", str(result))
+
+
+@dataclass(frozen=True, slots=True)
+class Formatter:
+    """Turns a problem into ids: the chat template, with or without the system turn that it puts in front."""
+
+    tokenizer: PreTrainedTokenizerBase
+    bare_share: float
+
+    def encode(self, problems: Sequence[Problem], rng: random.Random) -> list[Example]:
+        """Prompts and answers; an answer ends with the end of its turn."""
+        texts = [self._prompt(problem.prompt, bare=rng.random() < self.bare_share) for problem in problems]
+        texts += [problem.completion for problem in problems]
+        ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        end = int(self.tokenizer.eos_token_id)
+        pairs = zip(ids[: len(problems)], ids[len(problems) :], strict=True)
+        return [Example(prompt, [*answer, end]) for prompt, answer in pairs]
+
+    def _prompt(self, content: str, *, bare: bool) -> str:
+        turn = [{"role": "user", "content": content}]
+        text = str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        if not bare:
+            return text
+        before = text[: text.index(content)]  # The last special token in it opens the user's turn.
+        return text[max([0, *(before.rfind(token) for token in self.tokenizer.all_special_tokens)]) :]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskBatch:
+    """What one step sees: ``tasks`` to answer as written, ``chat`` to answer as the base does."""
+
+    tasks: list[list[Example]]
+    chat: list[Example]
+
+
+class TaskStream:
+    """The endless, reproducible sequence of batches of a configuration and the answers in ``directory``.
+
+    Raises:
+        TrainingError: a file cannot be used, or gives nothing.
+    """
+
+    def __init__(self, config: TaskAdapterConfig, directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.config, self.formatter = config, Formatter(tokenizer, config.bare_share)
+        files = config.files
+        self.kinds = [kind for name in TRAINING_SITUATIONS for kind in situations.read_situations(name)]
+        self.measured: set[tuple[str, ...]] = set()
+        for kind, path in sorted(files.measured.items()):
+            self.measured |= all_shingles(problem.prompt for problem in read_public(path, kind))
+        functions = self._clean(read_answers(answers_file(directory, "functions")))
+        public = read_public(files.gsm8k, "gsm8k", training=True) if files.gsm8k else []
+        self.fixed: dict[Source, list[Problem]] = {
+            "functions": [row for row in functions if row.check],
+            "gsm8k": self._clean(public),
+        }
+        chat = read_answers(answers_file(directory, "chat"))
+        # What the base says to a request is to stay as well, right or wrong.
+        self.chat, self.kept_chat = chat[:-KEPT_CHAT] + functions, chat[-KEPT_CHAT:]
+        empty = [name for name, rows in self.fixed.items() if not rows and config.mixture.get(name)]
+        if not self.chat or empty:
+            missing = ", ".join(empty) or "chat"
+            raise TrainingError(f"no rows of {missing}: they come from cdlm train task-answers and from [files]")
+
+    def batches(self, pool: int, skip: int) -> Iterator[tuple[int, int, TaskBatch]]:
+        """Yields (pool, index in the pool, batch), starting behind ``skip`` batches of ``pool``."""
+        for number in itertools.count(pool):
+            for index, batch in enumerate(self._pool(number)):
+                if number > pool or index >= skip:
+                    yield number, index, batch
+
+    def draw(self, rng: random.Random) -> Problem:
+        """A row that is to be answered as written."""
+        shares = self.config.mixture
+        source = rng.choices(list(shares), list(shares.values()))[0]
+        if source != "words":
+            return draw_sum(rng) if source == "sums" else rng.choice(self.fixed[source])
+        while overlaps((problem := situations.draw(self.kinds, rng)).prompt, self.measured):
+            pass
+        return problem
+
+    def _pool(self, number: int, size: int = 40) -> list[TaskBatch]:
+        """``size`` batches; a batch has two groups of rows of similar length, one short and one long, and chat."""
+        rng = random.Random(f"natural/{self.config.seed}/{number}")
+        budget = self.config.optimisation.tokens_per_batch - self.config.chat_tokens
+        examples = self.formatter.encode([self.draw(rng) for _ in range(size * budget // 80)], rng)
+        groups = _groups(sorted(examples, key=lambda example: example.length), budget // 2)
+        half = len(groups) // 2
+        low, high = groups[:half], groups[half : 2 * half]
+        rng.shuffle(low)
+        rng.shuffle(high)
+        return [TaskBatch([*pair], self._some_chat(rng)) for pair in zip(low, high, strict=True)]
+
+    def _some_chat(self, rng: random.Random) -> list[Example]:
+        chosen: list[Example] = []
+        while True:
+            (example,) = self.formatter.encode([rng.choice(self.chat)], rng)
+            longest = max([example.length, *(other.length for other in chosen)])
+            if chosen and longest * (len(chosen) + 1) > self.config.chat_tokens:
+                return chosen
+            chosen.append(example)
+
+    def _clean(self, problems: list[Problem]) -> list[Problem]:
+        return [problem for problem in problems if not overlaps(problem.prompt, self.measured)]
+
+
+def _groups(examples: Sequence[Example], budget: int) -> list[list[Example]]:
+    """Neighbours together, as many as fill ``budget`` tokens when all are as long as the longest."""
+    groups: list[list[Example]] = [[]]
+    for example in examples:
+        if groups[-1] and (len(groups[-1]) + 1) * example.length > budget:
+            groups.append([])
+        groups[-1].append(example)
+    return groups

@@ -1,0 +1,144 @@
+"""Trains the task adapter: cross-entropy on what is to be learned, the base's own distribution on what is to stay."""
+
+import contextlib
+import logging
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div
+
+from model.adapter import write_adapter
+from model.backbones import find_backbone
+from model.checkpoint import load_checkpoint
+from model.device import keep_freed_memory
+from model.files import read_json
+from model.tokenizer import load_tokenizer
+from model.transformer import Transformer
+from training.backbone.lora import adapter_weights, add_adapter, trainable
+from training.errors import TrainingError
+from training.loop import Loop
+from training.natural.config import TaskAdapterConfig
+from training.natural.mixture import TaskBatch, TaskStream
+from training.rows import Example, RowBatch, next_token_rows
+
+logger = logging.getLogger(__name__)
+_MEASURED = 4  # Kept chat answers whose divergence is logged.
+
+
+def train_task_adapter(config: TaskAdapterConfig, directory: Path) -> None:
+    """Trains or resumes the adapter in ``directory`` and writes ``directory/adapter``, a PEFT directory in bfloat16.
+
+    Raises:
+        CheckpointError: the base or its tokenizer cannot be loaded.
+        TrainingError: a file of the configuration gives no rows, the base is not a next-token model, or the loss or
+            the gradient is not finite.
+    """
+    base = load_checkpoint(config.model, device=torch.device("cpu"), dtype=torch.bfloat16)
+    if base.manifest.block_length != 1 or not base.manifest.shift:
+        raise TrainingError(f"{config.model} is not a next-token model")
+    tokenizer = load_tokenizer(config.model)
+    stream = TaskStream(config, directory, tokenizer)
+    logger.info("%d situations, %s, %d of chat", len(stream.kinds), _sizes(stream), len(stream.chat))
+    torch.manual_seed(config.seed)
+    transformer = base.transformer
+    add_adapter(transformer, config.lora)
+    objective = TaskObjective(transformer, pad_id=int(tokenizer.eos_token_id), divergence=config.divergence)
+    kept = stream.formatter.encode(stream.kept_chat[:_MEASURED], random.Random(0))
+    parameters = AdapterParameters(transformer)
+    optimizer = torch.optim.AdamW(
+        parameters.parameters(), lr=config.optimisation.learning_rate, weight_decay=config.optimisation.weight_decay,
+        betas=(0.9, 0.98),
+    )  # fmt: skip
+
+    def export() -> None:
+        weights = adapter_weights(transformer)
+        write_adapter(
+            directory / "adapter",
+            {name: (down.bfloat16(), up.bfloat16()) for name, (down, up) in weights.items()},
+            backbone=find_backbone(read_json(config.model, "config.json").get("model_type")),
+            r=config.lora.r,
+            alpha=config.lora.alpha,
+            base=config.model.name,
+            block_length=base.manifest.block_length,
+            confidence_threshold=base.manifest.confidence_threshold,
+        )
+
+    loop: Loop[TaskBatch] = Loop(
+        directory, config.optimisation, parameters, [optimizer],
+        batches=stream.batches, loss=objective, measure=lambda: objective.measure(kept), export=export,
+    )  # fmt: skip
+    keep_freed_memory()  # A step's large results come again in the next one.
+    loop.run()
+
+
+class AdapterParameters(nn.Module):
+    """The adapter's parameters as a module of their own: a saved state need not hold the frozen base."""
+
+    def __init__(self, transformer: Transformer) -> None:
+        super().__init__()
+        for name, parameter in trainable(transformer).items():
+            self.register_parameter(name.replace(".", "/"), parameter)  # A parameter's name may not have dots.
+
+
+class TaskObjective:
+    """Mean cross-entropy of the task rows plus ``divergence`` times KL(base || adapted) on the chat rows.
+
+    Args:
+        transformer: a next-token model with one adapter.
+        pad_id: fills rows up.
+        divergence: weight of the second part.
+    """
+
+    def __init__(self, transformer: Transformer, *, pad_id: int, divergence: float) -> None:
+        self.transformer, self.pad_id, self.divergence = transformer, pad_id, divergence
+
+    def __call__(self, batch: TaskBatch) -> tuple[Tensor, dict[str, float]]:
+        """The loss, an fp32 scalar, and its two parts."""
+        divergence = self._divergence(batch.chat)
+        sums, counts, right = [], 0, 0
+        for examples in batch.tasks:
+            rows = next_token_rows(examples, pad_id=self.pad_id)
+            logits, targets = self._logits(rows).float(), rows.targets[rows.targets >= 0]
+            sums.append(cross_entropy(logits, targets, reduction="sum"))
+            counts += len(targets)
+            right += int((logits.detach().argmax(-1) == targets).sum())
+        tasks = torch.stack(sums).sum() / counts
+        figures = {"tasks": float(tasks.detach()), "accuracy": right / counts, "divergence": float(divergence.detach())}
+        return tasks + self.divergence * divergence, figures
+
+    def measure(self, kept: list[Example]) -> dict[str, float]:
+        """KL(base || adapted) in nats per token of chat answers that are not trained on."""
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            return {"kept_divergence": float(self._divergence(kept))}
+
+    def _divergence(self, examples: list[Example]) -> Tensor:
+        rows = next_token_rows(examples, pad_id=self.pad_id)
+        with torch.no_grad(), without_adapter(self.transformer):
+            base = self._logits(rows).float().log_softmax(-1)
+        return kl_div(self._logits(rows).float().log_softmax(-1), base, log_target=True, reduction="batchmean")
+
+    def _logits(self, rows: RowBatch) -> Tensor:
+        """[asked, vocab]: what predicts every asked position, in row-major order."""
+        hidden = self.transformer(rows.token_ids, rows.positions, rows.attention)
+        return self.transformer.logits(hidden[:, :-1][rows.targets[:, 1:] >= 0])
+
+
+@contextlib.contextmanager
+def without_adapter(transformer: Transformer) -> Iterator[None]:
+    """The base as it was, inside the block."""
+    layers = [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def _sizes(stream: TaskStream) -> str:
+    return ", ".join(f"{len(rows)} of {name}" for name, rows in stream.fixed.items())
