@@ -50,3 +50,6 @@ def use_template(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
         raise CheckpointError(f"chat template {path}: line {error.lineno}: {error.message}") from error
     except TemplateError as error:
         raise CheckpointError(f"chat template {path}: refuses one message of a user: {error}") from error
+    except Exception as error:  # A template is a program: it fails in any way that one can.
+        reason = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"chat template {path}: fails on one message of a user: {reason}") from error

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from scheduler.messages import BlockOutput, TokenLogprob
 from server.logprobs import PlacedToken
@@ -42,12 +41,13 @@ class AnswerText:
 
     Args:
         codec: decodes the ids.
+        prompt: ids before the answer.
         rules: what the text shows.
         start: characters of the returned text that lie before the answer.
     """
 
-    def __init__(self, codec: TextCodec, rules: TextRules, start: int = 0) -> None:
-        self._detokenizer = Detokenizer(partial(codec.decode, keep_special=rules.keep_special))
+    def __init__(self, codec: TextCodec, prompt: Sequence[int], rules: TextRules, start: int = 0) -> None:
+        self._detokenizer = codec.detokenizer(prompt, keep_special=rules.keep_special)
         self._stops = StopMatcher(rules.stops, keep=rules.keep_stop)
         self._by_token = bool(rules.stops)
         self._place = start

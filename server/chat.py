@@ -50,11 +50,7 @@ async def _plan(
     use = body.tool_use
     wanted = answer_grammar(body.constraint, use)
     grammar = await services.checked_grammar(wanted, body.stop_token_ids, ready, codec)
-    ids = await codec.encode_chat(
-        [message.fields() for message in body.messages],
-        ready.max_model_len,
-        [function.declaration() for function in use.functions],
-    )
+    ids = await codec.encode_chat(body.chat(), ready.max_model_len)
     check_stop_ids(body.stop_token_ids, ready)
     budget = token_budget(len(ids), body.token_limit, ready, "messages", guided=body.guidance_scale > 0)
     check_edits(body, budget, ready)

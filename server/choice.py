@@ -47,7 +47,7 @@ class Choice:
         self.delivered = 0
         self.discarded = 0
         self.logprobs: list[PlacedToken] = []
-        self._text = AnswerText(codec, rules, start)
+        self._text = AnswerText(codec, request.prompt_ids, rules, start)
 
     def take(self, block: BlockOutput) -> Update:
         """Adds a block or a part of one; tokens after a stop string are dropped and the choice ends."""

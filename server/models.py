@@ -7,6 +7,7 @@ from server.body import read_body
 from server.errors import invalid
 from server.protocol.tokens import DetokenizeRequest, TokenizeRequest
 from server.services import Services, check_ids
+from server.text import Chat
 
 router = APIRouter()
 
@@ -38,7 +39,7 @@ async def tokenize(request: Request) -> Response:
     # The length bound is only there to bound the work; a count over the context is a fine answer.
     bound = max(ready.max_model_len, services.settings.max_body_bytes)
     if body.messages is not None:
-        ids = await codec.encode_chat([message.fields() for message in body.messages], bound)
+        ids = await codec.encode_chat(Chat([message.fields() for message in body.messages]), bound)
     else:
         ids = (await codec.encode([body.prompt or ""], bound))[0]
     return JSONResponse({"count": len(ids), "max_model_len": ready.max_model_len, "tokens": ids})

@@ -14,7 +14,7 @@ from server.response_events import ResponseEvents
 from server.response_object import ResponseObject
 from server.services import Services, check_edits, check_stop_ids, token_budget
 from server.sse import open_stream, unless_gone
-from server.text import TextCodec
+from server.text import Chat, TextCodec
 
 router = APIRouter()
 
@@ -43,8 +43,8 @@ async def _plan(
     use = body.tool_use
     grammar = answer_grammar(body.constraint, use)
     text = await services.checked_grammar(grammar, body.stop_token_ids, ready, codec)
-    tools = [function.declaration() for function in use.functions]
-    ids = await codec.encode_chat(messages, ready.max_model_len, tools, param="input")
+    chat = Chat(messages, [function.declaration() for function in use.functions])
+    ids = await codec.encode_chat(chat, ready.max_model_len, "input")
     check_stop_ids(body.stop_token_ids, ready)
     budget = token_budget(len(ids), body.max_output_tokens, ready, "input", guided=body.guidance_scale > 0)
     check_edits(body, budget, ready)

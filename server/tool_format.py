@@ -40,13 +40,24 @@ def plain_messages(messages: Sequence[Message], tools: Sequence[JsonValue]) -> l
     return [{"role": "system", "content": text}, *plain]
 
 
-def native_messages(messages: Sequence[Message]) -> list[dict[str, JsonValue]]:
-    """Messages for a chat template that knows tools, which wants a call's arguments as an object."""
-    return [
-        dict(message) | ({"tool_calls": [_parsed(call) for call in calls]} if isinstance(calls, list) else {})
-        for message in messages
-        for calls in [message.get("tool_calls")]
-    ]
+def native_messages(messages: Sequence[Message]) -> tuple[list[dict[str, JsonValue]], str | None]:
+    """Messages for a chat template that knows tools, which wants a call's arguments as an object.
+
+    No arguments are an empty one. Arguments that are no JSON object, which a client may send when a model was cut off,
+    stay text; also returns where the first of those is.
+    """
+    native: list[dict[str, JsonValue]] = []
+    unreadable = None
+    for place, message in enumerate(messages):
+        calls = message.get("tool_calls")
+        native.append(dict(message))
+        if isinstance(calls, list):
+            parsed = [_parsed(call) for call in calls]
+            native[-1]["tool_calls"] = [call for call, _ in parsed]
+            broken = [number for number, (_, readable) in enumerate(parsed) if not readable]
+            if broken and unreadable is None:
+                unreadable = f"messages[{place}].tool_calls[{broken[0]}].function.arguments"
+    return native, unreadable
 
 
 def _plain(message: Message) -> dict[str, JsonValue]:
@@ -65,11 +76,13 @@ def _written(call: JsonValue) -> str:
     return f"{CALL_BEGIN}{call_head(str(function['name']))}{function['arguments'] or '{}'}{CALL_END}"
 
 
-def _parsed(call: JsonValue) -> JsonValue:
+def _parsed(call: JsonValue) -> tuple[JsonValue, bool]:
     assert isinstance(call, dict)
     assert isinstance(function := call["function"], dict)
     try:
-        arguments = json.loads(str(function["arguments"]))
-    except (ValueError, RecursionError):  # A client may send what a model has got wrong.
-        arguments = function["arguments"]
-    return call | {"function": function | {"arguments": arguments}}
+        arguments = json.loads(str(function["arguments"] or "{}"))
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        return call, False
+    return call | {"function": function | {"arguments": arguments}}, True

@@ -12,6 +12,7 @@ from server.protocol.fields.row import CHATS, MESSAGE, PART
 from server.protocol.fields.table import settle
 from server.protocol.structured import ConstrainedFields
 from server.protocol.tools import MAX_TOOLS, Tool, ToolCall, ToolChoice, ToolUse
+from server.text import Chat
 
 Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
 
@@ -72,11 +73,7 @@ class Message(ApiModel):
         if self.tool_call_id:
             shown["tool_call_id"] = self.tool_call_id
         if self.tool_calls:
-            # Only what the model itself has said: its calls carry no more than a name and arguments.
-            shown["tool_calls"] = [
-                {"type": call.type, "function": {"name": call.function.name, "arguments": call.function.arguments}}
-                for call in self.tool_calls
-            ]
+            shown["tool_calls"] = [call.fields() for call in self.tool_calls]
         return shown
 
 
@@ -115,6 +112,13 @@ class ChatRequest(ConstrainedFields):
             self.tool_choice,
             several=self.parallel_tool_calls,
             parameters="tools[{}].function.parameters",
+        )
+
+    def chat(self) -> Chat:
+        """What the prompt is made of."""
+        return Chat(
+            [message.fields() for message in self.messages],
+            [function.declaration() for function in self.tool_use.functions],
         )
 
     @property

@@ -140,6 +140,12 @@ class ToolCall(ApiModel):
     type: Literal["function"] = "function"
     function: CalledFunction = Field(description="What was called, and with what.")
 
+    def fields(self) -> dict[str, JsonValue]:
+        """What the chat template sees."""
+        called: dict[str, JsonValue] = {"name": self.function.name, "arguments": self.function.arguments}
+        call: dict[str, JsonValue] = {"id": self.id} if self.id else {}
+        return call | {"type": self.type, "function": called}
+
 
 class NamedChoice(Protocol):
     """A ``tool_choice`` that names functions."""

@@ -78,6 +78,7 @@ def test_a_template_from_a_file_replaces_the_checkpoint_s(tmp_path: Path) -> Non
         ("{% for %}", "line 1"),
         ("{{ raise_exception('no users') }}", "refuses one message of a user: no users"),
         ("{{ messages.__class__.__mro__ }}", "refuses one message of a user: access to attribute"),
+        ("{{ messages[0].content + 1 }}", "fails on one message of a user: TypeError"),
         (None, "cannot be read"),
     ]:
         path.unlink(missing_ok=True)

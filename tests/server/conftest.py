@@ -14,7 +14,7 @@ from server.app import create_app
 from server.services import Services
 from server.settings import ServerSettings
 from server.text import TextCodec
-from tests.server.fakes import FakeEngine, make_tokenizer, render
+from tests.server.fakes import TEMPLATE, FakeEngine, make_tokenizer
 
 ANSWER = "hello world, hello there"
 
@@ -64,7 +64,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def codec() -> TextCodec:
-    return TextCodec(make_tokenizer(), render)
+    return TextCodec(make_tokenizer(), TEMPLATE)
 
 
 @pytest.fixture

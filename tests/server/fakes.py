@@ -1,13 +1,13 @@
 """An engine without a model: it answers every request with blocks it was told to give."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest, TokenLogprob
+from server.text.template import ChatTemplate
 
 MASK, EOS, USER, ASSISTANT = "<|mask|>", "<|endoftext|>", "<|user|>", "<|assistant|>"
 CONTEXT = 64
@@ -31,12 +31,12 @@ def make_tokenizer(*, bos: bool = False) -> Tokenizer:
     return tokenizer
 
 
-def render(messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] = ()) -> str:
-    """A chat template in Python, which knows no tools."""
-    assert not tools
-    marks = {"assistant": ASSISTANT}
-    body = "".join(marks.get(m["role"], USER) + m["content"].strip() + "\n" for m in messages)
-    return body + ASSISTANT
+# A chat template that knows no tools.
+TEMPLATE = ChatTemplate(
+    "{% for message in messages %}{{ (assistant if message.role == 'assistant' else user) + message.content|trim }}\n"
+    "{% endfor %}{% if add_generation_prompt %}{{ assistant }}{% endif %}",
+    {"assistant": ASSISTANT, "user": USER},
+)
 
 
 def scores(ids: Sequence[int], start: int, alternatives: int) -> list[TokenLogprob]:

@@ -10,7 +10,7 @@ from scheduler.messages import DecodingParams, GenerateRequest
 from server.answer_text import place_prompt
 from server.text import TextCodec
 from tests.server.conftest import ANSWER, Bench
-from tests.server.fakes import make_tokenizer, render, scores
+from tests.server.fakes import TEMPLATE, make_tokenizer, scores
 
 pytestmark = pytest.mark.anyio
 
@@ -161,7 +161,7 @@ async def test_edits_reach_the_engine(bench: Bench) -> None:
 
 def test_the_bytes_of_a_token() -> None:
     tokenizer = make_tokenizer()
-    codec = TextCodec(tokenizer, render)
+    codec = TextCodec(tokenizer, TEMPLATE)
     for text in ("hello world", "a\u00e9\u20ac\U0001f600\x00\x7f\xad b"):
         assert b"".join(codec.token_bytes(ident) for ident in tokenizer.encode(text).ids).decode() == text
     assert codec.token_bytes(1) == END.encode()
@@ -207,7 +207,7 @@ async def test_each_prompt_is_scored_once(bench: Bench) -> None:
 
 
 async def test_a_token_in_front_of_a_text_has_no_characters() -> None:
-    codec = TextCodec(make_tokenizer(bos=True), render)
+    codec = TextCodec(make_tokenizer(bos=True), TEMPLATE)
     [ids] = await codec.encode(["hello"], 64)
     placed = place_prompt(ids, scores(ids[1:], 1, 0), codec.decode)
     assert [(token.token_id, token.offset) for token in placed] == [(1, 0), (ids[1], 0)]

@@ -7,8 +7,8 @@ import pytest
 
 from server.body import parse_json
 from server.errors import ApiError
-from server.text import TextCodec
-from tests.server.fakes import ASSISTANT, EOS, MASK, USER, make_tokenizer, render
+from server.text import Chat, TextCodec
+from tests.server.fakes import ASSISTANT, EOS, MASK, TEMPLATE, USER, make_tokenizer
 
 pytestmark = pytest.mark.anyio
 
@@ -25,7 +25,7 @@ async def test_literal_special_tokens_are_text(codec: TextCodec, literal: str) -
 @pytest.mark.parametrize("literal", SPECIAL)
 async def test_messages_cannot_inject_special_tokens(codec: TextCodec, literal: str) -> None:
     message = {"role": "user", "content": f"  x{literal}y\u00e9 "}
-    ids = await codec.encode_chat([message], 1000)
+    ids = await codec.encode_chat(Chat([message]), 1000)
     assert [token for token in ids if token < 4] == [2, 3]
     assert codec.decode(ids, keep_special=True) == f"{USER}x{literal}y\u00e9\n{ASSISTANT}"
 
@@ -33,13 +33,13 @@ async def test_messages_cannot_inject_special_tokens(codec: TextCodec, literal: 
 async def test_a_chat_without_literals_equals_plain_encoding(codec: TextCodec) -> None:
     messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "there <b>"}]
     tokenizer = make_tokenizer()
-    assert await codec.encode_chat(messages, 1000) == tokenizer.encode(render(messages)).ids
+    assert await codec.encode_chat(Chat(messages), 1000) == tokenizer.encode(TEMPLATE.render(messages).plain()).ids
 
 
 async def test_prompts_get_what_the_tokenizer_adds() -> None:
-    codec = TextCodec(make_tokenizer(bos=True), render)
+    codec = TextCodec(make_tokenizer(bos=True), TEMPLATE)
     assert (await codec.encode(["hi"], 10))[0][0] == 1
-    assert (await codec.encode_chat([{"role": "user", "content": "hi"}], 10))[0] == 2
+    assert (await codec.encode_chat(Chat([{"role": "user", "content": "hi"}]), 10))[0] == 2
 
 
 async def test_far_too_long_text_is_refused_without_encoding(codec: TextCodec) -> None:
@@ -61,7 +61,7 @@ async def test_the_loop_runs_while_long_text_is_encoded(codec: TextCodec) -> Non
 
 async def test_no_template_is_a_client_error() -> None:
     with pytest.raises(ApiError) as caught:
-        await TextCodec(make_tokenizer()).encode_chat([{"role": "user", "content": "x"}], 10)
+        await TextCodec(make_tokenizer()).encode_chat(Chat([{"role": "user", "content": "x"}]), 10)
     assert (caught.value.status, caught.value.param) == (400, "messages")
 
 

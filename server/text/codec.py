@@ -1,0 +1,244 @@
+"""The tokenizer of a checkpoint: user text to ids, chats to ids, ids to text."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio.to_thread
+from pydantic import JsonValue
+from tokenizers import Tokenizer
+
+from model.config import CheckpointError
+from model.grammar.vocabulary import Vocabulary
+from model.token_bytes import TokenBytes
+from server.errors import invalid, too_long
+from server.text.detokenizer import Detokenizer
+from server.text.encoder import TextEncoder
+from server.text.marked import Marked, concat
+from server.text.template import ChatTemplate, TemplateFault
+
+logger = logging.getLogger(__name__)
+
+# Shorter texts take less time to encode than a thread takes to answer.
+_INLINE_CHARACTERS = 2_000
+# Tokens before an answer that its text may depend on: one would do, if it were sure to have a text.
+_CONTEXT_TOKENS = 8
+
+# Between a suffix and the prompt behind it, where the vocabulary has no tokens for infilling.
+INFILL_SEPARATOR = "\n\n"
+_INFILL_TOKENS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+_NO_TEMPLATE = "This model has no chat template; use /v1/completions"
+
+Result = TypeVar("Result")
+
+
+class TextError(Exception):
+    """The tokenizer of a checkpoint cannot be loaded; the message names the folder and the reason."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """What a prompt is made of: messages, and what else a chat template is given.
+
+    Attributes:
+        messages: as the template sees them.
+        tools: declarations of functions, which the template gets if it knows them.
+        add_generation_prompt: whether the prompt ends where the assistant's answer begins.
+        continue_final_message: whether it ends where the last message ends, so that the answer goes on with it.
+        variables: further variables of the template.
+        template: the text of another template than the model's.
+    """
+
+    messages: Sequence[Mapping[str, JsonValue]]
+    tools: Sequence[JsonValue] = ()
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    variables: Mapping[str, JsonValue] = field(default_factory=dict)
+    template: str | None = None
+
+
+class TextCodec:
+    """Encodes text so that nothing a user writes can become a special token, and decodes ids.
+
+    ``template`` turns messages and tools into the text of a chat; a text instead says why there is none. ``variables``
+    are what templates of requests may use besides, such as ``bos_token``.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate | str = _NO_TEMPLATE,
+        variables: Mapping[str, object] | None = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._variables = dict(variables or {})
+        self._encoder = TextEncoder(tokenizer)
+        self._template = template
+        self._bytes = TokenBytes(tokenizer)
+        self._special = frozenset(self._bytes.special.values())
+        ids = {token.content: ident for ident, token in self._tokenizer.get_added_tokens_decoder().items()}
+        self._infill = [ids[name] for name in _INFILL_TOKENS] if ids.keys() >= set(_INFILL_TOKENS) else None
+        longest = max(map(len, self._tokenizer.get_vocab()), default=1)
+        # A normalizer may shorten text before it is cut into tokens.
+        self._token_characters = longest * (4 if self._tokenizer.normalizer else 1)
+        self._after_special = self._context_after_special()
+
+    @classmethod
+    def load(cls, directory: Path, chat_template: Path | None = None) -> "TextCodec":
+        """Loads from a local checkpoint folder; runs no code from it. Raises ``TextError``.
+
+        ``chat_template`` is a file that replaces the checkpoint's.
+        """
+        from model.tokenizer import load_tokenizer  # Imports transformers, which takes seconds.
+
+        try:
+            loaded: Any = load_tokenizer(directory, chat_template)
+            backend = loaded.backend_tokenizer
+        except (CheckpointError, AttributeError) as error:
+            raise TextError(str(error)) from error
+        variables = loaded.special_tokens_map
+        template: ChatTemplate | str = _NO_TEMPLATE
+        if loaded.chat_template:
+            try:
+                template = ChatTemplate(loaded.chat_template, variables)
+            except TemplateFault as fault:
+                logger.warning("%s: the chat template %s; chats are refused", directory, fault)
+                template = f"The chat template of this model {fault}; use /v1/completions"
+        return cls(backend, template, variables)
+
+    async def encode(
+        self, texts: Sequence[str], max_tokens: int, param: str = "prompt", *, special: bool = True
+    ) -> list[list[int]]:
+        """Ids of each text; raises ``ApiError`` 400 when one must be longer than ``max_tokens``.
+
+        ``special`` puts around it what the tokenizer puts around a prompt.
+        """
+        for text in texts:
+            self._bound([text], max_tokens, param)
+        return await _offload(sum(map(len, texts)), lambda: self._encoder.encode(texts, add_special_tokens=special))
+
+    async def encode_infill(
+        self, prompts: Sequence[str], suffix: str, suffix_ids: Sequence[int], max_tokens: int
+    ) -> list[list[int]]:
+        """Ids of prompts that also show ``suffix``, the text behind the answer (docs/infilling.md).
+
+        Raises ``ApiError`` 400 when one must be longer than ``max_tokens``.
+        """
+        if self._infill is None:
+            return await self.encode([suffix + INFILL_SEPARATOR + prompt for prompt in prompts], max_tokens)
+        before, between, after = self._infill
+        encoded = await self.encode(prompts, max_tokens, special=False)
+        return [[before, *ids, between, *suffix_ids, after] for ids in encoded]
+
+    async def encode_chat(
+        self, chat: Chat, max_tokens: int, param: str = "messages", *, special: bool = False
+    ) -> list[int]:
+        """Ids of a chat, up to where the answer starts.
+
+        Only the template's own special tokens count; those inside messages stay text. ``special`` also puts around it
+        what the tokenizer puts around a prompt. Raises ``ApiError`` 400 naming ``param`` when there is no template,
+        the template refuses the messages, or they must be too long.
+        """
+        texts = [*_texts(list(chat.messages)), *_texts(list(chat.tools)), *_texts(dict(chat.variables))]
+        self._bound(texts, max_tokens, param)
+        size = sum(map(len, texts)) + len(chat.template or "")
+        return await _offload(size, lambda: self.chat_ids(chat, param, special=special))
+
+    def chat_ids(self, chat: Chat, param: str = "messages", *, special: bool = False) -> list[int]:
+        """``encode_chat`` for callers that can wait, without a bound."""
+        return self._encoder.encode([self.chat_text(chat, param)], add_special_tokens=special)[0]
+
+    def chat_text(self, chat: Chat, param: str = "messages") -> Marked:
+        """The text of a chat, marked with who wrote what. Raises ``ApiError`` as ``encode_chat``."""
+        template = self._template
+        if chat.template is not None:
+            try:
+                template = ChatTemplate(chat.template, self._variables)
+            except TemplateFault as fault:
+                raise invalid(f"chat_template {fault}", "chat_template") from fault
+        if isinstance(template, str):
+            raise invalid(template, param)
+        try:
+            return template.render(
+                chat.messages,
+                chat.tools,
+                add_generation_prompt=chat.add_generation_prompt,
+                continue_final_message=chat.continue_final_message,
+                variables=chat.variables,
+            )
+        except TemplateFault as fault:
+            raise invalid(f"The chat template {fault}", param) from fault
+
+    def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
+        """Text of ``ids``; special tokens leave no trace unless ``keep_special``."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=not keep_special)
+
+    def token_bytes(self, ident: int) -> bytes:
+        """The bytes one token stands for, a special token by its name; parts of a character stay parts."""
+        return self._bytes(ident)
+
+    def is_special(self, ident: int) -> bool:
+        """Whether a token is no text."""
+        return ident in self._special
+
+    def vocabulary(self, size: int) -> Vocabulary:
+        """The vocabulary of a model with ``size`` tokens; building it takes up to a second."""
+        return Vocabulary(self._tokenizer, size)
+
+    def detokenizer(self, prompt_ids: Sequence[int] = (), *, keep_special: bool = False) -> Detokenizer:
+        """Decodes an answer as it comes; whether one begins with a space may depend on the prompt before it."""
+        decode = partial(self.decode, keep_special=keep_special)
+        return Detokenizer(decode, self._context(prompt_ids), () if keep_special else self._special)
+
+    def _context(self, prompt_ids: Sequence[int]) -> list[int]:
+        tail: list[int] = []
+        for ident in reversed(prompt_ids[-_CONTEXT_TOKENS:]):
+            if ident in self._special:
+                break
+            tail.insert(0, ident)
+        if not tail:
+            return self._after_special if prompt_ids else []
+        # The first of them may be the last part of a character.
+        cuts = (tail[start:] for start in range(len(tail)))
+        return next((cut for cut in cuts if "\ufffd" not in self.decode(cut)), [])
+
+    def _context_after_special(self) -> list[int]:
+        """Most tokenizers of the SentencePiece family put a space before a text, and some only before the first of all.
+
+        In these a space behind a special token was written, and is shown only behind a token that is a text.
+        """
+        for content in list(self._bytes.special)[:_CONTEXT_TOKENS]:
+            texts = [concat([content + text]) for text in ("a", " a")]
+            letter, spaced = (ids[1:] for ids in self._encoder.encode(texts, add_special_tokens=False))
+            neutral = letter[-1:]
+            length = len(self.decode(neutral))
+            if self.decode(spaced) != " a" and [self.decode(neutral + ids)[length:] for ids in (letter, spaced)] == [
+                "a",
+                " a",
+            ]:
+                return neutral
+        return []
+
+    def _bound(self, texts: Sequence[str], max_tokens: int, param: str) -> None:
+        # Tells without encoding: the time an over-long text costs must not grow with it.
+        least = sum(map(len, texts)) // self._token_characters
+        if least > max_tokens:
+            raise too_long(max_tokens, f"at least {least}", param)
+
+
+def _texts(value: object) -> list[str]:
+    """Every text in a JSON value, names of fields included."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [*value, *_texts(list(value.values()))]
+    return [text for item in value for text in _texts(item)] if isinstance(value, list) else []
+
+
+async def _offload(characters: int, work: Callable[[], Result]) -> Result:
+    if characters <= _INLINE_CHARACTERS:
+        return work()
+    return await anyio.to_thread.run_sync(work)
