@@ -5,9 +5,13 @@ from collections.abc import Mapping
 import torch
 
 from model.config import Manifest
+from model.row import RowResult, RowWork
 from model.rules import RULES, FinalisationRule
 
 MAX_STOP_IDS = 32
+
+# The rules that look at each position's confidence by itself.
+BY_THRESHOLD = ("threshold", "fixed_steps")
 
 
 class Canvas:
@@ -73,7 +77,7 @@ class Canvas:
         self.limit[row] = rule.limit
         self.stop_ids[row] = torch.tensor(stop_ids + [-1] * (MAX_STOP_IDS - len(stop_ids)))
         self.max_steps[row], self.stops[row] = max_steps, len(stop_ids)
-        self.by_threshold[row] = rule.name in ("threshold", "fixed_steps")
+        self.by_threshold[row] = rule.name in BY_THRESHOLD
 
     def open_block(self, row: int, given: list[int], pinned: Mapping[int, int] | None = None) -> None:
         """Starts a block of masks.
@@ -91,6 +95,33 @@ class Canvas:
             self.masked[row, where] = False
             self.known[row, where] = True
         self.left[row], self.first[row], self.steps[row] = self.block_length - len(known), len(given), 0
+
+    def close_step(
+        self,
+        works: list[RowWork],
+        rows: torch.Tensor,
+        tokens: torch.Tensor,
+        masked: torch.Tensor,
+        results: list[RowResult],
+    ) -> None:
+        """Writes what a step has decided: tokens and masked [rows, block] of ``rows`` [rows], those of ``works``."""
+        self.tokens.index_copy_(0, rows, tokens)
+        self.masked.index_copy_(0, rows, masked)
+        for work, result in zip(works, results, strict=True):
+            self.left[work.row] -= result.finalised
+            self.steps[work.row] = result.steps
+
+    def check(self) -> None:
+        """Asserts that what the host remembers is what the device holds."""
+        given = self.known.long().cumprod(dim=1).sum(dim=1)
+        held = torch.stack((self.masked.sum(dim=1), given, (self.stop_ids >= 0).sum(dim=1), self.rule), dim=1)
+        for row, (left, first, stops, rule) in enumerate(held.tolist()):
+            assert self.left[row] == left, f"row {row} has {left} masked positions, not {self.left[row]}"
+            assert self.first[row] == first, f"row {row} begins with {first} known tokens, not {self.first[row]}"
+            assert self.stops[row] == stops, f"row {row} has {stops} stop tokens, not {self.stops[row]}"
+            assert self.by_threshold[row] == (RULES[rule] in BY_THRESHOLD), f"row {row} has the rule {RULES[rule]}"
+        assert not bool((self.masked & self.known).any()), "a known position is masked"
+        assert not bool((self.masked & (self.tokens != self.mask_token_id)).any()), "a masked position has a token"
 
     def at_least(self, row: int) -> int:
         """How many positions the next step must finalise so that the block does not take more steps than it may."""

@@ -10,7 +10,7 @@ from model.adapter import merge_adapter, read_adapter
 from model.adapter_config import CONFIG_FILE as ADAPTER_CONFIG_FILE
 from model.backbones import Backbone, find_backbone, parameter_name
 from model.backbones.keys import stop_token_ids
-from model.config import CheckpointError, Manifest, TransformerConfig
+from model.config import CheckpointError, Manifest, TransformerConfig, check_mask
 from model.files import inside, read_json, read_tensors, weights_file
 from model.parallel.followers import Followers
 from model.progress import show_progress
@@ -75,6 +75,7 @@ def load_checkpoint(
         manifest = _override(manifest, lora.decoding.block_length, lora.decoding.confidence_threshold)
         manifest = replace(manifest, bidirectional=False)
     manifest = _override(manifest, block_length, confidence_threshold)
+    check_mask(manifest, shape.vocab_size)
     shape, manifest = stretch(shape, manifest, rope_scaling_factor, max_model_len)
     target = device or torch.device("cpu")
     with torch.device("meta"):

@@ -85,3 +85,13 @@ class Manifest:
             raise CheckpointError("block_origin 'absolute' needs prompt_attention 'block_causal' or 'causal'")
         if self.first_token == "autoregressive" and not self.shift:
             raise CheckpointError("first_token 'autoregressive' needs shift: it is read from the row before")
+
+
+def check_mask(manifest: Manifest, vocab_size: int) -> None:
+    """Raises ``CheckpointError`` for a mask token that the vocabulary does not have, where blocks are filled with it.
+
+    Blocks of one token that are taken from the pass over the token before need none.
+    """
+    alone = manifest.block_length == 1 and manifest.first_token == "autoregressive"
+    if manifest.mask_token_id < 0 or (manifest.mask_token_id >= vocab_size and not alone):
+        raise CheckpointError(f"mask_token_id {manifest.mask_token_id} is not in the vocabulary of {vocab_size} tokens")

@@ -18,25 +18,40 @@ Pick = Callable[[Tensor, int], int]
 
 @dataclass(slots=True)
 class _RowState:
-    """``left`` counts positions from the block's beginning to the last token the answer may have."""
+    """``left`` counts positions from the block's beginning to the last token the answer may have.
+
+    ``before`` is how many tokens were generated before the block.
+    """
 
     matcher: AnswerMatcher
     left: int = 0
+    before: int = 0
+
+    def rewind(self, written: int) -> None:
+        """Goes back to where the block stands, with so many tokens: a step that failed may have gone on from there."""
+        tokens = self.matcher.tokens[: self.before + written]
+        if self.matcher.ended or len(tokens) < len(self.matcher.tokens):
+            self.matcher.restart(tokens)
 
 
 class ConstrainedRows:
     """Keeps where the rows that follow a grammar stand in it; other rows cost nothing."""
 
-    def __init__(self, vocab_size: int, device: torch.device) -> None:
-        self.vocab_size, self.device = vocab_size, device
+    def __init__(self, vocab_size: int, mask_token_id: int, device: torch.device) -> None:
+        self.vocab_size, self.mask_token_id, self.device = vocab_size, mask_token_id, device
         self._rows: dict[int, _RowState] = {}
+
+    @property
+    def rows(self) -> set[int]:
+        """The rows that follow a grammar."""
+        return set(self._rows)
 
     def open_row(self, row: int, grammar: CompiledGrammar | None, stop_ids: list[int]) -> None:
         """Gives a row to a request; ``None`` for one without a grammar."""
         self.release(row)
         if grammar is not None:
-            known = [token for token in stop_ids if token < self.vocab_size]
-            self._rows[row] = _RowState(AnswerMatcher(grammar, known))
+            written = [token for token in stop_ids if 0 <= token < self.vocab_size and token != self.mask_token_id]
+            self._rows[row] = _RowState(AnswerMatcher(grammar, written))
 
     def open_block(self, row: int, generated: list[int], left: int) -> None:
         """Goes to the beginning of a block.
@@ -48,9 +63,19 @@ class ConstrainedRows:
         """
         state = self._rows.get(row)
         if state is not None:
-            state.left = left
+            state.left, state.before = left, len(generated)
             if state.matcher.tokens != generated:  # The row was preempted, and what it had begun is dropped.
                 state.matcher.restart(generated)
+
+    def check(self, row: int, generated: list[int], canvas: Canvas) -> None:
+        """Asserts that a row's matcher stands behind ``generated``, all tokens of its finished blocks, and the block's.
+
+        An end token is none of them.
+        """
+        state = self._rows.get(row)
+        if state is not None:
+            here = canvas.tokens[row, canvas.first[row] : canvas.block_length - canvas.left[row]].tolist()
+            assert state.matcher.tokens == generated + here[: len(here) - state.matcher.ended], f"row {row}"
 
     def release(self, row: int) -> None:
         """Forgets a row."""
@@ -105,9 +130,10 @@ class ConstrainedRows:
             start, end = end, end + count
             if not work.constrained:
                 continue
-            first = canvas.block_length - canvas.left[work.row]
+            first, state = canvas.block_length - canvas.left[work.row], self._rows[work.row]
+            state.rewind(first - canvas.first[work.row])
             walk = _Walk(
-                self._rows[work.row],
+                state,
                 first,
                 token[start:end].tolist(),
                 now[index, first : first + count].tolist(),

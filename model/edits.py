@@ -42,6 +42,11 @@ class LogitEditor:
         self.vocab_size, self.device = vocab_size, device
         self._rows: dict[int, _RowState] = {}
 
+    @property
+    def rows(self) -> set[int]:
+        """The rows whose logits are edited."""
+        return set(self._rows)
+
     def open_row(self, row: int, edits: LogitEdits | None, prompt_ids: list[int], stop_ids: list[int]) -> None:
         """Gives a row to a request, with nothing generated so far; ``None`` for one without edits."""
         self.release(row)
@@ -62,6 +67,14 @@ class LogitEditor:
             fresh = self._ids(generated[state.counted :])
             state.counts.index_add_(0, fresh, torch.ones(len(fresh), device=self.device))
             state.counted = len(generated)
+
+    def check(self, row: int, generated: list[int]) -> None:
+        """Asserts that a row has counted ``generated``, all tokens of its finished blocks, if its logits are edited."""
+        state = self._rows.get(row)
+        if state is not None:
+            counts = torch.bincount(self._ids(generated), minlength=self.vocab_size)
+            assert state.counted == len(generated), f"row {row} has counted {state.counted} of {len(generated)} tokens"
+            assert bool((state.counts == counts).all()), f"row {row} has counted other tokens than it generated"
 
     def release(self, row: int) -> None:
         """Forgets a row."""
@@ -114,6 +127,8 @@ class LogitEditor:
         where = torch.tensor(rows, device=self.device)
         tokens = canvas.tokens.index_select(0, where)
         here = ~(canvas.masked | canvas.known).index_select(0, where)
+        # Where nothing was generated there is no token to count, and a mask token may lie past the vocabulary.
+        tokens = tokens.masked_fill(~here, 0)
         return torch.stack([state.counts for state in states]).scatter_add_(1, tokens, here.float())
 
     def _early(self, works: list[RowWork], states: list[_RowState], owner: Tensor, offsets: Tensor) -> Tensor | None:
@@ -130,7 +145,7 @@ class LogitEditor:
         return torch.tensor(ids, dtype=torch.long, device=self.device)
 
     def _set(self, ids: list[int]) -> Tensor:
-        """[vocab] bool: true at ``ids``; ids past the vocabulary are no tokens."""
+        """[vocab] bool: true at ``ids``; ids outside the vocabulary are no tokens."""
         found = torch.zeros(self.vocab_size, dtype=torch.bool, device=self.device)
-        found[self._ids([token for token in ids if token < self.vocab_size])] = True
+        found[self._ids([token for token in ids if 0 <= token < self.vocab_size])] = True
         return found

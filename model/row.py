@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass, field
 
+# Why a row ends whose logits are NaN or infinite.
+NOT_FINITE = "the model's logits are not finite"
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:

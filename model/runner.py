@@ -1,10 +1,7 @@
 """Runs one engine step: the forward over all segments, and the finalisation of every row's block."""
 
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,34 +12,16 @@ from model.canvas import Canvas
 from model.checkpoint import Checkpoint
 from model.confidence import confidence_and_best, confidence_and_best_of_head, entropy
 from model.config import AttentionBackend, CheckpointError
-from model.constrained import ConstrainedRows, Pick
+from model.constrained import ConstrainedRows
+from model.draws import Draws
 from model.edits import LogitEditor
 from model.finalise import choose, choose_by_threshold, first_stop
 from model.guidance import guide, second_places, without_prompt
 from model.layout import StepLayout, build_layout, layout_key
-from model.logprobs import token_logprobs
-from model.row import RowResult, RowWork, Sampling, Span, TokenScore
-from model.sampling import gumbel_noise, sample
+from model.logprobs import RowScores
+from model.row import NOT_FINITE, RowResult, RowWork, Span, TokenScore
 from model.scoring import ScoreWork, score
 from model.staged import StagedForward
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _NoiseCache:
-    """Gumbel noise of the blocks in flight, so that a block draws it once: row -> (seed, start, noise)."""
-
-    rows: dict[int, tuple[int, int, Tensor]] = field(default_factory=dict)
-
-    def get(
-        self, work: RowWork, sampling: Sampling, block_length: int, vocab_size: int, device: torch.device
-    ) -> Tensor:
-        kept = self.rows.get(work.row)
-        if kept is None or kept[:2] != (sampling.seed, work.block_start):
-            noise = gumbel_noise(sampling.seed, work.block_start, block_length, vocab_size, device)
-            kept = self.rows[work.row] = (sampling.seed, work.block_start, noise)
-        return kept[2]
 
 
 class ModelRunner:
@@ -79,7 +58,8 @@ class ModelRunner:
             self.attention = self.followers.attend_with(factory)
         self.canvas = Canvas(max_rows, self.manifest, config.hidden_size, self.device, self.dtype)
         self.editor = LogitEditor(config.vocab_size, self.device)
-        self.constrained = ConstrainedRows(config.vocab_size, self.device)
+        self.constrained = ConstrainedRows(config.vocab_size, self.manifest.mask_token_id, self.device)
+        self.draws = Draws(self.manifest.block_length, self.device)
         self.graphs: Callable[[list[RowWork], StepLayout], Tensor] | None = None
         if cuda_graphs:
             from model.graphs import ForwardGraphs  # Older versions of torch have no varlen attention.
@@ -90,12 +70,11 @@ class ModelRunner:
                 block_length=self.manifest.block_length,
                 max_model_len=self.manifest.max_model_len,
             )
-        self._noise = _NoiseCache()
         self._layout: tuple[tuple[object, ...], StepLayout] | None = None
 
     def release(self, row: int) -> None:
         """Forgets what was kept for a row that its request has left."""
-        self._noise.rows.pop(row, None)
+        self.draws.release(row)
         self.editor.release(row)
         self.constrained.release(row)
 
@@ -105,9 +84,27 @@ class ModelRunner:
             self.followers.copy_page(source, target)
         self.cache.copy_page(source, target)
 
+    def clear(self, pages: list[int], start: int) -> None:
+        """Zeroes keys and values from position ``start`` of a page table on, on every rank.
+
+        Once the pages are another's, what is not finite in them would spoil what is read beside it, masked or not.
+        """
+        if self.followers is not None:
+            self.followers.clear(pages, start)
+        self.cache.clear(pages, start)
+
+    def check(self, open_rows: set[int]) -> None:
+        """Asserts that what the host remembers of the rows is what the device holds, and of ``open_rows`` alone."""
+        self.canvas.check()
+        kept = self.draws.rows | self.editor.rows | self.constrained.rows
+        assert kept <= open_rows, f"rows {sorted(kept - open_rows)} are kept for nobody"
+
     @torch.inference_mode()
     def step(self, works: list[RowWork]) -> list[RowResult]:
-        """One forward and one round of finalisation; results come in the order of ``works``."""
+        """One forward and one round of finalisation; results come in the order of ``works``.
+
+        Where this raises nothing has been decided, so that the same rows, or some of them, can be stepped again.
+        """
         second = [without_prompt(work, self.manifest.mask_token_id) for work in works if work.guidance]
         layout = self.layout(works + second)
         rows = layout.rows[: len(works)]
@@ -119,31 +116,33 @@ class ModelRunner:
         predictable = self._predictable(masked, layout)
         chosen = torch.nonzero_static(predictable.view(-1), size=sum(counts))[:, 0]
         asked = predicting.index_select(0, chosen)  # [masked, hidden]
+        scores, failed = None, {}
         if self.followers is None and all(work.plain for work in works):
             head, mask = self.transformer.lm_head, self.manifest.mask_token_id
             confidence, token = confidence_and_best_of_head(asked, head, mask)
-            finalised = self._rules(works, rows, chosen, confidence, None)
-            return self._results(works, rows, *self._write(rows, tokens, masked, chosen, token, finalised))
-        logits = self.transformer.logits(asked)  # [masked, vocab]
-        if second:
-            at, places = second_places(works, counts, chosen, self.canvas.block_length)
-            guide(works, counts, at, logits, self.transformer.logits(predicting.index_select(0, places)))
-        scored = self._scored(works, counts, logits)
-        before_edits = self.constrained.keep(works, counts, logits)
-        self.editor.apply(works, counts, chosen, logits, self.canvas)
-        confidence, token = confidence_and_best(logits, self.manifest.mask_token_id)
-        entropies = entropy(logits) if any(work.needs_entropy for work in works) else None
-        failed = self._sample(works, counts, chosen, logits, token)
-        finalised = self._rules(works, rows, chosen, confidence, entropies)
-        failed |= self.constrained.choose(
-            works, counts, self.canvas, logits, token, finalised, before_edits, lambda index: self._pick(works[index])
-        )
-        tokens, masked = self._write(rows, tokens, masked, chosen, token, finalised)
-        results = self._results(works, rows, tokens, masked)
-        if scored is not None:
-            results = self._with_scores(works, results, finalised, chosen, *scored)
-        for index, reason in failed.items():
-            results[index] = replace(results[index], error=reason)
+            now, broken = self._rules(works, rows, chosen, confidence, None)
+        else:
+            logits = self.transformer.logits(asked)  # [masked, vocab]
+            if second:
+                at, places = second_places(works, counts, chosen, self.canvas.block_length)
+                guide(works, counts, at, logits, self.transformer.logits(predicting.index_select(0, places)))
+            scores = RowScores.of(works, counts, logits)
+            before_edits = self.constrained.keep(works, counts, logits)
+            self.editor.apply(works, counts, chosen, logits, self.canvas)
+            confidence, token = confidence_and_best(logits, self.manifest.mask_token_id)
+            entropies = entropy(logits) if any(work.needs_entropy for work in works) else None
+            self.draws.replace(works, counts, chosen, logits, token)
+            now, broken = self._rules(works, rows, chosen, confidence, entropies)
+            failed = self.constrained.choose(
+                works, counts, self.canvas, logits, token, now, before_edits, lambda at: self.draws.pick(works[at])
+            )
+        # ``now`` is a subset of ``masked``.
+        predicted = tokens.view(-1).index_copy(0, chosen, token).view_as(tokens)
+        tokens, masked = torch.where(now, predicted, tokens), masked ^ now
+        results = self._results(works, rows, tokens, masked, broken, failed)
+        if scores is not None:
+            results = scores.added(results, now, chosen, tokens, self.manifest.mask_token_id)
+        self.canvas.close_step(works, rows, tokens, masked, results)
         return results
 
     @torch.inference_mode()
@@ -204,41 +203,10 @@ class ModelRunner:
         predictable[:, 1:] &= denoised[: len(masked), None]
         return predictable
 
-    def _sample(
-        self, works: list[RowWork], counts: list[int], chosen: Tensor, logits: Tensor, token: Tensor
-    ) -> dict[int, str]:
-        """Replaces the most probable token by a drawn one in rows that ask for it; ``token`` changes in place.
-
-        Returns the reasons of rows in which that failed, by their place in ``works``: the others go on without them.
-        """
-        end, failed = 0, {}
-        for index, (work, count) in enumerate(zip(works, counts, strict=True)):
-            mine, end = slice(end, end + count), end + count
-            if work.sampling is None:
-                continue
-            try:
-                token[mine] = self._draw(work, work.sampling, logits[mine], chosen[mine] % self.canvas.block_length)
-            except Exception as error:
-                logger.exception("a row could not be sampled")
-                failed[index] = type(error).__name__
-        return failed
-
-    def _draw(self, work: RowWork, how: Sampling, logits: Tensor, offsets: Tensor) -> Tensor:
-        """logits [positions, vocab] at ``offsets`` [positions] of the row's block -> [positions] int64."""
-        noise = self._noise.get(work, how, self.canvas.block_length, logits.shape[-1], self.device)[offsets]
-        return sample(logits, noise, temperature=how.temperature, top_k=how.top_k, top_p=how.top_p, min_p=how.min_p)
-
-    def _pick(self, work: RowWork) -> Pick:
-        """How a row takes its token from the logits that a grammar has left."""
-        how = work.sampling
-        if how is None:
-            return lambda logits, _offset: int(logits.argmax())
-        return lambda logits, offset: int(self._draw(work, how, logits, torch.tensor([offset], device=self.device)))
-
     def _rules(
         self, works: list[RowWork], rows: Tensor, chosen: Tensor, confidence: Tensor, entropies: Tensor | None
-    ) -> Tensor:
-        """The positions that each row's rule finalises, [rows, block] bool."""
+    ) -> tuple[Tensor, Tensor]:
+        """The positions that each row's rule finalises, [rows, block] bool, and whose logits are not finite, [rows]."""
         canvas = self.canvas
         shape = len(works), canvas.block_length
 
@@ -246,76 +214,44 @@ class ModelRunner:
             return values.new_zeros(shape).view(-1).index_copy_(0, chosen, values).view(shape)
 
         sure, limit = spread(confidence), canvas.limit.index_select(0, rows)
+        broken = sure.sum(-1).isnan()  # A confidence is NaN where a logit is, or is infinite, or none is above -inf.
         counts = [canvas.at_least(work.row) for work in works]
         at_least = counts[0] if min(counts) == max(counts) else torch.tensor(counts, device=self.device)
         if all(canvas.by_threshold[work.row] for work in works):
-            return choose_by_threshold(sure, limit, at_least)
+            return choose_by_threshold(sure, limit, at_least), broken
         predicted = spread(torch.ones_like(chosen, dtype=torch.bool))
         at_least = torch.full_like(rows, at_least) if isinstance(at_least, int) else at_least
         wide_entropies = None if entropies is None else spread(entropies)
-        return choose(sure, predicted, canvas.rule[rows], limit, at_least, wide_entropies)
+        return choose(sure, predicted, canvas.rule[rows], limit, at_least, wide_entropies), broken
 
-    def _write(
-        self, rows: Tensor, tokens: Tensor, masked: Tensor, chosen: Tensor, token: Tensor, now: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Writes ``token`` [positions], which lie at ``chosen``, to the canvas where ``now`` [rows, block] is true.
+    def _results(
+        self,
+        works: list[RowWork],
+        rows: Tensor,
+        tokens: Tensor,
+        masked: Tensor,
+        broken: Tensor,
+        failed: dict[int, str],
+    ) -> list[RowResult]:
+        """Brings the rows to the host: the step's only transfer.
 
-        ``tokens`` and ``masked`` [rows, block] are what the canvas held, and ``now`` is a subset of ``masked``; what
-        the canvas holds now is returned.
+        tokens and masked [rows, block] are what the canvas will hold, broken [rows] bool is from ``_rules``; ``failed``
+        has, by index in ``works``, why a row cannot go on.
         """
-        predicted = tokens.view(-1).index_copy(0, chosen, token).view_as(tokens)
-        tokens, masked = torch.where(now, predicted, tokens), masked ^ now
-        self.canvas.tokens.index_copy_(0, rows, tokens)
-        self.canvas.masked.index_copy_(0, rows, masked)
-        return tokens, masked
-
-    def _results(self, works: list[RowWork], rows: Tensor, tokens: Tensor, masked: Tensor) -> list[RowResult]:
-        """Brings the rows to the host: the step's only transfer."""
         canvas, block = self.canvas, self.canvas.block_length
-        figures = [masked, tokens]
+        figures = [broken[:, None], masked, tokens]
         width = max(canvas.stops[work.row] for work in works)
         if width:
             first = torch.tensor([canvas.first[work.row] for work in works], device=self.device)
             figures.insert(0, first_stop(tokens, canvas.stop_ids[rows, :width], first, masked)[:, None])
         results = []
-        for work, line in zip(works, torch.cat(figures, dim=1).tolist(), strict=True):
+        for index, (work, line) in enumerate(zip(works, torch.cat(figures, dim=1).tolist(), strict=True)):
             still, stop = line[-2 * block : -block], line[0] if width else block
-            canvas.steps[work.row] += 1
-            before, left = canvas.left[work.row], sum(still)
-            canvas.left[work.row] = left
-            reached = still.index(1) if left else block
-            results.append(RowResult(line[-block:], reached, stop, before - left, canvas.steps[work.row]))
+            left = sum(still)
+            reached, finalised = still.index(1) if left else block, canvas.left[work.row] - left
+            error = NOT_FINITE if line[-2 * block - 1] else failed.get(index)
+            if error is None and not finalised:
+                error = "a step finalised none of its tokens"  # Nor would the next: the row would wait for ever.
+            steps = canvas.steps[work.row] + 1
+            results.append(RowResult(line[-block:], reached, stop, finalised, steps, error=error))
         return results
-
-    def _scored(self, works: list[RowWork], counts: list[int], logits: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Which predicted positions belong to rows that want log-probabilities, and their logits before any edit."""
-        wanting = [work.logprobs is not None for work in works]
-        if not any(wanting):
-            return None
-        at = torch.from_numpy(np.flatnonzero(np.repeat(wanting, counts))).to(self.device)
-        return at, logits.index_select(0, at)
-
-    def _with_scores(
-        self, works: list[RowWork], results: list[RowResult], now: Tensor, chosen: Tensor, at: Tensor, logits: Tensor
-    ) -> list[RowResult]:
-        """Adds the log-probabilities of what this step finalised, in one transfer more.
-
-        now [rows, block] bool, chosen [positions] int64 into it flattened; ``at`` and ``logits`` are from ``_scored``.
-        """
-        wanting = [index for index, work in enumerate(works) if work.logprobs is not None]
-        places = chosen.index_select(0, at)
-        # How many were finalised the host has just learnt, so the device need not be asked again.
-        count = sum(results[index].finalised for index in wanting)
-        fresh = torch.nonzero_static(now.view(-1)[places], size=count)[:, 0]
-        places, block = places[fresh], self.canvas.block_length
-        rows = torch.tensor([work.row for work in works], device=self.device)
-        tokens = self.canvas.tokens[rows[places // block], places % block]
-        top = max(works[index].logprobs or 0 for index in wanting)
-        figures = token_logprobs(logits.index_select(0, fresh), tokens, self.manifest.mask_token_id, top)
-        scores: dict[int, dict[int, TokenScore]] = {index: {} for index in wanting}
-        for place, line in zip(places.tolist(), figures.tolist(), strict=True):
-            index, offset = divmod(place, block)
-            end = 1 + (works[index].logprobs or 0)
-            ids = [int(token) for token in line[1:end]]
-            scores[index][offset] = TokenScore(line[0], ids, line[1 + top : top + end])
-        return [replace(result, scores=scores.get(index, {})) for index, result in enumerate(results)]

@@ -3,32 +3,31 @@
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from model.config import CheckpointError
 from model.device import keep_freed_memory
-from model.parallel.followers import LostRank
-from model.row import Guidance, RowResult, RowWork
+from model.row import NOT_FINITE, RowResult, RowWork
 from model.runner import ModelRunner
-from scheduler.blocks import clean_spans
 from scheduler.errors import EngineStartError, RequestError
+from scheduler.faults import Fault, attempt
 from scheduler.grammars import GrammarCompiler
 from scheduler.loading import page_count, set_threads
 from scheduler.messages import (
     BlockOutput,
     EngineReady,
     EngineStats,
-    FinishReason,
     GenerateRequest,
     ScoreRequest,
     StepReport,
-    TokenLogprob,
 )
 from scheduler.options import EngineOptions
-from scheduler.outputs import block_canvas, block_output
+from scheduler.outputs import step_output
 from scheduler.page_pool import PagePool
 from scheduler.prefix_cache import PrefixCache
 from scheduler.ranks import leave, load
+from scheduler.row_steps import RowSteps
 from scheduler.scheduler import Scheduler
 from scheduler.score_queue import ScoreQueue
 from scheduler.sequence import Sequence
@@ -95,11 +94,13 @@ class Engine:
             self.manifest,
             self.pool,
             self.prefix_cache,
+            self.runner.release,
             max_num_seqs=options.max_num_seqs,
             max_num_batched_tokens=options.max_num_batched_tokens,
             max_prefill_tokens=options.max_prefill_tokens,
         )
         self.staging = Staging(self.runner, options.max_prefill_tokens)
+        self.rows = RowSteps(self.runner)
         self.scores = ScoreQueue(self.manifest, self.pool, self.runner, lambda begun: self.on_begin(begun))
         vocab_size = checkpoint.transformer.config.vocab_size
         self.grammars = GrammarCompiler(Path(options.model), vocab_size, self.manifest.max_model_len)
@@ -159,58 +160,60 @@ class Engine:
         """Drops a request and frees what it holds; an unknown id is no error."""
         sequence = self.sequences.pop(request_id, None)
         if sequence is not None:
-            self._leave(sequence)
+            self.scheduler.remove(sequence)
         self.scores.abort(request_id)
 
     def step(self) -> StepReport:
         """One forward over everything scheduled for generation, and a part of what is staged and of what is scored.
 
-        A forward that raises ends the requests it carried with finish reason ``error``; the others go on. So do they
-        when a grammar of one of them cannot be compiled or followed.
+        A request whose part of it raises, whose grammar cannot be compiled or followed, or whose logits are not finite
+        ends with finish reason ``error``; the others go on.
         """
-        refused = self._take_grammars()
+        failed = self._take_grammars()
         preemptions = self.scheduler.preemptions
         self.scheduler.admitted.clear()
         budget = self.options.max_num_batched_tokens
         chosen = self.scheduler.schedule(self.scores.reserve(budget))
+        failed += [self._fail(sequence, fault.reason) for sequence, fault in self.scheduler.take_faults()]
+        chosen = [sequence for sequence in chosen if sequence.row is not None]
         recomputed = sum(sequence.recompute for sequence in chosen)
         started = time.monotonic()
         for sequence in self.scheduler.admitted:
             sequence.queued = started - sequence.arrival
         if self.scheduler.admitted:
             self.on_begin([sequence.request.request_id for sequence in self.scheduler.admitted])
-        try:
-            works = [self._work(sequence) for sequence in chosen]
-            results = self.runner.step(works) if works else []
-        except LostRank:
-            raise
-        except Exception as error:
-            logger.exception("the step failed with %d requests", len(chosen))
-            refused += [self._fail(sequence, type(error).__name__) for sequence in chosen]
-            return StepReport(outputs=refused, stats=self.stats())
+        works: list[RowWork] = []
         finished: list[BlockOutput] = []
-        saved = 0
-        for sequence, result in zip(chosen, results, strict=True):
-            if result.error is not None:
-                refused.append(self._fail(sequence, result.error))
+        finalised = saved = 0
+        for sequence, done in self.rows.step(chosen):
+            if isinstance(done, Fault):
+                failed.append(self._fail(sequence, done.reason))
                 continue
-            output = self._advance(sequence, result)
-            if output is not None:
+            work, result = done
+            works.append(work)
+            finalised += result.finalised
+            if self._observer is not None:
+                self._observer(sequence, result)
+            output = attempt("booking a step", partial(self._advance, sequence, result))
+            if isinstance(output, Fault):
+                failed.append(self._fail(sequence, output.reason))
+            elif output is not None:
                 finished.append(output)
                 if output.finish_reason == "stop":
                     saved += max(0, -(-sequence.wanted // self.manifest.block_length) - 1)
         tokens = sum(work_tokens(work, self.manifest.block_length) for work in works)
-        failed, staged_tokens = self._stage(tokens)
+        unstaged, staged_tokens = self._stage(tokens)
         tokens += staged_tokens
         # A preempted request waits for pages: what becomes free is for it.
         preempted = self.scheduler.waiting.resuming
         scored = self.scores.step(budget - tokens, admit=not preempted)
+        outputs = failed + finished + unstaged + scored
         stats = self.stats(
             forward_seconds=time.monotonic() - started,
             phase=step_phase(works, staging=staged_tokens > 0, scoring=self.scores.rows > 0),
             batch_rows=len(works) + (staged_tokens > 0) + self.scores.rows,
             batch_tokens=tokens + self.scores.tokens,
-            finalized_tokens=sum(result.finalised for result in results),
+            finalized_tokens=finalised,
             steps_per_block=[output.denoise_steps for output in finished if not output.partial],
             queue_seconds=[sequence.queued for sequence in self.scheduler.admitted],
             admitted_prompt_tokens=sum(sequence.prompt_length for sequence in self.scheduler.admitted),
@@ -218,8 +221,9 @@ class Engine:
             preemptions=self.scheduler.preemptions - preemptions,
             recomputed_tokens=recomputed,
             early_stop_saved_blocks=saved,
+            nonfinite_sequences=sum(output.error == NOT_FINITE for output in outputs),
         )
-        return StepReport(outputs=refused + finished + failed + scored, stats=stats)
+        return StepReport(outputs=outputs, stats=stats)
 
     def stats(self, **figures: object) -> EngineStats:
         """The state of queue and pages, with the figures of a step if there was one."""
@@ -233,9 +237,13 @@ class Engine:
         )
 
     def check(self) -> None:
-        """Asserts that every held page belongs to a running request, and every kept one to the prefix cache."""
+        """Asserts that every held page belongs to a running request, and every kept one to the prefix cache.
+
+        And that what the host remembers of the rows is what the device holds, which is one question to the device.
+        """
         tables = [table for sequence in self.scheduler for table in sequence.tables]
         self.pool.check([*tables, *self.scores.tables], self.prefix_cache.kept)
+        self.rows.check(self.scheduler.running)
 
     def check_ranks(self) -> None:
         """Raises ``LostRank`` if a process that shares the layers has ended."""
@@ -247,57 +255,6 @@ class Engine:
         if self.runner.followers is not None:
             self.runner.followers.close()
             leave()
-
-    def _work(self, sequence: Sequence) -> RowWork:
-        """Opens the block if it is new, and lists what the forward has to compute for this request."""
-        assert sequence.row is not None
-        if not sequence.block_open:
-            if not sequence.row_open:
-                self.runner.canvas.open_row(
-                    sequence.row,
-                    rule=sequence.rule,
-                    max_steps=sequence.max_steps,
-                    stop_ids=sequence.stop_ids,
-                    border=sequence.border,
-                )
-                self.runner.editor.open_row(
-                    sequence.row, sequence.edits, sequence.request.prompt_ids, sequence.stop_ids
-                )
-                self.runner.constrained.open_row(sequence.row, sequence.grammar, sequence.stop_ids)
-                sequence.row_open, sequence.border = True, None
-            pinned = sequence.pinned(self.manifest.block_length)
-            self.runner.canvas.open_block(sequence.row, sequence.given, pinned)
-            if sequence.edits is not None:
-                self.runner.editor.open_block(sequence.row, sequence.token_ids[sequence.prompt_length :])
-            if sequence.grammar is not None:
-                generated = sequence.token_ids[sequence.prompt_length :]
-                self.runner.constrained.open_block(sequence.row, generated, sequence.wanted)
-            sequence.logprobs.clear()
-            sequence.finalised_at.clear()
-            sequence.block_open = True
-        clean = clean_spans(
-            sequence.token_ids, sequence.computed, sequence.block_start, sequence.prompt_length, self.manifest
-        )
-        # The first token taken from the commit pass must be known before the block is looked at.
-        committed = bool(clean) or sequence.fresh
-        alone = self.manifest.first_token == "autoregressive" and committed and not sequence.given
-        return RowWork(
-            sequence.row,
-            sequence.pages,
-            clean,
-            sequence.block_start,
-            denoise=not alone,
-            sampling=sequence.sampling,
-            needs_entropy=sequence.rule.name == "entropy_bound",
-            edited=sequence.edits is not None,
-            logprobs=sequence.request.logprobs,
-            constrained=sequence.grammar is not None,
-            guidance=(
-                Guidance(sequence.guidance_scale, sequence.second_pages, sequence.prompt_length)
-                if sequence.guided
-                else None
-            ),
-        )
 
     def _take_grammars(self) -> list[BlockOutput]:
         """Hands waiting requests the grammars that are compiled by now, and ends those whose grammar is wrong.
@@ -324,67 +281,35 @@ class Engine:
         sequence = self.scheduler.staged
         if sequence is None:
             return [], 0
-        try:
-            return [], self.staging.advance(sequence, beside)
-        except LostRank:
-            raise
-        except Exception as error:
-            logger.exception("a staged forward over %d tokens failed", sequence.block_start - sequence.computed)
-            return [self._fail(sequence, type(error).__name__)], 0
+        done = attempt("a staged forward", partial(self.staging.advance, sequence, beside))
+        return ([self._fail(sequence, done.reason)], 0) if isinstance(done, Fault) else ([], done)
 
     def _advance(self, sequence: Sequence, result: RowResult) -> BlockOutput | None:
         """Books a step's result; returns the block if it is finished, or what the request wants to see of it before."""
-        if self._observer is not None:
-            self._observer(sequence, result)
         row = sequence.row
         assert row is not None
         sequence.computed, sequence.fresh = sequence.block_start, False
         sequence.recompute = 0
         self.prefix_cache.store(sequence, lambda: self.runner.canvas.border[row].clone())
         sequence.forwards += 1
-        for offset, score in result.scores.items():
-            sequence.logprobs[offset] = TokenLogprob(
-                result.tokens[offset], score.logprob, result.steps, score.top_ids, score.top_logprobs
-            )
-        canvas = block_canvas(sequence, result, self.manifest) if sequence.request.stream_canvas else None
-        given, block = len(sequence.given), self.manifest.block_length
-        first = given + sequence.sent
-        wanted = min(sequence.wanted, block)
-        reason: FinishReason | None = None
-        if result.stop < min(result.frontier, wanted):
-            reason, end = "stop", result.stop
-        elif result.frontier >= sequence.wanted:
-            reason, end = "length", sequence.wanted
-        elif result.frontier >= block:
-            end = block
-        else:
-            end = max(first, result.frontier) if sequence.request.stream_prefix else first
-            if end == first and canvas is None:
-                return None
-            sequence.sent = end - given
-            return block_output(sequence, result, first, end, canvas=canvas, partial=True)
-        output = block_output(
-            sequence, result, first, end, canvas=canvas, reason=reason,
-            denoise_steps=result.steps, forward_passes=sequence.forwards,
-        )  # fmt: skip
+        output = step_output(sequence, result, self.manifest)
+        if output is None or output.partial:
+            return output
         self.scheduler.waiting.charge(sequence.request.client, answer_tokens=len(output.token_ids))
         sequence.sent = 0
-        if reason is not None:
+        if output.finish_reason is not None:
             del self.sequences[sequence.request.request_id]
-            self._leave(sequence)
+            self.scheduler.remove(sequence)
         else:
-            sequence.token_ids += result.tokens[given:]
-            sequence.block_start += block
+            sequence.token_ids += result.tokens[len(sequence.given) :]
+            sequence.block_start += self.manifest.block_length
             sequence.block_open = False
             sequence.forwards = 0
         return output
 
-    def _leave(self, sequence: Sequence) -> None:
-        if sequence.row is not None:
-            self.runner.release(sequence.row)
-        self.scheduler.remove(sequence)
-
     def _fail(self, sequence: Sequence, reason: str) -> BlockOutput:
-        del self.sequences[sequence.request.request_id]
-        self._leave(sequence)
+        for table in sequence.tables:
+            attempt("clearing pages", partial(self.runner.clear, table, sequence.computed))
+        self.sequences.pop(sequence.request.request_id, None)
+        self.scheduler.remove(sequence)
         return BlockOutput(request_id=sequence.request.request_id, token_ids=[], finish_reason="error", error=reason)

@@ -163,7 +163,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of one engine step (durations in seconds) and of the state it left behind.
 
     ``admitted_prompt_tokens`` are the prompts of requests that took part for the first time, ``cached_prompt_tokens``
-    those of their tokens that the prefix cache held.
+    those of their tokens that the prefix cache held. ``nonfinite_sequences`` ended because the model's logits were NaN
+    or infinite.
     """
 
     forward_seconds: float = 0.0
@@ -178,6 +179,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     preemptions: int = 0
     recomputed_tokens: int = 0
     early_stop_saved_blocks: int = 0
+    nonfinite_sequences: int = 0
     running: int = 0
     waiting: int = 0
     pages_free: int = 0

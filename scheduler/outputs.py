@@ -2,11 +2,42 @@
 
 from model.config import Manifest
 from model.row import RowResult
-from scheduler.messages import BlockCanvas, BlockOutput, FinishReason
+from scheduler.messages import BlockCanvas, BlockOutput, FinishReason, TokenLogprob
 from scheduler.sequence import Sequence
 
 
-def block_output(
+def step_output(sequence: Sequence, result: RowResult, manifest: Manifest) -> BlockOutput | None:
+    """The block if the step has finished it, or what the request wants to see of it before; ``None`` for nothing.
+
+    Keeps in the sequence what its next outputs of the block rest on.
+    """
+    for offset, score in result.scores.items():
+        sequence.logprobs[offset] = TokenLogprob(
+            result.tokens[offset], score.logprob, result.steps, score.top_ids, score.top_logprobs
+        )
+    canvas = _block_canvas(sequence, result, manifest) if sequence.request.stream_canvas else None
+    given, block = len(sequence.given), manifest.block_length
+    first = given + sequence.sent
+    reason: FinishReason | None = None
+    if result.stop < min(result.frontier, sequence.wanted, block):
+        reason, end = "stop", result.stop
+    elif result.frontier >= sequence.wanted:
+        reason, end = "length", sequence.wanted
+    elif result.frontier >= block:
+        end = block
+    else:
+        end = max(first, result.frontier) if sequence.request.stream_prefix else first
+        if end == first and canvas is None:
+            return None
+        sequence.sent = end - given
+        return _block_output(sequence, result, first, end, canvas=canvas, partial=True)
+    return _block_output(
+        sequence, result, first, end, canvas=canvas, reason=reason,
+        denoise_steps=result.steps, forward_passes=sequence.forwards,
+    )  # fmt: skip
+
+
+def _block_output(
     sequence: Sequence,
     result: RowResult,
     first: int,
@@ -36,7 +67,7 @@ def block_output(
     )
 
 
-def block_canvas(sequence: Sequence, result: RowResult, manifest: Manifest) -> BlockCanvas:
+def _block_canvas(sequence: Sequence, result: RowResult, manifest: Manifest) -> BlockCanvas:
     """The current block as it is after the step; remembers in the sequence when each token was finalised."""
     end = min(sequence.wanted, manifest.block_length)
     tokens = result.tokens[len(sequence.given) : end]

@@ -116,10 +116,12 @@ class PrefixCache:
         if whole < len(entry.pages):
             source: list[int] = []
             self.pool.share(source, entry.pages[whole:])
-            grown = self.pool.grow(sequence.pages, sequence.prompt_length)
-            if grown:
-                self._copy_page(source[0], sequence.pages[-1])
-            self.pool.release(source)
+            try:
+                grown = self.pool.grow(sequence.pages, sequence.prompt_length)
+                if grown:
+                    self._copy_page(source[0], sequence.pages[-1])
+            finally:
+                self.pool.release(source)
             if not grown:
                 self.pool.release(sequence.pages)
                 return False

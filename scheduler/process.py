@@ -74,15 +74,20 @@ class EngineServer:
                 try:
                     self.engine.add(message)
                 except RequestError as error:
-                    refused = BlockOutput(
-                        request_id=message.request_id, token_ids=[], finish_reason="error", error=str(error)
-                    )
-                    self.send(StepReport(outputs=[refused], stats=self.engine.stats()))
+                    self._refuse(message.request_id, str(error))
+                except Exception as error:  # A bug, which shall not end the others.
+                    logger.exception("a request could not be queued")
+                    self.engine.abort(message.request_id)
+                    self._refuse(message.request_id, type(error).__name__)
             case AbortRequest(request_id=request_id):
                 self.engine.abort(request_id)
             case ShutdownRequest():
                 return False
         return True
+
+    def _refuse(self, request_id: str, reason: str) -> None:
+        refused = BlockOutput(request_id=request_id, token_ids=[], finish_reason="error", error=reason)
+        self.send(StepReport(outputs=[refused], stats=self.engine.stats()))
 
 
 def main() -> int:

@@ -1,9 +1,11 @@
 """Which requests take part in the next step: admission, page allocation, preemption."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from model.config import Manifest
 from scheduler.fair_queue import FairQueue
+from scheduler.faults import Fault, attempt
 from scheduler.page_pool import PagePool
 from scheduler.prefix_cache import PrefixCache
 from scheduler.sequence import Sequence
@@ -18,6 +20,8 @@ class Scheduler:
 
     A request with more than ``max_prefill_tokens`` known tokens to compute is **staged** first: its forward advances
     in pieces beside each step, one request at a time, oldest first.
+
+    ``release_row`` is told of every row that its request leaves, at its end or when it is preempted.
     """
 
     def __init__(
@@ -25,6 +29,7 @@ class Scheduler:
         manifest: Manifest,
         pool: PagePool,
         prefix_cache: PrefixCache,
+        release_row: Callable[[int], None],
         *,
         max_num_seqs: int,
         max_num_batched_tokens: int,
@@ -33,6 +38,7 @@ class Scheduler:
         self.manifest = manifest
         self.pool = pool
         self.prefix_cache = prefix_cache
+        self._release_row = release_row
         self.max_num_batched_tokens = max_num_batched_tokens
         self.max_prefill_tokens = max_prefill_tokens
         self.waiting: FairQueue[Sequence] = FairQueue()
@@ -41,6 +47,7 @@ class Scheduler:
         self.admitted: list[Sequence] = []  # For the first time, since the list was last emptied.
         self._passed_over: list[Sequence] = []
         self._free_rows = list(range(max_num_seqs - 1, -1, -1))
+        self._faults: list[tuple[Sequence, Fault]] = []
 
     def __iter__(self) -> Iterator[Sequence]:
         yield from self.running
@@ -54,11 +61,11 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Takes a request out, wherever it is, and frees what it holds."""
-        if sequence.row is None:
-            self.waiting.remove(sequence)
-        else:
+        if sequence.row is not None:
             self.running.remove(sequence)
             self._vacate(sequence)
+        elif sequence in self.waiting:  # One whose admission has raised is not.
+            self.waiting.remove(sequence)
 
     def schedule(self, reserved: int = 0) -> list[Sequence]:
         """The requests of the next step, each with a row and with pages up to the end of its block.
@@ -92,7 +99,13 @@ class Scheduler:
                 self.waiting.set_aside(candidate)
                 self._passed_over.append(candidate)
                 continue
-            if not self._claim(candidate, budget):
+            claimed = attempt("admission", partial(self._claim, candidate, budget))
+            if isinstance(claimed, Fault):
+                self._return_pages(candidate)
+                self.waiting.remove(candidate)
+                self._faults.append((candidate, claimed))
+                continue
+            if not claimed:
                 break
             self.waiting.take(candidate)
             self._admit(candidate)
@@ -100,6 +113,11 @@ class Scheduler:
                 budget -= self._cost(candidate)
                 chosen.append(candidate)
         return chosen
+
+    def take_faults(self) -> list[tuple[Sequence, Fault]]:
+        """The requests whose admission or growth has raised since this was last asked; they are to be ended."""
+        faults, self._faults = self._faults, []
+        return faults
 
     @property
     def staged(self) -> Sequence | None:
@@ -126,7 +144,12 @@ class Scheduler:
         """Pages for every running block, oldest request first; tells whether a younger one had to go."""
         preempted = False
         for sequence in sorted(self.running, key=lambda sequence: sequence.arrival):
-            while sequence.row is not None and not self._grow(sequence):
+            while sequence.row is not None:
+                grown = attempt("growing a page table", partial(self._grow, sequence))
+                if isinstance(grown, Fault):
+                    self._faults.append((sequence, grown))
+                if grown:
+                    break
                 self._preempt(max(self.running, key=lambda other: other.arrival))
                 preempted = True
         return preempted
@@ -157,6 +180,7 @@ class Scheduler:
     def _vacate(self, sequence: Sequence) -> None:
         assert sequence.row is not None
         self._return_pages(sequence)
+        self._release_row(sequence.row)
         self._free_rows.append(sequence.row)
         sequence.row = None
         sequence.row_open = sequence.block_open = False

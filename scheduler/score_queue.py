@@ -1,19 +1,19 @@
 """The scoring requests of an engine: admission, a share of each step's tokens, answers."""
 
-import logging
+import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from model.config import Manifest
-from model.parallel.followers import LostRank
+from model.row import NOT_FINITE, TokenScore
 from model.runner import ModelRunner
 from scheduler.errors import RequestError
 from scheduler.fair_queue import FairQueue
+from scheduler.faults import Fault, attempt, run_apart
 from scheduler.messages import BlockOutput, ScoreRequest
 from scheduler.page_pool import PagePool
 from scheduler.scoring import Scoring, ScoringPlan
 from scheduler.validation import check_logprobs, check_priority
-
-logger = logging.getLogger(__name__)
 
 _SHARE = 4  # A step that follows one without scores keeps one part in so many of its tokens for them.
 
@@ -85,45 +85,56 @@ class ScoreQueue:
     def step(self, budget: int, *, admit: bool = True) -> list[BlockOutput]:
         """One forward in at most ``budget`` tokens; the requests it finished. ``admit`` lets waiting ones join.
 
-        A forward that raises ends the requests it carried with finish reason ``error``.
+        A request that raises, or whose logits are not finite, ends with finish reason ``error``; the others go on.
         """
-        plans = self._schedule(budget, admit)
+        plans, outputs = self._schedule(budget, admit)
         self.rows, self.tokens = len(plans), sum(len(plan.work.token_ids) for _, plan in plans)
         self._starved = self.busy and not plans
-        outputs: list[BlockOutput] = []
-        if plans:
-            try:
-                for source, target in (copy for _, plan in plans for copy in plan.copies):
-                    self.runner.copy_page(source, target)
-                results = self.runner.score([plan.work for _, plan in plans])
-            except LostRank:
-                raise
-            except Exception as error:
-                logger.exception("the scoring step failed with %d requests", len(plans))
-                return [self._fail(scoring, error) for scoring, _ in plans]
-            for (scoring, plan), scores in zip(plans, results, strict=True):
-                scoring.take(plan, scores)
+        results = run_apart("a scoring step", [plan for _, plan in plans], self._run)
+        for (scoring, plan), scores in zip(plans, results, strict=True):
+            booked = scores if isinstance(scores, Fault) else attempt("scoring", partial(_book, scoring, plan, scores))
+            if booked is not None:
+                outputs.append(self._fail(scoring, booked.reason))
         for scoring in [scoring for scoring in self.running if scoring.done]:
-            outputs.append(scoring.output())
-            self._leave(scoring)
+            output = attempt("the end of scoring", scoring.output)
+            if isinstance(output, Fault):
+                output = self._fail(scoring, output.reason)
+            else:
+                self._leave(scoring)
+            outputs.append(output)
         return outputs
 
-    def _schedule(self, budget: int, admit: bool) -> list[tuple[Scoring, ScoringPlan]]:
+    def _run(self, plans: list[ScoringPlan]) -> list[list[TokenScore]]:
+        for source, target in (copy for plan in plans for copy in plan.copies):
+            self.runner.copy_page(source, target)
+        return self.runner.score([plan.work for plan in plans])
+
+    def _schedule(self, budget: int, admit: bool) -> tuple[list[tuple[Scoring, ScoringPlan]], list[BlockOutput]]:
+        """Who takes part in the step with which plan, and the ends of those whose plan could not be made."""
+        failed: list[BlockOutput] = []
         while admit and len(self.running) < self.runner.canvas.rows:
             scoring = self.waiting.first()
-            if scoring is None or not scoring.admit():
+            if scoring is None:
+                break
+            admitted = attempt("admission", scoring.admit)
+            if isinstance(admitted, Fault):
+                failed.append(self._fail(scoring, admitted.reason))
+                continue
+            if not admitted:
                 break
             self.waiting.charge(scoring.request.client, prompt_tokens=len(scoring.ids))
             self.waiting.take(scoring)
             self.running.append(scoring)
             self.on_begin([scoring.request.request_id])
         plans = []
-        for scoring in self.running:
-            plan = scoring.plan(budget)
-            if plan is not None:
+        for scoring in list(self.running):
+            plan = attempt("planning scores", partial(scoring.plan, budget))
+            if isinstance(plan, Fault):
+                failed.append(self._fail(scoring, plan.reason))
+            elif plan is not None:
                 plans.append((scoring, plan))
                 budget -= len(plan.work.token_ids)
-        return plans
+        return plans, failed
 
     def _leave(self, scoring: Scoring) -> None:
         del self._scorings[scoring.request.request_id]
@@ -131,10 +142,17 @@ class ScoreQueue:
             self.waiting.remove(scoring)
         else:
             self.running.remove(scoring)
-            scoring.release()
+        scoring.release()
 
-    def _fail(self, scoring: Scoring, error: Exception) -> BlockOutput:
+    def _fail(self, scoring: Scoring, reason: str) -> BlockOutput:
+        for table, start in ((scoring.pages, scoring.committed), *((table, 0) for table in scoring.scratch)):
+            attempt("clearing pages", partial(self.runner.clear, table, start))
         self._leave(scoring)
-        return BlockOutput(
-            request_id=scoring.request.request_id, token_ids=[], finish_reason="error", error=type(error).__name__
-        )
+        return BlockOutput(request_id=scoring.request.request_id, token_ids=[], finish_reason="error", error=reason)
+
+
+def _book(scoring: Scoring, plan: ScoringPlan, scores: list[TokenScore]) -> Fault | None:
+    if not all(math.isfinite(score.logprob) for score in scores):
+        return Fault(NOT_FINITE)
+    scoring.take(plan, scores)
+    return None

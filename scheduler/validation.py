@@ -28,6 +28,10 @@ def check_request(
         raise RequestError(f"prompt and max_tokens need more than the {pool.num_pages} KV pages there are")
     if request.params.guidance_scale < 0.0:
         raise RequestError(f"guidance_scale must not be negative, got {request.params.guidance_scale}")
+    if request.params.guidance_scale > 0.0 and manifest.mask_token_id >= vocab_size:
+        raise RequestError(
+            "guidance_scale: the model has no mask token, which guidance puts in the place of the prompt"
+        )
     if request.params.guidance_scale > 0.0 and length + request.max_tokens > max_guided_len:
         raise RequestError(
             f"guidance_scale: prompt ({length}) and max_tokens ({request.max_tokens}) exceed"
@@ -36,8 +40,10 @@ def check_request(
     possible = MAX_STOP_IDS - len(manifest.stop_token_ids)
     if len(request.stop_token_ids) > possible:
         raise RequestError(f"stop_token_ids: at most {possible} are possible, got {len(request.stop_token_ids)}")
-    if request.grammar is not None and not (request.stop_token_ids or _ends(request, manifest)):
-        raise RequestError("grammar: the end of the answer needs a stop token, and there is none")
+    if any(token < 0 for token in request.stop_token_ids):
+        raise RequestError(f"stop_token_ids: {min(request.stop_token_ids)} is no token id")
+    if request.grammar is not None and not _ends(request, manifest, vocab_size):
+        raise RequestError("grammar: the end of the answer needs a stop token that the model can write; there is none")
     if not all(0 <= token < vocab_size and token != manifest.mask_token_id for token in request.pinned):
         raise RequestError("pinned has a token id that cannot be generated")
     check_logprobs(request.logprobs, vocab_size)
@@ -45,8 +51,10 @@ def check_request(
     _check_edits(request, [*manifest.stop_token_ids, *request.stop_token_ids], vocab_size, manifest.mask_token_id)
 
 
-def _ends(request: GenerateRequest, manifest: Manifest) -> bool:
-    return bool(manifest.stop_token_ids) and not request.ignore_eos
+def _ends(request: GenerateRequest, manifest: Manifest, vocab_size: int) -> bool:
+    """Whether the model can write a token that ends the answer."""
+    stops = [*request.stop_token_ids, *(() if request.ignore_eos else manifest.stop_token_ids)]
+    return any(0 <= token < vocab_size and token != manifest.mask_token_id for token in stops)
 
 
 def check_logprobs(wanted: int | None, vocab_size: int) -> None:

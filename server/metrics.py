@@ -62,6 +62,7 @@ class Metrics:
         self._preemptions = self._counter("preemptions", "Sequences that gave up their pages")
         self._recomputed = self._counter("recomputed_tokens", "Tokens computed again after preemption")
         self._saved = self._counter("early_stop_saved_blocks", "Blocks not run because a stop token came")
+        self._nonfinite = self._counter("nonfinite_sequences", "Sequences ended by logits that are NaN or infinite")
         self._finished = self._counter("requests_finished", "Finished sequences", "reason")
         self._rejected = self._counter("requests_rejected", "Requests answered without running", "reason")
         self._cancelled = self._counter("requests_cancelled", "Sequences whose client left", "stage")
@@ -91,6 +92,7 @@ class Metrics:
         self._preemptions.labels(self._model).inc(stats.preemptions)
         self._recomputed.labels(self._model).inc(stats.recomputed_tokens)
         self._saved.labels(self._model).inc(stats.early_stop_saved_blocks)
+        self._nonfinite.labels(self._model).inc(stats.nonfinite_sequences)
         for steps in stats.steps_per_block:
             self._steps.labels(self._model).observe(steps)
         if stats.phase == "idle":

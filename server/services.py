@@ -161,6 +161,8 @@ def token_budget(prompt_tokens: int, wanted: int | None, ready: EngineReady, par
         raise too_long(context, str(prompt_tokens), param)
     if wanted is not None and wanted > rest:
         raise too_long(context, str(prompt_tokens), param, wanted)
+    if guided and ready.mask_token_id >= ready.vocab_size:
+        raise invalid("guidance_scale needs a mask token, and this model has none", "guidance_scale")
     if guided:
         rest = min(rest, ready.max_guided_len - prompt_tokens)
         if rest < 1 or (wanted is not None and wanted > rest):

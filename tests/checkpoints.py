@@ -12,6 +12,14 @@ from model.transformer import Transformer
 VOCAB = 64
 MASK, EOS = 63, 62
 
+AUTOREGRESSIVE: dict[str, Any] = {
+    "block_length": 1,
+    "prompt_attention": "causal",
+    "block_origin": "absolute",
+    "shift": True,
+    "first_token": "autoregressive",
+}
+
 # Each entry: overrides of the shape, overrides of the manifest.
 AXES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {}),
@@ -30,17 +38,12 @@ AXES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "block_causal_prompt_end": ({}, {"prompt_attention": "block_causal"}),
     "causal_prompt": ({}, {"prompt_attention": "causal", "shift": True}),
-    "autoregressive": (
-        {},
-        {
-            "block_length": 1,
-            "prompt_attention": "causal",
-            "block_origin": "absolute",
-            "shift": True,
-            "first_token": "autoregressive",
-        },
-    ),
+    "autoregressive": ({}, AUTOREGRESSIVE),
+    "autoregressive_without_mask": ({}, AUTOREGRESSIVE),
 }
+# Their ``mask_token_id`` is the first id past the vocabulary, as in checkpoints that transformers decodes.
+WITHOUT_MASK = ("autoregressive_without_mask",)
+MASKED_AXES = [axis for axis in AXES if axis not in WITHOUT_MASK]
 
 
 def build_checkpoint(
@@ -76,5 +79,7 @@ def build_checkpoint(
         **manifest,
         **manifest_overrides,
     }
+    if axis in WITHOUT_MASK:
+        values["mask_token_id"] = vocab_size
     save_checkpoint(directory, model, Manifest(**values))
     return directory

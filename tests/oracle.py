@@ -138,6 +138,16 @@ def share(positions: int, steps: int) -> int:
     return shares[0]
 
 
+def mask_token(manifest: Any, vocab_size: int) -> tuple[int, list[int]]:
+    """The token that stands where nothing is known yet, and which can never be written.
+
+    A checkpoint without a mask token never looks at such places, so that any token may stand there.
+    """
+    if manifest.mask_token_id < vocab_size:
+        return manifest.mask_token_id, [manifest.mask_token_id]
+    return vocab_size - 1, []
+
+
 def score_prompt(weights: dict[str, Tensor], shape: Any, manifest: Any, prompt: list[int]) -> list[Tensor]:
     """Log-probabilities [vocab] of every prompt token but the first: one forward a token, nothing reused.
 
@@ -146,13 +156,14 @@ def score_prompt(weights: dict[str, Tensor], shape: Any, manifest: Any, prompt: 
     """
     block = manifest.block_length
     head = weights.get("lm_head.weight", weights["embed_tokens.weight"])
+    mask, banned = mask_token(manifest, len(head))
     found = []
     for position in range(1, len(prompt)):
         end = position // block * block + block
-        ids = torch.tensor(prompt[:position] + [manifest.mask_token_id] * (end - position))
+        ids = torch.tensor(prompt[:position] + [mask] * (end - position))
         hidden = hidden_states(weights, shape, ids, visibility(end, 0, manifest.prompt_attention, block))
         logits = head @ hidden[position - 1 if manifest.shift else position]
-        logits[manifest.mask_token_id] = float("-inf")
+        logits[banned] = float("-inf")
         found.append(logits.log_softmax(-1))
     return found
 
@@ -242,6 +253,7 @@ def decode(
     tau = manifest.confidence_threshold if threshold is None else threshold
     block = manifest.block_length
     head = weights.get("lm_head.weight", weights["embed_tokens.weight"])
+    mask, banned = mask_token(manifest, len(head))
     stops = () if ignore_eos else manifest.stop_token_ids
     origin = len(prompt) if manifest.block_origin == "prompt_end" else len(prompt) // block * block
     ids: list[int | None] = list(prompt)
@@ -262,9 +274,9 @@ def decode(
         sees = visibility(len(ids), origin, manifest.prompt_attention, block)
         while True:
             steps[-1] += 1
-            canvas = torch.tensor([manifest.mask_token_id if token is None else token for token in ids])
+            canvas = torch.tensor([mask if token is None else token for token in ids])
             hidden = hidden_states(weights, shape, canvas, sees)
-            blind = torch.cat((torch.full((len(prompt),), manifest.mask_token_id), canvas[len(prompt) :]))
+            blind = torch.cat((torch.full((len(prompt),), mask), canvas[len(prompt) :]))
             unguided = hidden_states(weights, shape, blind, sees) if guidance_scale else hidden
             masked = [position for position in range(start, start + block) if ids[position] is None]
             if manifest.first_token == "autoregressive" and masked[0] == start:
@@ -278,7 +290,7 @@ def decode(
                 if guidance_scale:
                     without = head @ unguided[row]
                     logits = without + (guidance_scale + 1) * (logits - without)
-                logits[manifest.mask_token_id] = float("-inf")
+                logits[banned] = float("-inf")
                 raw[position] = logits.log_softmax(-1)
                 if edits is not None:
                     logits = edit(logits, edits, prompt, generated, position - len(prompt), tuple(stops))

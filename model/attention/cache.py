@@ -27,6 +27,15 @@ class PagedCache:
         for stored in (self.keys, self.values):
             stored[:, there] = stored[:, here]
 
+    def clear(self, pages: list[int], start: int) -> None:
+        """Zeroes keys and values of all layers from position ``start`` of a page table on."""
+        size = self.page_size
+        kept = start % size  # Of the first page.
+        for page in pages[start // size :]:
+            for stored in (self.keys, self.values):
+                stored[:, page * size + kept : (page + 1) * size] = 0
+            kept = 0
+
     @staticmethod
     def bytes_per_page(config: TransformerConfig, page_size: int, dtype: torch.dtype) -> int:
         """Memory of one page over all layers, keys and values."""

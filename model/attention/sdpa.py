@@ -33,8 +33,9 @@ class SegmentGroup:
 
     Attributes:
         shape: (segments, queries) of the rectangle.
-        keys: [segments * keys] int64, where in the pool each key lies, padding repeating slot 0; a slice where one
-            segment's keys lie side by side, so that nothing need be copied.
+        keys: [segments * keys] int64, where in the pool each key lies; a slice where one segment's keys lie side by
+            side, so that nothing need be copied. Padding repeats a segment's own last key: it is masked, but a NaN in
+            another request's would spoil the product all the same.
         mask: [segments, 1, 1 or queries, keys] bool, true = sees; ``None`` when nothing is padded or causal.
         queries: the flat tokens that the queries are.
     """
@@ -84,9 +85,9 @@ class SdpaAttention(PagedAttention):
         if len(segments) == 1:
             key_slots = slots[0]
         else:
-            key_slots = np.zeros((len(segments), most), dtype=np.int64)
+            key_slots = np.empty((len(segments), most), dtype=np.int64)
             for line, each in zip(key_slots, slots, strict=True):
-                line[: len(each)] = each
+                line[: len(each)], line[len(each) :] = each, each[-1]
         keys = _as_slice(key_slots) if len(segments) == 1 else None
         return SegmentGroup(
             shape=(len(segments), longest),

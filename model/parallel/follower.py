@@ -10,7 +10,7 @@ from torch import Tensor
 from model.attention.backends import find_attention
 from model.attention.cache import PagedCache
 from model.attention.paged import PagedAttention
-from model.parallel.messages import Attend, Command, CopyPage, OpenPool, Predict, RunLayers, WriteLayer
+from model.parallel.messages import Attend, Clear, Command, CopyPage, OpenPool, Predict, RunLayers, WriteLayer
 from model.parallel.transformer import RankTransformer
 from model.segments import Segment
 
@@ -51,6 +51,9 @@ class Follower:
             case CopyPage(source=source, target=target):
                 assert self._cache is not None
                 self._cache.copy_page(source, target)
+            case Clear(pages=pages, start=start):
+                assert self._cache is not None
+                self._cache.clear(pages, start)
             case Attend(number=number, segments=segments, gone=gone):
                 assert self._cache is not None
                 assert self._factory is not None

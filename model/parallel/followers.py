@@ -11,7 +11,7 @@ import msgspec
 from model.attention.cache import PagedCache
 from model.attention.paged import AttentionFactory, PagedAttention
 from model.config import AttentionBackend
-from model.parallel.messages import Attend, Command, CopyPage, OpenPool
+from model.parallel.messages import Attend, Clear, Command, CopyPage, OpenPool
 from model.segments import Segment
 
 _LEAVE_S = 2.0
@@ -76,6 +76,10 @@ class Followers:
     def copy_page(self, source: int, target: int) -> None:
         """Copies a page of the followers' pools."""
         self.send(CopyPage(source=source, target=target))
+
+    def clear(self, pages: list[int], start: int) -> None:
+        """Zeroes the end of a page table in the followers' pools."""
+        self.send(Clear(pages=pages, start=start))
 
     def attend_with(self, factory: AttentionFactory) -> AttentionFactory:
         """A factory whose layouts the followers make too, and keep for as long as the leader does."""

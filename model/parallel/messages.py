@@ -20,6 +20,13 @@ class CopyPage(msgspec.Struct, frozen=True, tag="copy"):
     target: int
 
 
+class Clear(msgspec.Struct, frozen=True, tag="clear"):
+    """Zero what a page table holds from position ``start`` on."""
+
+    pages: list[int]
+    start: int
+
+
 class Attend(msgspec.Struct, frozen=True, tag="attend"):
     """Lay out a forward's segments and keep that under ``number``; forget those in ``gone``.
 
@@ -57,4 +64,4 @@ class Predict(msgspec.Struct, frozen=True, tag="predict"):
     rows: int
 
 
-Command = OpenPool | CopyPage | Attend | RunLayers | WriteLayer | Predict
+Command = OpenPool | CopyPage | Clear | Attend | RunLayers | WriteLayer | Predict

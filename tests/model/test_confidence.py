@@ -111,6 +111,24 @@ def test_a_row_that_is_not_a_number_leaves_the_others_alone(search: Search) -> N
     assert token[[0, 2]].tolist() == head(hidden[[0, 2]]).argmax(-1).tolist()
 
 
+@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_infinite_logits_have_no_confidence(search: Search, dtype: torch.dtype) -> None:
+    """One of +inf among others, all of +inf, all of -inf; one of -inf is a token that is ruled out."""
+    weight = torch.randn(3000, 4, generator=torch.Generator().manual_seed(0))
+    weight[:, 1:3] = 0.0
+    weight[7, 1], weight[:, 2] = 3e38, 3e38
+    head = head_of(weight.to(dtype))
+    plain = [1.0, 0.0, 0.0, 0.5]
+    hidden = torch.tensor(
+        [plain, [1.0, 9.0, 0.0, 0.5], [1.0, 0.0, 9.0, 0.5], [1.0, 0.0, -9.0, 0.5], [1.0, -9.0, 0.0, 0.5]], dtype=dtype
+    )
+    for confidence, token in (search(hidden, head, 1024, 3000), confidence_and_best(head(hidden), 3000)):
+        assert confidence.isnan().tolist() == [False, True, True, True, False]
+        assert token[0] == token[4] == int(head(hidden[:1]).argmax())
+        torch.testing.assert_close(confidence[0], confidence[4])
+
+
 def test_entropy_is_in_nats_and_ignores_impossible_tokens() -> None:
     logits = torch.tensor([[0.0, 0.0, float("-inf"), 0.0], [99.0, 0.0, 0.0, float("-inf")]])
     torch.testing.assert_close(entropy(logits), torch.tensor([math.log(3), 0.0]))

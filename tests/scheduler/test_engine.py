@@ -8,7 +8,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import model.runner
 from scheduler.engine import Engine
 from scheduler.errors import EngineStartError, RequestError
 from scheduler.messages import DecodingParams, GenerateRequest
@@ -90,54 +89,6 @@ def test_abort_frees_pages_at_once_in_every_state(engine: Engine) -> None:
     assert not engine.busy
     assert engine.pool.active == 0
     engine.abort("never there")
-
-
-def test_a_forward_that_raises_ends_its_requests_and_nothing_else(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for index in range(5):  # The fifth waits and must survive.
-        engine.add(request(str(index)))
-    with monkeypatch.context() as patch:
-        patch.setattr(engine.runner, "step", _raise)
-        report = engine.step()
-    assert {output.request_id for output in report.outputs} == {"0", "1", "2", "3"}
-    assert {(output.finish_reason, output.error) for output in report.outputs} == {("error", "RuntimeError")}
-    assert list(finish(engine)) == ["4"]
-
-
-def _raise(_works: object) -> None:
-    raise RuntimeError("out of memory")
-
-
-def test_a_row_whose_sampling_raises_fails_alone(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    requests = [
-        request(name, max_tokens=12, params=DecodingParams(temperature=temperature, seed=3))
-        for name, temperature in (("greedy", 0.0), ("bad", 0.7), ("warm", 0.9))
-    ]
-    for each in requests:
-        engine.add(each)
-    expected = finish(engine)
-    sample = model.runner.sample
-
-    def raising(*arguments: Any, temperature: float, **others: Any) -> torch.Tensor:
-        if temperature == 0.7:
-            raise RuntimeError("no memory for this row")
-        return sample(*arguments, temperature=temperature, **others)
-
-    monkeypatch.setattr(model.runner, "sample", raising)
-    for each in requests:
-        engine.add(each)
-    outputs = [output for _ in range(100) if engine.busy for output in engine.step().outputs]
-    assert [(each.request_id, each.error) for each in outputs if each.finish_reason == "error"] == [
-        ("bad", "RuntimeError")
-    ]
-    for name in ("greedy", "warm"):
-        assert [token for each in outputs if each.request_id == name for token in each.token_ids] == expected[name]
-    assert "no memory for this row" in caplog.text
-    engine.check()
-    assert engine.pool.active == 0
 
 
 def test_max_steps_per_block_bounds_every_block(engine: Engine) -> None:

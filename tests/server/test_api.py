@@ -140,6 +140,22 @@ async def test_guidance_reaches_the_engine_and_has_its_own_length(bench: Bench) 
             assert response.json()["error"]["param"] == "guidance_scale"
 
 
+async def test_guidance_needs_a_model_with_a_mask_token(bench: Bench) -> None:
+    ready = bench.engine.ready
+    assert ready is not None
+    bench.engine.ready = msgspec.structs.replace(ready, mask_token_id=ready.vocab_size)
+    for path, body in (
+        ("/v1/completions", {"prompt": "hi"}),
+        ("/v1/chat/completions", {"messages": CHAT}),
+        ("/v1/responses", {"input": "hi"}),
+    ):
+        assert (await bench.post(path, body)).status_code == 200
+        response = await bench.post(path, body | {"guidance_scale": 1.5})
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == "guidance_scale"
+        assert "needs a mask token" in response.json()["error"]["message"]
+
+
 async def test_max_tokens_is_exact_and_defaults(bench: Bench) -> None:
     for limit in (1, 3, 5):
         answer = await bench.complete(max_tokens=limit)

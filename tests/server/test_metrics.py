@@ -36,6 +36,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "recomputed_tokens": ("counter", set()),
     "prefix_cache_queries": ("counter", set()),
     "prefix_cache_hits": ("counter", set()),
+    "nonfinite_sequences": ("counter", set()),
     "requests_finished": ("counter", {"reason"}),
     "requests_rejected": ("counter", {"reason"}),
     "requests_cancelled": ("counter", {"stage"}),

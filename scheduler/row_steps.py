@@ -1,0 +1,103 @@
+"""The rows of a step: their blocks opened on the canvas, their work listed, and one forward for all of them."""
+
+from functools import partial
+
+from model.row import Guidance, RowResult, RowWork
+from model.runner import ModelRunner
+from scheduler.blocks import clean_spans
+from scheduler.faults import Fault, attempt, run_apart
+from scheduler.sequence import Sequence
+
+# What a step did for a request.
+Done = tuple[RowWork, RowResult]
+
+
+class RowSteps:
+    """Steps requests with a row each, so that one whose work raises ends alone."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        self.runner, self.manifest = runner, runner.manifest
+
+    def step(self, sequences: list[Sequence]) -> list[tuple[Sequence, Done | Fault]]:
+        """One forward over all of them, or several over parts of them where one raises; in their order."""
+        works = [attempt("opening a row", partial(self._work, sequence)) for sequence in sequences]
+        sound = [work for work in works if not isinstance(work, Fault)]
+        results = iter(run_apart("a step", sound, self.runner.step))
+        return [
+            (sequence, work if isinstance(work, Fault) else _done(work, next(results)))
+            for sequence, work in zip(sequences, works, strict=True)
+        ]
+
+    def check(self, running: list[Sequence]) -> None:
+        """Asserts that host and device agree about the rows of ``running``, and that no other row keeps anything."""
+        open_rows = {sequence.row for sequence in running if sequence.row is not None and sequence.row_open}
+        self.runner.check(open_rows)
+        canvas = self.runner.canvas
+        for sequence in running:
+            row = sequence.row
+            if row is None or not sequence.block_open:
+                continue
+            assert canvas.first[row] == len(sequence.given), f"row {row} is open for another block"
+            known = canvas.tokens[row].tolist()
+            assert known[: canvas.first[row]] == sequence.given, f"row {row} holds another prompt"
+            generated = sequence.token_ids[sequence.prompt_length :]
+            self.runner.editor.check(row, generated)
+            self.runner.constrained.check(row, generated, canvas)
+
+    def _work(self, sequence: Sequence) -> RowWork:
+        """Opens the block if it is new, and lists what the forward has to compute for this request."""
+        assert sequence.row is not None
+        if not sequence.block_open:
+            self._open_block(sequence, sequence.row)
+        clean = clean_spans(
+            sequence.token_ids, sequence.computed, sequence.block_start, sequence.prompt_length, self.manifest
+        )
+        # The first token taken from the commit pass must be known before the block is looked at.
+        committed = bool(clean) or sequence.fresh
+        alone = self.manifest.first_token == "autoregressive" and committed and not sequence.given
+        return RowWork(
+            sequence.row,
+            sequence.pages,
+            clean,
+            sequence.block_start,
+            denoise=not alone,
+            sampling=sequence.sampling,
+            needs_entropy=sequence.rule.name == "entropy_bound",
+            edited=sequence.edits is not None,
+            logprobs=sequence.request.logprobs,
+            constrained=sequence.grammar is not None,
+            guidance=(
+                Guidance(sequence.guidance_scale, sequence.second_pages, sequence.prompt_length)
+                if sequence.guided
+                else None
+            ),
+        )
+
+    def _open_block(self, sequence: Sequence, row: int) -> None:
+        runner = self.runner
+        if not sequence.row_open:
+            runner.canvas.open_row(
+                row,
+                rule=sequence.rule,
+                max_steps=sequence.max_steps,
+                stop_ids=sequence.stop_ids,
+                border=sequence.border,
+            )
+            runner.editor.open_row(row, sequence.edits, sequence.request.prompt_ids, sequence.stop_ids)
+            runner.constrained.open_row(row, sequence.grammar, sequence.stop_ids)
+            sequence.row_open, sequence.border = True, None
+        runner.canvas.open_block(row, sequence.given, sequence.pinned(self.manifest.block_length))
+        generated = sequence.token_ids[sequence.prompt_length :]
+        if sequence.edits is not None:
+            runner.editor.open_block(row, generated)
+        if sequence.grammar is not None:
+            runner.constrained.open_block(row, generated, sequence.wanted)
+        sequence.logprobs.clear()
+        sequence.finalised_at.clear()
+        sequence.block_open = True
+
+
+def _done(work: RowWork, result: RowResult | Fault) -> Done | Fault:
+    if isinstance(result, Fault):
+        return result
+    return (work, result) if result.error is None else Fault(result.error)
