@@ -50,7 +50,8 @@ async def _plan(
     use = body.tool_use
     wanted = answer_grammar(body.constraint, use)
     grammar = await services.checked_grammar(wanted, body.stop_token_ids, ready, codec)
-    ids = await codec.encode_chat(body.chat(), ready.max_model_len)
+    chat = body.chat(trust_template=services.settings.trust_request_chat_template)
+    ids = await codec.encode_chat(chat, ready.max_model_len, special=bool(body.add_special_tokens))
     check_stop_ids(body.stop_token_ids, ready)
     budget = token_budget(len(ids), body.token_limit, ready, "messages", guided=body.guidance_scale > 0)
     check_edits(body, budget, ready)

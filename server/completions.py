@@ -61,9 +61,11 @@ async def _plan(
         check_ids(pinned, ready, "suffix")
         if len(pinned) > ready.max_model_len:
             raise too_long(ready.max_model_len, str(len(pinned)), "suffix")
-        prompts = await codec.encode_infill(texts, body.suffix, pinned, ready.max_model_len)
+        prompts = await codec.encode_infill(
+            texts, body.suffix, pinned, ready.max_model_len, special=body.add_special_tokens
+        )
     else:
-        prompts = given or await codec.encode(texts, ready.max_model_len)
+        prompts = given or await codec.encode(texts, ready.max_model_len, special=body.add_special_tokens)
     wanted = body.max_tokens if "max_tokens" in body.model_fields_set else None
     budgets = []
     for ids in prompts:

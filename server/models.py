@@ -4,10 +4,8 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from server.body import read_body
-from server.errors import invalid
 from server.protocol.tokens import DetokenizeRequest, TokenizeRequest
 from server.services import Services, check_ids
-from server.text import Chat
 
 router = APIRouter()
 
@@ -34,15 +32,23 @@ async def tokenize(request: Request) -> Response:
     body = await read_body(request, TokenizeRequest)
     services.check_model(body.model)
     ready, codec = services.require_ready()
-    if (body.prompt is None) == (body.messages is None):
-        raise invalid("Send either prompt or messages", "prompt")
+    body.check()
     # The length bound is only there to bound the work; a count over the context is a fine answer.
     bound = max(ready.max_model_len, services.settings.max_body_bytes)
     if body.messages is not None:
-        ids = await codec.encode_chat(Chat([message.fields() for message in body.messages]), bound)
+        chat = body.chat_of(body.messages, trust_template=services.settings.trust_request_chat_template)
+        ids = await codec.encode_chat(chat, bound, special=bool(body.add_special_tokens))
+    elif isinstance(body.prompt, list):
+        ids = body.prompt
+        if ids:
+            check_ids(ids, ready, "prompt")
     else:
-        ids = (await codec.encode([body.prompt or ""], bound))[0]
-    return JSONResponse({"count": len(ids), "max_model_len": ready.max_model_len, "tokens": ids})
+        prompt = body.prompt or ""
+        special = body.add_special_tokens is not False
+        suffix = (await codec.encode([body.suffix or ""], bound, "suffix", special=False))[0]
+        [ids] = await codec.encode_infill([prompt], body.suffix or "", suffix, bound, special=special)
+    shown = {"token_strs": [codec.token_name(ident) for ident in ids]} if body.return_token_strs else {}
+    return JSONResponse({"count": len(ids), "max_model_len": ready.max_model_len, "tokens": ids, **shown})
 
 
 @router.post("/detokenize")

@@ -43,7 +43,8 @@ async def _plan(
     use = body.tool_use
     grammar = answer_grammar(body.constraint, use)
     text = await services.checked_grammar(grammar, body.stop_token_ids, ready, codec)
-    chat = Chat(messages, [function.declaration() for function in use.functions])
+    tools = [function.declaration() for function in use.functions]
+    chat = Chat(messages, tools, variables=body.chat_template_kwargs)
     ids = await codec.encode_chat(chat, ready.max_model_len, "input")
     check_stop_ids(body.stop_token_ids, ready)
     budget = token_budget(len(ids), body.max_output_tokens, ready, "input", guided=body.guidance_scale > 0)

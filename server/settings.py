@@ -115,6 +115,11 @@ class ServerSettings(BaseSettings):
         default=None,
         description="File with the Jinja template of chats. Default: the tokenizer's, else that of the format.",
     )
+    trust_request_chat_template: CliImplicitFlag[bool] = Field(
+        default=False,
+        description="Let chats bring a template of their own (chat_template); it runs in a sandbox, without a limit of "
+        "time.",
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0 picks a free one.")
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")

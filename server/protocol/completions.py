@@ -60,6 +60,7 @@ class CompletionRequest(ConstrainedFields):
         description="Text, several texts, token ids, or several lists of them."
     )
     max_tokens: int = Field(16, ge=0, description="Most tokens of an answer; exact.")
+    add_special_tokens: bool = Field(True, description="Put around a text what the tokenizer puts around a prompt.")
     echo: bool = Field(False, description="Put the prompt in front of the answer.")
     logprobs: int | None = Field(
         None,

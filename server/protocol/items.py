@@ -7,10 +7,10 @@ from pydantic import Discriminator, Field, PlainValidator, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from server.errors import invalid
-from server.protocol.chat import Message, check_content
 from server.protocol.common import ApiModel
 from server.protocol.fields.row import CALL_ITEM, ITEM, ITEM_PART, REASONING_ITEM, RESULT_ITEM
 from server.protocol.fields.table import UNWANTED
+from server.protocol.message import Message, check_content
 from server.protocol.tools import CalledFunction, ToolCall
 
 _KINDS = ("message", "function_call", "function_call_output", "reasoning")

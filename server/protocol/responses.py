@@ -6,12 +6,13 @@ from pydantic import BeforeValidator, Field, JsonValue
 
 from model.rules import RuleName
 from server.errors import invalid
-from server.protocol.chat import Message
 from server.protocol.common import AnswerFields, AnyStreamOptions, ApiModel
 from server.protocol.effort import Effort
 from server.protocol.fields.row import REASONING, RESPONSES, TEXT
 from server.protocol.formats import Constraint, TextFormat
 from server.protocol.items import InputItem, chat_messages
+from server.protocol.message import Message
+from server.protocol.prompt import TemplateVariables
 from server.protocol.response_tools import FunctionTool, ToolChoice
 from server.protocol.tools import MAX_TOOLS, ToolUse
 
@@ -87,6 +88,8 @@ class ResponsesRequest(AnswerFields):
     max_tool_calls: int | None = Field(
         None, ge=0, description="Most calls of built-in tools, of which there are none; returned as it is."
     )
+
+    chat_template_kwargs: TemplateVariables = Field({}, description="Variables of the chat template, by their names.")
 
     @property
     def constraint(self) -> Constraint | None:

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from server.schema.common import Answer
 
 
@@ -30,6 +32,7 @@ class Tokenized(Answer):
     count: int
     max_model_len: int
     tokens: list[int]
+    token_strs: list[str] | None = Field(None, description="Only with return_token_strs; as the vocabulary has them.")
 
 
 class Detokenized(Answer):

@@ -121,14 +121,17 @@ class TextCodec:
         return await _offload(sum(map(len, texts)), lambda: self._encoder.encode(texts, add_special_tokens=special))
 
     async def encode_infill(
-        self, prompts: Sequence[str], suffix: str, suffix_ids: Sequence[int], max_tokens: int
+        self, prompts: Sequence[str], suffix: str, suffix_ids: Sequence[int], max_tokens: int, *, special: bool = True
     ) -> list[list[int]]:
-        """Ids of prompts that also show ``suffix``, the text behind the answer (docs/infilling.md).
+        """Ids of prompts that also show ``suffix``, the text behind the answer, if any (docs/infilling.md).
 
         Raises ``ApiError`` 400 when one must be longer than ``max_tokens``.
         """
+        if not suffix:
+            return await self.encode(prompts, max_tokens, special=special)
         if self._infill is None:
-            return await self.encode([suffix + INFILL_SEPARATOR + prompt for prompt in prompts], max_tokens)
+            texts = [suffix + INFILL_SEPARATOR + prompt for prompt in prompts]
+            return await self.encode(texts, max_tokens, special=special)
         before, between, after = self._infill
         encoded = await self.encode(prompts, max_tokens, special=False)
         return [[before, *ids, between, *suffix_ids, after] for ids in encoded]
@@ -155,10 +158,11 @@ class TextCodec:
         """The text of a chat, marked with who wrote what. Raises ``ApiError`` as ``encode_chat``."""
         template = self._template
         if chat.template is not None:
+            param = "chat_template"
             try:
                 template = ChatTemplate(chat.template, self._variables)
             except TemplateFault as fault:
-                raise invalid(f"chat_template {fault}", "chat_template") from fault
+                raise invalid(f"chat_template {fault}", param) from fault
         if isinstance(template, str):
             raise invalid(template, param)
         try:
@@ -179,6 +183,10 @@ class TextCodec:
     def token_bytes(self, ident: int) -> bytes:
         """The bytes one token stands for, a special token by its name; parts of a character stay parts."""
         return self._bytes(ident)
+
+    def token_name(self, ident: int) -> str:
+        """How the vocabulary spells a token; empty for an id that is none."""
+        return self._tokenizer.id_to_token(ident) or ""
 
     def is_special(self, ident: int) -> bool:
         """Whether a token is no text."""

@@ -39,12 +39,13 @@ from openai.types.responses import response_create_params as responses
 from openai.types.responses.response_input_item_param import FunctionCallOutput
 from openai.types.shared_params import response_format_json_schema as schemas
 
-from server.protocol.chat import ChatRequest, Message, TextPart
+from server.protocol.chat import ChatRequest
 from server.protocol.common import AnyStreamOptions, ApiModel, StreamOptions
 from server.protocol.completions import CompletionRequest
 from server.protocol.fields.table import rows_of
 from server.protocol.formats import JsonSchema, ResponseFormat, TextFormat
 from server.protocol.items import CallItem, ContentPart, MessageItem, ReasoningItem, ResultItem
+from server.protocol.message import Message, TextPart
 from server.protocol.response_tools import AllowedTools, ChosenFunction, FunctionTool
 from server.protocol.responses import Reasoning, ResponsesRequest, TextConfig
 from server.protocol.tools import AllowedChoice, AllowedSet, CalledFunction, ChosenTool, Function, Tool, ToolCall
