@@ -17,13 +17,21 @@ def test_openai_npm(server: Server, run: Run) -> None:
     folder = node_modules("openai-npm")
     # Node looks for packages beside the script.
     script = shutil.copy(SCRIPTS / "openai_npm.mjs", folder)
-    assert run("node", script, server.url).count("ok ") == 9
+    assert run("node", script, server.url).count("ok ") == 10
 
 
 def test_langchain(server: Server, run: Run) -> None:
-    assert run(python_of("langchain"), SCRIPTS / "langchain_client.py", server.url).count("ok ") == 5
+    assert run(python_of("langchain"), SCRIPTS / "langchain_client.py", server.url).count("ok ") == 6
 
 
 def test_litellm(server: Server, run: Run) -> None:
     found = run(python_of("litellm"), SCRIPTS / "litellm_client.py", server.url, LITELLM_LOCAL_MODEL_COST_MAP="True")
-    assert found.count("ok ") == 7
+    assert found.count("ok ") == 8
+
+
+def test_pydantic_ai(server: Server, run: Run) -> None:
+    assert run(python_of("pydantic-ai"), SCRIPTS / "pydantic_ai_client.py", server.url).count("ok ") == 8
+
+
+def test_instructor(server: Server, run: Run) -> None:
+    assert run(python_of("instructor"), SCRIPTS / "instructor_client.py", server.url).count("ok ") == 3

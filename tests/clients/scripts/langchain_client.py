@@ -40,6 +40,7 @@ def whole_and_streamed(model: ChatOpenAI) -> None:
 
 
 def tools(model: ChatOpenAI) -> None:
+    """On chats or on responses."""
     bound = model.bind_tools([buy], tool_choice="required", parallel_tool_calls=False)
     answer = bound.invoke(QUESTION)
     assert isinstance(answer, AIMessage)
@@ -87,8 +88,10 @@ def main() -> None:
     sys.stdout.write("ok asynchronous\n")
     tools(chat)
     sys.stdout.write("ok tools\n")
+    tools(responses)
+    sys.stdout.write("ok tools on responses\n")
     structured(chat)
-    assert isinstance(responses.with_structured_output(Order, method="json_schema").invoke(QUESTION), Order)
+    structured(responses)
     sys.stdout.write("ok structured output\n")
     completions()
     sys.stdout.write("ok completions\n")

@@ -67,6 +67,28 @@ def responses() -> None:
     assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == text
 
 
+def response_tools() -> None:
+    tools = [{"type": "function", **TOOLS[0]["function"]}]
+    fields = {
+        "model": "openai/cdlm-nano",
+        "max_output_tokens": 200,
+        "tools": tools,
+        "parallel_tool_calls": False,
+        **WHERE,
+    }
+    whole = litellm.responses(**fields, input=QUESTION, tool_choice="required")
+    (call,) = whole.output
+    assert set(json.loads(call.arguments)) == {"kind", "count"}
+    events = list(litellm.responses(**fields, input=QUESTION, tool_choice="required", stream=True))
+    pieces = [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+    assert "".join(pieces) == call.arguments
+    assert events[-1].type == "response.completed"
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "bought"}
+    history = [{"role": "user", "content": QUESTION}, dict(call), result]
+    after = litellm.responses(**fields, input=history, tool_choice="none")
+    assert [item.type for item in after.output] == ["message"]
+
+
 def refused(kind: type[Exception], **fields: Any) -> str:
     try:
         litellm.completion(**CHAT | fields)
@@ -83,7 +105,7 @@ def errors() -> None:
 
 def main() -> None:
     litellm.telemetry = False
-    for case in (chats, together, tools, structured, completions, responses, errors):
+    for case in (chats, together, tools, structured, completions, responses, response_tools, errors):
         case()
         sys.stdout.write(f"ok {case.__name__}\n")
 

@@ -80,6 +80,24 @@ const cases = {
     assert.equal(text, whole.output_text);
     assert.equal((await stream.finalResponse()).output_text, whole.output_text);
   },
+  async responseTools() {
+    const body = {
+      model, input: question, tools: [{ type: "function", name: "buy", parameters: order, strict: true }],
+      tool_choice: "required", parallel_tool_calls: false, max_output_tokens: 160,
+    };
+    const whole = await client.responses.create(body);
+    const [call] = whole.output;
+    assert.equal(call.type, "function_call");
+    assert.ok(Number.isFinite(JSON.parse(call.arguments).count));
+    const final = await client.responses.stream(body).finalResponse();
+    assert.equal(final.output[0].arguments, call.arguments);
+    const input = [
+      { role: "user", content: question }, ...whole.output,
+      { type: "function_call_output", call_id: call.call_id, output: "bought" },
+    ];
+    const next = await client.responses.create({ ...body, input, tool_choice: "none", max_output_tokens: 8 });
+    assert.equal(next.output[0].type, "message");
+  },
   async errors() {
     await assert.rejects(client.completions.create({ model, prompt: "hi", temperature: 3 }), (error) => {
       assert.ok(error instanceof BadRequestError && error instanceof APIError);
