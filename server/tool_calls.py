@@ -28,7 +28,7 @@ class Call:
         """Whether the arguments are whole."""
         try:
             json.loads(self.arguments)
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
         return True
 

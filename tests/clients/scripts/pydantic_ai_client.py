@@ -85,10 +85,8 @@ async def errors(model: Model) -> None:
 
 
 async def main() -> None:
-    for model in (
-        OpenAIChatModel("cdlm-nano", provider=PROVIDER),
-        OpenAIResponsesModel("cdlm-nano", provider=PROVIDER),
-    ):
+    for kind in (OpenAIChatModel, OpenAIResponsesModel):
+        model = kind("cdlm-nano", provider=PROVIDER)
         for case in (texts, structured, tools, errors):
             await case(model)
             sys.stdout.write(f"ok {kind.__name__} {case.__name__}\n")
