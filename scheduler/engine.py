@@ -14,16 +14,9 @@ from scheduler.errors import EngineStartError, RequestError
 from scheduler.faults import Fault, attempt
 from scheduler.grammars import GrammarCompiler
 from scheduler.loading import page_count, set_threads
-from scheduler.messages import (
-    BlockOutput,
-    EngineReady,
-    EngineStats,
-    GenerateRequest,
-    ScoreRequest,
-    StepReport,
-)
+from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest, StepReport
 from scheduler.options import EngineOptions
-from scheduler.outputs import step_output
+from scheduler.outputs import engine_ready, step_output
 from scheduler.page_pool import PagePool
 from scheduler.prefix_cache import PrefixCache
 from scheduler.ranks import leave, load
@@ -123,20 +116,7 @@ class Engine:
 
     def describe(self) -> EngineReady:
         """What the front end needs to know about the loaded checkpoint."""
-        return EngineReady(
-            max_model_len=self.manifest.max_model_len,
-            max_guided_len=self.max_guided_len,
-            block_length=self.manifest.block_length,
-            confidence_threshold=self.manifest.confidence_threshold,
-            vocab_size=self.runner.transformer.config.vocab_size,
-            mask_token_id=self.manifest.mask_token_id,
-            stop_token_ids=list(self.manifest.stop_token_ids),
-            page_size=self.pool.page_size,
-            num_pages=self.pool.num_pages,
-            device=str(self.runner.device),
-            dtype=str(self.runner.dtype).removeprefix("torch."),
-            parameters=sum(shape.numel() for shape in self.runner.transformer.stored_shapes().values()),
-        )
+        return engine_ready(self.runner, self.pool, self.max_guided_len)
 
     def add(self, request: GenerateRequest | ScoreRequest) -> None:
         """Queues a request.

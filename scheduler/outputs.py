@@ -1,9 +1,30 @@
-"""What a step's result of a request looks like to whoever asked for it."""
+"""What the engine tells: of itself once it is ready, and of a request after a step."""
 
 from model.config import Manifest
 from model.row import RowResult
-from scheduler.messages import BlockCanvas, BlockOutput, FinishReason, TokenLogprob
+from model.runner import ModelRunner
+from scheduler.messages import BlockCanvas, BlockOutput, EngineReady, FinishReason, TokenLogprob
+from scheduler.page_pool import PagePool
 from scheduler.sequence import Sequence
+
+
+def engine_ready(runner: ModelRunner, pool: PagePool, max_guided_len: int) -> EngineReady:
+    """What the front end needs to know about the loaded checkpoint."""
+    manifest, transformer = runner.manifest, runner.transformer
+    return EngineReady(
+        max_model_len=manifest.max_model_len,
+        max_guided_len=max_guided_len,
+        block_length=manifest.block_length,
+        confidence_threshold=manifest.confidence_threshold,
+        vocab_size=transformer.config.vocab_size,
+        mask_token_id=manifest.mask_token_id,
+        stop_token_ids=list(manifest.stop_token_ids),
+        page_size=pool.page_size,
+        num_pages=pool.num_pages,
+        device=str(runner.device),
+        dtype=str(runner.dtype).removeprefix("torch."),
+        parameters=sum(shape.numel() for shape in transformer.stored_shapes().values()),
+    )
 
 
 def step_output(sequence: Sequence, result: RowResult, manifest: Manifest) -> BlockOutput | None:

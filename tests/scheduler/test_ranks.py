@@ -23,7 +23,7 @@ from tests.checkpoints import AXES, build_checkpoint
 from tests.hf_block_checkpoints import build as build_block_backbone
 from tests.hf_checkpoints import build_dream, build_llada
 from tests.hf_references import dream_base, llada_base, train_with_peft
-from tests.scheduler import test_scoring
+from tests.scheduler import test_not_finite, test_scoring
 from tests.scheduler.test_oracle import Answer, assert_equal_to_oracle, random_requests, run
 from training.data.mixture import draw_problems
 
@@ -59,6 +59,17 @@ def test_generation_and_scores_equal_the_oracle(tmp_path: Path, axis: str) -> No
         outputs = test_scoring.run(engine)
     for index, prompt in enumerate(prompts):
         test_scoring.assert_scores(directory, prompt, outputs[str(index)], 3)
+
+
+def test_logits_that_are_not_finite_end_their_row_and_leave_no_rank_spoilt(tmp_path: Path) -> None:
+    directory = test_not_finite.poisoned(tmp_path, "absolute_shifted")
+    sound = [test_not_finite.generate(f"good{index}", [index + 1] * (index + 1)) for index in range(5)]
+    broken = test_not_finite.generate("bad", [1, 2, test_not_finite.POISON])
+    with ranked(directory, max_num_seqs=3) as engine:
+        for _ in range(2):
+            answers = run(engine, [broken, *sound])
+            assert answers.pop("bad").finish_reason == "error"
+            assert_equal_to_oracle(directory, sound, answers)
 
 
 def compare(directory: Path, **options: Any) -> None:

@@ -126,10 +126,6 @@ def is_sequence(engine: Engine, name: str, *arguments: Any) -> bool:
     return any(value is engine.sequences.get(name) for value in arguments[:2])
 
 
-def always(*_: Any) -> bool:
-    return True
-
-
 def of_row_work(engine: Engine, name: str, _self: object, work: Any, *_: Any) -> bool:
     return bool(work.row == row_of(engine, name))
 
