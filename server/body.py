@@ -88,4 +88,6 @@ def describe(error: ValidationError, data: object) -> ApiError:
         path += f".{field}" if path and not field.startswith("[") else field
         return invalid(f"{path} {first['msg']}", path)
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "model_type":
+        message = "Input should be an object"  # The library's own words name a class.
     return invalid(f"{path}: {message}" if path else message, path or None)

@@ -87,7 +87,7 @@ class ReasoningItem(ApiModel):
 
 def _tag(value: object) -> str:
     # What is none of the others is a message, whose type then says what is wrong.
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    kind = value.get("type") if isinstance(value, dict) else None
     return f"<{kind}>" if kind in _KINDS else "<message>"
 
 

@@ -108,16 +108,20 @@ class AllowedTools(ApiModel):
         return {"type": self.type, "mode": self.mode, "tools": tools}
 
 
-def _tag(value: object) -> str:
-    if isinstance(value, str):
-        return "<word>"
-    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
-    return "<allowed>" if kind == "allowed_tools" else "<function>"
+def _tag(choice: object) -> str | None:
+    if not isinstance(choice, dict):
+        return "<word>" if isinstance(choice, str) else None
+    return "<allowed>" if choice.get("type") == "allowed_tools" else "<function>"
 
 
+# Tags have brackets, so that none is taken for the name of a field where an error says its place.
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("<word>")]
     | Annotated[ChosenFunction, Tag("<function>")]
     | Annotated[AllowedTools, Tag("<allowed>")],
-    Discriminator(_tag),
+    Discriminator(
+        _tag,
+        custom_error_type="tool_choice",
+        custom_error_message="must be 'none', 'auto', 'required', or an object of type 'function' or 'allowed_tools'",
+    ),
 ]

@@ -76,6 +76,13 @@ def test_pydantic_tools_are_parsed(client: openai.OpenAI) -> None:
         [again] = stream.get_final_response().output
     assert again.type == "function_call"
     assert again.parsed_arguments == call.parsed_arguments
+    # What the client has read goes back with the items.
+    result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "bought"}
+    history: Any = [{"role": "user", "content": QUESTION}, *parsed.output, result]
+    after = client.responses.parse(model="cdlm-nano", input=history, text_format=Buy)
+    assert isinstance(after.output_parsed, Buy)
+    history += [*after.output, {"role": "user", "content": "hello"}]
+    assert client.responses.create(model="cdlm-nano", input=history, max_output_tokens=8).output[0].type == "message"
 
 
 def test_a_conversation_with_a_call(client: openai.OpenAI) -> None:
