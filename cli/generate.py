@@ -1,5 +1,6 @@
 """``cdlm generate``: one prompt in this process, with the canvas shown after every denoise step if wanted."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,6 +44,9 @@ def generate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Answer one prompt without a server."""
+    from scheduler.child import waiting_variables
+
+    os.environ.update(waiting_variables())  # Before torch is loaded.
     from model.config import CheckpointError
     from model.tokenizer import load_tokenizer
     from scheduler.errors import EngineError, RequestError

@@ -3,14 +3,15 @@
 import contextlib
 import socket
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 import httpx
+
+from scheduler import child
 
 
 class LocalServerError(RuntimeError):
@@ -31,11 +32,15 @@ def server_address(url: str, model: Path | None, adapter: Path | None = None) ->
 
 @contextlib.contextmanager
 def local_server(
-    model: Path, adapter: Path | None = None, start_timeout_s: float = 300.0, flags: Sequence[str] = ()
+    model: Path,
+    adapter: Path | None = None,
+    start_timeout_s: float = 300.0,
+    flags: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
     """Serves ``model``, with ``adapter`` merged into it, on a free port; yields its URL and stops it at the end.
 
-    ``flags`` are further ones of ``cdlm serve``.
+    ``flags`` are further ones of ``cdlm serve``, ``variables`` those of its environment, by default this process's.
 
     Raises:
         LocalServerError: it exited or was not ready in time.
@@ -47,7 +52,7 @@ def local_server(
     if adapter is not None:
         flags += ["--adapter", str(adapter)]
     with tempfile.TemporaryFile() as log:  # Not a pipe: nobody would empty it.
-        process = subprocess.Popen([sys.executable, "-m", "cli", "serve", *flags], stderr=log)
+        process = subprocess.Popen(child.command("cli", "serve", *flags), stderr=log, env=variables)
         try:
             _wait_ready(process, f"http://127.0.0.1:{port}", start_timeout_s, log)
             yield f"http://127.0.0.1:{port}"

@@ -5,7 +5,6 @@ import contextlib
 import logging
 import math
 import os
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -14,6 +13,7 @@ import msgspec
 import zmq
 import zmq.asyncio
 
+from scheduler import child
 from scheduler.errors import EngineDeadError, EngineStartError
 from scheduler.flights import Flights
 from scheduler.messages import (
@@ -227,8 +227,10 @@ class EngineClient:
                 socket.linger = 0
                 socket.bind(f"ipc://{directory}/{name}")
             addresses = (f"ipc://{directory}/in", f"ipc://{directory}/out")
-            command = [sys.executable, "-m", "scheduler.process", *addresses, str(os.getpid())]
-            process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
+            command = child.command("scheduler.process", *addresses, str(os.getpid()))
+            process = await asyncio.create_subprocess_exec(
+                *command, env=child.environment(), stdin=asyncio.subprocess.PIPE
+            )
             self._process, self._inbox = process, inbox
             reader = asyncio.create_task(self._read(outbox))
             watchdog = asyncio.create_task(self._kill_when_hung(process))

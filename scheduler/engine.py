@@ -13,7 +13,7 @@ from model.runner import ModelRunner
 from scheduler.errors import EngineStartError, RequestError
 from scheduler.faults import Fault, attempt
 from scheduler.grammars import GrammarCompiler
-from scheduler.loading import page_count, set_threads
+from scheduler.loading import page_count
 from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest, StepReport
 from scheduler.options import EngineOptions
 from scheduler.outputs import engine_ready, step_output
@@ -26,6 +26,7 @@ from scheduler.score_queue import ScoreQueue
 from scheduler.sequence import Sequence
 from scheduler.staging import Staging
 from scheduler.step_work import step_phase, work_tokens
+from scheduler.threads import Threads
 from scheduler.validation import check_request
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Engine:
     """
 
     def __init__(self, options: EngineOptions, observer: StepObserver | None = None) -> None:
-        set_threads(options)
+        self.threads = Threads(options)
         checkpoint = load(options)
         self.options = options
         self.manifest = checkpoint.manifest
@@ -93,7 +94,7 @@ class Engine:
             max_prefill_tokens=options.max_prefill_tokens,
         )
         self.staging = Staging(self.runner, options.max_prefill_tokens)
-        self.rows = RowSteps(self.runner)
+        self.rows = RowSteps(self.runner, self.threads)
         self.scores = ScoreQueue(self.manifest, self.pool, self.runner, lambda begun: self.on_begin(begun))
         vocab_size = checkpoint.transformer.config.vocab_size
         self.grammars = GrammarCompiler(Path(options.model), vocab_size, self.manifest.max_model_len)

@@ -20,14 +20,6 @@ from scheduler.options import EngineOptions
 FREE_SHARE_GPU, FREE_SHARE_CPU = 0.9, 0.25
 
 
-def set_threads(options: EngineOptions) -> None:
-    """Threads of this process; ranks on one machine's CPU share its cores."""
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    elif options.tensor_parallel_size > 1:
-        torch.set_num_threads(max(1, torch.get_num_threads() // options.tensor_parallel_size))
-
-
 def rank_device(options: EngineOptions, rank: int) -> torch.device:
     """Where a rank runs: GPUs are taken in their order.
 

@@ -21,7 +21,7 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     the layers' weights are stored (``model/quantization.py``); ``pack_weights`` brings large ones into the order that
     a CPU multiplies fastest (``model/packing.py``); ``cuda_graphs`` replays recorded forwards (``model/graphs.py``);
     ``tensor_parallel_size`` is how many processes, one a device, share the layers (``model/parallel/``),
-    ``kv_cache_memory`` and ``threads`` being those of each.
+    ``kv_cache_memory`` and ``threads`` being those of each (``None`` chooses by the work of a step).
     """
 
     model: str

@@ -23,8 +23,9 @@ from model.device import free_memory, keep_freed_memory
 from model.parallel.follower import Follower
 from model.parallel.transformer import RankTransformer
 from scheduler.errors import EngineStartError
-from scheduler.loading import load_weights, rank_device, set_threads
+from scheduler.loading import load_weights, rank_device
 from scheduler.options import EngineOptions
+from scheduler.threads import Threads
 
 PROCESS_NAME = "cdlm-rank"
 HOST = "127.0.0.1"  # All ranks are on one machine.
@@ -80,7 +81,7 @@ def main() -> int:
         signal.signal(number, signal.SIG_IGN)  # They may reach the whole group; it ends when its leader does.
     connection = Connection(int(sys.argv[1]))
     start = msgspec.msgpack.decode(connection.recv_bytes(), type=RankStart)
-    set_threads(start.options)
+    Threads(start.options)
     with suppress(BrokenPipeError):
         connection.send_bytes(msgspec.msgpack.encode(RankHere()))
         try:

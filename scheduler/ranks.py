@@ -1,7 +1,6 @@
 """The leader of the processes that share a model's layers: starts them, and ends them."""
 
 import subprocess
-import sys
 from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -14,6 +13,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from model.checkpoint import Checkpoint
 from model.parallel.followers import Followers
 from model.parallel.transformer import RankTransformer
+from scheduler import child
 from scheduler.errors import EngineStartError
 from scheduler.loading import load_weights, rank_device
 from scheduler.options import EngineOptions
@@ -80,8 +80,8 @@ def start(message: RankStart) -> tuple[Connection, subprocess.Popen[bytes]]:
     """A process that is told to be a rank."""
     mine, its = Pipe()
     with its:
-        command = [sys.executable, "-m", "scheduler.rank", str(its.fileno())]
-        process = subprocess.Popen(command, pass_fds=(its.fileno(),), stdin=subprocess.DEVNULL)
+        command = child.command("scheduler.rank", str(its.fileno()))
+        process = subprocess.Popen(command, env=child.environment(), pass_fds=(its.fileno(),), stdin=subprocess.DEVNULL)
     mine.send_bytes(msgspec.msgpack.encode(message))
     return mine, process
 

@@ -7,6 +7,8 @@ from model.runner import ModelRunner
 from scheduler.blocks import clean_spans
 from scheduler.faults import Fault, attempt, run_apart
 from scheduler.sequence import Sequence
+from scheduler.step_work import work_tokens
+from scheduler.threads import Threads
 
 # What a step did for a request.
 Done = tuple[RowWork, RowResult]
@@ -15,14 +17,17 @@ Done = tuple[RowWork, RowResult]
 class RowSteps:
     """Steps requests with a row each, so that one whose work raises ends alone."""
 
-    def __init__(self, runner: ModelRunner) -> None:
-        self.runner, self.manifest = runner, runner.manifest
+    def __init__(self, runner: ModelRunner, threads: Threads) -> None:
+        self.runner, self.manifest, self.threads = runner, runner.manifest, threads
+        self.parameters = sum(shape.numel() for shape in runner.transformer.stored_shapes().values())
 
     def step(self, sequences: list[Sequence]) -> list[tuple[Sequence, Done | Fault]]:
         """One forward over all of them, or several over parts of them where one raises; in their order."""
         works = [attempt("opening a row", partial(self._work, sequence)) for sequence in sequences]
         sound = [work for work in works if not isinstance(work, Fault)]
-        results = iter(run_apart("a step", sound, self.runner.step))
+        tokens = sum(work_tokens(work, self.manifest.block_length) for work in sound)
+        with self.threads.worth(tokens * self.parameters):
+            results = iter(run_apart("a step", sound, self.runner.step))
         return [
             (sequence, work if isinstance(work, Fault) else _done(work, next(results)))
             for sequence, work in zip(sequences, works, strict=True)

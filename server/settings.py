@@ -189,7 +189,11 @@ class ServerSettings(BaseSettings):
     tensor_parallel_size: int = Field(
         default=1, ge=1, description="Processes, one a GPU, that share the layers; kv_cache_memory is that of each."
     )
-    threads: int | None = Field(default=None, ge=1, description="CPU threads of the engine. Default: torch's.")
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="CPU threads of the engine. Default: by the work of each step, at most the cores it may use.",
+    )
     max_waiting_requests: int = Field(
         default=1024,
         ge=0,

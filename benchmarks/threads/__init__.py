@@ -1,0 +1,1 @@
+"""What another busy process costs a server, by how many threads it takes and how these wait."""

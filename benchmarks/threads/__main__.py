@@ -1,0 +1,165 @@
+"""The command: ``python -m benchmarks.threads``. Servers that differ in threads alone, beside busy processes.
+
+All servers of a shape are up at once and are asked in turn, so that whatever else the machine does meets all of them.
+"""
+
+import contextlib
+import datetime
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from benchmarks.speed.load import BLOCK, Load
+from benchmarks.speed.machine import ROOT, commit, load_average, machine
+from benchmarks.speed.served import Served
+from benchmarks.speed.shapes import SHAPES, default_cache
+from cli.local_server import local_server
+from scheduler.child import WAITING
+from scheduler.threads import free_cores
+
+NICE = 10
+PROMPT = 32
+GNU_SPINS = "300000"  # What its runtime does where nothing is said.
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A way to start the server.
+
+    Attributes:
+        threads: ``None`` leaves the choice to the server, 0 takes every core.
+        waiting: the variables that say how threads wait.
+    """
+
+    name: str
+    threads: int | None = None
+    waiting: dict[str, str] = field(default_factory=dict)
+
+    def flags(self) -> list[str]:
+        """Those of ``cdlm serve``."""
+        return [] if self.threads is None else ["--threads", str(self.threads or free_cores())]
+
+    def variables(self) -> dict[str, str]:
+        """Its environment: nothing of this process's says how many threads there are, or how they wait."""
+        mine = {name: value for name, value in os.environ.items() if name not in (*WAITING, "OMP_NUM_THREADS")}
+        return mine | self.waiting
+
+
+CONTENDERS = (
+    Contender("default"),
+    Contender("all cores, waiting as GNU OpenMP does", 0, {"GOMP_SPINCOUNT": GNU_SPINS}),
+    Contender("all cores, passive", 0, {"OMP_WAIT_POLICY": "PASSIVE"}),
+    Contender("one thread", 1),
+)
+
+
+def main(
+    shape: Annotated[list[str] | None, typer.Option(help=f"Repeat for several: {', '.join(SHAPES)}.")] = None,
+    streams: Annotated[list[int] | None, typer.Option(min=1, help="Requests at a time. [1 and 16]")] = None,
+    busy: Annotated[list[int] | None, typer.Option(min=0, help="Busy processes beside it. [0, 1 and 2]")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Loads of every server, after one that is not counted.")] = 7,
+    tokens: Annotated[int, typer.Option(min=1, help="Of an answer; its block takes 32 steps.")] = BLOCK,
+    cache: Annotated[Path | None, typer.Option(help="Where built checkpoints are kept.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Result directory.")] = None,
+) -> None:
+    """Measure the latency of loads on an idle machine and beside busy processes of a lower priority."""
+    output = output or ROOT / "benchmarks" / "results" / f"{datetime.date.today().isoformat()}-threads"
+    result: dict[str, Any] = {
+        "command": " ".join(["python", "-m", "benchmarks.threads", *sys.argv[1:]]),
+        "commit": commit(),
+        "machine": machine(torch.device("cpu")),
+        "load_average": load_average(),
+        "contenders": [asdict(contender) for contender in CONTENDERS],
+        "cases": [],
+    }
+    for name in shape or ["nano", "dream-0.1b"]:
+        with _servers(name, max(streams or [16]), cache or default_cache()) as servers:
+            for count, beside in itertools.product(streams or [1, 16], busy or [0, 1, 2]):
+                load = Load.equal(count, PROMPT, tokens)
+                with _busy(beside):
+                    seconds = _measure(servers, load, rounds)
+                result["cases"].append({"shape": name, "streams": count, "busy": beside, "seconds": seconds})
+                print(f"{name}, {count} streams, {beside} busy: {_medians(seconds)}", file=sys.stderr)  # noqa: T201
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    (output / "README.md").write_text(report(result))
+
+
+@contextlib.contextmanager
+def _servers(shape: str, rows: int, cache: Path) -> Iterator[dict[str, Served]]:
+    """One of each contender; those that are not asked sleep."""
+    directory = SHAPES[shape].directory(cache)
+    with contextlib.ExitStack() as held:
+        servers = {}
+        for contender in CONTENDERS:
+            flags = ["--max-num-seqs", str(rows), "--dtype", "float32", "--kv-cache-memory", "1GiB", *contender.flags()]
+            url = held.enter_context(local_server(directory, flags=flags, variables=contender.variables()))
+            servers[contender.name] = Served(url, SHAPES[shape].transformer().vocab_size, diffusion=True)
+            held.callback(servers[contender.name].close)
+        yield servers
+
+
+@contextlib.contextmanager
+def _busy(count: int) -> Iterator[None]:
+    """That many processes of a lower priority which compute without end."""
+    command = ["nice", "-n", str(NICE), sys.executable, "-c", "while True: pass"]
+    processes = [subprocess.Popen(command) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _measure(servers: dict[str, Served], load: Load, rounds: int) -> dict[str, list[float]]:
+    """Seconds of a load, for every server and round; the first round is left out."""
+    seconds: dict[str, list[float]] = {name: [] for name in servers}
+    for _ in range(rounds + 1):
+        for name, server in servers.items():
+            seconds[name].append(server.run(load)["seconds"])
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def _medians(seconds: dict[str, list[float]]) -> str:
+    return ", ".join(f"{name} {statistics.median(values):.3f} s" for name, values in seconds.items())
+
+
+def report(result: dict[str, Any]) -> str:
+    """The result as a page: the median seconds of a load, and how often the idle machine's that is."""
+    names = [contender["name"] for contender in result["contenders"]]
+    lines = [
+        "# Threads beside busy processes",
+        "",
+        f"`{result['command']}` at commit {result['commit']}; {result['machine']['cpu']}, {result['machine']['cores']}",
+        f"cores, PyTorch {result['machine']['versions']['torch']}; load average before: {result['load_average']}.",
+        "Median seconds of a load; behind it how often the same server's with no busy process that is.",
+        "",
+        f"| shape | streams | busy | {' | '.join(names)} |",
+        f"|---|---|---|{'---|' * len(names)}",
+    ]
+    idle: dict[tuple[str, int, str], float] = {}
+    for case in result["cases"]:
+        cells = []
+        for name in names:
+            median = statistics.median(case["seconds"][name])
+            if case["busy"] == 0:
+                idle[case["shape"], case["streams"], name] = median
+            before = idle.get((case["shape"], case["streams"], name))
+            cells.append(f"{median:.3f}" + (f" ({median / before:.2f})" if before and case["busy"] else ""))
+        lines.append(f"| {case['shape']} | {case['streams']} | {case['busy']} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    typer.run(main)
