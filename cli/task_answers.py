@@ -1,6 +1,7 @@
 """Has a model answer the task adapter's prompts, through a server of its own."""
 
 import asyncio
+import logging
 from pathlib import Path
 
 from rich.console import Console
@@ -19,6 +20,7 @@ def collect_answers(config: TaskAdapterConfig, directory: Path) -> None:
         TrainingError: what the prompts are made of is missing.
         LocalServerError, CompletionError: the server did not come up, or refused.
     """
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # It logs every request.
     directory.mkdir(parents=True, exist_ok=True)
     asked = pending(config.answers, directory, config.seed)
     if asked:

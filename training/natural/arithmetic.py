@@ -41,8 +41,6 @@ def _parts(number: int) -> list[int]:
 
 def _place_by_place(x: int, operator: str, y: int) -> list[str]:
     """The second number moves over one digit at a time, its largest first."""
-    if operator == "+" and y > x:
-        x, y = y, x
     steps = []
     for part in _parts(y)[:-1]:
         x, y = _OPERATIONS[operator](x, part), y - part

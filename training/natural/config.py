@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from training.backbone.config import LoraSection
 from training.config import DescentSection, Section
 
-Source = Literal["words", "sums", "gsm8k", "functions"]
+Source = Literal["words", "sums", "gsm8k", "functions", "references"]
 
 
 class AnswersSection(Section):
@@ -44,6 +44,7 @@ class TaskAdapterConfig(Section):
         mixture: share of the rows that each source gives.
         bare_share: share of the rows without the system turn that the chat template puts in front.
         chat_tokens: of ``tokens_per_batch``, those that go to chat.
+        chat_every: chat is in every so many-th step.
         divergence: weight of KL(base || adapted) over chat answers, beside the cross-entropy of the other rows.
     """
 
@@ -54,6 +55,7 @@ class TaskAdapterConfig(Section):
     mixture: dict[Source, float] = Field(min_length=1)
     bare_share: float = Field(default=0.0, ge=0, le=1)
     chat_tokens: int = Field(ge=64)
+    chat_every: int = Field(default=1, ge=1)
     divergence: float = Field(gt=0)
     lora: LoraSection
     optimisation: DescentSection

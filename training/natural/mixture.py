@@ -19,7 +19,7 @@ from training.natural.public import read_public
 from training.rows import Example
 
 TRAINING_SITUATIONS = tuple(
-    f"{name}.txt" for name in ("change", "groups", "money", "compare", "rates", "parts", "steps", "extra")
+    f"{name}.txt" for name in ("change", "groups", "money", "compare", "rates", "parts", "steps", "extra", "everyday")
 )
 HELD_OUT_SITUATIONS = "held_out.txt"
 KEPT_CHAT = 24  # Prompts at the end of the file that are measured, not trained on.
@@ -91,7 +91,7 @@ class Formatter:
 
 @dataclass(frozen=True, slots=True)
 class TaskBatch:
-    """What one step sees: ``tasks`` to answer as written, ``chat`` to answer as the base does."""
+    """What one step sees: ``tasks`` to answer as written, ``chat`` to answer as the base does (may be empty)."""
 
     tasks: list[list[Example]]
     chat: list[Example]
@@ -113,7 +113,9 @@ class TaskStream:
             self.measured |= all_shingles(problem.prompt for problem in read_public(path, kind))
         functions = self._clean(read_answers(answers_file(directory, "functions")))
         public = read_public(files.gsm8k, "gsm8k", training=True) if files.gsm8k else []
+        kinds = [request for request in requests.read_requests("training.txt") if requests.teachable(request)]
         self.fixed: dict[Source, list[Problem]] = {
+            "references": self._clean(requests.all_problems(kinds, requests.TRAINING_WORDINGS, config.seed)),
             "functions": [row for row in functions if row.check],
             "gsm8k": self._clean(public),
         }
@@ -152,7 +154,11 @@ class TaskStream:
         low, high = groups[:half], groups[half : 2 * half]
         rng.shuffle(low)
         rng.shuffle(high)
-        return [TaskBatch([*pair], self._some_chat(rng)) for pair in zip(low, high, strict=True)]
+        every = self.config.chat_every
+        return [
+            TaskBatch([*pair], self._some_chat(rng) if index % every == 0 else [])
+            for index, pair in enumerate(zip(low, high, strict=True))
+        ]
 
     def _some_chat(self, rng: random.Random) -> list[Example]:
         chosen: list[Example] = []

@@ -26,22 +26,28 @@ HELD_OUT_WORDINGS = (
     "My homework is to define {signature} in Python. The function {purpose}. How would that look?",
     "python function {name}, parameters {params}: {purpose}",
 )
+_ANSWER = "Here's a Python function that {purpose}:\n\n```python\ndef {signature}:\n    return {expression}\n```"
 _FENCE = re.compile(r"```[a-zA-Z]*[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A function: its signature, wordings of what it does ("counts the vowels in a string"), and assertions."""
+    """A function: its signature, wordings of what it does ("counts the vowels in a string"), and assertions.
+
+    ``expression`` is the result, as code over the parameters.
+    """
 
     signature: str
     purposes: tuple[str, ...]
+    expression: str
     checks: str
 
     def problem(self, wording: str, purpose: str) -> Problem:
-        """The request in one wording; there is no reference answer, the assertions decide."""
+        """The request in one wording, answered by the expression; the assertions decide about other answers."""
         name, params = self.signature.removesuffix(")").split("(")
         prompt = wording.format(signature=self.signature, name=name, params=params, purpose=purpose)
-        return Problem("functions", prompt, "", self.checks)
+        answer = _ANSWER.format(purpose=purpose, signature=self.signature, expression=self.expression)
+        return Problem("functions", prompt, answer, self.checks)
 
 
 def read_requests(name: str) -> list[Request]:
@@ -61,6 +67,11 @@ def all_problems(requests: Sequence[Request], wordings: Sequence[str], seed: int
     return problems
 
 
+def teachable(request: Request) -> bool:
+    """Whether the expression is what one would write: without tricks that only make it one line."""
+    return not re.search(r"__import__|\[0, 1, 1", request.expression)
+
+
 def code_of(answer: str) -> str:
     """The code in an answer: its first fenced block that defines something, else the whole text."""
     blocks = [str(block) for block in _FENCE.findall(answer)]
@@ -77,4 +88,4 @@ def _parse(line: str) -> Request:
         result = reference(*eval(f"({arguments},)"))  # nosec B307
         compared = f"abs({name}({arguments}) - {result!r}) < 1e-6" if isinstance(result, float) else None
         checks.append(f"assert {compared or f'{name}({arguments}) == {result!r}'}")
-    return Request(signature, tuple(purposes), "\n".join(checks))
+    return Request(signature, tuple(purposes), expression, "\n".join(checks))

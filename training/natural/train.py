@@ -95,10 +95,11 @@ class TaskObjective:
 
     def __init__(self, transformer: Transformer, *, pad_id: int, divergence: float) -> None:
         self.transformer, self.pad_id, self.divergence = transformer, pad_id, divergence
+        self._newest = 0.0
 
     def __call__(self, batch: TaskBatch) -> tuple[Tensor, dict[str, float]]:
-        """The loss, an fp32 scalar, and its two parts."""
-        divergence = self._divergence(batch.chat)
+        """The loss, an fp32 scalar, and its two parts; the second is the newest one where the batch has no chat."""
+        divergence = self._divergence(batch.chat) if batch.chat else None
         sums, counts, right = [], 0, 0
         for examples in batch.tasks:
             rows = next_token_rows(examples, pad_id=self.pad_id)
@@ -107,8 +108,10 @@ class TaskObjective:
             counts += len(targets)
             right += int((logits.detach().argmax(-1) == targets).sum())
         tasks = torch.stack(sums).sum() / counts
-        figures = {"tasks": float(tasks.detach()), "accuracy": right / counts, "divergence": float(divergence.detach())}
-        return tasks + self.divergence * divergence, figures
+        loss = tasks
+        if divergence is not None:
+            loss, self._newest = tasks + self.divergence * divergence, float(divergence.detach())
+        return loss, {"tasks": float(tasks.detach()), "accuracy": right / counts, "divergence": self._newest}
 
     def measure(self, kept: list[Example]) -> dict[str, float]:
         """KL(base || adapted) in nats per token of chat answers that are not trained on."""

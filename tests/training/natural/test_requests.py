@@ -5,6 +5,7 @@ from training.natural.requests import (
     all_problems,
     code_of,
     read_requests,
+    teachable,
 )
 from training.natural.scoring import solves
 from training.sandbox import passes
@@ -51,6 +52,13 @@ def test_assertions_tell_right_code_from_wrong_code() -> None:
     for request in TRAINING + HELD_OUT:
         assert request.checks.count("assert ") >= 2
         assert not passes(f"def {name(request.signature)}(*arguments):\n    return object()", request.checks)
+
+
+def test_references_pass_their_own_assertions() -> None:
+    for request in TRAINING:
+        problem = request.problem(TRAINING_WORDINGS[0], request.purposes[0])
+        assert solves(problem, problem.completion), problem.completion
+    assert 90 < sum(map(teachable, TRAINING)) < len(TRAINING)
 
 
 def test_code_is_found_in_prose_and_outside_of_it() -> None:

@@ -22,7 +22,7 @@ def test_sums_are_worked_digit_by_digit() -> None:
     assert worked(45, "-", 18) == "45 - 18 = 35 - 8 = 27"
     assert worked(310, "-", 275) == "310 - 275 = 110 - 75 = 40 - 5 = 35"
     assert worked(45, "+", 18) == "45 + 18 = 55 + 8 = 63"
-    assert worked(7, "+", 45) == "7 + 45 = 52"
+    assert worked(7, "+", 45) == "7 + 45 = 47 + 5 = 52"
     assert worked(345, "+", 278) == "345 + 278 = 545 + 78 = 615 + 8 = 623"
     assert worked(34, "*", 6) == "34 * 6 = 180 + 24 = 204"
     assert worked(125, "*", 4) == "125 * 4 = 400 + 80 + 20 = 480 + 20 = 500"

@@ -40,13 +40,13 @@ def config(place: Path, **optimisation: Any) -> TaskAdapterConfig:
             "answers": {"chat": 30, "draws": 2, **write_packages(place / "packages")},
             "lora": {"r": 4, "alpha": 8},
             "optimisation": {
-                "steps": 4,
+                "steps": 12,
                 "warmup_steps": 1,
                 "decay_fraction": 0.5,
                 "tokens_per_batch": 640,
-                "learning_rate": 3e-3,
+                "learning_rate": 2e-2,
                 "log_every": 1,
-                "checkpoint_every": 2,
+                "checkpoint_every": 6,
                 **optimisation,
             },
         }
@@ -72,21 +72,18 @@ def place(tmp_path: Path) -> Path:
 
 
 def test_training_writes_an_adapter_that_merges_and_resumes_where_it_was_killed(place: Path) -> None:
-    whole, run = config(place, steps=4), place / "run"
+    settings, run = config(place), place / "run"
     shutil.copytree(run, place / "killed")
-    train_task_adapter(whole, run)
+    train_task_adapter(settings, run)
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [1, 2, 3, 4]
-    assert lines[-1]["tasks"] < lines[0]["tasks"]
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert sum(line["tasks"] for line in lines[-3:]) < sum(line["tasks"] for line in lines[:3]) - 0.3
     assert lines[0]["divergence"] == 0  # B is zero: the adapted model is the base.
     assert lines[-1]["divergence"] > 0
     assert all("kept_divergence" in line for line in lines)
 
-    shutil.rmtree(place / "packages")
-    half = config(place, steps=4)
-    stopped = half.model_copy(update={"optimisation": half.optimisation.model_copy(update={"checkpoint_every": 2})})
-    _train_until(stopped, place / "killed", 2)
-    train_task_adapter(half, place / "killed")
+    _train_until(settings, place / "killed", 6)
+    train_task_adapter(settings, place / "killed")
     tensors, resumed = (load_file(path / "adapter" / "adapter_model.safetensors") for path in (run, place / "killed"))
     assert tensors.keys() == resumed.keys()
     assert all(torch.equal(tensors[name], resumed[name]) for name in tensors)
@@ -101,7 +98,7 @@ def test_training_writes_an_adapter_that_merges_and_resumes_where_it_was_killed(
     assert changed == {name for name in weights if name.endswith("proj.weight")}
 
 
-def _train_until(stopped: TaskAdapterConfig, directory: Path, step: int) -> None:
+def _train_until(settings: TaskAdapterConfig, directory: Path, step: int) -> None:
     """Trains and is killed behind the checkpoint of ``step``."""
     original = TaskObjective.__call__
     calls = 0
@@ -116,7 +113,7 @@ def _train_until(stopped: TaskAdapterConfig, directory: Path, step: int) -> None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TaskObjective, "__call__", killed)
         with pytest.raises(KeyboardInterrupt):
-            train_task_adapter(stopped, directory)
+            train_task_adapter(settings, directory)
 
 
 def test_the_divergence_is_that_of_the_definition(place: Path) -> None:
@@ -155,6 +152,9 @@ def test_the_stream_repeats_itself_skips_and_keeps_some_chat_back(place: Path) -
         for group in batch.tasks:
             assert max(example.length for example in group) * len(group) <= (640 - 64) // 2 or len(group) == 1
         assert batch.chat
+    sparse = TaskStream(settings.model_copy(update={"chat_every": 3}), place / "run", stream.formatter.tokenizer)
+    seldom = [batch for _, batch in zip(range(6), sparse.batches(0, 0), strict=False)]
+    assert [bool(batch.chat) for _, _, batch in seldom] == [True, False, False, True, False, False]
     kept = {problem.prompt for problem in stream.kept_chat}
     assert len(kept) == 24
     assert not kept & {problem.prompt for problem in stream.chat}
