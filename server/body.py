@@ -71,7 +71,10 @@ def parse_json(body: bytes) -> object:
 
 
 def describe(error: ValidationError, data: object) -> ApiError:
-    """The 400 for the first thing wrong with ``data``; ``param`` is the path of the field."""
+    """The 400 for the first thing wrong with ``data``; ``param`` is the path of the field.
+
+    Its code says that the published schema does not allow it; what only the model or other fields forbid has none.
+    """
     first = error.errors(include_url=False)[0]
     path, here = "", data
     missing = len(first["loc"]) - 1 if first["type"] == "missing" else None
@@ -86,8 +89,9 @@ def describe(error: ValidationError, data: object) -> ApiError:
     if first["type"] == UNWANTED:
         field = first["ctx"]["field"]
         path += f".{field}" if path and not field.startswith("[") else field
-        return invalid(f"{path} {first['msg']}", path)
+        return ApiError(400, f"{path} {first['msg']}", param=path, code="unknown_parameter")
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "model_type":
         message = "Input should be an object"  # The library's own words name a class.
-    return invalid(f"{path}: {message}" if path else message, path or None)
+    code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
+    return ApiError(400, f"{path}: {message}" if path else message, param=path or None, code=code)

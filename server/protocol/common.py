@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 
 from model.rules import RULE_NUMBERS, RuleName
 from scheduler.messages import DecodingParams
 from server.errors import invalid
+from server.protocol.conditions import Condition
 from server.protocol.effort import Effort, effort_threshold
 from server.protocol.fields.row import STREAM_OPTIONS
 from server.protocol.fields.table import describe_rows, settle
@@ -19,6 +20,8 @@ MAX_BIASES = 1024
 def _describe_place(schema: dict[str, Any], model: type[BaseModel]) -> None:
     assert issubclass(model, ApiModel)
     describe_rows(model.place, schema)
+    if model.conditions:
+        schema["allOf"] = list(model.conditions)
 
 
 class ApiModel(BaseModel):
@@ -33,6 +36,8 @@ class ApiModel(BaseModel):
     )
 
     place: ClassVar[str]
+    # What its validators ask beyond the fields themselves, for the published schema.
+    conditions: ClassVar[tuple[Condition, ...]] = ()
     field_names: ClassVar[frozenset[str]]
 
     @classmethod
@@ -59,6 +64,16 @@ def check_stops(value: object) -> tuple[str, ...]:
         if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
             raise ValueError(f"a stop string has 1 to {MAX_STOP_CHARACTERS} characters, not {len(stop)}")
     return tuple(stops)
+
+
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+StopInput = StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)]
+_BIASES = {
+    "type": "object",
+    "propertyNames": {"pattern": "^[0-9]{1,10}$"},
+    "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+    "maxProperties": MAX_BIASES,
+}
 
 
 def check_bias(value: object) -> dict[int, float]:
@@ -110,7 +125,7 @@ class AnswerFields(ApiModel):
     top_k: int = Field(0, ge=-1, le=2**31 - 1, description="0 or -1 filters nothing.")
     min_p: float = Field(0.0, ge=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="Absent draws a fresh one.")
-    stop: Annotated[tuple[str, ...], PlainValidator(check_stops, json_schema_input_type=str | list[str])] = Field(
+    stop: Annotated[tuple[str, ...], PlainValidator(check_stops, json_schema_input_type=StopInput)] = Field(
         (), description="Text that ends the answer and is left out of it; up to 16."
     )
     stop_token_ids: list[Annotated[int, Field(ge=0)]] = Field([], max_length=16)
@@ -127,11 +142,12 @@ class AnswerFields(ApiModel):
         None, gt=0, le=1, description="For decoding threshold; absent takes the server's."
     )
     decoding_factor: float | None = Field(
-        None, gt=0, description="For decoding factor; absent takes the server's. Larger is faster."
+        None, gt=0, le=1e6, description="For decoding factor; absent takes the server's. Larger is faster."
     )
     entropy_bound: float | None = Field(
         None,
         ge=0,
+        le=1e6,
         description="For decoding entropy_bound, in nats; absent takes the server's. Larger is faster.",
     )
     steps_per_block: int | None = Field(
@@ -161,8 +177,8 @@ class AnswerFields(ApiModel):
         le=100,
         description="Divides positive and multiplies negative logits of tokens in the prompt or written before.",
     )
-    logit_bias: Annotated[dict[int, float], PlainValidator(check_bias, json_schema_input_type=dict[str, float])] = (
-        Field({}, description="Token ids, and what is added to their logits: -100 to 100, where -100 is a ban.")
+    logit_bias: Annotated[dict[int, float], PlainValidator(check_bias), WithJsonSchema(_BIASES)] = Field(
+        {}, description="Token ids, and what is added to their logits: -100 to 100, where -100 is a ban."
     )
     min_tokens: int = Field(0, ge=0, description="No stop token among that many tokens; a stop string still ends.")
     guidance_scale: float = Field(

@@ -9,7 +9,11 @@ from server.errors import invalid
 from server.protocol.fields.row import COMPLETIONS
 from server.protocol.structured import ConstrainedFields
 
-PromptInput = str | list[str] | list[int] | list[list[int]]
+_Text = Annotated[str, Field(min_length=1)]
+_TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+PromptInput = (
+    _Text | Annotated[list[_Text], Field(min_length=1)] | _TokenIds | Annotated[list[_TokenIds], Field(min_length=1)]
+)
 Prompts = list[str] | list[list[int]]
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, model_validator
 
 from server.protocol.common import ApiModel
+from server.protocol.conditions import either, exactly_one, given, implies, never
 from server.protocol.fields.row import ANSWER_FORMAT, JSON_SCHEMA, TEXT_FORMAT
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -41,6 +42,10 @@ class ResponseFormat(ApiModel):
     """Text, some JSON object, or JSON that a schema describes."""
 
     place = ANSWER_FORMAT
+    conditions = (
+        implies(given("type", "json_schema"), exactly_one(given("json_schema"), given("schema"))),
+        implies(given("schema"), never(either(given("type", "text"), given("json_schema")))),
+    )
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
@@ -71,6 +76,7 @@ class TextFormat(ApiModel):
     """The same for a response, where a schema and its name lie beside the type."""
 
     place = TEXT_FORMAT
+    conditions = (implies(given("type", "json_schema"), given("name")),)
 
     type: Literal["text", "json_object", "json_schema"]
     name: Name | None = Field(None, description="Of the schema, which must have one.")

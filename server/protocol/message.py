@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, JsonValue, PlainValidator, model_validator
 
 from server.protocol.common import ApiModel
+from server.protocol.conditions import either, given
 from server.protocol.fields.row import MESSAGE, PART
 from server.protocol.fields.table import settle
 from server.protocol.tools import ToolCall
@@ -45,6 +46,7 @@ class Message(ApiModel):
     """One message of a chat."""
 
     place = MESSAGE
+    conditions = (either(given("role", "assistant"), given("content")),)
 
     role: Role
     content: Annotated[str, PlainValidator(check_content, json_schema_input_type=str | list[TextPart])] = Field(

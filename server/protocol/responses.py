@@ -40,6 +40,9 @@ def listed(value: object) -> object:
     return [{"role": "user", "content": value}]
 
 
+_Input = Annotated[str, Field(min_length=1)] | Annotated[list[InputItem], Field(min_length=1)]
+
+
 class TextConfig(ApiModel):
     """The form of the answer's text."""
 
@@ -63,9 +66,9 @@ class ResponsesRequest(AnswerFields):
 
     effort_param: ClassVar[str] = "reasoning.effort"
 
-    input: Annotated[
-        list[InputItem], BeforeValidator(listed, json_schema_input_type=str | list[InputItem]), Field(min_length=1)
-    ] = Field(description="Text of the user, or messages, calls and their results.")
+    input: Annotated[list[InputItem], BeforeValidator(listed, json_schema_input_type=_Input), Field(min_length=1)] = (
+        Field(description="Text of the user, or messages, calls and their results.")
+    )
     instructions: str | None = Field(None, description="A system message in front of the input.")
     max_output_tokens: int | None = Field(
         None, ge=1, description="Most tokens of the answer; exact. Absent takes the rest of the context."

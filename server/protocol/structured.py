@@ -1,17 +1,19 @@
 """What an answer must be, under whichever of the names that servers have for it."""
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, JsonValue, PlainValidator, model_validator
 
 from server.errors import invalid
 from server.protocol.common import ApiModel, GenerationFields
+from server.protocol.conditions import exactly_one, given
 from server.protocol.fields.row import STRUCTURED
 from server.protocol.formats import Constraint, Kind, ResponseFormat
 
 MAX_CHOICES = 1024
 
+_FLAG = "json_object"
 _FORMS = ("json", "json_object", "regex", "choice", "grammar")
 
 
@@ -28,7 +30,11 @@ def check_schema(value: object) -> dict[str, JsonValue]:
 
 
 Schema = Annotated[
-    dict[str, JsonValue], PlainValidator(check_schema, json_schema_input_type=dict[str, JsonValue] | str)
+    dict[str, JsonValue],
+    PlainValidator(
+        check_schema,
+        json_schema_input_type=dict[str, JsonValue] | Annotated[str, Field(pattern=r"^\s*\{[\s\S]*\}\s*$")],
+    ),
 ]
 Text = Annotated[str, Field(min_length=1)]
 
@@ -37,9 +43,10 @@ class StructuredOutputs(ApiModel):
     """vLLM's name for a form of answers; exactly one of the first five."""
 
     place = STRUCTURED
+    conditions = (exactly_one(*(given(name) for name in _FORMS if name != _FLAG), given(_FLAG, True)),)
 
     json_: Schema | None = Field(None, alias="json", description="A JSON schema, as an object or as text.")
-    json_object: Literal[True] | None = Field(None, description="true for some JSON object.")
+    json_object: bool = Field(False, description="true for some JSON object.")
     regex: Text | None = Field(None, description="A regular expression that the whole answer matches.")
     choice: list[Text] | None = Field(
         None, min_length=1, max_length=MAX_CHOICES, description="Texts, one of which is the answer."
@@ -52,10 +59,10 @@ class StructuredOutputs(ApiModel):
     def _one_is_there(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        given = {name: value for name, value in data.items() if value not in (None, False)}
-        if sum(name in given for name in _FORMS) != 1:
+        asked = [name for name in _FORMS if data.get(name) is not None and (name, data[name]) != (_FLAG, False)]
+        if len(asked) != 1:
             raise ValueError(f"exactly one of {', '.join(_FORMS)} is needed")
-        return given
+        return data
 
     @property
     def constraint(self) -> Constraint:

@@ -1,0 +1,19 @@
+"""A check of schemathesis: what the document allows is refused only for what a document cannot say."""
+
+import schemathesis
+from schemathesis.checks import CheckContext
+
+# Errors about rules between fields, or the context and vocabulary of the model, have other codes, or none.
+NOT_ALLOWED = {"invalid_value", "missing_required_parameter", "unknown_parameter"}
+
+
+@schemathesis.check
+def allowed_data_is_accepted(
+    ctx: CheckContext, response: schemathesis.Response, case: schemathesis.Case
+) -> bool | None:
+    """Fails where valid data are refused as if they were not."""
+    if case.meta is None or not case.meta.generation.mode.is_positive or response.status_code != 400:
+        return None
+    error = response.json()["error"]
+    assert error["code"] not in NOT_ALLOWED, f"allowed by the document: {error['message']}"
+    return None
