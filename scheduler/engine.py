@@ -133,7 +133,7 @@ class Engine:
         check_request(request, self.manifest, self.runner.transformer.config.vocab_size, self.pool, self.max_guided_len)
         sequence = Sequence.from_request(request, self.manifest, self.options)
         if request.grammar is not None:
-            sequence.compiling = self.grammars.compile(request.grammar)
+            self.grammars.start(sequence, request.grammar)
         self.sequences[request.request_id] = sequence
         self.scheduler.add(sequence)
 
@@ -242,13 +242,12 @@ class Engine:
 
         Waits a moment if there is nothing else to do.
         """
-        pending = [sequence.compiling for sequence in self.scheduler.waiting if sequence.compiling is not None]
-        if pending and len(pending) == len(self.sequences) and not self.scores.busy:
-            self.grammars.wait(pending)
+        idle = not self.scheduler.running and self.scheduler.waiting.first() is None and not self.scores.busy
         wrong = []
-        for sequence in self.scheduler.waiting if pending else ():
-            if sequence.compiling is None or not sequence.compiling.done():
-                continue
+        for sequence in self.grammars.finished(wait=idle):
+            if self.sequences.get(sequence.request.request_id) is not sequence:
+                continue  # It was aborted meanwhile.
+            assert sequence.compiling is not None
             error = sequence.compiling.exception()
             if error is not None:
                 wrong.append((sequence, error))

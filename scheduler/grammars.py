@@ -1,18 +1,23 @@
 """Grammars of requests, compiled beside the steps and kept for those that ask for the same."""
 
-import concurrent.futures
+import queue
 from collections import OrderedDict
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from model.grammar.compiled import CompiledGrammar
 from model.grammar.vocabulary import Vocabulary
 from model.tokenizer import load_tokenizer
+from scheduler.sequence import Sequence
 
 KEPT_GRAMMARS = 64
 
 # A step that has nothing to do but to wait for a grammar comes back so soon, to see what else has arrived.
 _WAIT_S = 0.02
+
+# Requests that are handed their grammars in one step, at most.
+_HANDED = 64
 
 
 class GrammarCompiler:
@@ -26,6 +31,27 @@ class GrammarCompiler:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
         self._kept: OrderedDict[str, Future[CompiledGrammar]] = OrderedDict()
         self._vocabulary: Vocabulary | None = None
+        self._started = 0  # Requests whose grammar is not handed out yet.
+        self._done: queue.SimpleQueue[Sequence] = queue.SimpleQueue()
+
+    def start(self, sequence: Sequence, text: str) -> None:
+        """Begins to compile what a request must follow; ``finished`` yields the request when that has ended."""
+        sequence.compiling = self.compile(text)
+        self._started += 1
+        sequence.compiling.add_done_callback(lambda _: self._done.put(sequence))
+
+    def finished(self, *, wait: bool) -> Iterator[Sequence]:
+        """Some of the requests whose grammar has been compiled, or was found wrong, since they were last asked for.
+
+        With ``wait`` a moment is waited for the first of them, if any is to come.
+        """
+        for number in range(min(_HANDED, self._started)):
+            try:
+                sequence = self._done.get(timeout=_WAIT_S if wait and not number else 0)
+            except queue.Empty:
+                return
+            self._started -= 1
+            yield sequence
 
     def compile(self, text: str) -> Future[CompiledGrammar]:
         """The compiled grammar, at once or later; its exception says what is wrong with it."""
@@ -36,11 +62,6 @@ class GrammarCompiler:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(text)
         return found
-
-    @staticmethod
-    def wait(pending: list[Future[CompiledGrammar]]) -> None:
-        """Waits a moment for the first of them."""
-        concurrent.futures.wait(pending, _WAIT_S, concurrent.futures.FIRST_COMPLETED)
 
     def _compile(self, text: str) -> CompiledGrammar:
         # The only thread of the executor, so the vocabulary is built once.

@@ -1,14 +1,15 @@
 """Accounting of the key-value pages: who holds which, and that none is lost."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 
 
 class PagePool:
     """A fixed number of pages of ``page_size`` positions each.
 
-    A page has any number of holders, requests or the prefix cache, and is free when it has none.
-    ``free + active + cached`` is constant.
+    Any number of requests hold a page, and the prefix cache may keep it; it is free when nobody does either.
+    ``free + active + cached`` is constant. Pages that are kept and not held are given up in the order in which the last
+    holder let go of them, and of one table's the last first.
     """
 
     def __init__(self, num_pages: int, page_size: int) -> None:
@@ -16,11 +17,14 @@ class PagePool:
             raise ValueError(f"a pool needs pages and positions, got {num_pages} of {page_size}")
         self.num_pages = num_pages
         self.page_size = page_size
-        self.reclaim: Callable[[], bool] = lambda: False
-        """Asked for pages when none are free: drops something from the prefix cache, or says that nothing is left."""
+        self.give_up: Callable[[int], None] = lambda page: self.forget([page])
+        """Told which page is needed when none are free; must ``forget`` it."""
+        self.releases = 0
+        """How many times a table was taken back; whoever did not get pages need not ask again before that changes."""
         self._free = list(range(num_pages - 1, -1, -1))
         self._holders: Counter[int] = Counter()  # Requests, by page.
-        self._kept: Counter[int] = Counter()  # Entries of the prefix cache, by page.
+        self._kept: set[int] = set()  # By the prefix cache.
+        self._idle: OrderedDict[int, None] = OrderedDict()  # Kept and held by nobody, in the order of giving up.
 
     @property
     def free(self) -> int:
@@ -35,7 +39,7 @@ class PagePool:
     @property
     def cached(self) -> int:
         """Pages that only the prefix cache keeps; they are there for whoever needs them."""
-        return self.num_pages - self.free - self.active
+        return len(self._idle)
 
     def pages_for(self, positions: int) -> int:
         """How many pages hold that many positions."""
@@ -47,8 +51,7 @@ class PagePool:
         if needed > self.free + self.cached:
             return False
         while needed > len(self._free):
-            if not self.reclaim():
-                return False
+            self.give_up(next(iter(self._idle)))
         for _ in range(needed):
             page = self._free.pop()
             self._holders[page] = 1
@@ -60,32 +63,49 @@ class PagePool:
         for page in pages:
             assert page in self._holders or page in self._kept, "a shared page is free"
             self._holders[page] += 1
+            self._idle.pop(page, None)
             table.append(page)
 
     def release(self, table: list[int]) -> None:
         """Takes back all pages of a table and empties it."""
+        self.releases += bool(table)
         for page in reversed(table):
-            self._drop(self._holders, page)
+            self._let_go(page)
         table.clear()
 
+    def replace(self, table: list[int], index: int, page: int) -> None:
+        """Lets a table hold a kept page with the same keys and values instead of its own one."""
+        assert page in self._kept, "a shared page is not kept"
+        own, table[index] = table[index], page
+        self._holders[page] += 1
+        self._idle.pop(page, None)
+        self.releases += 1
+        self._let_go(own)
+
     def keep(self, pages: Iterable[int]) -> None:
-        """The prefix cache keeps pages that requests hold."""
+        """The prefix cache keeps pages that requests hold, and that it does not keep yet."""
         for page in pages:
-            self._kept[page] += 1
+            assert page in self._holders, "a page to be kept is held by nobody"
+            assert page not in self._kept, "a page is kept already"
+            self._kept.add(page)
 
     def forget(self, pages: Iterable[int]) -> None:
         """The prefix cache keeps them no longer."""
         for page in pages:
-            self._drop(self._kept, page)
+            self._kept.remove(page)
+            if page not in self._holders:
+                del self._idle[page]
+                self._free.append(page)
 
-    def _drop(self, owners: "Counter[int]", page: int) -> None:
-        if owners[page] <= 0:
-            del owners[page]
+    def _let_go(self, page: int) -> None:
+        if page not in self._holders:
             raise KeyError(f"page {page} is released more often than it was taken")
-        owners[page] -= 1
-        if not owners[page]:
-            del owners[page]
-            if page not in self._holders and page not in self._kept:
+        self._holders[page] -= 1
+        if not self._holders[page]:
+            del self._holders[page]
+            if page in self._kept:
+                self._idle[page] = None
+            else:
                 self._free.append(page)
 
     def check(self, tables: list[list[int]], kept: Iterable[int] = ()) -> None:
@@ -94,7 +114,8 @@ class PagePool:
             assert len(table) == len(set(table)), "a table lists a page twice"
         held = Counter(page for table in tables for page in table)
         assert held == self._holders, "a held page belongs to no request"
-        assert Counter(kept) == self._kept, "a kept page belongs to no entry"
-        owned = self._holders.keys() | self._kept.keys()
+        assert Counter(kept) == Counter(self._kept), "a kept page belongs to no entry"
+        assert self._idle.keys() == self._kept - self._holders.keys(), "a page that is only kept is not to be given up"
+        owned = self._holders.keys() | self._kept
         assert not owned & set(self._free), "a free page has an owner"
         assert len(owned) + len(set(self._free)) == self.num_pages, "a page is lost"

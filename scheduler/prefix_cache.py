@@ -5,21 +5,18 @@ all of them: only an identical prompt can be reused, as a whole. Where they see 
 alone, every run of whole pages that ends at a block's border can be, and what was generated as well.
 """
 
-import hashlib
 import math
-from collections import OrderedDict
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
 from model.config import Manifest
 from scheduler.blocks import first_block_start
 from scheduler.page_pool import PagePool
+from scheduler.prefix_keys import Key, PrefixKeys
 from scheduler.sequence import Sequence
-
-Key = bytes
 
 _WORTH_WAITING = 128  # Tokens of a prompt; a shorter one is computed sooner than a step is waited for.
 
@@ -28,14 +25,18 @@ _WORTH_WAITING = 128  # Tokens of a prompt; a shorter one is computed sooner tha
 class _Entry:
     """``pages`` hold the keys and values; ``border`` predicts the position after them (shifted backbones)."""
 
+    key: Key
     pages: tuple[int, ...]
     border: Tensor | None
 
 
 class PrefixCache:
-    """Entries by a cryptographic hash of the tokens before and in them; the least recently used go first.
+    """Entries by a cryptographic hash of the tokens before and in them.
 
-    Requests with different ``cache_salt`` have different hashes from the first token on, so they never share a page.
+    Where prompts are cut into units of pages there is an entry for each unit, and it is of use only together with
+    those of the units before. So they are given up from the end: whoever holds an entry's pages holds those of the
+    entries before it too (``store`` sees to that), tables are released from their last page on, and the pool gives up
+    first what was released first. No entry goes that requests hold, and with each one pages become free.
 
     Args:
         manifest: decides what can be shared.
@@ -52,13 +53,28 @@ class PrefixCache:
         # The first token of a block that comes from the commit pass needs that pass to be made.
         self.enabled = enabled and not (self._whole and manifest.first_token == "autoregressive")
         self._unit = math.lcm(pool.page_size, manifest.block_length)
-        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
-        pool.reclaim = self._evict
+        self._keys = PrefixKeys(manifest, self._unit)
+        self._entries: dict[Key, _Entry] = {}
+        self._of_page: dict[int, _Entry] = {}
+        self._coming: set[Key] = set()  # What running sequences are computing,
+        self._computes: dict[Sequence, Key] = {}  # and who.
+        pool.give_up = self._give_up
 
     @property
     def kept(self) -> Iterator[int]:
         """Every page of every entry."""
         return (page for entry in self._entries.values() for page in entry.pages)
+
+    def find(self, sequence: Sequence) -> int:
+        """How many of the tokens of a waiting sequence are computed already; it is given nothing."""
+        if not self.enabled or sequence.guided:
+            return 0
+        if self._whole:
+            return sequence.prompt_length if self._keys.of_prompt(sequence) in self._entries else 0
+        # Where a border is needed, the row whose state it is must remain to be computed.
+        units = self._keys.extend(sequence, sequence.block_start - int(self.manifest.shift))
+        # An entry is there only if those before it are.
+        return self._unit * bisect_left(sequence.keys, True, hi=units, key=lambda key: key not in self._entries)
 
     def attach(self, sequence: Sequence) -> bool:
         """Gives a waiting sequence the pages of what is already computed of its tokens.
@@ -66,50 +82,66 @@ class PrefixCache:
         Sets ``pages``, ``computed``, ``stored`` and ``border``. False: there are too few pages; nothing changed.
         A guided sequence takes and leaves nothing: its second pass would need the same.
         """
-        if not self.enabled or sequence.guided:
-            return True
-        if self._whole:
+        found = self.find(sequence)
+        if self._whole and found:
             return self._attach_whole(sequence)
-        # Where a border is needed, the row whose state it is must remain to be computed.
-        for key in self._chain(sequence, sequence.block_start - int(self.manifest.shift)):
-            entry = self._find(key)
-            if entry is None:
-                break
-            self.pool.share(sequence.pages, entry.pages)
-            sequence.computed += self._unit
-        sequence.stored = sequence.computed
+        for key in sequence.keys[: found // self._unit]:
+            self.pool.share(sequence.pages, self._entries[key].pages)
+        sequence.computed = sequence.stored = found
         return True
 
     def store(self, sequence: Sequence, border: Callable[[], Tensor]) -> None:
-        """Keeps what a running sequence has computed; ``border`` reads its row's border state."""
+        """Keeps what a running sequence has computed; ``border`` reads its row's border state.
+
+        Where others have left the same before, the sequence gets their pages, and its own become free.
+        """
         if not self.enabled or sequence.guided:
             return
         if self._whole:
             # Later on the row's border state is no longer the prompt's.
             if not sequence.stored and sequence.block_start == sequence.prompt_length:
-                pages = sequence.pages[: self.pool.pages_for(sequence.prompt_length)]
-                self._put(self._prompt_key(sequence), pages, border() if self.manifest.shift else None)
+                key = self._keys.of_prompt(sequence)
+                if key not in self._entries:
+                    pages = sequence.pages[: self.pool.pages_for(sequence.prompt_length)]
+                    self._put(key, pages, border() if self.manifest.shift else None)
                 sequence.stored = sequence.prompt_length
-            return
-        if sequence.computed - sequence.stored < self._unit:
-            return
-        per_unit = self._unit // self.pool.page_size
-        for index, key in enumerate(self._chain(sequence, sequence.computed)):
-            self._put(key, sequence.pages[index * per_unit : (index + 1) * per_unit], None)
-        sequence.stored = sequence.computed // self._unit * self._unit
+        elif sequence.computed - sequence.stored >= self._unit:
+            per_unit = self._unit // self.pool.page_size
+            for index in range(sequence.stored // self._unit, self._keys.extend(sequence, sequence.computed)):
+                first, entry = index * per_unit, self._entries.get(sequence.keys[index])
+                if entry is None:
+                    self._put(sequence.keys[index], sequence.pages[first : first + per_unit], None)
+                    continue
+                for offset, page in enumerate(entry.pages):
+                    self.pool.replace(sequence.pages, first + offset, page)
+            sequence.stored = sequence.computed // self._unit * self._unit
+        self.withdraw(sequence)
 
-    def awaits(self, sequence: Sequence, others: list[Sequence]) -> bool:
-        """Whether one of ``others``, about to be computed, will leave the very prompt that ``sequence`` begins with."""
-        prompt, salt = sequence.request.prompt_ids, sequence.request.cache_salt
-        if not self.enabled or sequence.guided or len(prompt) < _WORTH_WAITING or sequence.started:
-            return False
-        storing = (other for other in others if (other.computed == 0 or other.fresh) and not other.guided)
-        return any(other.request.prompt_ids == prompt and other.request.cache_salt == salt for other in storing)
+    def expect(self, sequence: Sequence) -> None:
+        """Notes that a sequence that is admitted will leave the beginning of its prompt, if it will."""
+        if self._whole and sequence.block_start > sequence.prompt_length:
+            return
+        key = self._beginning(sequence)
+        if key is not None and key not in self._entries and key not in self._coming:
+            self._coming.add(key)
+            self._computes[sequence] = key
+
+    def withdraw(self, sequence: Sequence) -> None:
+        """Ends what ``expect`` began: the sequence has stored its prompt, or will not."""
+        if sequence in self._computes:
+            self._coming.remove(self._computes.pop(sequence))
+
+    def awaits(self, sequence: Sequence) -> Key | None:
+        """The beginning of a waiting sequence's prompt that another is computing now, if there is one."""
+        key = None if sequence.started else self._beginning(sequence)
+        return key if key is not None and self.comes(key) else None
+
+    def comes(self, key: Key) -> bool:
+        """Whether somebody is computing what ``awaits`` named."""
+        return key in self._coming and key not in self._entries
 
     def _attach_whole(self, sequence: Sequence) -> bool:
-        entry = self._find(self._prompt_key(sequence))
-        if entry is None:
-            return True
+        entry = self._entries[self._keys.of_prompt(sequence)]
         # A last page that the prompt does not fill is shared with nobody: the first block is written into it.
         whole = sequence.prompt_length // self.pool.page_size
         self.pool.share(sequence.pages, entry.pages[:whole])
@@ -129,48 +161,24 @@ class PrefixCache:
         sequence.border = entry.border
         return True
 
-    def _find(self, key: Key) -> _Entry | None:
-        entry = self._entries.get(key)
-        if entry is not None:
-            self._entries.move_to_end(key)
-        return entry
+    def _beginning(self, sequence: Sequence) -> Key | None:
+        """The key of as much of its prompt as can be shared, if that is enough to be waited for."""
+        if not self.enabled or sequence.guided or sequence.prompt_length < _WORTH_WAITING:
+            return None
+        if self._whole:
+            return self._keys.of_prompt(sequence)
+        end = first_block_start(sequence.prompt_length, self.manifest) - int(self.manifest.shift)
+        units = self._keys.extend(sequence, end)
+        return sequence.keys[units - 1] if units * self._unit >= _WORTH_WAITING else None
 
     def _put(self, key: Key, pages: list[int], border: Tensor | None) -> None:
-        if key in self._entries:
-            self._entries.move_to_end(key)
-        else:
-            self.pool.keep(pages)
-            self._entries[key] = _Entry(tuple(pages), border)
+        self.pool.keep(pages)
+        entry = self._entries[key] = _Entry(key, tuple(pages), border)
+        self._of_page.update(dict.fromkeys(pages, entry))
 
-    def _evict(self) -> bool:
-        if not self._entries:
-            return False
-        _, entry = self._entries.popitem(last=False)
+    def _give_up(self, page: int) -> None:
+        entry = self._of_page[page]
+        del self._entries[entry.key]
+        for each in entry.pages:
+            del self._of_page[each]
         self.pool.forget(entry.pages)
-        return True
-
-    def _prompt_key(self, sequence: Sequence) -> Key:
-        return _digest(_root(b"whole", sequence), sequence.request.prompt_ids)
-
-    def _chain(self, sequence: Sequence, end: int) -> Iterator[Key]:
-        """A key for every unit of pages that lies below ``end``; each stands for all tokens up to its end."""
-        manifest = self.manifest
-        if manifest.prompt_attention == "causal" and manifest.block_length > 1:
-            # What a block's rows saw, the rows of a causal prompt do not see.
-            end = min(end, first_block_start(sequence.prompt_length, manifest))
-        elif manifest.block_origin == "prompt_end" and sequence.prompt_length % manifest.block_length:
-            return  # No page ends at a border.
-        key = _root(b"chain", sequence)
-        for start in range(0, end - self._unit + 1, self._unit):
-            key = _digest(key, sequence.token_ids[start : start + self._unit])
-            yield key
-
-
-def _root(kind: bytes, sequence: Sequence) -> Key:
-    salt = sequence.request.cache_salt.encode(errors="surrogatepass")
-    return hashlib.sha256(kind + salt).digest()
-
-
-def _digest(before: bytes, token_ids: list[int]) -> Key:
-    # Cryptographic, because whoever could make two prompts collide would read the other's cache.
-    return hashlib.sha256(before + np.array(token_ids, dtype=np.int64).tobytes()).digest()

@@ -1,5 +1,6 @@
 """Which requests take part in the next step: admission, page allocation, preemption."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -8,7 +9,11 @@ from scheduler.fair_queue import FairQueue
 from scheduler.faults import Fault, attempt
 from scheduler.page_pool import PagePool
 from scheduler.prefix_cache import PrefixCache
+from scheduler.prefix_keys import Key
 from scheduler.sequence import Sequence
+
+_LOOKS = 64
+"""Waiting requests that a step looks at, at most; the next step goes on with the others."""
 
 
 class Scheduler:
@@ -18,8 +23,11 @@ class Scheduler:
     clients, while the token budget, the canvas rows and the pages last. When pages run out, the youngest running
     request gives up its pages and its unfinished block, and goes back to the head of the queue.
 
-    A request with more than ``max_prefill_tokens`` known tokens to compute is **staged** first: its forward advances
-    in pieces beside each step, one request at a time, oldest first.
+    A request with more than ``max_prefill_tokens`` known tokens to compute is **long** and is **staged** first: its
+    forward advances in pieces beside each step. One request is staged at a time. The other long ones wait without a row
+    and without pages, and shorter ones pass them; when the place is free they are admitted in their turn.
+
+    What a step does here depends on what runs and not on how many wait.
 
     ``release_row`` is told of every row that its request leaves, at its end or when it is preempted.
     """
@@ -45,7 +53,8 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.preemptions = 0
         self.admitted: list[Sequence] = []  # For the first time, since the list was last emptied.
-        self._passed_over: list[Sequence] = []
+        self._parked: dict[Key, deque[Sequence]] = {}  # Set aside until the beginning of their prompt is computed.
+        self._blocked: tuple[Sequence, int, int] | None = None  # Who did not get pages, and what it depended on.
         self._free_rows = list(range(max_num_seqs - 1, -1, -1))
         self._faults: list[tuple[Sequence, Fault]] = []
 
@@ -56,6 +65,7 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queues a new request."""
         self.waiting.append(sequence)
+        self.prefix_cache.find(sequence)  # Its tokens are hashed now, so that no step has many to hash.
         if sequence.compiling is not None:
             self.waiting.set_aside(sequence)
 
@@ -79,40 +89,15 @@ class Scheduler:
         chosen: list[Sequence] = []
         left_out: list[Sequence] = []
         for running in self.running:
-            if self._long(running):
+            if self._long(running, running.computed):
                 left_out.append(running)
                 continue
-            cost = self._cost(running)
+            cost = self._cost(running, running.computed)
             (chosen if cost <= budget else left_out).append(running)
             budget -= cost if cost <= budget else 0
         # Whoever did not fit is first in line for the next step.
         self.running = left_out + chosen
-        while self._passed_over:
-            sequence = self._passed_over.pop()
-            if sequence in self.waiting:
-                self.waiting.put_back(sequence)
-        while self._free_rows and not preempted:
-            candidate = self.waiting.first()
-            if candidate is None:
-                break
-            if self.prefix_cache.awaits(candidate, self.running):
-                self.waiting.set_aside(candidate)
-                self._passed_over.append(candidate)
-                continue
-            claimed = attempt("admission", partial(self._claim, candidate, budget))
-            if isinstance(claimed, Fault):
-                self._return_pages(candidate)
-                self.waiting.remove(candidate)
-                self._faults.append((candidate, claimed))
-                continue
-            if not claimed:
-                break
-            self.waiting.take(candidate)
-            self._admit(candidate)
-            if not self._long(candidate):
-                budget -= self._cost(candidate)
-                chosen.append(candidate)
-        return chosen
+        return chosen if preempted else chosen + self._join(budget)
 
     def take_faults(self) -> list[tuple[Sequence, Fault]]:
         """The requests whose admission or growth has raised since this was last asked; they are to be ended."""
@@ -122,22 +107,73 @@ class Scheduler:
     @property
     def staged(self) -> Sequence | None:
         """The running request whose known tokens are to be advanced by some pieces beside the step."""
-        return min(filter(self._long, self.running), key=lambda sequence: sequence.arrival, default=None)
+        return next((sequence for sequence in self.running if self._long(sequence, sequence.computed)), None)
 
-    def _long(self, sequence: Sequence) -> bool:
+    def _join(self, budget: int) -> list[Sequence]:
+        """Admits requests in their turn, and returns those whose first step this is; a long one has none yet."""
+        self._put_back()
+        joining: list[Sequence] = []
+        place_free = self.staged is None
+        for _ in range(_LOOKS):
+            sequence = self.waiting.first(long=place_free) if self._free_rows else None
+            if sequence is None:
+                break
+            key = self.prefix_cache.awaits(sequence)
+            if key is not None:
+                self.waiting.set_aside(sequence)
+                self._parked.setdefault(key, deque()).append(sequence)
+                continue
+            found = self.prefix_cache.find(sequence)
+            long = self._long(sequence, found)
+            if long and not place_free:
+                self.waiting.mark_long(sequence)
+                continue
+            cost = 0 if long else self._cost(sequence, found)
+            claimed = cost <= budget and attempt("admission", partial(self._claim, sequence, found))
+            if isinstance(claimed, Fault):
+                self._return_pages(sequence)
+                self.waiting.remove(sequence)
+                self._faults.append((sequence, claimed))
+                continue
+            if not claimed:
+                break
+            self.waiting.take(sequence, long=place_free)
+            self._admit(sequence)
+            budget -= cost
+            if long:
+                place_free = False
+            else:
+                joining.append(sequence)
+        return joining
+
+    def _put_back(self) -> None:
+        """Lets those wait in their turn again for whom what they were set aside for has come, or will not."""
+        looks = _LOOKS
+        for key in [key for key in self._parked if not self.prefix_cache.comes(key)]:
+            parked = self._parked[key]
+            while parked and looks:
+                looks -= 1
+                sequence = parked.popleft()
+                if sequence in self.waiting:
+                    self.waiting.put_back(sequence)
+            if not parked:
+                del self._parked[key]
+
+    def _long(self, sequence: Sequence, computed: int) -> bool:
         if sequence.guided:
             return False  # Its two passes advance together, so it must fit into one step.
         # A finished block is always computed with the next one's first step.
         least = max(self.max_prefill_tokens, self.manifest.block_length)
-        return sequence.block_start - sequence.computed > least
+        return sequence.block_start - computed > least
 
-    def _claim(self, sequence: Sequence, budget: int) -> bool:
-        """Pages for a waiting sequence, cached ones as far as there are; all or nothing."""
-        if self.prefix_cache.attach(sequence):
-            cost = 0 if self._long(sequence) else self._cost(sequence)
-            if cost <= budget and self._grow(sequence):
-                return True
+    def _claim(self, sequence: Sequence, found: int) -> bool:
+        """Pages for a waiting sequence, of which the cache has ``found`` tokens; all or nothing."""
+        if self._blocked == (sequence, found, self.pool.releases):
+            return False
+        if self.prefix_cache.attach(sequence) and self._grow(sequence):
+            return True
         self._return_pages(sequence)
+        self._blocked = sequence, found, self.pool.releases
         return False
 
     def _secure_pages(self) -> bool:
@@ -154,8 +190,8 @@ class Scheduler:
                 preempted = True
         return preempted
 
-    def _cost(self, sequence: Sequence) -> int:
-        return (sequence.block_start - sequence.computed + self.manifest.block_length) * len(sequence.tables)
+    def _cost(self, sequence: Sequence, computed: int) -> int:
+        return (sequence.block_start - computed + self.manifest.block_length) * len(sequence.tables)
 
     def _grow(self, sequence: Sequence) -> bool:
         end = sequence.block_start + self.manifest.block_length
@@ -176,9 +212,11 @@ class Scheduler:
             self.waiting.charge(sequence.request.client, prompt_tokens=sequence.prompt_length)
             self.admitted.append(sequence)
         self.running.append(sequence)
+        self.prefix_cache.expect(sequence)
 
     def _vacate(self, sequence: Sequence) -> None:
         assert sequence.row is not None
+        self.prefix_cache.withdraw(sequence)
         self._return_pages(sequence)
         self._release_row(sequence.row)
         self._free_rows.append(sequence.row)

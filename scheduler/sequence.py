@@ -39,6 +39,7 @@ class Sequence:
         logprobs: by offset, those of the current block, if they were asked for.
         sent: tokens of the current block that partial outputs have carried.
         finalised_at: by offset, the denoise step of the current block that finalised it, if its canvas is asked for.
+        keys: what the prefix cache knows the beginnings of its tokens by; grows with them.
         recompute: positions whose keys were dropped by a preemption and are computed again on resuming.
         compiling: the grammar it waits for; taken away by the engine between two steps once it is done.
         grammar: what the answer must follow.
@@ -71,6 +72,7 @@ class Sequence:
     logprobs: dict[int, TokenLogprob] = field(default_factory=dict)
     sent: int = 0
     finalised_at: dict[int, int] = field(default_factory=dict)
+    keys: list[bytes] = field(default_factory=list)
     recompute: int = 0
     started: bool = False
     compiling: Future[CompiledGrammar] | None = None

@@ -68,13 +68,33 @@ def test_kept_pages_are_given_up_when_nothing_is_free() -> None:
     pool.keep(kept)
     pool.release(table)
 
-    def reclaim() -> bool:
-        pool.forget([kept.pop()])
-        return True
+    given_up = []
 
-    pool.reclaim = reclaim
+    def give_up(page: int) -> None:
+        given_up.append(page)
+        pool.forget([page])
+
+    pool.give_up = give_up
     assert pool.grow(table, 8)
-    assert (len(kept), pool.free, pool.active, pool.cached) == (1, 0, 2, 1)
+    assert given_up == kept[:0:-1]  # The end of a table goes before what it was computed from.
+    assert (pool.free, pool.active, pool.cached) == (0, 2, 1)
+    pool.check([table], kept[:1])
+
+
+def test_a_table_takes_a_kept_page_in_the_place_of_its_own() -> None:
+    pool = PagePool(3, page_size=4)
+    first: list[int] = []
+    other: list[int] = []
+    pool.grow(first, 4)
+    pool.grow(other, 8)
+    pool.keep(first)
+    kept = list(first)
+    pool.release(first)
+    before = pool.releases
+    pool.replace(other, 0, kept[0])
+    assert pool.releases > before
+    assert (other[0], pool.free, pool.active, pool.cached) == (kept[0], 1, 2, 0)
+    pool.check([other], kept)
 
 
 class PoolMachine(RuleBasedStateMachine):
@@ -85,13 +105,13 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool = PagePool(10, page_size=4)
         self.tables: list[list[int]] = [[] for _ in range(4)]
         self.kept: list[list[int]] = []
-        self.pool.reclaim = self.reclaim
+        self.pool.give_up = self.give_up
 
-    def reclaim(self) -> bool:
-        if not self.kept:
-            return False
-        self.pool.forget(self.kept.pop(0))
-        return True
+    def give_up(self, page: int) -> None:
+        assert not any(page in table for table in self.tables)
+        [entry] = [pages for pages in self.kept if page in pages]
+        self.kept.remove(entry)
+        self.pool.forget(entry)
 
     @rule(owner=st.integers(0, 3), positions=st.integers(0, 50))
     def grow(self, owner: int, positions: int) -> None:
@@ -111,8 +131,16 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(owner=st.integers(0, 3), count=st.integers(1, 4))
     def keep(self, owner: int, count: int) -> None:
-        self.kept.append(self.tables[owner][:count])
+        already = {page for pages in self.kept for page in pages}
+        self.kept.append([page for page in self.tables[owner][:count] if page not in already])
         self.pool.keep(self.kept[-1])
+
+    @rule(owner=st.integers(0, 3), index=st.integers(0, 9), which=st.integers(0, 9))
+    def replace(self, owner: int, index: int, which: int) -> None:
+        table = self.tables[owner]
+        others = [page for pages in self.kept for page in pages if page not in table]
+        if index < len(table) and others:
+            self.pool.replace(table, index, others[which % len(others)])
 
     @rule(owner=st.integers(0, 3))
     def release(self, owner: int) -> None:

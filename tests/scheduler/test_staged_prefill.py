@@ -92,6 +92,95 @@ def test_an_equal_prompt_waits_for_the_one_that_is_staged_and_is_overtaken_meanw
     assert cached == {"first": 0, "second": 150, "other": 0}
 
 
+def begun_by(engine: Engine) -> list[str]:
+    """The ids of the requests that the engine says it begins with, as they come."""
+    begun: list[str] = []
+    engine.on_begin = begun.extend
+    return begun
+
+
+def test_long_prompts_wait_without_rows_and_pages_and_short_ones_pass_them(tmp_path: Path) -> None:
+    """64 long prompts are begun one at a time, in order; nobody waits for all of them, and all are answered."""
+    engine = engine_of(build_checkpoint(tmp_path, "plain"), max_num_seqs=8, max_prefill_tokens=20)
+    begun = begun_by(engine)
+    for number in range(64):
+        engine.add(request(f"long{number}", 60 + number, max_tokens=8))
+    engine.step()
+    assert begun == ["long0"]
+    assert engine.pool.active == engine.pool.pages_for(60 + 8)
+    for number in range(12):
+        engine.add(request(f"short{number}", 2 + number, max_tokens=8))
+    ended: list[str] = []
+    while engine.busy:
+        ended += [output.request_id for output in engine.step().outputs if output.finish_reason == "length"]
+        engine.check()
+        long = [each for each in engine.scheduler.running if each.block_start - each.computed > 20]
+        assert len(long) <= 1
+        assert all(each.row is None and not each.pages for each in engine.scheduler.waiting)
+    assert len(ended) == len(set(ended)) == 76
+    longs = [name for name in begun if name.startswith("long")]
+    assert longs == [f"long{number}" for number in range(64)]
+    shorts = [ended.index(f"short{number}") for number in range(12)]
+    assert max(shorts) < 24  # Of 64 long ones that came before them, a few.
+
+
+def test_short_prompts_that_keep_coming_do_not_starve_long_ones(tmp_path: Path) -> None:
+    engine = engine_of(build_checkpoint(tmp_path, "plain"), max_num_seqs=2, max_prefill_tokens=20)
+    begun = begun_by(engine)
+    for number in range(4):
+        engine.add(request(f"long{number}", 60 + number, max_tokens=8))
+    ended: list[str] = []
+    for number in range(600):
+        while len(engine.scheduler.waiting) < 8:
+            engine.add(request(f"short{len(begun)}-{number}-{len(engine.sequences)}", 2 + number % 9, max_tokens=8))
+        ended += [output.request_id for output in engine.step().outputs if output.finish_reason]
+        if all(f"long{each}" in ended for each in range(4)):
+            break
+    else:
+        pytest.fail("a long prompt starves")
+    assert [name for name in begun if name.startswith("long")] == [f"long{each}" for each in range(4)]
+    assert any(name.startswith("short") for name in ended)
+
+
+def test_a_long_prompt_that_is_cached_is_not_kept_waiting_for_the_one_that_is_staged(tmp_path: Path) -> None:
+    engine = engine_of(build_checkpoint(tmp_path, "absolute"), max_prefill_tokens=20)
+    engine.add(request("before", 100, max_tokens=8))
+    to_the_end(engine)
+    engine.add(request("staged", 160, max_tokens=8))
+    engine.add(request("waits", 145, max_tokens=8))
+    engine.add(request("cached", 100, max_tokens=8))
+    report = engine.step()
+    assert [sequence.request.request_id for sequence in engine.scheduler.running] == ["staged", "cached"]
+    assert report.stats.cached_prompt_tokens == 96
+    cached = {output.request_id: output.cached_tokens for output in to_the_end(engine)}
+    assert cached == {"staged": 0, "waits": 0, "cached": 96}
+
+
+@pytest.mark.parametrize("axis", ["plain", "absolute"])
+def test_equal_prompts_wait_together_and_go_on_when_the_one_they_wait_for_leaves(tmp_path: Path, axis: str) -> None:
+    engine = engine_of(build_checkpoint(tmp_path, axis), max_prefill_tokens=20, max_num_seqs=4)
+    begun = begun_by(engine)
+    for number in range(100):
+        engine.add(request(f"same{number}", 160, max_tokens=8))
+    engine.step()
+    engine.step()
+    assert begun == ["same0"]
+    engine.abort("same0")
+    engine.abort("same7")
+    answered = {output.request_id for output in to_the_end(engine) if output.finish_reason == "length"}
+    assert answered == {f"same{number}" for number in range(100)} - {"same0", "same7"}
+    assert begun == ["same0", *(f"same{number}" for number in range(1, 100) if number != 7)]
+
+
+def test_prompts_that_nothing_is_kept_of_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """With blocks from the prompt's end, and a prompt that is no whole number of them, no page ends at a border."""
+    engine = engine_of(build_checkpoint(tmp_path, "block_causal_prompt_end"), max_prefill_tokens=200)
+    for name in ("first", "second"):
+        engine.add(request(name, 150, max_tokens=8))
+    engine.step()
+    assert len(engine.scheduler.running) == 2
+
+
 def test_a_client_that_leaves_and_a_failure_end_a_staged_request_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
