@@ -1,4 +1,4 @@
-"""``cdlm generate``: one prompt in this process, with the canvas shown after every denoise step if wanted."""
+"""``cdlm generate``: one answer in this process, with the canvas shown after every denoise step if wanted."""
 
 import os
 from pathlib import Path
@@ -8,90 +8,86 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from model.assets import BUNDLED_STUDENT
-from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
+from cli.loading_flags import with_loading_flags
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from model.config import Manifest
     from model.row import RowResult
     from scheduler.sequence import Sequence
+    from server.text import TextCodec
 
 MASK_SIGN, END_SIGN = "░", "∎"
 
 
+@with_loading_flags
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to complete.")],
-    model: Annotated[Path | None, typer.Option(help="Checkpoint directory. Default: the bundled cdlm-nano.")] = None,
-    adapter: Annotated[Path | None, typer.Option(help="PEFT LoRA adapter to merge into --model.")] = None,
+    loading: list[str],
+    prompt: Annotated[str, typer.Argument(help="What to answer, or with --raw to complete.")],
+    system: Annotated[str | None, typer.Option(help="A system message in front of the prompt.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Complete the prompt as it is, without a chat template.")] = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens to generate.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the most probable tokens.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Chooses the noise of a sampled answer.")] = 0,
-    confidence_threshold: Annotated[
-        float | None, typer.Option(min=0.001, max=1, help="Finalise tokens surer than this. [checkpoint's]")
-    ] = None,
-    decoding: Annotated[RuleName, typer.Option(help="Which tokens a step finalises.")] = "threshold",
-    decoding_factor: Annotated[float, typer.Option(min=0.001, help="Number of factor.")] = DEFAULT_FACTOR,
-    entropy_bound: Annotated[float, typer.Option(min=0, help="Number of entropy_bound, in nats.")] = (
-        DEFAULT_ENTROPY_BOUND
-    ),
-    steps_per_block: Annotated[
-        int | None, typer.Option(min=1, help="Number of fixed_steps. [one step a token]")
-    ] = None,
     guidance_scale: Annotated[float, typer.Option(min=0, max=100, help="Classifier-free guidance; 0 is none.")] = 0.0,
     show_steps: Annotated[bool, typer.Option("--show-steps", help="Print the canvas after every step.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
-    """Answer one prompt without a server."""
+    """Answer one prompt without a server, as the checkpoint's chat template asks it.
+
+    Without a chat template the prompt is completed. Flags that load the model are those of cdlm serve.
+    """
     from scheduler.child import waiting_variables
 
     os.environ.update(waiting_variables())  # Before torch is loaded.
     from model.config import CheckpointError
-    from model.tokenizer import load_tokenizer
     from scheduler.errors import EngineError, RequestError
     from scheduler.llm import LLM
     from scheduler.messages import DecodingParams, GenerateRequest
-    from scheduler.options import EngineOptions
+    from server.errors import ApiError
+    from server.settings import SettingsError, parse_settings
+    from server.text import TextCodec, TextError
 
     console = Console(highlight=False, soft_wrap=True)
-    if adapter and not model:
-        typer.echo(f"cdlm generate: --adapter {adapter} needs --model, the checkpoint that it was trained on", err=True)
-        raise typer.Exit(2)
-    directory = model or BUNDLED_STUDENT
-    options = EngineOptions(
-        model=str(directory), adapter=str(adapter) if adapter else None, device=device, max_num_seqs=1
-    )
     try:
-        tokenizer = load_tokenizer(directory)
-        printer = StepPrinter(console, tokenizer) if show_steps else None
+        settings = parse_settings(loading).fetched()
+        if not prompt:
+            raise SettingsError("the prompt is empty")
+        if system is not None and raw:
+            raise SettingsError("--system is a message of a chat, and --raw sends none")
+        codec = TextCodec.load(Path(settings.model), settings.chat_template)
+        prompt_ids = _prompt_ids(codec, prompt, system, raw=raw)
+        printer = StepPrinter(console, codec) if show_steps else None
+        options = settings.model_copy(update={"max_num_seqs": 1, "enable_prefix_caching": False}).engine_options()
         llm = LLM(options, printer)
         manifest = llm.engine.manifest
         if printer:
             printer.manifest = manifest
-        params = DecodingParams(
-            temperature=temperature,
-            seed=seed,
-            decoding=decoding,
-            confidence_threshold=confidence_threshold,
-            decoding_factor=decoding_factor,
-            entropy_bound=entropy_bound,
-            steps_per_block=steps_per_block,
-            guidance_scale=guidance_scale,
-        )
-        prompt_ids = tokenizer.encode(prompt, add_special_tokens=False)
         length = max(1, min(max_tokens, manifest.max_model_len - len(prompt_ids)))
+        params = DecodingParams(temperature=temperature, seed=seed, guidance_scale=guidance_scale)
         [done] = llm.generate(
             [GenerateRequest(request_id="0", prompt_ids=prompt_ids, max_tokens=length, params=params)]
         )
-    except (CheckpointError, EngineError, RequestError) as error:
+    except SettingsError as error:
+        typer.echo(f"cdlm generate: {error}", err=True)
+        raise typer.Exit(2) from None
+    except (CheckpointError, TextError, EngineError, RequestError, ApiError) as error:
         typer.echo(f"cdlm generate: {error}", err=True)
         raise typer.Exit(1) from None
-    console.print(Text(str(tokenizer.decode(done.token_ids))))
+    detokenizer = codec.detokenizer(prompt_ids)
+    console.print(Text(detokenizer.feed(done.token_ids) + detokenizer.flush()))
     if show_steps:
         tokens, steps = len(done.token_ids), done.denoise_steps
-        figures = f"{tokens} tokens in {done.blocks} blocks and {steps} steps: {tokens / max(1, steps):.1f} a step"
+        figures = f"{tokens} tokens in {done.blocks} blocks and {steps} steps: {tokens / max(1, steps):.1f} per step"
         console.print(Text(figures, style="dim"))
+
+
+def _prompt_ids(codec: "TextCodec", prompt: str, system: str | None, *, raw: bool) -> list[int]:
+    """Ids of a chat, or of the text alone; raises ``ApiError`` where a chat is asked for and cannot be."""
+    from server.text import Chat
+
+    if raw or (not codec.has_template and system is None):
+        return codec.prompt_ids(prompt)
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return codec.chat_ids(Chat([*first, {"role": "user", "content": prompt}]))
 
 
 class StepPrinter:
@@ -100,9 +96,9 @@ class StepPrinter:
     ``manifest`` must be set before the first step: not every tokenizer knows its mask token.
     """
 
-    def __init__(self, console: Console, tokenizer: "PreTrainedTokenizerBase") -> None:
+    def __init__(self, console: Console, codec: "TextCodec") -> None:
         self.console = console
-        self.tokenizer = tokenizer
+        self.codec = codec
         self.manifest: Manifest | None = None
         self._before: list[int] = []
 
@@ -119,7 +115,7 @@ class StepPrinter:
             if token == mask:
                 line.append(MASK_SIGN, style="not dim blue")
                 continue
-            text = str(self.tokenizer.decode([token])).replace("\n", "⏎")
+            text = self.codec.token_bytes(token).decode(errors="replace").replace("\n", "⏎")
             if token in self.manifest.stop_token_ids:
                 text = END_SIGN
             line.append(text, style="not dim bold green" if before == mask else "not dim")

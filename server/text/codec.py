@@ -154,6 +154,15 @@ class TextCodec:
         """``encode_chat`` for callers that can wait, without a bound."""
         return self._encoder.encode([self.chat_text(chat, param)], add_special_tokens=special)[0]
 
+    def prompt_ids(self, text: str) -> list[int]:
+        """Ids of one prompt, as ``encode``, for callers that can wait."""
+        return self._encoder.encode([text], add_special_tokens=True)[0]
+
+    @property
+    def has_template(self) -> bool:
+        """Whether chats can be asked for; one that cannot be used is there, and asking for a chat says why."""
+        return self._template is not _NO_TEMPLATE
+
     def chat_text(self, chat: Chat, param: str = "messages") -> Marked:
         """The text of a chat, marked with who wrote what. Raises ``ApiError`` as ``encode_chat``."""
         template = self._template
