@@ -68,6 +68,8 @@ class ResponseEvents:
             response.finish()
             if output.items:
                 yield from self._begin()
+                if self._is_owed():
+                    yield self._delta("")
         if output.items:
             yield from self._end(len(output.items) - 1, response.outcome)
         yield self._event(f"response.{response.outcome}", response=response.state(response.outcome))

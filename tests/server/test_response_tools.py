@@ -92,6 +92,20 @@ async def test_text_beside_tools_is_a_message(calling: Callable[[str], Bench], t
         assert without_ids(events[-1]["response"]) == without_ids(answer)
 
 
+async def test_tokens_without_text_are_reported(calling: Callable[[str], Bench]) -> None:
+    bench = calling("")
+    bench.engine.script = lambda _: [2, 2]  # No text comes of a special token.
+    async with bench.client:
+        body = {"tools": TOOLS, "return_token_ids": True, "include": ["message.output_text.logprobs"]}
+        answer = await respond(bench, **body)
+        [part] = answer["output"][0]["content"]
+        assert (part["text"], part["token_ids"]) == ("", [2, 2])
+        events = await named_events(bench, **body)
+        [delta] = [event for event in events if event["type"] == "response.output_text.delta"]
+        assert (delta["delta"], delta["token_ids"], delta["logprobs"]) == ("", [2, 2], part["logprobs"])
+        assert without_ids(events[-1]["response"]) == without_ids(answer)
+
+
 async def test_the_limit_cuts_anywhere(calling: Callable[[str], Bench]) -> None:
     bench = calling(CALLS)
     async with bench.client:
