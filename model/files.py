@@ -66,5 +66,5 @@ def read_tensors(paths: Iterable[Path]) -> Iterator[tuple[Path, str, Tensor]]:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - not a mapping
                     yield path, name, file.get_tensor(name)
-        except SafetensorError as error:
+        except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error

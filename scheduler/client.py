@@ -5,7 +5,7 @@ import contextlib
 import logging
 import math
 import os
-import tempfile
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 
@@ -31,6 +31,7 @@ from scheduler.messages import (
     StepReport,
 )
 from scheduler.options import EngineOptions
+from scheduler.sockets import socket_directory
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class EngineClient:
         self._settled = asyncio.Event()
         self._loaded_once = False
         self._failure: str | None = None
+        self._reason: str | None = None  # Why the last start failed.
         self._restarts = 0
         self._stats = EngineStats()
         self._last_step_time = time.monotonic()
@@ -74,7 +76,7 @@ class EngineClient:
 
     @property
     def failure(self) -> str | None:
-        """Why the engine cannot start at all, if so."""
+        """Why there is no engine and none will be started, if so."""
         return self._failure
 
     @property
@@ -112,6 +114,7 @@ class EngineClient:
     async def start(self) -> None:
         """Starts the engine in the background and returns at once."""
         self._supervisor = asyncio.create_task(self._supervise())
+        self._supervisor.add_done_callback(self._supervised)
 
     async def stop(self) -> None:
         """Asks the engine to leave, kills it if it does not, and ends every request in flight."""
@@ -121,9 +124,8 @@ class EngineClient:
                 # Not awaited: an engine that still loads takes it later, and one that dies meanwhile never does.
                 self._send_soon(ShutdownRequest())
         if self._supervisor is not None:
-            try:
-                await asyncio.wait_for(asyncio.shield(self._supervisor), STOP_TIMEOUT_S)
-            except TimeoutError:
+            ended, _ = await asyncio.wait({self._supervisor}, timeout=STOP_TIMEOUT_S)
+            if not ended:
                 if self._process is not None and self._process.returncode is None:
                     self._process.kill()
                 self._supervisor.cancel()
@@ -194,39 +196,53 @@ class EngineClient:
             sent.add_done_callback(lambda done: None if done.cancelled() else done.exception())
 
     async def _supervise(self) -> None:
+        """One life of the engine after the other. Only a first start that fails is the end; one that served returns."""
         backoff = FIRST_BACKOFF_S
         while True:
-            started = time.monotonic()
+            started, self._reason = time.monotonic(), None
             try:
                 await self._run_once()
-            except OSError as error:
-                logger.error("the engine process could not be started: %s", error)
+            except Exception as error:
+                self._reason = f"the engine process could not be started: {error or type(error).__name__}"
             finally:
                 self._ready = None
                 self._flights.fail("the engine died while the request was in flight", queued=self._stopping)
-            if not self._stopping and not self._loaded_once and self._failure is None:
-                self._failure = "the engine process died while it loaded the model; its log says more"
-            if self._stopping or self._failure is not None:
-                self._flights.fail(self._failure or "the engine was stopped", queued=True)
-                self._settled.set()
+            if self._stopping:
+                return
+            if not self._loaded_once:
+                self._failure = self._reason or self._silent_end()
                 return
             self._restarts += 1
             if time.monotonic() - started > STEADY_S:
                 backoff = FIRST_BACKOFF_S
-            logger.error("the engine died; starting it again in %.1f s", backoff)
+            logger.error("%s; starting it again in %.1f s", self._reason or "the engine died", backoff)
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF_S)
 
+    def _supervised(self, supervisor: asyncio.Task[None]) -> None:
+        """No engine will be started any more: nobody waits for one in vain."""
+        if not self._stopping and self._failure is None:
+            error = None if supervisor.cancelled() else supervisor.exception()
+            self._failure = f"the engine is not watched any more: {error!r}"
+            logger.error("%s", self._failure)
+        self._flights.fail(self._failure or "the engine was stopped", queued=True)
+        self._settled.set()
+
+    def _silent_end(self) -> str:
+        """How a process ended that did not say why."""
+        code = self._process.returncode if self._process is not None else None
+        how = f"was ended by {signal.Signals(-code).name}" if code is not None and code < 0 else "died"
+        return f"the engine process {how} while it loaded the model; its log says more"
+
     async def _run_once(self) -> None:
         """One life of the engine process: fresh sockets, so that nothing of an earlier life is read."""
-        with tempfile.TemporaryDirectory(prefix="cdlm-") as directory:
-            inbox = self._context.socket(zmq.PUSH)
-            outbox = self._context.socket(zmq.PULL)
-            for socket, name in ((inbox, "in"), (outbox, "out")):
+        with socket_directory() as directory, contextlib.ExitStack() as held:
+            inbox, outbox = (held.enter_context(self._context.socket(kind)) for kind in (zmq.PUSH, zmq.PULL))
+            addresses = (f"ipc://{directory}/in", f"ipc://{directory}/out")
+            for socket, address in zip((inbox, outbox), addresses, strict=True):
                 socket.set_hwm(0)
                 socket.linger = 0
-                socket.bind(f"ipc://{directory}/{name}")
-            addresses = (f"ipc://{directory}/in", f"ipc://{directory}/out")
+                socket.bind(address)
             command = child.command("scheduler.process", *addresses, str(os.getpid()))
             process = await asyncio.create_subprocess_exec(
                 *command, env=child.environment(), stdin=asyncio.subprocess.PIPE
@@ -246,8 +262,6 @@ class EngineClient:
                 for task in (reader, watchdog):
                     task.cancel()
                 await asyncio.gather(reader, watchdog, return_exceptions=True)
-                inbox.close()
-                outbox.close()
 
     async def _kill_when_hung(self, process: asyncio.subprocess.Process) -> None:
         while True:
@@ -268,8 +282,8 @@ class EngineClient:
                     for request in self._flights.take_again():
                         self._send_soon(request)
                     self._settled.set()
-                case EngineFailed(message=reason):
-                    self._failure = reason
+                case EngineFailed():
+                    self._reason = message.message
                     return
                 case StepBegun():
                     self._flights.begin(message.request_ids)

@@ -107,8 +107,11 @@ def main() -> int:
     try:
         try:
             engine = Engine(options)
-        except EngineStartError as error:
-            outbox.send(msgspec.msgpack.encode(EngineFailed(message=str(error))))
+        except Exception as error:
+            if not isinstance(error, EngineStartError | OSError):  # What nobody foresaw.
+                logger.exception("the engine could not be loaded")
+            reason = str(error) if isinstance(error, EngineStartError) else f"{type(error).__name__}: {error}"
+            outbox.send(msgspec.msgpack.encode(EngineFailed(message=reason)))
             return 1
         try:
             EngineServer(engine, inbox, outbox, parent=int(sys.argv[3])).run()

@@ -26,8 +26,10 @@ async def readyz(request: Request) -> Response:
 
 @router.get("/livez")
 async def livez(request: Request) -> Response:
-    """503 when sequences run and the engine has stopped stepping, else 200."""
+    """503 when sequences run and the engine has stopped stepping, or no engine will be started any more; else 200."""
     services: Services = request.app.state.services
+    if services.engine.failure is not None:
+        return ApiError(503, services.engine.failure).response()
     if services.hung:
         return ApiError(503, "The engine runs sequences but has stopped stepping").response()
     return JSONResponse({"status": "alive"})

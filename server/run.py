@@ -71,7 +71,11 @@ def serve(settings: ServerSettings) -> int:
         logger.error("cannot listen on %s:%d: %s", settings.host, settings.port, error.strerror or error)
         return 1
     with listener:
-        return asyncio.run(_Runner(settings, listener, tracing).run())
+        try:
+            return asyncio.run(_Runner(settings, listener, tracing).run())
+        except OSError as error:
+            logger.error("cannot serve: %s", error)
+            return 1
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -162,8 +166,9 @@ class _Runner:
         try:
             self._services.codec = await asyncio.to_thread(TextCodec.load, directory, self._settings.chat_template)
             ready = await self._client.wait_ready()
-        except (TextError, EngineError) as error:
-            logger.error("cannot serve %s: %s", directory, error)
+        except Exception as error:
+            foreseen = isinstance(error, TextError | EngineError)
+            logger.error("cannot serve %s: %s", directory, error if foreseen else f"{type(error).__name__}: {error}")
             self._exit_code = 1
             self._server.should_exit = True
             return
