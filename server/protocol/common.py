@@ -11,6 +11,7 @@ from server.protocol.conditions import Condition
 from server.protocol.effort import Effort, effort_threshold
 from server.protocol.fields.row import STREAM_OPTIONS
 from server.protocol.fields.table import describe_rows, settle
+from server.protocol.whole import takes_integers, whole
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1024
@@ -39,16 +40,21 @@ class ApiModel(BaseModel):
     # What its validators ask beyond the fields themselves, for the published schema.
     conditions: ClassVar[tuple[Condition, ...]] = ()
     field_names: ClassVar[frozenset[str]]
+    integers: ClassVar[frozenset[str]]
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         cls.field_names = frozenset(field.alias or name for name, field in cls.model_fields.items())
+        cls.integers = frozenset(n for n, field in cls.model_fields.items() if takes_integers(field.annotation))
 
     @model_validator(mode="before")
     @classmethod
     def _what_is_asked(cls, data: Any) -> Any:
-        return settle(cls.place, cls.field_names, data) if isinstance(data, dict) else data
+        if not isinstance(data, dict):
+            return data
+        asked = settle(cls.place, cls.field_names, data)
+        return {name: whole(value) if name in cls.integers else value for name, value in asked.items()}
 
 
 def check_stops(value: object) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ COMPLETIONS: list[tuple[dict[str, Any], str]] = [
     ({"prompt": ["a", 1]}, "prompt"),
     ({"prompt": [1, "a"]}, "prompt"),
     ({"prompt": [5, True]}, "prompt"),
-    ({"prompt": [5.0]}, "prompt"),
+    ({"prompt": [5.5]}, "prompt"),
     ({"prompt": [5, -1]}, "prompt"),
     ({"prompt": [10**6]}, "prompt"),
     ({"prompt": [0]}, "prompt"),

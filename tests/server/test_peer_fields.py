@@ -158,3 +158,15 @@ async def test_a_stop_string_may_stay(bench: Bench) -> None:
         events = await bench.events(COMPLETIONS, prompt="hi", max_tokens=40, **more)
         assert "".join(event["choices"][0]["text"] for event in events) == text
         assert events[-1]["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_whole_numbers_may_have_a_point(bench: Bench) -> None:
+    """JSON has one kind of number, and JSON Schema calls 5.0 an integer."""
+    for prompt in ([5.0, 6], [[5.0, 6.0]]):
+        body = {"prompt": prompt, "max_tokens": 3.0, "seed": 7.0, "stop_token_ids": [2.0], "logprobs": 1.0}
+        assert (await bench.post(COMPLETIONS, body)).status_code == 200
+    for request in bench.engine.requests:
+        assert (request.prompt_ids, request.max_tokens, request.stop_token_ids) == ([5, 6], 3, [2])
+        assert all(type(token) is int for token in request.prompt_ids)
+    for field, value in (("max_tokens", 3.5), ("seed", True), ("n", "1"), ("stop_token_ids", [2.5])):
+        assert (await bench.post(COMPLETIONS, {"prompt": "hi", field: value})).status_code == 400
