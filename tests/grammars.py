@@ -6,8 +6,9 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from model.grammar.closing import shortest_close, string_state
+from model.grammar.closing import Closing
 from model.grammar.compiled import CompiledGrammar
+from model.grammar.errors import GrammarError
 from model.grammar.matcher import AnswerMatcher
 from model.grammar.vocabulary import Vocabulary
 from tests.checkpoints import build_checkpoint
@@ -133,7 +134,14 @@ class FreshGrammar:
     def closes(self, written: list[int], room: int) -> list[int] | None:
         if room >= self.compiled.horizon:
             return []
-        matcher = self.compiled.fresh()
-        matcher.consume_tokens(written)
-        path = shortest_close(matcher, self.vocabulary, string_state(self.vocabulary, written), room - 1)
+        try:
+            path = way_to_end(self._after(written), room)
+        except GrammarError:  # The last token is not admitted.
+            return None
         return None if path is None else [*path, self.stops[0]]
+
+
+def way_to_end(matcher: AnswerMatcher, room: int) -> list[int] | None:
+    """Tokens that close an answer, found anew; ``room`` is how many there may be, the end token included."""
+    end = Closing(matcher.grammar, matcher.tokens, len(matcher.tokens) + room).end
+    return None if end is None else matcher._cut(matcher._matcher.deep_copy(), end, room - 1)

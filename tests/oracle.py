@@ -216,8 +216,8 @@ def constrain(
             if math.isinf(logits[here][ranked[0]]):
                 ranked = sorted(admitted, key=lambda token: (-float(unedited[here][token]), token))
             token = ranked[0]
-            if token not in stops and grammar.closes([*text, token], room - 1) is None:
-                token = (grammar.closes(text, room) or [token])[0]
+            if token not in stops and grammar.closes([*text, token], room - here - 1) is None:
+                token = (grammar.closes(text, room - here) or [token])[0]
         else:
             closes = token in stops or grammar.closes([*text, token], room - here - 1) is not None
             if not (passing[here] and token in admitted and closes):

@@ -1,97 +1,94 @@
-"""How an answer can be brought to an end that its grammar accepts, in few tokens."""
+"""How an answer can be brought to an end that its grammar accepts, kept in sight while it is written."""
 
-from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
 from llguidance import LLMatcher
-from numpy.typing import NDArray
 
-from model.grammar.vocabulary import Vocabulary
+from model.grammar.json_state import OUTSIDE, text_state
 
-# Of JSON: outside of a string, inside of one, and behind a backslash in one.
-OUTSIDE, INSIDE, ESCAPED = range(3)
-_QUOTE, _BACKSLASH = 0x22, 0x5C
+if TYPE_CHECKING:
+    from model.grammar.compiled import CompiledGrammar
 
-# What is tried where several tokens are admitted, in this order. Outside of strings: what closes or goes on to what is
-# still required, then digits, then the beginnings of other values.
-_CLOSERS = [bytes([byte]) for byte in b"}],:"]
-_DIGITS = [bytes([byte]) for byte in b"1234567890"]
-_OPENERS = [bytes([byte]) for byte in b'."-tfn{[']
-_IN_STRINGS = [b'"', *_DIGITS]
+# Places that may be looked at where keeping an end in sight begins, and after a token that leads away from it.
+_WORK_AT_FIRST = 3_000
+_WORK_PER_TOKEN = 400
+_WORK_OUT_OF_REACH = 40
+_WIDTHS_AT_FIRST = (5, 2, 16, 1, 64)
+_WIDTHS_PER_TOKEN = (5, 2)
 
 
-def shortest_close(matcher: LLMatcher, vocabulary: Vocabulary, state: int, limit: int) -> list[int] | None:
-    """At most ``limit`` tokens after which the grammar accepts the end; ``None`` if none were found.
+@dataclass(slots=True)
+class _Place:
+    """Where an answer stands: its grammar over bytes, JSON's state, and a text that ends it, if one is known."""
 
-    A walk, not a search: it takes one token at a time in a fixed order, so what it finds can be followed, but
-    something shorter may exist. ``matcher`` is used up. ``state`` tells where it stands, as ``string_state`` does.
+    matcher: LLMatcher
+    state: int
+    end: bytes | None
+
+
+class Closing:
+    """A text that ends the answer, for the last tokens of an answer of at most ``limit`` tokens, end token included.
+
+    It is a function of the answer's tokens and of ``limit`` alone, so an answer that is begun again ends alike.
     """
-    path: list[int] = []
-    while not matcher.is_accepting():
-        tokens = matcher.compute_ff_tokens() or _next(matcher, vocabulary, state, len(path))
-        path += tokens
-        # Nothing that is admitted fails to be consumed but for a limit on the matcher's work.
-        if not tokens or len(path) > limit or matcher.is_error():
-            return None
-        state = string_state(vocabulary, tokens, state)
-        if matcher.try_consume_tokens(tokens) != len(tokens):
-            return None
-    return path if len(path) <= limit else None
+
+    def __init__(self, grammar: "CompiledGrammar", tokens: list[int], limit: int) -> None:
+        self.limit = limit
+        self._grammar = grammar
+        self._count = max(0, min(len(tokens), limit - grammar.horizon))
+        self._ahead: tuple[int, _Place] | None = None
+        text = b"".join(grammar.vocabulary.tokens[token] for token in tokens[: self._count])
+        matcher, state = grammar.over_bytes(), text_state(text, OUTSIDE)
+        matcher.try_consume_tokens(list(text))
+        end = grammar.search.shortest(
+            matcher, state, self._fits(self._count), _WORK_AT_FIRST, _WIDTHS_AT_FIRST, grammar.end
+        )
+        self._place = _Place(matcher, state, end)
+        for token in tokens[self._count :]:
+            self.take(token)
+
+    @property
+    def end(self) -> bytes | None:
+        """A text that ends the answer; ``None`` if none was found."""
+        return self._place.end
+
+    def end_after(self, token: int) -> bytes | None:
+        """A text that ends the answer once ``token`` is written; ``None`` if none was found."""
+        if self._ahead is None or self._ahead[0] != token:
+            self._ahead = (token, self._after(token))
+        return self._ahead[1].end
+
+    def take(self, token: int) -> None:
+        """Goes on behind ``token``."""
+        self.end_after(token)
+        assert self._ahead is not None
+        self._place, self._ahead = self._ahead[1], None
+        self._count += 1
+
+    def _after(self, token: int) -> _Place:
+        here, text = self._place, self._grammar.vocabulary.tokens[token]
+        matcher, state = here.matcher.deep_copy(), text_state(text, here.state)
+        if matcher.try_consume_tokens(list(text)) != len(text):
+            return _Place(matcher, state, None)
+        if here.end is not None and here.end.startswith(text):
+            return _Place(matcher, state, here.end[len(text) :])
+        # Where no end is in reach, little is lost: the answer is likely too long for its limit in any case.
+        work = _WORK_PER_TOKEN if here.end is not None and self._fits(self._count)(here.end) else _WORK_OUT_OF_REACH
+        fits, rest = self._fits(self._count + 1), here.end or b""
+        end = self._grammar.search.shortest(matcher, state, fits, work, _WIDTHS_PER_TOKEN, rest)
+        return _Place(matcher, state, end)
+
+    def _fits(self, count: int) -> "_Fits":
+        return _Fits(self._grammar, self.limit - count - 1)
 
 
-def string_state(vocabulary: Vocabulary, tokens: list[int], state: int = OUTSIDE) -> int:
-    """Where text that is JSON stands after ``tokens``, given where it stood before them."""
-    for token in tokens:
-        for byte in vocabulary.tokens[token]:
-            state = next_state(state, byte)
-    return state
+@dataclass(frozen=True, slots=True)
+class _Fits:
+    """Whether a text has at most ``room`` tokens, as far as can be told without writing it."""
 
+    grammar: "CompiledGrammar"
+    room: int
 
-def next_state(state: int, byte: int) -> int:
-    """Where text that is JSON stands after one more ``byte``."""
-    if state == ESCAPED:
-        return INSIDE
-    if byte == _QUOTE:
-        return INSIDE if state == OUTSIDE else OUTSIDE
-    return ESCAPED if byte == _BACKSLASH and state == INSIDE else state
-
-
-def admitted_tokens(matcher: LLMatcher, size: int) -> NDArray[np.bool_]:
-    """[size] which tokens may come next, the end not among them."""
-    bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
-    return np.unpackbits(bits, bitorder="little")[:size].astype(np.bool_)
-
-
-def _next(matcher: LLMatcher, vocabulary: Vocabulary, state: int, place: int) -> list[int]:
-    def first(texts: Iterable[bytes]) -> list[int]:
-        return next(([token] for token in map(vocabulary.ids.get, texts) if token is not None and admits(token)), [])
-
-    def admits(token: int) -> bool:
-        return matcher.validate_tokens([token]) == 1
-
-    if state == OUTSIDE:
-        found = first(_CLOSERS) or _digit(matcher, vocabulary) or first(_OPENERS)
-    else:
-        found = first(_IN_STRINGS)
-    if found:
-        return found
-    ids = np.flatnonzero(admitted_tokens(matcher, vocabulary.size))
-    # Always the first would stay in a loop of a regular expression for ever.
-    return [int(ids[place * 7919 % len(ids)])] if len(ids) else []
-
-
-def _digit(matcher: LLMatcher, vocabulary: Vocabulary) -> list[int]:
-    """A digit that may end its number, if there is one; else a zero, since bounds and multiples are round."""
-    closers = [vocabulary.ids[text] for text in _CLOSERS if text in vocabulary.ids]
-    admitted = []
-    for text in _DIGITS:
-        token = vocabulary.ids.get(text)
-        ahead = matcher.deep_copy()
-        if token is None or ahead.try_consume_tokens([token]) == 0:
-            continue
-        if ahead.is_accepting() or any(ahead.validate_tokens([closer]) for closer in closers):
-            return [token]
-        admitted.append(token)
-    # A number that begins with a zero can only be a fraction.
-    zero_first = len(admitted) == len(_DIGITS)
-    return admitted[-1:] if zero_first else admitted[:1]
+    def __call__(self, text: bytes) -> bool:
+        return len(text) <= self.room or self.grammar.vocabulary.count(text) <= self.room

@@ -2,18 +2,22 @@
 
 from llguidance import LLMatcher, LLParserLimits
 
-from model.grammar.closing import OUTSIDE, shortest_close
 from model.grammar.errors import GrammarError, plain_reason
+from model.grammar.json_state import OUTSIDE
+from model.grammar.literals import spelled_texts
+from model.grammar.search import BYTES, EndSearch
 from model.grammar.vocabulary import Vocabulary
 
 MAX_GRAMMAR_BYTES = 65_536
 
 # Text that must follow without a choice. More than this at the beginning can only come of a rule that needs itself.
 _MAX_FORCED_BYTES = 65_536
-# Closing is looked after when no more tokens are left than the shortest answer has, of which so many count, and some
-# more: looking takes time in proportion to both.
-_LONGEST_CLOSE = 256
+# An end is kept in sight when no more tokens are left than the shortest end from the beginning has, and so many more.
 _CLOSING_TOKENS = 128
+
+# Places looked at in search of that end: a second or two at most, a few milliseconds with everyday grammars.
+_WORK = 90_000
+_WIDTHS = (5, 2, 16, 1, 65, 64)
 
 # Work, not seconds: about 20 ms of regular expressions to build, 7 ms in a step (llguidance, ParserLimits).
 _LIMITS = LLParserLimits(
@@ -32,6 +36,8 @@ class CompiledGrammar:
     Attributes:
         vocabulary: what it was compiled for.
         json: it has JSON in it, whose numbers are kept short.
+        search: looks for ends of answers.
+        end: the shortest text of an answer that was found.
         horizon: with fewer tokens left than this, a token is written only if the answer can still be closed after it.
     """
 
@@ -44,18 +50,29 @@ class CompiledGrammar:
         check_size(text)
         self.vocabulary = vocabulary
         self.json = "%json" in text
-        self._matcher = LLMatcher(vocabulary.matching, LLMatcher.grammar_from_lark(text), log_level=0, limits=_LIMITS)
+        written = LLMatcher.grammar_from_lark(text)
+        self._matcher = LLMatcher(vocabulary.matching, written, log_level=0, limits=_LIMITS)
         _check(self._matcher)
         if len(self._matcher.compute_ff_bytes()) > _MAX_FORCED_BYTES:
             raise GrammarError("it needs itself without end")
         self._matcher.compute_bitmask()
         _check(self._matcher)
-        walker = self.fresh()
-        close = shortest_close(walker, vocabulary, OUTSIDE, max_tokens)
-        _check(walker)
-        if close is None:
+        self._over_bytes = LLMatcher(BYTES, written, log_level=0, limits=_LIMITS)
+        _check(self._over_bytes)
+        self.search = EndSearch(spelled_texts(text), vocabulary.letters, self.json)
+        end = self.search.shortest(
+            self._over_bytes, OUTSIDE, lambda found: vocabulary.count(found) < max_tokens, _WORK, _WIDTHS
+        )
+        if end is None and self.search.exhausted:
+            raise GrammarError("no answer that ends was found: it needs itself without end, or is too complex")
+        if end is None or vocabulary.count(end) > max_tokens:
             raise GrammarError(f"no answer of at most {max_tokens} tokens was found that ends")
-        self.horizon = min(len(close), _LONGEST_CLOSE) + _CLOSING_TOKENS
+        self.end = end
+        self.horizon = vocabulary.count(end) + _CLOSING_TOKENS
+
+    def over_bytes(self) -> LLMatcher:
+        """A matcher over bytes that has seen nothing yet."""
+        return self._over_bytes.deep_copy()
 
     def fresh(self) -> LLMatcher:
         """A matcher that has seen nothing yet."""

@@ -1,11 +1,13 @@
 """Where one answer stands in its grammar."""
 
 import numpy as np
+from llguidance import LLMatcher
 from numpy.typing import NDArray
 
-from model.grammar.closing import OUTSIDE, admitted_tokens, shortest_close, string_state
+from model.grammar.closing import Closing
 from model.grammar.compiled import CompiledGrammar
-from model.grammar.errors import GrammarError
+from model.grammar.errors import GrammarError, plain_reason
+from model.grammar.json_state import OUTSIDE, text_state
 from model.grammar.numbers import MAX_NUMBER, number_length, without_long_numbers
 
 
@@ -27,7 +29,8 @@ class AnswerMatcher:
         self._matcher = self.grammar.fresh()
         self.tokens = list(tokens)
         self.ended = False
-        self._state = string_state(self.grammar.vocabulary, tokens)
+        self._state = text_state(b"".join(self.grammar.vocabulary.tokens[token] for token in tokens))
+        self._closing: Closing | None = None
         self._number = number_length(self.grammar.vocabulary, tokens)
         if self._matcher.try_consume_tokens(self.tokens) != len(tokens):
             raise self._error("the tokens written so far are not admitted")
@@ -41,7 +44,9 @@ class AnswerMatcher:
             raise self._error(f"token {token} is not admitted")
         self.tokens.append(token)
         self._number = number_length(self.grammar.vocabulary, [token], self._state, self._number)
-        self._state = string_state(self.grammar.vocabulary, [token], self._state)
+        self._state = text_state(self.grammar.vocabulary.tokens[token], self._state)
+        if self._closing is not None:
+            self._closing.take(token)
 
     def forced(self) -> list[int]:
         """Tokens that must come next, as the tokenizer would cut their text; empty where there is a choice."""
@@ -80,19 +85,41 @@ class AnswerMatcher:
         """
         if token in self.stop_ids or room >= self.grammar.horizon:
             return True
+        end = self._in_sight(room + 1).end_after(token)
+        if end is None or len(end) < room:
+            return end is not None
         ahead = self._matcher.deep_copy()
-        if not ahead.consume_token(token):
-            return False
-        vocabulary = self.grammar.vocabulary
-        state = string_state(vocabulary, [token], self._state)
-        return shortest_close(ahead, vocabulary, state, room - 1) is not None
+        return bool(ahead.consume_token(token)) and self._cut(ahead, end, room - 1) is not None
 
     def closing(self, room: int) -> int | None:
         """The first token of a way to close the answer with ``room`` tokens; ``None`` if none was found."""
-        path = shortest_close(self._matcher.deep_copy(), self.grammar.vocabulary, self._state, room - 1)
+        end = self._in_sight(room).end
+        path = None if end is None else self._cut(self._matcher.deep_copy(), end, room - 1)
         if path is None:
             return None
         return path[0] if path else self.stop_ids[0]
+
+    def _in_sight(self, room: int) -> Closing:
+        limit = len(self.tokens) + room
+        if self._closing is None or self._closing.limit != limit:
+            self._closing = Closing(self.grammar, self.tokens, limit)
+        return self._closing
+
+    def _cut(self, matcher: LLMatcher, text: bytes, most: int) -> list[int] | None:
+        """``text`` as tokens, at most so many, as they would be written from where ``matcher`` stands; uses it up."""
+        vocabulary, path, start = self.grammar.vocabulary, list[int](), 0
+        while start < len(text) and len(path) <= most:
+            tokens = matcher.compute_ff_tokens()
+            written = b"".join(vocabulary.tokens[token] for token in tokens)
+            if not tokens or not text.startswith(written, start) or not set(self.stop_ids).isdisjoint(tokens):
+                pieces = (text[start:end] for end in range(min(len(text), start + vocabulary.longest), start, -1))
+                known = (vocabulary.ids.get(piece) for piece in pieces)
+                tokens = next(([token] for token in known if token is not None and token not in self.stop_ids), [])
+            if not tokens or matcher.try_consume_tokens(tokens) != len(tokens):
+                return None
+            path += tokens
+            start += sum(len(vocabulary.tokens[token]) for token in tokens)
+        return path if len(path) <= most and start >= len(text) and matcher.is_accepting() else None
 
     def _lengthens(self, head: int) -> bool:
         """Whether ``head`` more characters of a number, if any, make it longer than numbers are meant to be."""
@@ -104,4 +131,10 @@ class AnswerMatcher:
             raise self._error("the grammar cannot be followed")
 
     def _error(self, what: str) -> GrammarError:
-        return GrammarError(f"{what}: {self._matcher.get_error().partition(chr(10))[0][:200]}".rstrip(": "))
+        return GrammarError(f"{what}: {plain_reason(self._matcher.get_error())}".rstrip(": "))
+
+
+def admitted_tokens(matcher: LLMatcher, size: int) -> NDArray[np.bool_]:
+    """[size] which tokens may come next, the end not among them."""
+    bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+    return np.unpackbits(bits, bitorder="little")[:size].astype(np.bool_)

@@ -7,7 +7,7 @@ write digits up to its last token.
 import numpy as np
 from numpy.typing import NDArray
 
-from model.grammar.closing import OUTSIDE, next_state
+from model.grammar.json_state import OUTSIDE, next_state
 from model.grammar.vocabulary import NUMBER_CHARACTERS, Vocabulary
 
 # Characters: enough for every 64-bit float and integer, such as -1.7976931348623157e+308.

@@ -49,7 +49,7 @@ class Vocabulary:
             return ids
         ids, start = [], 0
         while start < len(text):
-            for end in range(min(len(text), start + self._longest), start, -1):
+            for end in range(min(len(text), start + self.longest), start, -1):
                 if (found := self.ids.get(text[start:end])) is not None:
                     ids.append(found)
                     start = end
@@ -68,6 +68,23 @@ class Vocabulary:
         return found
 
     @cached_property
+    def letters(self) -> frozenset[int]:
+        """The bytes that tokens stand for alone."""
+        return frozenset(text[0] for text in self.ids if len(text) == 1)
+
+    def count(self, text: bytes) -> int:
+        """About how many tokens ``text`` has."""
+        try:
+            return len(self.matching.greedy_tokenize(text.decode()))
+        except UnicodeDecodeError:
+            return len(text)
+
+    @cached_property
+    def longest(self) -> int:
+        """Bytes of the longest token that is text."""
+        return max(map(len, self.ids), default=1)
+
+    @cached_property
     def number_heads(self) -> NDArray[np.int64]:
         """[size] how many characters of a JSON number each token begins with."""
         lengths = [len(piece) - len(piece.lstrip(NUMBER_CHARACTERS)) for piece in self.tokens]
@@ -77,10 +94,6 @@ class Vocabulary:
     def longest_head(self) -> int:
         """The largest of ``number_heads``."""
         return int(self.number_heads.max(initial=0))
-
-    @cached_property
-    def _longest(self) -> int:
-        return max(map(len, self.ids), default=1)
 
 
 class _Source:

@@ -11,14 +11,14 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers
 
 from model.assets import BUNDLED_STUDENT
-from model.grammar.closing import ESCAPED, INSIDE, OUTSIDE, shortest_close, string_state
 from model.grammar.compiled import MAX_GRAMMAR_BYTES, CompiledGrammar
 from model.grammar.errors import GrammarError
+from model.grammar.json_state import ESCAPED, INSIDE, OUTSIDE, text_state
 from model.grammar.matcher import AnswerMatcher
 from model.grammar.numbers import MAX_NUMBER
 from model.grammar.vocabulary import Vocabulary
 from model.token_bytes import TokenBytes
-from tests.grammars import EOS, MASK, SCHEMAS, VOCAB, json_grammar, make_json_tokenizer
+from tests.grammars import EOS, MASK, SCHEMAS, VOCAB, json_grammar, make_json_tokenizer, way_to_end
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +81,7 @@ def test_an_answer_can_be_closed_from_anywhere(vocabulary: Vocabulary, name: str
     rng = random.Random(seed)
     matcher = AnswerMatcher(CompiledGrammar(json_grammar(SCHEMAS[name]), vocabulary, 500), [EOS])
     for _ in range(40):
-        state = string_state(vocabulary, matcher.tokens)
-        close = shortest_close(matcher._matcher.deep_copy(), vocabulary, state, 200)
+        close = way_to_end(matcher, 200)
         assert close is not None
         written = b"".join(vocabulary.tokens[token] for token in [*matcher.tokens, *close])
         jsonschema.validate(json.loads(written), SCHEMAS[name])
@@ -108,9 +107,9 @@ def test_a_restarted_answer_stands_where_it_stood(vocabulary: Vocabulary) -> Non
         matcher.restart([vocabulary.ids[b"}"]])
 
 
-def test_strings_of_json_are_followed(vocabulary: Vocabulary) -> None:
+def test_strings_of_json_are_followed() -> None:
     def after(text: bytes) -> int:
-        return string_state(vocabulary, vocabulary.tokenise(text))
+        return text_state(text)
 
     assert [after(text) for text in (b'{"', b'{"a\\', b'{"a\\"', b'{"a\\"b"', b'"\\\\"')] == [
         INSIDE, ESCAPED, INSIDE, OUTSIDE, OUTSIDE,
@@ -138,7 +137,7 @@ def test_numbers_end(vocabulary: Vocabulary, name: str, seed: int) -> None:
     while not matcher.ended:
         admitted = [int(token) for token in matcher.admitted().nonzero()[0]]
         assert all(matcher.admits(token) for token in admitted)
-        close = shortest_close(matcher._matcher.deep_copy(), vocabulary, matcher._state, 200)
+        close = way_to_end(matcher, 200)
         digits = [token for token in admitted if heads[token] and matcher._state == OUTSIDE]
         assert close is not None
         matcher.take(rng.choice(digits) if digits else [*close, EOS][0])
@@ -198,9 +197,9 @@ def test_whatever_is_asked_the_work_is_bounded(vocabulary: Vocabulary, name: str
     start = time.perf_counter()
     try:
         matcher = AnswerMatcher(CompiledGrammar(json_grammar(SLOW[name]), vocabulary, 2048), [EOS])
-        for _ in range(20):
+        for room in range(100, 80, -1):
             token = int(matcher.admitted().nonzero()[0][0])
-            matcher.closes_after(token, 100)
+            matcher.closes_after(token, room)
             matcher.take(token)
             if matcher.ended:
                 break
