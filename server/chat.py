@@ -117,7 +117,7 @@ class _Answer:
     def _choice(self, choice: Choice) -> dict[str, object]:
         reader = self._readers[choice.index]
         reader.feed(choice.text)
-        reader.finish()
+        reader.finish(cut=choice.cut)
         content = reader.content or (None if choice.text else "")
         message: dict[str, object] = {"role": "assistant", "content": content, "refusal": None}
         if reader.calls:

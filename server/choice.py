@@ -16,6 +16,7 @@ class Update:
     """What one block, or a part of it, added to one choice.
 
     ``logprobs`` is empty unless they were asked for. ``canvas`` is how block number ``block`` looks now, likewise.
+    ``cut`` tells that the answer was ended by something else than an end token.
     """
 
     index: int
@@ -25,6 +26,7 @@ class Update:
     logprobs: list[PlacedToken] = field(default_factory=list)
     block: int = 0
     canvas: BlockCanvas | None = None
+    cut: bool = False
 
 
 class Choice:
@@ -66,7 +68,13 @@ class Choice:
         self.text += text
         self.token_ids += block.token_ids[:kept]
         self.logprobs += placed
-        return Update(self.index, text, block.token_ids[:kept], self.finish_reason, placed, number, block.canvas)
+        ids, canvas = block.token_ids[:kept], block.canvas
+        return Update(self.index, text, ids, self.finish_reason, placed, number, canvas, self.cut)
+
+    @property
+    def cut(self) -> bool:
+        """Whether the answer was ended by its length or by a stop string, not by an end token."""
+        return self.finish_reason == "length" or self._text.stopped
 
     @property
     def mean_logprob(self) -> float:

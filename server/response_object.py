@@ -63,7 +63,7 @@ class ResponseObject:
     def whole(self) -> dict[str, object]:
         """The object of a finished answer of which nothing was read before."""
         self.begin()
-        for piece in self._reader.feed(self.choice.text) + self._reader.finish():
+        for piece in self._reader.feed(self.choice.text) + self._reader.finish(cut=self.choice.cut):
             self.output.place(piece)
         self.finish()
         return self.state(self.outcome)

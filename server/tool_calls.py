@@ -85,11 +85,15 @@ class ToolCallReader:
 
     def take(self, update: Update) -> list[Piece]:
         """What a block or a part of one adds; the last one ends the text."""
-        return self.feed(update.text) + ([] if update.finish_reason is None else self.finish())
+        return self.feed(update.text) + ([] if update.finish_reason is None else self.finish(cut=update.cut))
 
-    def finish(self) -> list[Piece]:
-        """What was held back, once no more text comes; the head of a call without its name is dropped."""
-        if self._state == "start":
+    def finish(self, *, cut: bool) -> list[Piece]:
+        """What was held back, once no more text comes.
+
+        The head of a call without its name is dropped; so is what may be the beginning of one where the text was
+        ``cut``, by its length or a stop string. Where it ended by itself it is text.
+        """
+        if self._state == "start" and not cut:
             self._state = "text"
         elif self._state == "arguments" and self.calls[-1].complete:
             self._held = ""  # The brace of a call that was cut off, not of its arguments.

@@ -11,7 +11,7 @@ from model.grammar.errors import GrammarError
 from model.grammar.vocabulary import Vocabulary
 from server.answer_grammar import constraint_grammar
 from server.errors import ApiError
-from server.json_schema import prepared
+from server.json_schema import FORMATS, prepared
 from server.protocol.structured import Constraint
 from tests.grammars import VOCAB, make_json_tokenizer
 
@@ -138,6 +138,32 @@ def test_unknown_formats_are_annotations(unknown: Any) -> None:
     assert prepared(string | {"format": unknown}, "x") == string
     integer = {"type": "integer"}
     assert admits({"properties": {"n": integer | {"format": unknown}}}, {"n": 5})
+
+
+FORMATTED = {
+    "date": ("2024-02-29", "2024-02-30"),
+    "date-time": ("2024-02-29T23:59:59.5+01:00", "2024-02-29 23:59"),
+    "duration": ("P1DT2H", "1 day"),
+    "email": ("a.b@example.com", "a.example.com"),
+    "hostname": ("a-b.example.com", "a_b"),
+    "ipv4": ("127.0.0.1", "256.0.0.1"),
+    "ipv6": ("::1", "1::2::3"),
+    "time": ("23:59:59Z", "24:00:00Z"),
+    "uri": ("https://example.com/a?b=c#d", "example"),
+    "uuid": ("123e4567-e89b-12d3-a456-426614174000", "123e4567"),
+}
+
+
+def test_kept_formats_are_kept() -> None:
+    assert set(FORMATTED) == FORMATS
+    for name, (valid, wrong) in FORMATTED.items():
+        matcher = CompiledGrammar(
+            constraint_grammar(Constraint("json", {"type": "string", "format": name}, "x")).text, VOCABULARY, 200
+        )
+        for text, right in ((valid, True), (wrong, False)):
+            tokens = VOCABULARY.tokenise(json.dumps(text).encode())
+            walk = matcher.fresh()
+            assert (walk.try_consume_tokens(tokens) == len(tokens) and walk.is_accepting()) == right, (name, text)
 
 
 REFUSED = {

@@ -276,22 +276,52 @@ async def test_text_beside_tools_stays_text(calling: Callable[[str], Bench], tex
         assert sum(len(found["content"]) for found in logged) == len(choice["logprobs"]["content"])
 
 
-async def test_a_call_that_max_tokens_cuts(calling: Callable[[str], Bench]) -> None:
+@pytest.mark.parametrize("choice", ["auto", "required", {"type": "function", "function": {"name": "move"}}])
+async def test_a_call_that_max_tokens_cuts(calling: Callable[[str], Bench], choice: Any) -> None:
+    """Of a call without its name nothing is seen, wherever it was cut."""
     bench = calling(CALL)
     async with bench.client:
         whole = len(bench.engine.script(None))  # type: ignore[arg-type]
         for wanted in range(1, whole):
-            body = CHAT | {"tools": [TOOL], "max_tokens": wanted}
-            choice = (await bench.post(PATH, body)).json()["choices"][0]
-            assert choice["finish_reason"] == "length"
-            for call in choice["message"].get("tool_calls", []):
+            body = CHAT | {"tools": [TOOL], "tool_choice": choice, "max_tokens": wanted}
+            found = (await bench.post(PATH, body)).json()["choices"][0]
+            assert (found["finish_reason"], found["message"]["content"]) == ("length", None)
+            for call in found["message"].get("tool_calls", []):
                 assert call["function"]["name"] == "move"
                 assert '{"x":12}'.startswith(call["function"]["arguments"])
             events = await bench.events(PATH, **body)
+            assert "".join(event["choices"][0]["delta"].get("content", "") for event in events) == ""
             streamed = [call for event in events for call in event["choices"][0]["delta"].get("tool_calls", [])]
             joined = "".join(call["function"]["arguments"] for call in streamed)
-            calls = choice["message"].get("tool_calls", [])
+            calls = found["message"].get("tool_calls", [])
             assert joined == "".join(call["function"]["arguments"] for call in calls)
+
+
+async def test_a_response_whose_call_is_cut(calling: Callable[[str], Bench]) -> None:
+    bench = calling(CALL)
+    async with bench.client:
+        tool = {"type": "function", "name": "move", "parameters": POINT}
+        for wanted in range(1, len(bench.engine.script(None))):  # type: ignore[arg-type]
+            body = {"input": "hi", "tools": [tool], "tool_choice": "required", "max_output_tokens": wanted}
+            response = await bench.post("/v1/responses", body)
+            assert response.status_code == 200, response.text
+            output = response.json()["output"]
+            assert response.json()["status"] == "incomplete"
+            assert [item["type"] for item in output] in ([], ["function_call"]), output
+            streamed = (await bench.post("/v1/responses", body | {"stream": True})).text
+            assert "output_text.delta" not in streamed
+
+
+@pytest.mark.parametrize("stop", ["_call", "<tool_c", "l>\n", "name", '":"mo'])
+async def test_a_call_that_a_stop_string_cuts(calling: Callable[[str], Bench], stop: str) -> None:
+    bench = calling(CALL)
+    async with bench.client:
+        body = CHAT | {"tools": [TOOL], "tool_choice": "required", "stop": stop}
+        message = (await bench.post(PATH, body)).json()["choices"][0]["message"]
+        assert not message["content"]
+        assert "tool_calls" not in message
+        events = await bench.events(PATH, **body)
+        assert "".join(event["choices"][0]["delta"].get("content", "") for event in events) == ""
 
 
 ARGUMENTS = ['{"x":12}', "{}", '{"a":{"b":{}}}', '{"s":"}\\n</tool_call>"}', '{"s":"<tool_call>"}']
@@ -302,7 +332,7 @@ def test_calls_are_read_however_they_are_cut(size: int) -> None:
     text = "\n".join(f'<tool_call>\n{{"name":"f_{i}","arguments":{a}}}\n</tool_call>' for i, a in enumerate(ARGUMENTS))
     reader = ToolCallReader()
     pieces = [piece for start in range(0, len(text), size) for piece in reader.feed(text[start : start + size])]
-    pieces += reader.finish()
+    pieces += reader.finish(cut=False)
     assert [(call.name, call.arguments) for call in reader.calls] == [(f"f_{i}", a) for i, a in enumerate(ARGUMENTS)]
     joined = [""] * len(ARGUMENTS)
     for piece in pieces:
