@@ -42,7 +42,7 @@ class Closing:
         matcher, state = grammar.over_bytes(), text_state(text, OUTSIDE)
         matcher.try_consume_tokens(list(text))
         end = grammar.search.shortest(
-            matcher, state, self._fits(self._count), _WORK_AT_FIRST, _WIDTHS_AT_FIRST, grammar.end
+            matcher, state, self._fits(self._count), _WORK_AT_FIRST, _WIDTHS_AT_FIRST, grammar.end, len(grammar.end)
         )
         self._place = _Place(matcher, state, end)
         for token in tokens[self._count :]:

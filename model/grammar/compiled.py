@@ -17,6 +17,7 @@ _CLOSING_TOKENS = 128
 
 # Places looked at in search of that end: a second or two at most, a few milliseconds with everyday grammars.
 _WORK = 90_000
+_WORK_TO_SHORTEN = 10_000
 _WIDTHS = (5, 2, 16, 1, 65, 64)
 
 # Work, not seconds: about 20 ms of regular expressions to build, 7 ms in a step (llguidance, ParserLimits).
@@ -59,6 +60,10 @@ class CompiledGrammar:
         _check(self._matcher)
         self._over_bytes = LLMatcher(BYTES, written, log_level=0, limits=_LIMITS)
         _check(self._over_bytes)
+        first = self.over_bytes()
+        first.try_consume_tokens(list(first.compute_ff_bytes()))
+        first.compute_bitmask()
+        _check(first)
         self.search = EndSearch(spelled_texts(text), vocabulary.letters, self.json)
         end = self.search.shortest(
             self._over_bytes, OUTSIDE, lambda found: vocabulary.count(found) < max_tokens, _WORK, _WIDTHS
@@ -67,8 +72,8 @@ class CompiledGrammar:
             raise GrammarError("no answer that ends was found: it needs itself without end, or is too complex")
         if end is None or vocabulary.count(end) > max_tokens:
             raise GrammarError(f"no answer of at most {max_tokens} tokens was found that ends")
-        self.end = end
-        self.horizon = vocabulary.count(end) + _CLOSING_TOKENS
+        self.end = self.search.shortened(self._over_bytes, OUTSIDE, end, _WORK_TO_SHORTEN)
+        self.horizon = vocabulary.count(self.end) + _CLOSING_TOKENS
 
     def over_bytes(self) -> LLMatcher:
         """A matcher over bytes that has seen nothing yet."""

@@ -20,7 +20,7 @@ _FREE_ROW = 8
 _SAMPLED = 12
 
 # Of bytes that are tried, these come first: what closes, then digits that may stand alone.
-_REACH = 64
+_REACH, _HEAD = 64, 12
 _WORK_PER_PLACE = 120
 _ENDS_STRING, _ENDS_VALUE = b'"', b"}],"
 _FIRST = {byte: place for place, byte in enumerate(b'}]",:1234567890')}
@@ -77,9 +77,8 @@ class _Way:
 class EndSearch:
     """Searches one grammar, which is that of ``matcher`` over ``BYTES``.
 
-    A level of the search is one choice and the text that it forces. Of the ways at a level those are kept that lead to
-    different places, as far as can be seen two bytes ahead, up to a width; a search that finds nothing that is short
-    enough is done again with a larger one.
+    A level of the search is one choice and the text that it forces. Of the ways at a level those are kept, up to a
+    width, that lead to different places as far as can be seen two bytes ahead.
 
     Attributes:
         literals: texts that are tried as a whole.
@@ -103,6 +102,7 @@ class EndSearch:
         work: int,
         widths: Sequence[int],
         rest: bytes = b"",
+        reach: int = _REACH,
     ) -> bytes | None:
         """The shortest text found after which the grammar accepts the end; ``None`` if none was found.
 
@@ -114,12 +114,13 @@ class EndSearch:
             widths: how many ways are kept, one search after the other; every second one goes by length, and keeps so
                 many ways that look alike.
             rest: how the answer could be closed before; its last bytes may be an end again, after a few others.
+            reach: within how many of its first bytes those may begin, if they come at once.
         """
         self._work, self.exhausted = work, False
         start = self._step(_Way(matcher, b"", state), b"", -1)
         if start is None:
             return None
-        if (best := self._end(start, rest, len(rest))) is not None and enough(best):
+        if (best := self._end(start, rest, reach)) is not None and enough(best):
             return best
         for place, width in enumerate(widths):
             limit = 1 << 30 if best is None else len(best)
@@ -135,6 +136,12 @@ class EndSearch:
             if best is not None and enough(best):
                 break
         return best
+
+    def shortened(self, matcher: LLMatcher, state: int, end: bytes, work: int) -> bytes:
+        """``end``, after which the grammar of ``matcher`` accepts the end, or a shorter one that is found from it."""
+        self._work = work
+        start = self._step(_Way(matcher, b"", state), b"", -1)
+        return end if start is None else self._shortened(start, end)
 
     def _broad(self, start: _Way, rest: bytes, width: int, limit: int) -> bytes | None:
         """Level by level; those ways first that refused to close the least, and got on with what is forced.
@@ -214,10 +221,12 @@ class EndSearch:
         """Goes on with ``text`` and what it forces."""
         self._work -= 1 + (len(way.text) >> 6)
         matcher = way.matcher.deep_copy()
-        if text and matcher.try_consume_tokens(list(text)) != len(text):
-            return None
-        forced = matcher.compute_ff_bytes()
-        if forced and matcher.try_consume_tokens(list(forced)) != len(forced):
+        forced = b""
+        if matcher.try_consume_tokens(list(text)) == len(text):
+            forced = matcher.compute_ff_bytes()
+            matcher.try_consume_tokens(list(forced))
+        if matcher.is_error():  # The grammar exceeds a limit there: nothing else fails that is admitted.
+            self.exhausted = True
             return None
         known = way.text + text + forced
         after = replace(way, matcher=matcher, text=known, literal=literal, forced=way.forced + len(forced))
@@ -242,8 +251,10 @@ class EndSearch:
         if rest:
             mask = way.matcher.compute_bitmask()
             for start in range(min(reach, len(rest)) - 1, -1, -1):
-                if _admits(mask, rest[start]):
+                head = list(rest[start : start + _HEAD])
+                if _admits(mask, rest[start]) and way.matcher.validate_tokens(head) == len(head):
                     tail = [*rest[start:], _END]
+                    self._work -= len(tail) >> 5
                     if way.matcher.validate_tokens(tail) == len(tail):
                         return way.text + rest[start:]
         return None

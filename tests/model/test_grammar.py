@@ -194,7 +194,7 @@ SLOW: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", SLOW)
 def test_whatever_is_asked_the_work_is_bounded(vocabulary: Vocabulary, name: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         matcher = AnswerMatcher(CompiledGrammar(json_grammar(SLOW[name]), vocabulary, 2048), [EOS])
         for room in range(100, 80, -1):
@@ -205,7 +205,7 @@ def test_whatever_is_asked_the_work_is_bounded(vocabulary: Vocabulary, name: str
                 break
     except GrammarError:
         pass
-    assert time.perf_counter() - start < 8
+    assert time.process_time() - start < 8
 
 
 def test_large_grammars_are_refused_unread(vocabulary: Vocabulary) -> None:
