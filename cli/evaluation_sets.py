@@ -10,7 +10,6 @@ from training.data.mixture import EvaluationSplit, ScoredTask, draw_problems
 from training.data.problem import Problem
 from training.data.words import extract_answer
 from training.errors import TrainingError
-from training.natural.mixture import held_out_functions, held_out_words
 from training.natural.public import PublicSet, read_public
 from training.natural.scoring import solves
 from training.sandbox import passes
@@ -38,10 +37,10 @@ def draw_evaluation(
     if data is not None:
         problems = read_public(data, cast(PublicSet, task))
         return random.Random(f"public/{seed}").sample(problems, min(count, len(problems)))
-    if task == "natural-words":
-        return held_out_words(count, seed)
-    if task == "natural-functions":
-        return held_out_functions(count, seed)
+    if is_natural(task):
+        from training.natural.mixture import held_out_functions, held_out_words  # Loads torch, as no command need.
+
+        return held_out_words(count, seed) if task == "natural-words" else held_out_functions(count, seed)
     return draw_problems(cast(ScoredTask, task), count, seed, split)
 
 

@@ -1,6 +1,8 @@
 """``cdlm generate`` asks a chat model as its chat template says, and loads what ``cdlm serve`` loads."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +107,10 @@ def test_variables_are_those_of_serve(monkeypatch: pytest.MonkeyPatch, name: str
     result = run("hi")
     assert result.exit_code in (1, 2)
     assert ("/nowhere: no such" if name == "CDLM_MODEL" else name) in result.stderr
+
+
+def test_no_command_loads_torch_before_it_runs() -> None:
+    # How its threads wait is read once, when it is loaded.
+    code = "import cli.main, sys; print(sorted({'torch', 'transformers'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
