@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.engine import Engine
-from scheduler.messages import GenerateRequest
+from scheduler.messages import DecodingParams, GenerateRequest
 from scheduler.options import EngineOptions
 from tests.checkpoints import AXES, build_checkpoint
 from tests.scheduler.test_oracle import Answer, assert_equal_to_oracle, random_requests, run
@@ -173,3 +173,28 @@ def test_equal_prompts_of_two_salts_that_arrive_together_are_computed_twice(tmp_
     pages = [set(sequence.pages) for sequence in engine.scheduler.running]
     assert not pages[0] & pages[1]
     assert len(pages[0] & pages[2]) == 50
+
+
+def test_a_request_without_pages_is_tried_again_when_pages_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = build_checkpoint(tmp_path, "plain", seed=3, max_model_len=96)
+    page = make_engine(directory).runner.cache.keys[:, :4].numel() * 2 * 4
+    engine = make_engine(directory, kv_cache_memory=30 * page)
+    slow = DecodingParams(confidence_threshold=1.0)
+    for name in ("runs", "waits"):
+        prompt = prompt_of(60, start=len(name))
+        engine.add(GenerateRequest(request_id=name, prompt_ids=prompt, max_tokens=16, ignore_eos=True, params=slow))
+    tried: list[str] = []
+    attach = engine.prefix_cache.attach
+    monkeypatch.setattr(
+        engine.prefix_cache, "attach", lambda sequence: tried.append(sequence.request.request_id) or attach(sequence)
+    )
+    ended = []
+    for _ in range(200):
+        if not engine.busy:
+            break
+        ended += [output.request_id for output in engine.step().outputs if output.finish_reason]
+        engine.check()
+    assert ended == ["runs", "waits"]
+    assert tried == ["runs", "waits", "waits"]
