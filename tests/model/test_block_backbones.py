@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from model.backbones import find_backbone
 from model.checkpoint import load_checkpoint
@@ -159,9 +159,12 @@ def test_longer_blocks_of_an_autoregressive_checkpoint_are_refused(tmp_path: Pat
 def test_module_names_go_both_ways(tmp_path: Path, model_type: str) -> None:
     build(tmp_path, model_type)
     backbone = find_backbone(model_type)
-    for stored in {name.rpartition(".")[0] for name in load_file(tmp_path / "model.safetensors")}:
+    tensors = load_file(tmp_path / "model.safetensors")
+    for stored in {name.rpartition(".")[0] for name in tensors}:
         assert backbone.stored_module(backbone.module_name(stored) or "") == stored
-    assert backbone.module_name("encoder.layers.0.mlp") is None
+    save_file(tensors | {"encoder.layers.0.mlp.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match="encoder.layers.0.mlp"):
+        load_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("model_type", CONFIGS)
