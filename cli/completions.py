@@ -1,5 +1,6 @@
 """A small streaming client of OpenAI-compatible servers that measures what it receives."""
 
+import ipaddress
 import json
 import time
 from dataclasses import dataclass, field
@@ -87,13 +88,26 @@ def _shown(text: str) -> str:
 
 
 def make_client(url: str, api_key: str | None, concurrency: int) -> httpx.AsyncClient:
-    """A client with as many connections as requests will run at once."""
+    """A client with as many connections as requests will run at once.
+
+    The proxies that variables such as HTTP_PROXY name are for other machines: none is asked for this one.
+    """
     return httpx.AsyncClient(
         base_url=url.rstrip("/").removesuffix("/v1"),
         headers={"Authorization": f"Bearer {api_key}"} if api_key else {},
         timeout=httpx.Timeout(600.0, connect=10.0),
         limits=httpx.Limits(max_connections=concurrency + 2),
+        trust_env=not is_loopback(url),
     )
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an address is that of this machine; false for what is no address."""
+    try:
+        host = httpx.URL(url).host
+        return host == "localhost" or host.endswith(".localhost") or ipaddress.ip_address(host).is_loopback
+    except (httpx.InvalidURL, ValueError):
+        return False
 
 
 async def served_model(client: httpx.AsyncClient) -> str:

@@ -78,7 +78,7 @@ def _wait_ready(process: "subprocess.Popen[bytes]", url: str, timeout_s: float, 
             end = log.read().decode(errors="replace")[-2000:]
             raise LocalServerError(f"the server exited with {process.returncode}:\n{end}")
         with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/readyz", timeout=2.0).status_code == 200:
+            if httpx.get(f"{url}/readyz", timeout=2.0, trust_env=False).status_code == 200:
                 return
         time.sleep(0.2)
     raise LocalServerError(f"the server was not ready within {timeout_s:.0f} s")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import zmq
 
-# Where a private directory may be made whose path is short: the kernel takes about a hundred bytes.
-_BASES = ("/tmp", "/var/tmp", "/dev/shm")  # nosec B108 - mkdtemp makes it private
+# Where a directory with a short path may be made, which mkdtemp makes private: the kernel takes about a hundred bytes.
+_BASES = ("/tmp", "/var/tmp", "/dev/shm")  # nosec B108
 _NAMES = len("/cdlm-12345678/out")
 
 

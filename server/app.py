@@ -11,6 +11,7 @@ from starlette.types import ASGIApp
 from server import chat, completions, health, models, reference, responses
 from server.auth import ApiKeyAuth
 from server.errors import install_handlers
+from server.head import Head
 from server.limits import BodyLimit, RequestId
 from server.playground import playground_routes
 from server.request_log import RequestLog
@@ -51,11 +52,11 @@ def create_app(services: Services, tracing: "Tracing | None" = None) -> ASGIApp:
         wrapped = CORSMiddleware(
             wrapped,
             allow_origins=settings.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "HEAD", "POST"],
             allow_headers=["*"],
             expose_headers=["x-request-id"],
         )
-    return RequestLog(RequestId(wrapped), tracing)
+    return Head(RequestLog(RequestId(wrapped), tracing))
 
 
 def _documented(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:

@@ -30,7 +30,6 @@ logger = logging.getLogger("cdlm")
 
 # Load balancers need a moment to see that readiness is gone before requests are refused.
 _READINESS_PAUSE_S = 0.5
-_KEEP_ALIVE_S = 30
 # Connections that the kernel keeps until they are accepted, and how many asyncio tries to accept at a time: without
 # file descriptors left it tries all of them, every second, and plans as many further attempts.
 _BACKLOG = 2048
@@ -120,7 +119,7 @@ class _Runner:
                 server_header=False,
                 ws="none",
                 backlog=_ACCEPTED_AT_ONCE,
-                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_keep_alive=settings.keep_alive_timeout_s,
                 # What still runs after the drain limit has been told so and only has to flush.
                 timeout_graceful_shutdown=5,
             )

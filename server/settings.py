@@ -45,6 +45,10 @@ _BYTE_UNITS = {
 }
 
 
+_SECRETS = ("api_key", "api_key_file")
+EMPTY_SECRET = "it is empty; without a key everybody could use the server, so say nothing if that is meant"
+
+
 class SettingsError(Exception):
     """A flag or variable is unknown or has a bad value; the message names it."""
 
@@ -69,6 +73,13 @@ def _split(value: object) -> object:
     return value
 
 
+def _split_keys(value: object) -> object:
+    keys = _split(value)
+    if not keys and value != []:
+        raise ValueError(EMPTY_SECRET)
+    return keys
+
+
 def _bundled_student() -> str:
     from model.assets import BUNDLED_STUDENT
 
@@ -83,6 +94,7 @@ class ServerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,
         frozen=True,
         extra="forbid",
         allow_inf_nan=False,
@@ -210,10 +222,15 @@ class ServerSettings(BaseSettings):
         gt=0,
         description="Seconds without an engine step, while requests run, until the engine is killed and started again.",
     )
+    keep_alive_timeout_s: int = Field(
+        default=75,
+        ge=1,
+        description="Seconds that an idle connection stays open: longer than a proxy before the server keeps it.",
+    )
     drain_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds that running requests may take to finish after SIGTERM."
     )
-    api_key: Annotated[list[SecretStr], NoDecode, BeforeValidator(_split)] = Field(
+    api_key: Annotated[list[SecretStr], NoDecode, BeforeValidator(_split_keys)] = Field(
         default_factory=list,
         description="Key that clients must send; repeat it or separate several by commas.",
     )
@@ -237,6 +254,15 @@ class ServerSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe messages to log: debug, info, warning or error."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_empty_secret(cls, values: dict[str, object]) -> dict[str, object]:
+        for name, value in os.environ.items():
+            field = name.lower().removeprefix(ENV_PREFIX.lower())
+            if field in _SECRETS and name.upper().startswith(ENV_PREFIX) and not value and field not in values:
+                raise ValueError(f"{name}: {EMPTY_SECRET}")
+        return values
 
     @field_validator("api_key_file")
     @classmethod
@@ -331,11 +357,25 @@ def parse_settings(argv: Sequence[str]) -> ServerSettings:
     """
     _reject_unknown_variables()
     try:
-        return CliApp.run(ServerSettings, cli_args=list(argv))
+        return CliApp.run(ServerSettings, cli_args=_without_empty(argv))
     except ValidationError as error:
         raise SettingsError("\n".join(_describe(item, argv) for item in error.errors())) from error
     except SourceError as error:
         raise SettingsError(str(error).removeprefix("error parsing CLI: ")) from error
+
+
+def _without_empty(argv: Sequence[str]) -> list[str]:
+    """The flags that have a value: an empty one, as of a variable that a script did not set, is no value."""
+    words: list[str] = []
+    for word in argv:
+        separate = not word and bool(words) and words[-1].startswith("--") and "=" not in words[-1]
+        if not separate and not (word.startswith("--") and word.endswith("=") and word.count("=") == 1):
+            words.append(word)
+            continue
+        flag = words.pop() if separate else word.removesuffix("=")
+        if flag.removeprefix("--").replace("-", "_") in _SECRETS:
+            raise SettingsError(f"{flag}: {EMPTY_SECRET}")
+    return words
 
 
 def _reject_unknown_variables() -> None:

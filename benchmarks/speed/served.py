@@ -114,5 +114,5 @@ def vllm_server(python: Path, model: Path, dtype: str, max_model_len: int) -> It
 
 def _healthy(url: str) -> bool:
     with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{url}/health", timeout=2.0).status_code == 200
+        return httpx.get(f"{url}/health", timeout=2.0, trust_env=False).status_code == 200
     return False

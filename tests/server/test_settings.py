@@ -145,3 +145,40 @@ def test_help_describes_the_flags(capsys: pytest.CaptureFixture[str]) -> None:
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         parse().port = 1
+
+
+@pytest.mark.parametrize("flags", [("--api-key", ""), ("--api-key=",), ("--api-key", " , "), ("--api-key-file", "")])
+def test_an_empty_secret_on_a_flag_ends_the_start(flags: tuple[str, ...]) -> None:
+    with pytest.raises(SettingsError, match=f"^{flags[0].rstrip('=')}: it is empty"):
+        parse(*flags)
+
+
+@pytest.mark.parametrize(("name", "value"), [("CDLM_API_KEY", ""), ("CDLM_API_KEY", ", "), ("CDLM_API_KEY_FILE", "")])
+def test_an_empty_secret_in_a_variable_ends_the_start(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"^{name}: it is empty"):
+        parse()
+    with pytest.raises(ValueError, match="it is empty"):
+        ServerSettings()
+
+
+def test_a_key_file_without_keys_ends_the_start(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("\n# nobody\n")
+    with pytest.raises(SettingsError, match="holds no key"):
+        parse("--api-key-file", str(tmp_path / "keys"))
+
+
+def test_every_other_empty_value_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = parse_settings([])
+    others = [name for name in ServerSettings.model_fields if name not in ("api_key", "api_key_file")]
+    for name in others:
+        monkeypatch.setenv(f"CDLM_{name.upper()}", "")
+    assert parse_settings([]) == expected
+    flags = [f"--{name.replace('_', '-')}" for name in others]
+    assert parse_settings([word for flag in flags for word in (flag, "")]) == expected
+    assert parse_settings([f"{flag}=" for flag in flags]) == expected
+
+
+def test_idle_connections_outlive_those_of_proxies() -> None:
+    assert parse().keep_alive_timeout_s > 60
+    assert parse("--keep-alive-timeout-s", "5").keep_alive_timeout_s == 5
