@@ -79,6 +79,15 @@ SCHEMAS: dict[str, dict[str, Any]] = {
         "$ref": "#/$defs/node",
     },
     "map": {"type": "object", "additionalProperties": {"type": "boolean"}},
+    "repetitions": {
+        "type": "object",
+        "properties": {
+            "mail": {"type": "string", "format": "email"},
+            "size": {"type": "string", "pattern": "^[0-9]+px$"},
+        },
+        "required": ["mail", "size"],
+        "additionalProperties": False,
+    },
 }
 
 

@@ -9,7 +9,7 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
 from model.grammar.json_state import ESCAPED, INSIDE, OUTSIDE, next_state
 
-# Grammars are followed byte by byte here. A mask over all bytes, and all pairs of these, tells what each byte leads to.
+# A mask over all bytes, and all pairs of these, tells what each byte leads to.
 _LETTERS = list(range(0x20, 0x7F))
 _PLACE = {byte: place for place, byte in enumerate(_LETTERS)}
 _PAIRS = slice(256, 256 + len(_LETTERS) ** 2)
@@ -84,7 +84,7 @@ class EndSearch:
         literals: texts that are tried as a whole.
         writable: the bytes that the model's tokens can write one by one.
         json: the grammar has JSON in it.
-        exhausted: the last search left places out, since there were too many.
+        exhausted: the last search left places out.
     """
 
     literals: list[bytes]
@@ -107,14 +107,13 @@ class EndSearch:
         """The shortest text found after which the grammar accepts the end; ``None`` if none was found.
 
         Args:
-            matcher: where the text begins; not changed.
-            state: where JSON stands there.
+            matcher: where the text begins, and JSON is in ``state``; not changed.
             enough: tells of a text that none shorter is needed.
             work: how many places may be looked at.
             widths: how many ways are kept, one search after the other; every second one goes by length, and keeps so
                 many ways that look alike.
-            rest: how the answer could be closed before; its last bytes may be an end again, after a few others.
-            reach: within how many of its first bytes those may begin, if they come at once.
+            rest: an end of the answer before; its last bytes may be one again, after a few others, or if they begin
+                within ``reach`` bytes of it at once.
         """
         self._work, self.exhausted = work, False
         start = self._step(_Way(matcher, b"", state), b"", -1)
