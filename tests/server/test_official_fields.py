@@ -14,11 +14,13 @@ from openai.types.chat import (
     ChatCompletionContentPartTextParam,
     ChatCompletionFunctionMessageParam,
     ChatCompletionFunctionToolParam,
+    ChatCompletionMessage,
     ChatCompletionMessageFunctionToolCallParam,
     ChatCompletionNamedToolChoiceParam,
     ChatCompletionStreamOptionsParam,
     ChatCompletionToolMessageParam,
     ChatCompletionUserMessageParam,
+    ParsedChatCompletionMessage,
 )
 from openai.types.chat import chat_completion_message_function_tool_call_param as calls
 from openai.types.chat import completion_create_params as chats
@@ -38,6 +40,7 @@ from openai.types.responses import (
 from openai.types.responses import response_create_params as responses
 from openai.types.responses.response_input_item_param import FunctionCallOutput
 from openai.types.shared_params import response_format_json_schema as schemas
+from pydantic import BaseModel
 
 from server.protocol.chat import ChatRequest
 from server.protocol.common import AnyStreamOptions, ApiModel, StreamOptions
@@ -140,3 +143,26 @@ async def test_old_functions_point_to_tools(bench: Bench) -> None:
     chat = {"messages": [{"role": "user", "content": "hi"}], "functions": [{"name": "f"}]}
     response = await bench.post("/v1/chat/completions", chat)
     assert response.json()["error"]["message"] == "functions is not supported by this server; use tools"
+
+
+class Seen(BaseModel):
+    """What a client makes of an answer."""
+
+    count: int
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "message",
+    [
+        ParsedChatCompletionMessage[Seen](role="assistant", content='{"count":1}', refusal=None, parsed=Seen(count=1)),
+        ChatCompletionMessage(role="assistant", content="hi", refusal=None, annotations=[], audio=None),
+        ChatCompletionMessage.model_validate(
+            {"role": "assistant", "content": "hi", "images": [], "provider_specific_fields": {"refusal": None}}
+        ),
+    ],
+)
+async def test_answers_that_a_client_holds_go_back_as_they_are(bench: Bench, message: BaseModel) -> None:
+    sent = message.model_dump(exclude_unset=True, mode="json")  # As the client itself does with messages.
+    response = await bench.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}, sent]})
+    assert response.status_code == 200, response.text

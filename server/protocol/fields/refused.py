@@ -180,6 +180,8 @@ REFUSED = (
     _no("stream_reasoning", (CHATS,), SGLANG, _NO_THINKING, True),
     _no("task", (CHATS,), SGLANG),
     _no("reasoning_content", (MESSAGE,), SGLANG, "put it into content"),
+    _no("thinking_blocks", (MESSAGE,), (), "put them into content"),
+    _no("images", (MESSAGE,), (), _TEXT_ONLY),
     _no("reasoning", (MESSAGE,), VLLM, "put it into content"),
     # Prompts
     _no("chat_template", (COMPLETIONS, RESPONSES), (), "templates are the server's; use --chat-template"),
