@@ -10,6 +10,7 @@ from training.data.mixture import EvaluationSplit, ScoredTask, draw_problems
 from training.data.problem import Problem
 from training.data.words import extract_answer
 from training.errors import TrainingError
+from training.natural.held_out import held_out_functions, held_out_words
 from training.natural.public import PublicSet, read_public
 from training.natural.scoring import solves
 from training.sandbox import passes
@@ -38,8 +39,6 @@ def draw_evaluation(
         problems = read_public(data, cast(PublicSet, task))
         return random.Random(f"public/{seed}").sample(problems, min(count, len(problems)))
     if is_natural(task):
-        from training.natural.mixture import held_out_functions, held_out_words  # Loads torch, as no command need.
-
         return held_out_words(count, seed) if task == "natural-words" else held_out_functions(count, seed)
     return draw_problems(cast(ScoredTask, task), count, seed, split)
 

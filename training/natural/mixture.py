@@ -1,4 +1,4 @@
-"""What the task adapter is trained on, in what shares; and the problems that it is measured on."""
+"""What the task adapter is trained on, in what shares."""
 
 import itertools
 import random
@@ -21,29 +21,9 @@ from training.rows import Example
 TRAINING_SITUATIONS = tuple(
     f"{name}.txt" for name in ("change", "groups", "money", "compare", "rates", "parts", "steps", "extra", "everyday")
 )
-HELD_OUT_SITUATIONS = "held_out.txt"
 KEPT_CHAT = 24  # Prompts at the end of the file that are measured, not trained on.
 _BARE = ("What is {}?", "Calculate {}.", "{} = ?", "How much is {}?", "Work out {}.")
 _SIGNS = {"+": ("+", "plus"), "-": ("-", "minus"), "*": ("*", "times", "x"), "/": ("/", "divided by")}
-
-
-def held_out_words(count: int, seed: int | str) -> list[Problem]:
-    """``count`` different word problems of situations that no training row has, the same for the same seed."""
-    rng = random.Random(f"held_out/words/{seed}")
-    found: dict[str, Problem] = {}
-    kinds = situations.read_situations(HELD_OUT_SITUATIONS)
-    order: list[situations.Situation] = []
-    while len(found) < count:  # Every situation once before one comes again.
-        order = order or rng.sample(kinds, len(kinds))
-        problem = order.pop().draw(rng)
-        found.setdefault(problem.prompt, problem)
-    return list(found.values())
-
-
-def held_out_functions(count: int, seed: int | str) -> list[Problem]:
-    """Requests for functions that no training row asks for, in wordings of their own; at most all there are."""
-    kinds = requests.read_requests("held_out.txt")
-    return requests.all_problems(kinds, requests.HELD_OUT_WORDINGS, f"held_out/{seed}")[:count]
 
 
 def draw_sum(rng: random.Random) -> Problem:

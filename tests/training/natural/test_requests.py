@@ -1,4 +1,4 @@
-from training.natural.mixture import held_out_functions
+from training.natural.held_out import held_out_functions
 from training.natural.requests import (
     HELD_OUT_WORDINGS,
     TRAINING_WORDINGS,

@@ -4,12 +4,8 @@ import re
 import pytest
 
 from training.natural.arithmetic import result_of, worked
-from training.natural.mixture import (
-    HELD_OUT_SITUATIONS,
-    TRAINING_SITUATIONS,
-    draw_sum,
-    held_out_words,
-)
+from training.natural.held_out import HELD_OUT_SITUATIONS, held_out_words
+from training.natural.mixture import TRAINING_SITUATIONS, draw_sum
 from training.natural.overlap import all_shingles, overlaps
 from training.natural.scoring import solves, stated_number
 from training.natural.situations import SituationError, draw, parse, read_situations
