@@ -42,8 +42,8 @@ def generate(
     from scheduler.errors import EngineError, RequestError
     from scheduler.llm import LLM
     from scheduler.messages import DecodingParams, GenerateRequest
+    from server.command_line import SettingsError, parse_settings
     from server.errors import ApiError
-    from server.settings import SettingsError, parse_settings
     from server.text import TextCodec, TextError
 
     console = Console(highlight=False, soft_wrap=True)

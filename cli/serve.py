@@ -16,8 +16,8 @@ def register(app: typer.Typer) -> None:
 
 
 def _serve(context: typer.Context) -> None:
+    from server.command_line import SettingsError, parse_settings
     from server.run import serve
-    from server.settings import SettingsError, parse_settings
 
     try:
         settings = parse_settings(context.args)

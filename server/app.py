@@ -15,6 +15,7 @@ from server.head import Head
 from server.limits import BodyLimit, RequestId
 from server.playground import playground_routes
 from server.request_log import RequestLog
+from server.root_path import RootPath
 from server.schema.document import complete
 from server.services import Services
 
@@ -56,7 +57,8 @@ def create_app(services: Services, tracing: "Tracing | None" = None) -> ASGIApp:
             allow_headers=["*"],
             expose_headers=["x-request-id"],
         )
-    return Head(RequestLog(RequestId(wrapped), tracing))
+    wrapped = Head(RequestLog(RequestId(wrapped), tracing))
+    return RootPath(wrapped, settings.root_path) if settings.root_path else wrapped
 
 
 def _documented(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:

@@ -12,6 +12,8 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LIMITS = ("requests_per_minute", "tokens_per_minute", "max_sequences")
 _KEY_BYTES = 32
 
+EMPTY_SECRET = "it is empty; without a key everybody could use the server, so say nothing if that is meant"
+
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
@@ -108,3 +110,11 @@ def _parse(words: list[str], name: str) -> ApiKey:
         else:  # It might be a part of a key.
             raise ValueError(f"expected name=..., {', '.join(f'{limit}=...' for limit in _LIMITS)} after the key")
     return key
+
+
+def split_keys(value: object) -> object:
+    """Keys separated by commas, of a flag or a variable; raises ``ValueError`` where there is none."""
+    keys = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    if not keys and value != []:
+        raise ValueError(EMPTY_SECRET)
+    return keys

@@ -1,70 +1,24 @@
 """The one settings object of a server: flags, ``CDLM_*`` variables, defaults."""
 
-import difflib
 import os
-import re
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic_settings import BaseSettings, CliApp, CliImplicitFlag, NoDecode, SettingsConfigDict
-from pydantic_settings import SettingsError as SourceError
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, CliImplicitFlag, NoDecode, SettingsConfigDict
 
 from model.config import AttentionBackend, Quantization
 from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
 from scheduler.options import EngineOptions
-from server.keys import ApiKey, check_distinct, named_keys, read_keys
+from server.keys import EMPTY_SECRET, ApiKey, check_distinct, named_keys, read_keys, split_keys
+from server.sizes import ByteSize
 from server.tracing import check_endpoint
 
 ENV_PREFIX = "CDLM_"
 
-_BYTE_UNITS = {
-    "": 1,
-    "b": 1,
-    "k": 2**10,
-    "m": 2**20,
-    "g": 2**30,
-    "t": 2**40,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-    "tib": 2**40,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
-}
 
-
-_SECRETS = ("api_key", "api_key_file")
-EMPTY_SECRET = "it is empty; without a key everybody could use the server, so say nothing if that is meant"
-
-
-class SettingsError(Exception):
-    """A flag or variable is unknown or has a bad value; the message names it."""
-
-
-def parse_bytes(value: object) -> object:
-    """Turns ``"512M"``, ``"2GiB"`` or ``"1.5 GB"`` into bytes; leaves other types to the field.
-
-    K, M, G and T alone are powers of 1024, as with KiB; KB, MB and so on are powers of 1000.
-    Raises ``ValueError`` for text that is no size.
-    """
-    if not isinstance(value, str):
-        return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)
-    if match is None or match[2].lower() not in _BYTE_UNITS:
-        raise ValueError('expected a size such as "512M", "2GiB" or a number of bytes')
-    return int(float(match[1]) * _BYTE_UNITS[match[2].lower()])
+SECRETS = ("api_key", "api_key_file")
 
 
 def _split(value: object) -> object:
@@ -73,20 +27,10 @@ def _split(value: object) -> object:
     return value
 
 
-def _split_keys(value: object) -> object:
-    keys = _split(value)
-    if not keys and value != []:
-        raise ValueError(EMPTY_SECRET)
-    return keys
-
-
 def _bundled_student() -> str:
     from model.assets import BUNDLED_STUDENT
 
     return str(BUNDLED_STUDENT)
-
-
-ByteSize = Annotated[int, BeforeValidator(parse_bytes)]
 
 
 class ServerSettings(BaseSettings):
@@ -230,7 +174,7 @@ class ServerSettings(BaseSettings):
     drain_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds that running requests may take to finish after SIGTERM."
     )
-    api_key: Annotated[list[SecretStr], NoDecode, BeforeValidator(_split_keys)] = Field(
+    api_key: Annotated[list[SecretStr], NoDecode, BeforeValidator(split_keys)] = Field(
         default_factory=list,
         description="Key that clients must send; repeat it or separate several by commas.",
     )
@@ -242,6 +186,11 @@ class ServerSettings(BaseSettings):
     cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
         default_factory=list,
         description="Origins that browsers may call from, separated by commas; * for any.",
+    )
+    root_path: str = Field(
+        default="",
+        pattern=r"^(/[\w.~-]+)*$",
+        description="Prefix that a proxy leaves in the paths it forwards, such as /llm; those without are served too.",
     )
     playground: CliImplicitFlag[bool] = Field(
         default=True, description="Serve a page at / that shows the canvas of an answer as it fills."
@@ -260,7 +209,7 @@ class ServerSettings(BaseSettings):
     def _no_empty_secret(cls, values: dict[str, object]) -> dict[str, object]:
         for name, value in os.environ.items():
             field = name.lower().removeprefix(ENV_PREFIX.lower())
-            if field in _SECRETS and name.upper().startswith(ENV_PREFIX) and not value and field not in values:
+            if field in SECRETS and name.upper().startswith(ENV_PREFIX) and not value and field not in values:
                 raise ValueError(f"{name}: {EMPTY_SECRET}")
         return values
 
@@ -348,55 +297,3 @@ class ServerSettings(BaseSettings):
             tensor_parallel_size=self.tensor_parallel_size,
             threads=self.threads,
         )
-
-
-def parse_settings(argv: Sequence[str]) -> ServerSettings:
-    """Settings from command-line flags, then ``CDLM_*`` variables, then defaults.
-
-    Raises ``SettingsError`` for an unknown flag or variable or a bad value. ``--help`` prints and exits.
-    """
-    _reject_unknown_variables()
-    try:
-        return CliApp.run(ServerSettings, cli_args=_without_empty(argv))
-    except ValidationError as error:
-        raise SettingsError("\n".join(_describe(item, argv) for item in error.errors())) from error
-    except SourceError as error:
-        raise SettingsError(str(error).removeprefix("error parsing CLI: ")) from error
-
-
-def _without_empty(argv: Sequence[str]) -> list[str]:
-    """The flags that have a value: an empty one, as of a variable that a script did not set, is no value."""
-    words: list[str] = []
-    for word in argv:
-        separate = not word and bool(words) and words[-1].startswith("--") and "=" not in words[-1]
-        if not separate and not (word.startswith("--") and word.endswith("=") and word.count("=") == 1):
-            words.append(word)
-            continue
-        flag = words.pop() if separate else word.removesuffix("=")
-        if flag.removeprefix("--").replace("-", "_") in _SECRETS:
-            raise SettingsError(f"{flag}: {EMPTY_SECRET}")
-    return words
-
-
-def _reject_unknown_variables() -> None:
-    known = {ENV_PREFIX + name.upper() for name in ServerSettings.model_fields}
-    for name, value in sorted(os.environ.items()):
-        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
-            close = difflib.get_close_matches(name.upper(), known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise SettingsError(f"unknown environment variable {name}={value!r}{hint}")
-
-
-def _describe(item: object, argv: Sequence[str]) -> str:
-    assert isinstance(item, dict)
-    message = str(item["msg"]).removeprefix("Value error, ")
-    if not item["loc"]:  # About several fields, which the message names.
-        return message
-    field = str(item["loc"][0])
-    flag = "--" + field.replace("_", "-")
-    variable = ENV_PREFIX + field.upper()
-    on_flag = any(word == flag or word.startswith(flag + "=") for word in argv)
-    source = flag if on_flag or variable not in os.environ else variable
-    if field == "api_key":
-        return f"{source}: {message}"
-    return f"{source}={item['input']!r}: {message}"

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from scheduler.messages import EngineReady, EngineStats
+from server.command_line import SettingsError, parse_settings
 from server.health import router
 from server.keys import digest
 from server.metrics import Metrics
 from server.run import _READINESS_PAUSE_S
-from server.settings import SettingsError, parse_settings
 from tests.deploy.custom_resources import SPECS
 from tests.deploy.objects import FULL, PLAIN, Objects, environment, plain, pod, rendered, server
 

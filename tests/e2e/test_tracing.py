@@ -223,7 +223,7 @@ def test_without_it_nothing_is_imported() -> None:
 import sys
 import server.run
 from server.app import create_app
-from server.settings import parse_settings
+from server.command_line import parse_settings
 from server.tracing import open_tracing
 settings = parse_settings([])
 assert open_tracing(settings.otlp_endpoint, "m", "1") is None

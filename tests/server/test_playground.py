@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import server.playground
-from server.settings import parse_settings
+from server.command_line import parse_settings
 from tests.server.conftest import Bench
 
 pytestmark = pytest.mark.anyio

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from server.command_line import SettingsError, parse_settings
 from server.keys import ApiKey, digest
-from server.settings import ServerSettings, SettingsError, parse_bytes, parse_settings
+from server.settings import ServerSettings
+from server.sizes import parse_bytes
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,40 @@
+"""Amounts of memory as people write them."""
+
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+_BYTE_UNITS = {
+    "": 1,
+    "b": 1,
+    "k": 2**10,
+    "m": 2**20,
+    "g": 2**30,
+    "t": 2**40,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+}
+
+
+def parse_bytes(value: object) -> object:
+    """Turns ``"512M"``, ``"2GiB"`` or ``"1.5 GB"`` into bytes; leaves other types to the field.
+
+    K, M, G and T alone are powers of 1024, as with KiB; KB, MB and so on are powers of 1000.
+    Raises ``ValueError`` for text that is no size.
+    """
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)
+    if match is None or match[2].lower() not in _BYTE_UNITS:
+        raise ValueError('expected a size such as "512M", "2GiB" or a number of bytes')
+    return int(float(match[1]) * _BYTE_UNITS[match[2].lower()])
+
+
+ByteSize = Annotated[int, BeforeValidator(parse_bytes)]
