@@ -13,11 +13,11 @@ pytestmark = [pytest.mark.clients, pytest.mark.timeout(2400)]
 SCRIPTS = HERE / "scripts"
 
 
-def test_openai_npm(server: Server, run: Run) -> None:
-    folder = node_modules("openai-npm")
+@pytest.mark.parametrize(("name", "cases"), [("openai-npm", 10), ("ai-npm", 16)])
+def test_npm(name: str, cases: int, server: Server, run: Run) -> None:
     # Node looks for packages beside the script.
-    script = shutil.copy(SCRIPTS / "openai_npm.mjs", folder)
-    assert run("node", script, server.url).count("ok ") == 10
+    script = shutil.copy(SCRIPTS / f"{name.replace('-', '_')}.mjs", node_modules(name))
+    assert run("node", script, server.url).count("ok ") == cases
 
 
 def test_langchain(server: Server, run: Run) -> None:
@@ -35,3 +35,7 @@ def test_pydantic_ai(server: Server, run: Run) -> None:
 
 def test_instructor(server: Server, run: Run) -> None:
     assert run(python_of("instructor"), SCRIPTS / "instructor_client.py", server.url).count("ok ") == 3
+
+
+def test_llm(server: Server, run: Run) -> None:
+    assert run(python_of("llm"), SCRIPTS / "llm_client.py", server.url).count("ok ") == 14
