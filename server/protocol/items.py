@@ -52,6 +52,8 @@ class MessageItem(ApiModel):
         # Before the names of other items' fields are looked at.
         if isinstance(data, dict) and (kind := data.get("type")) not in (None, *_KINDS):
             reason = f"must be {', '.join(map(repr, _KINDS[:-1]))} or {_KINDS[-1]!r}, not {str(kind)[:64]!r}"
+            if kind == "item_reference":
+                reason += ": no response is kept; send the item itself, as clients do that are told store: false"
             raise PydanticCustomError(UNWANTED, "{reason}", {"field": "type", "reason": reason})
         return data
 

@@ -270,6 +270,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"input": [{"type": "function_call", "call_id": "a", "arguments": "{}"}]}, "input[0].name", "required"),
     ({"input": [{"type": "function_call", "call_id": "", "name": "f", "arguments": "{}"}]}, "input[0].call_id", "1"),
     ({"input": [{"type": "function_call", "call_id": "a", "name": "f", "arguments": {}}]}, "input[0].arguments", "str"),
+    ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type", "store: false"),
     ({"input": [{"type": "custom_tool_call_output", "call_id": "a", "output": ""}]}, "input[0].type",
      "'custom_tool_call_output'"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type", "'web_search'"),

@@ -112,12 +112,12 @@ def tools(name: str) -> None:
 
 
 def errors(name: str) -> None:
+    found = None
     try:
-        llm.get_model(name).prompt(QUESTION, temperature=2, logit_bias={99999: 1}, max_tokens=4).text()
+        llm.get_model(name).prompt(QUESTION, logit_bias={99999: 1}, max_tokens=4).text()
     except Exception as error:
-        assert "logit_bias" in str(error), error
-    else:
-        raise SystemExit("a bias of a token that does not exist was served")
+        found = error
+    assert "logit_bias" in str(found), found
 
 
 def main() -> None:
