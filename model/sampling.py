@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 _MIX = 0x9E3779B97F4A7C15  # Spreads neighbouring seeds over the generator's state space.
+_COLDEST, _HOTTEST = 1e-20, 1e20
 
 
 def gumbel_noise(seed: int, block_start: int, block_length: int, vocab_size: int, device: torch.device) -> Tensor:
@@ -44,5 +45,7 @@ def filter_logits(logits: Tensor, *, top_k: int, top_p: float, min_p: float) -> 
 
 def sample(logits: Tensor, noise: Tensor, *, temperature: float, top_k: int, top_p: float, min_p: float) -> Tensor:
     """Draws a token a row: logits, noise [rows, vocab] -> [rows] int64. ``temperature`` is positive."""
+    # Nearer to 0 or to infinity the quotients would not be finite; there the draw no longer depends on it.
+    temperature = min(max(temperature, _COLDEST), _HOTTEST)
     tempered = filter_logits(logits.float() / temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     return (tempered + noise).argmax(dim=-1)

@@ -101,7 +101,7 @@ class PrefixCache:
             # Later on the row's border state is no longer the prompt's.
             if not sequence.stored and sequence.block_start == sequence.prompt_length:
                 key = self._keys.of_prompt(sequence)
-                if key not in self._entries:
+                if key not in self._entries and self._room_to_copy(sequence.prompt_length):
                     pages = sequence.pages[: self.pool.pages_for(sequence.prompt_length)]
                     self._put(key, pages, border() if self.manifest.shift else None)
                 sequence.stored = sequence.prompt_length
@@ -139,6 +139,13 @@ class PrefixCache:
     def comes(self, key: Key) -> bool:
         """Whether somebody is computing what ``awaits`` named."""
         return key in self._coming and key not in self._entries
+
+    def _room_to_copy(self, prompt_length: int) -> bool:
+        """Whether the pool has a page more than a whole prompt's, for the copy of a last page that it does not fill.
+
+        Nobody could ever attach it otherwise.
+        """
+        return self.pool.pages_for(prompt_length) + bool(prompt_length % self.pool.page_size) <= self.pool.num_pages
 
     def _attach_whole(self, sequence: Sequence) -> bool:
         entry = self._entries[self._keys.of_prompt(sequence)]

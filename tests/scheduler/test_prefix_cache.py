@@ -198,3 +198,24 @@ def test_a_request_without_pages_is_tried_again_when_pages_come_back(
         engine.check()
     assert ended == ["runs", "waits"]
     assert tried == ["runs", "waits", "waits"]
+
+
+@pytest.mark.parametrize(("length", "max_tokens"), [(247, 1), (241, 7), (240, 8), (239, 9), (225, 16), (232, 16)])
+@pytest.mark.parametrize("axis", ["plain", "shifted", "absolute"])
+def test_a_prompt_that_fills_the_pool_can_be_asked_again(
+    tmp_path: Path, axis: str, length: int, max_tokens: int
+) -> None:
+    """The pool has exactly the pages of one request of the full context: none to copy a shared last page into."""
+    directory = build_checkpoint(tmp_path, axis, max_model_len=248)
+    page = make_engine(directory, page_size=16).runner.cache.keys[:, :16].numel() * 2 * 4
+    engine = make_engine(directory, page_size=16, kv_cache_memory=16 * page)
+    assert engine.pool.num_pages == 16
+    request = GenerateRequest(request_id="a", prompt_ids=prompt_of(length), max_tokens=max_tokens, ignore_eos=True)
+    answers = []
+    for _ in range(2):
+        engine.add(request)
+        answers.append([output for _ in range(300) if engine.busy for output in engine.step().outputs])
+        assert not engine.busy, "the request waits for ever"
+        engine.check()
+    assert_equal_to_oracle(directory, [request], {"a": Answer(answers[0])})
+    assert Answer(answers[1]).token_ids == Answer(answers[0]).token_ids
