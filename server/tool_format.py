@@ -1,5 +1,6 @@
 """How calls of tools are written in text; ``server/answer_grammar.py`` makes models write them so."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
@@ -9,6 +10,7 @@ CALL_MARK = "<tool_call>"
 CALL_BEGIN = f"{CALL_MARK}\n"
 CALL_END = "}\n</tool_call>"
 CALL_SEPARATOR = "\n"
+_SHORT_ID = 9  # Mistral's templates raise on ids of any other length.
 
 _INTRODUCTION = """You may call functions. To call one, answer with nothing but
 <tool_call>
@@ -40,6 +42,23 @@ def plain_messages(messages: Sequence[Message], tools: Sequence[JsonValue]) -> l
     return [{"role": "system", "content": text}, *plain]
 
 
+def forms(messages: Sequence[Message]) -> tuple[list[list[Message]], str | None]:
+    """The forms of messages that a chat template which knows tools may want, the likeliest first; none twice.
+
+    transformers' is the first: a call's arguments are an object, and content that is null is absent. Other templates
+    join arguments as text, ask whether content is none, take content for a text, or want ids of nine letters.
+    Also returns where arguments are that cannot be an object.
+    """
+    parsed, unreadable = native_messages(messages)
+    found: list[list[Message]] = []
+    for fill in (None, {"content": None}, {"content": ""}):
+        for each in (parsed, messages):
+            form = [{**message, **fill} if fill and "content" not in message else message for message in each]
+            found += [form] if form not in found else []
+    short = [_with_short_ids(message) for message in parsed]
+    return [*found, short] if short not in found else found, unreadable
+
+
 def native_messages(messages: Sequence[Message]) -> tuple[list[dict[str, JsonValue]], str | None]:
     """Messages for a chat template that knows tools, which wants a call's arguments as an object.
 
@@ -63,11 +82,29 @@ def native_messages(messages: Sequence[Message]) -> tuple[list[dict[str, JsonVal
 def _plain(message: Message) -> dict[str, JsonValue]:
     calls = message.get("tool_calls")
     if isinstance(calls, list):
-        texts = [str(message["content"])] if message["content"] else []
+        texts = [str(message["content"])] if message.get("content") else []
         return {"role": message["role"], "content": CALL_SEPARATOR.join([*texts, *map(_written, calls)])}
     if message["role"] in ("tool", "function"):
         return {"role": "user", "content": f"<tool_response>\n{message['content']}\n</tool_response>"}
-    return dict(message)
+    return {**message, "content": message.get("content", "")}
+
+
+def _with_short_ids(message: Message) -> Message:
+    """The same with ids of nine letters and digits, the same for the same id."""
+    short = dict(message)
+    if isinstance(ident := message.get("tool_call_id"), str):
+        short["tool_call_id"] = _short_id(ident)
+    if isinstance(calls := message.get("tool_calls"), list):
+        short["tool_calls"] = [
+            call | {"id": _short_id(str(call.get("id")))} if isinstance(call, dict) else call for call in calls
+        ]
+    return short
+
+
+def _short_id(ident: str) -> str:
+    if len(ident) == _SHORT_ID and ident.isascii() and ident.isalnum():
+        return ident
+    return hashlib.sha256(ident.encode("utf-8", "surrogatepass")).hexdigest()[:_SHORT_ID]
 
 
 def _written(call: JsonValue) -> str:

@@ -116,7 +116,7 @@ def chat_messages(items: Sequence[InputItem]) -> list[Message]:
             case CallItem():
                 called.add(item.call_id)
                 if not messages or messages[-1]["role"] != "assistant":
-                    messages.append({"role": "assistant", "content": ""})
+                    messages.append({"role": "assistant"})
                 calls = messages[-1].setdefault("tool_calls", [])
                 assert isinstance(calls, list)
                 calls.append(

@@ -63,9 +63,16 @@ class Message(ApiModel):
             raise ValueError("content is required")
         return data
 
+    @property
+    def has_content(self) -> bool:
+        """Whether there is content, which may be empty; only an assistant's message can be without."""
+        return "content" in self.model_fields_set
+
     def fields(self) -> dict[str, JsonValue]:
-        """What the chat template sees."""
-        shown: dict[str, JsonValue] = {"role": self.role, "content": self.content}
+        """What the chat template sees; content that is absent or null is absent."""
+        shown: dict[str, JsonValue] = {"role": self.role}
+        if self.has_content:
+            shown["content"] = self.content
         if self.name:
             shown["name"] = self.name
         if self.tool_call_id:

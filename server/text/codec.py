@@ -75,7 +75,7 @@ class TextCodec:
     ) -> None:
         self._tokenizer = tokenizer
         self._variables = dict(variables or {})
-        self._encoder = TextEncoder(tokenizer)
+        self._encoder = TextEncoder(tokenizer, "" if isinstance(template, str) else "\n".join(template.sources))
         self._template = template
         self._bytes = TokenBytes(tokenizer)
         self._special = frozenset(self._bytes.special.values())

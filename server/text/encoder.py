@@ -13,6 +13,7 @@ from server.text.marked import Marked
 # Braille: no word, no punctuation, no case, and normalizers leave it alone. The empty cell is a kind of space.
 _CELLS = [chr(code) for code in range(0x2801, 0x2900)]
 _WORD_CATEGORIES = frozenset(("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "Pc"))
+_MARK_OF_TURN = re.compile(r"<[|\uff5c].*[|\uff5c]>", re.DOTALL)
 _NONCE_CELLS = 16  # 128 bits: nobody can write a stand-in by guessing.
 
 
@@ -21,10 +22,15 @@ class TextEncoder:
 
     A text is encoded in one piece, as transformers does: what the tokenizer does at its start, or with spaces beside
     special tokens, is done there and nowhere else. Nothing is cut off or filled up, whatever the file says.
+
+    Added tokens such as ``<|user|>`` that the chat ``template`` writes count as special, whatever the file says.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, template: str = "") -> None:
         spec = json.loads(tokenizer.to_str())
+        for token in spec["added_tokens"]:
+            # Some vocabularies do not call the marks of turns special, which their templates write.
+            token["special"] |= bool(_MARK_OF_TURN.fullmatch(token["content"])) and token["content"] in template
         nonce = "".join(secrets.choice(_CELLS) for _ in range(_NONCE_CELLS))
         special = [token["content"] for token in spec["added_tokens"] if token["special"]]
         self._names = {content: nonce + _digits(number) for number, content in enumerate(special)}

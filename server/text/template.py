@@ -1,5 +1,6 @@
 """Chat templates of checkpoints and requests: messages to the text of a prompt."""
 
+import contextlib
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from pydantic import JsonValue
 
 from server.text.environment import marking_template
 from server.text.marked import Marked, concat, mark
-from server.tool_format import native_messages, plain_messages
+from server.tool_format import forms, plain_messages
 
 # What a template is given besides what requests may name.
 RESERVED = frozenset(
@@ -30,6 +31,9 @@ class ChatTemplate:
         source: the Jinja text; with several, those that are named ``default`` and ``tool_use``.
         variables: texts that it may use besides, such as ``bos_token``; they are the template's own.
 
+    Attributes:
+        sources: every text that was given, used or not.
+
     Raises:
         TemplateFault: it is no Jinja template, or none of several is the default.
     """
@@ -42,6 +46,7 @@ class ChatTemplate:
             names = ", ".join(sorted(sources)) or "none"
             raise TemplateFault(f"is a list without a default ({names})")
         self._variables = dict(variables or {})
+        self.sources = tuple(sources.values())
         sources = {name: sources[name] for name in ("default", "tool_use") if name in sources}
         self._knows_tools = {name for name, text in sources.items() if re.search(r"\btools\b", text)}
         try:
@@ -64,21 +69,20 @@ class ChatTemplate:
 
         A template that does not know tools is given none, and sees them as text. Raises ``TemplateFault``.
         """
+        # As in transformers: what is null is absent.
+        messages = [{key: value for key, value in each.items() if value is not None} for each in messages]
         name = "tool_use" if tools and "tool_use" in self._compiled else "default"
         options = mark(dict(variables or {})) | {"add_generation_prompt": add_generation_prompt}
         if name not in self._knows_tools:
             return self._finish(name, plain_messages(messages, tools), [], options, continue_final_message)
         offered = list(tools)
-        parsed, unreadable = native_messages(messages)
+        shown, unreadable = forms(messages)
         try:
-            return self._finish(name, parsed, offered, options, continue_final_message)
+            return self._finish(name, shown[0], offered, options, continue_final_message)
         except TemplateFault as fault:
-            # Most templates want arguments as an object, as transformers has them; some join them as a text.
-            if parsed != list(messages):
-                try:
-                    return self._finish(name, messages, offered, options, continue_final_message)
-                except TemplateFault:
-                    pass
+            for form in shown[1:]:
+                with contextlib.suppress(TemplateFault):
+                    return self._finish(name, form, offered, options, continue_final_message)
             if unreadable:
                 reason = "is no JSON object, and the chat template needs one"
                 raise TemplateFault(f"fails on these messages: {unreadable} {reason}") from fault
@@ -95,7 +99,7 @@ class ChatTemplate:
         end = f"<{secrets.token_hex(16)}> " if continued else ""
         shown = [{key: value if key == "role" else mark(value) for key, value in each.items()} for each in messages]
         if continued:
-            shown[-1]["content"] = concat([str(shown[-1].get("content", "")), end])
+            shown[-1]["content"] = concat([str(shown[-1].get("content") or ""), end])
         try:
             text = self._compiled[name].render(
                 self._variables | options | {"messages": shown, "tools": mark(tools) or None, "documents": None}
