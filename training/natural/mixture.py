@@ -100,8 +100,7 @@ class TaskStream:
             "gsm8k": self._clean(public),
         }
         chat = read_answers(answers_file(directory, "chat"))
-        # What the base says to a request is to stay as well, right or wrong.
-        self.chat, self.kept_chat = chat[:-KEPT_CHAT] + functions, chat[-KEPT_CHAT:]
+        self.chat, self.kept_chat = chat[:-KEPT_CHAT] + self.fixed["functions"], chat[-KEPT_CHAT:]
         empty = [name for name, rows in self.fixed.items() if not rows and config.mixture.get(name)]
         if not self.chat or empty:
             missing = ", ".join(empty) or "chat"
