@@ -75,15 +75,17 @@ def read_token_names(directory: Path) -> TokenNames:
         CheckpointError: one of them is no JSON object, or leads out of the directory.
     """
     config, stored = _optional(directory, CONFIG_FILE), _optional(directory, TOKENIZER_FILE)
-    ordinary = _vocabulary(stored) if stored else _ids(_optional(directory, VOCABULARY_FILE))
-    added = _ids(_optional(directory, ADDED_FILE))
+    if stored:
+        ordinary = _vocabulary(stored, directory / TOKENIZER_FILE)
+    else:
+        ordinary = _ids(_optional(directory, VOCABULARY_FILE), directory / VOCABULARY_FILE)
+    added = _ids(_optional(directory, ADDED_FILE), directory / ADDED_FILE)
     by_id = config.get("added_tokens_decoder")
     for ident, token in by_id.items() if isinstance(by_id, Mapping) else ():
         text = _text(token)
         if text is not None and ident.isdecimal():
             added[text] = int(ident)
-    for token in stored.get("added_tokens") or ():
-        added[token["content"]] = token["id"]
+    added |= _added(stored, directory / TOKENIZER_FILE)
     # A vocabulary often lists its added tokens too.
     ordinary = {text: ident for text, ident in ordinary.items() if text not in added}
     return TokenNames(
@@ -95,17 +97,32 @@ def _optional(directory: Path, name: str) -> dict[str, Any]:
     return read_json(directory, name) if (directory / name).exists() else {}
 
 
-def _vocabulary(stored: Mapping[str, Any]) -> dict[str, int]:
+def _added(stored: Mapping[str, Any], path: Path) -> dict[str, int]:
+    tokens = stored.get("added_tokens") or []
+    if not isinstance(tokens, list) or not all(isinstance(token, Mapping) for token in tokens):
+        raise CheckpointError(f"{path}: added_tokens is no list of objects")
+    if not all(isinstance(token.get("content"), str) for token in tokens):
+        raise CheckpointError(f"{path}: a token of added_tokens has no content that is a text")
+    return _ids({token["content"]: token.get("id") for token in tokens}, path)
+
+
+def _vocabulary(stored: Mapping[str, Any], path: Path) -> dict[str, int]:
     """Of ``tokenizer.json``: a mapping, or for unigram models a list of [text, score] in the order of the ids."""
     model = stored.get("model")
     vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
     if isinstance(vocabulary, list):
+        if not all(isinstance(entry, list) and entry and isinstance(entry[0], str) for entry in vocabulary):
+            raise CheckpointError(f"{path}: model.vocab is no list of texts with scores")
         return {entry[0]: ident for ident, entry in enumerate(vocabulary)}
-    return _ids(vocabulary)
+    return _ids(vocabulary, path)
 
 
-def _ids(vocabulary: object) -> dict[str, int]:
-    return dict(vocabulary) if isinstance(vocabulary, Mapping) else {}
+def _ids(vocabulary: object, path: Path) -> dict[str, int]:
+    found = dict(vocabulary) if isinstance(vocabulary, Mapping) else {}
+    for text, ident in found.items():
+        if isinstance(ident, bool) or not isinstance(ident, int):
+            raise CheckpointError(f"{path}: the token {text[:64]!r} has the id {ident!r}, which is no whole number")
+    return found
 
 
 def _text(token: object) -> str | None:

@@ -43,11 +43,13 @@ def load_tokenizer(directory: Path, chat_template: Path | None = None) -> PreTra
     _register()
     check_links(directory)
     named = read_json(directory, CONFIG_FILE).get("tokenizer_class") if (directory / CONFIG_FILE).exists() else None
-    loader = _LIBRARY_CLASSES.get(named, AutoTokenizer)
+    loader = _LIBRARY_CLASSES.get(str(named), AutoTokenizer)
     try:
         tokenizer = loader.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{directory}: cannot load the tokenizer: {error}") from error
+    except Exception as error:  # The libraries look at few of the values in these files before they use them.
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{directory}: cannot load the tokenizer: {kind}{reason}") from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     if chat_template is not None:
         use_template(tokenizer, chat_template)

@@ -35,11 +35,15 @@ class ChatTemplate:
         sources: every text that was given, used or not.
 
     Raises:
-        TemplateFault: it is no Jinja template, or none of several is the default.
+        TemplateFault: it is no text, or no Jinja template, or none of several is the default.
     """
 
     def __init__(self, source: str | Mapping[str, str], variables: Mapping[str, Any] | None = None) -> None:
+        if not isinstance(source, str | Mapping):  # Files may hold anything.
+            raise TemplateFault("is no text")
         sources = {"default": source} if isinstance(source, str) else dict(source)
+        if not all(isinstance(text, str) for text in sources.values()):
+            raise TemplateFault("is no text")
         if len(sources) == 1:
             sources = {"default": next(iter(sources.values()))}
         if "default" not in sources:
