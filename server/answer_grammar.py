@@ -22,13 +22,15 @@ _NO_CALL = f"~/(?s:.*){CALL_MARK}(?s:.*)/"
 class AnswerGrammar:
     """A grammar and the field of the request that it comes from.
 
-    ``parts`` are what it leaves a choice between; they must be possible each. ``language`` is what ``text`` is written
-    in: the Lark dialect of llguidance, which the engine takes, or what a client wrote, in that or in GBNF.
+    ``parts`` are what it leaves a choice between; they must be possible each. ``sources`` are the schemas that it is
+    made of: where it is not possible, the one to blame is among them. ``language`` is what ``text`` is written in: the
+    Lark dialect of llguidance, which the engine takes, or what a client wrote, in that or in GBNF.
     """
 
     text: str
     param: str
     parts: tuple["AnswerGrammar", ...] = ()
+    sources: tuple["AnswerGrammar", ...] = ()
     language: Literal["lark", "client"] = "lark"
 
 
@@ -39,8 +41,8 @@ def answer_grammar(constraint: Constraint | None, use: ToolUse) -> AnswerGrammar
     """
     if not use.functions:
         return None if constraint is None else constraint_grammar(constraint)
-    lines = _calls(use)
-    calls = AnswerGrammar("\n".join(["start: calls", *lines]), "tools")
+    lines, schemas = _calls(use)
+    calls = AnswerGrammar("\n".join(["start: calls", *lines]), "tools", sources=schemas)
     if use.required:
         return calls
     if constraint is None:
@@ -77,8 +79,10 @@ def constraint_grammar(constraint: Constraint) -> AnswerGrammar:
             return AnswerGrammar(constraint.value, param, language="client")
 
 
-def _calls(use: ToolUse) -> list[str]:
+def _calls(use: ToolUse) -> tuple[list[str], tuple[AnswerGrammar, ...]]:
+    """The rules of ``calls``, and what the arguments of each function are."""
     lines, names = ["calls: call" + (f" ({json.dumps(CALL_SEPARATOR)} call)*" if use.several else "")], []
+    schemas = []
     for index, function in enumerate(use.functions):
         param = use.parameters.format(index)
         if function.name not in use.names:
@@ -88,8 +92,10 @@ def _calls(use: ToolUse) -> list[str]:
         head = json.dumps(CALL_BEGIN + call_head(function.name))
         names.append(f"call_{index}")
         lines.append(f"call_{index}: {head} arguments_{index} {json.dumps(CALL_END)}")
-        lines.append(f"arguments_{index}: {_json({'type': 'object', **function.parameters}, param)}")
-    return [*lines, "call: " + " | ".join(names)]
+        form = _json({"type": "object", **function.parameters}, param)
+        lines.append(f"arguments_{index}: {form}")
+        schemas.append(AnswerGrammar(f"start: {form}", param))
+    return [*lines, "call: " + " | ".join(names)], tuple(schemas)
 
 
 def _json(schema: dict[str, JsonValue], param: str) -> str:

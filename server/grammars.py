@@ -32,7 +32,10 @@ class GrammarChecker:
         self._building = threading.Lock()
 
     async def check(self, grammar: AnswerGrammar, codec: TextCodec, ready: EngineReady) -> str:
-        """The text for the engine; raises ``ApiError`` 400 if the grammar, or a part of it, cannot be compiled."""
+        """The text for the engine; raises ``ApiError`` 400 if the grammar, or a part of it, cannot be compiled.
+
+        The error names the field of the first source that is not possible by itself, else that of the grammar.
+        """
         for part in grammar.parts:
             await self.check(part, codec, ready)
         key = grammar.language, grammar.text
@@ -44,6 +47,9 @@ class GrammarChecker:
         self._verdicts.move_to_end(key)
         verdict = self._verdicts[key]
         if isinstance(verdict, GrammarError):
+            with anyio.move_on_after(COMPILE_TIMEOUT_S):  # There may be many, each nearly that slow.
+                for source in grammar.sources:
+                    await self.check(source, codec, ready)
             raise invalid(f"{grammar.param}: {verdict}", grammar.param)
         return verdict
 

@@ -146,6 +146,32 @@ async def test_a_form_beside_tools_leaves_the_choice(bench: Bench, form: dict[st
     assert not admits(bench, grammar, MARKED)
 
 
+WRONG = [({"type": "unknown_type"}, ("auto", "required", "g")), ({"type": "string", "pattern": "("}, ("auto", "g"))]
+WRONG += [({"$ref": "#/$defs/no"}, ("required", "g")), ({"type": "string", "minLength": 9999}, ("g",))]
+
+
+@pytest.mark.parametrize(("schema", "choice"), [(schema, choice) for schema, choices in WRONG for choice in choices])
+async def test_a_schema_that_cannot_be_kept_is_named_by_its_tool(
+    bench: Bench, schema: dict[str, Any], choice: str
+) -> None:
+    """``g`` stands for the choice of that tool."""
+    widen(bench)
+    wrong = {"name": "g", "parameters": {"type": "object", "properties": {"a": schema}, "required": ["a"]}}
+    offered = [{"name": "f"}, wrong, {"name": "h"}]
+    for path, body, tools, named, param in (
+        ("chat/completions", CHAT, [{"type": "function", "function": one} for one in offered],
+         {"type": "function", "function": {"name": "g"}}, "tools[1].function.parameters"),
+        ("responses", {"input": "hi"}, [{"type": "function", **one} for one in offered],
+         {"type": "function", "name": "g"}, "tools[1].parameters"),
+    ):  # fmt: skip
+        form = {"tools": tools, "tool_choice": named if choice == "g" else choice}
+        response = await bench.post(f"/v1/{path}", body | form)
+        assert response.status_code == 400, response.text
+        error = response.json()["error"]
+        assert error["param"] == param
+        assert error["message"].startswith(f"{param}: ")
+
+
 async def test_a_grammar_beside_tools_that_may_be_called_is_refused(bench: Bench) -> None:
     body = CHAT | {"tools": [TOOL], "grammar": EMAIL}
     response = await bench.post("/v1/chat/completions", body)
