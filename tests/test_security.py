@@ -37,7 +37,7 @@ def called(node: ast.Call) -> str:
 
 
 def test_nothing_is_unpickled_and_no_text_is_run() -> None:
-    """But what models write for ``cdlm eval``, in a process with limits, and the generator's own functions."""
+    """But what models write for ``cdlm eval``, in a process with limits, and the generators' own functions."""
     found = []
     for path, tree in sources():
         for node in ast.walk(tree):
