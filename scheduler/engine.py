@@ -84,17 +84,17 @@ class Engine:
         self.prefix_cache = PrefixCache(
             self.manifest, self.pool, self.runner.copy_page, enabled=options.enable_prefix_caching
         )
+        self.rows = RowSteps(self.runner, self.threads)
         self.scheduler = Scheduler(
             self.manifest,
             self.pool,
             self.prefix_cache,
-            self.runner.release,
+            self.rows.leave,
             max_num_seqs=options.max_num_seqs,
             max_num_batched_tokens=options.max_num_batched_tokens,
             max_prefill_tokens=options.max_prefill_tokens,
         )
         self.staging = Staging(self.runner, options.max_prefill_tokens)
-        self.rows = RowSteps(self.runner, self.threads)
         self.scores = ScoreQueue(self.manifest, self.pool, self.runner, lambda begun: self.on_begin(begun))
         vocab_size = checkpoint.transformer.config.vocab_size
         self.grammars = GrammarCompiler(Path(options.model), vocab_size, self.manifest.max_model_len)
@@ -288,8 +288,7 @@ class Engine:
         return output
 
     def _fail(self, sequence: Sequence, reason: str) -> BlockOutput:
-        for table in sequence.tables:
-            attempt("clearing pages", partial(self.runner.clear, table, sequence.computed))
+        self.rows.clear(sequence)
         self.sequences.pop(sequence.request.request_id, None)
         self.scheduler.remove(sequence)
         return BlockOutput(request_id=sequence.request.request_id, token_ids=[], finish_reason="error", error=reason)

@@ -33,6 +33,19 @@ class RowSteps:
             for sequence, work in zip(sequences, works, strict=True)
         ]
 
+    def leave(self, sequence: Sequence) -> None:
+        """Forgets what is kept for a row, before its request gives it and its pages back."""
+        assert sequence.row is not None
+        self.runner.release(sequence.row)
+        if sequence.staged is not None or sequence.fresh:
+            self.clear(sequence)
+
+    def clear(self, sequence: Sequence) -> None:
+        """Zeroes the keys and values that no finite logit has come of yet: they may not be finite."""
+        start = sequence.stored if sequence.fresh else sequence.computed
+        for table in sequence.tables:
+            attempt("clearing pages", partial(self.runner.clear, table, start))
+
     def check(self, running: list[Sequence]) -> None:
         """Asserts that host and device agree about the rows of ``running``, and that no other row keeps anything."""
         open_rows = {sequence.row for sequence in running if sequence.row is not None and sequence.row_open}

@@ -29,7 +29,7 @@ class Scheduler:
 
     What a step does here depends on what runs and not on how many wait.
 
-    ``release_row`` is told of every row that its request leaves, at its end or when it is preempted.
+    ``leave`` is told of every request that is about to leave its row, at its end or when it is preempted.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Scheduler:
         manifest: Manifest,
         pool: PagePool,
         prefix_cache: PrefixCache,
-        release_row: Callable[[int], None],
+        leave: Callable[[Sequence], None],
         *,
         max_num_seqs: int,
         max_num_batched_tokens: int,
@@ -46,7 +46,7 @@ class Scheduler:
         self.manifest = manifest
         self.pool = pool
         self.prefix_cache = prefix_cache
-        self._release_row = release_row
+        self._leave = leave
         self.max_num_batched_tokens = max_num_batched_tokens
         self.max_prefill_tokens = max_prefill_tokens
         self.waiting: FairQueue[Sequence] = FairQueue()
@@ -217,8 +217,8 @@ class Scheduler:
     def _vacate(self, sequence: Sequence) -> None:
         assert sequence.row is not None
         self.prefix_cache.withdraw(sequence)
+        self._leave(sequence)
         self._return_pages(sequence)
-        self._release_row(sequence.row)
         self._free_rows.append(sequence.row)
         sequence.row = None
         sequence.row_open = sequence.block_open = False

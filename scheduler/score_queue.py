@@ -76,6 +76,7 @@ class ScoreQueue:
     def abort(self, request_id: str) -> None:
         """Drops a request and frees what it holds; an unknown id is no error."""
         if request_id in self._scorings:
+            self._clear(self._scorings[request_id])
             self._leave(self._scorings[request_id])
 
     def reserve(self, budget: int) -> int:
@@ -144,9 +145,13 @@ class ScoreQueue:
             self.running.remove(scoring)
         scoring.release()
 
+    def _clear(self, scoring: Scoring) -> None:
+        """Zeroes what it has written to the pool: of its finished blocks nobody has seen a logit yet."""
+        for table in (scoring.pages, *scoring.scratch):
+            attempt("clearing pages", partial(self.runner.clear, table, 0))
+
     def _fail(self, scoring: Scoring, reason: str) -> BlockOutput:
-        for table, start in ((scoring.pages, scoring.committed), *((table, 0) for table in scoring.scratch)):
-            attempt("clearing pages", partial(self.runner.clear, table, start))
+        self._clear(scoring)
         self._leave(scoring)
         return BlockOutput(request_id=scoring.request.request_id, token_ids=[], finish_reason="error", error=reason)
 

@@ -172,3 +172,35 @@ def test_nothing_that_is_left_in_memory_spoils_others(tmp_path: Path) -> None:
         assert tokens == oracle_answer(directory, generate("a", [9] * (index + 1))).token_ids
     assert bool(engine.runner.cache.keys.isfinite().all())
     assert bool(engine.runner.cache.values.isfinite().all())
+
+
+@pytest.mark.parametrize("end", ["fails", "is aborted", "is preempted"])
+@pytest.mark.parametrize("kind", ["staged", "score"])
+@pytest.mark.parametrize("axis", ["plain", "absolute"])
+def test_what_is_written_before_anybody_looks_at_a_logit_is_zeroed(
+    tmp_path: Path, axis: str, kind: str, end: str
+) -> None:
+    """A long prompt and a scored one are computed in several steps, of which the first bring no logits."""
+    engine = Engine(EngineOptions(model=str(poisoned(tmp_path, axis)), page_size=4, max_prefill_tokens=24))
+    prompt = [POISON, *((5 * place) % 40 for place in range(60))]
+    engine.add(generate("a", prompt) if kind == "staged" else ScoreRequest(request_id="a", prompt_ids=prompt))
+    seen = False
+    for _ in range(200):
+        if not engine.busy:
+            break
+        engine.step()
+        if engine.busy and not finite(engine):
+            seen = True
+            if end == "is aborted":
+                engine.abort("a")
+            elif end == "is preempted" and engine.scheduler.running:
+                engine.scheduler._preempt(engine.scheduler.running[0])
+                assert finite(engine)
+                end = "fails"
+    assert seen
+    assert not engine.busy
+    assert finite(engine)
+
+
+def finite(engine: Engine) -> bool:
+    return bool(engine.runner.cache.keys.isfinite().all() and engine.runner.cache.values.isfinite().all())
