@@ -74,8 +74,9 @@ Answers = dict[str, list[BlockOutput]]
 
 def run(engine: Engine, requests: list[GenerateRequest | ScoreRequest], on_step: Callable[[], None]) -> Answers:
     """Serves all, comparing host and device after every step; the cache is emptied first."""
-    while engine.pool.reclaim():
-        pass
+    everything: list[int] = []
+    assert engine.pool.grow(everything, engine.pool.num_pages * engine.pool.page_size)
+    engine.pool.release(everything)
     for request in requests:
         engine.add(request)
     outputs: Answers = {request.request_id: [] for request in requests}
@@ -131,7 +132,8 @@ def of_row_work(engine: Engine, name: str, _self: object, work: Any, *_: Any) ->
 
 
 def its_matcher(engine: Engine, name: str, matcher: AnswerMatcher, *_: Any) -> bool:
-    state = engine.runner.constrained._rows.get(row_of(engine, name) or 0)
+    row = row_of(engine, name)
+    state = None if row is None else engine.runner.constrained._rows.get(row)
     return state is not None and state.matcher is matcher
 
 
