@@ -112,7 +112,9 @@ class _Answer:
         return deltas
 
     def _finish(self, index: int, reason: str | None) -> str | None:
-        return "tool_calls" if self._readers[index].calls and reason == "stop" else reason
+        # Of a call that a stop string cut, nobody should take the arguments for whole.
+        calls = self._readers[index].calls
+        return "tool_calls" if calls and calls[-1].complete and reason == "stop" else reason
 
     def _choice(self, choice: Choice) -> dict[str, object]:
         reader = self._readers[choice.index]

@@ -1,6 +1,7 @@
 """JSON schemas of requests, made ready for a grammar (docs/structured-output.md)."""
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from urllib.parse import unquote
@@ -8,10 +9,11 @@ from urllib.parse import unquote
 from pydantic import JsonValue
 
 from server.errors import invalid
-from server.schema_parts import Node, apart, listed, tag_of, without_names
+from server.schema_parts import Node, apart, listed, remainders, tag_of, without_names
 
 MAX_DEPTH = 64
 MAX_VARIANTS = 512
+MAX_MULTIPLE = 10_000  # A grammar has a state for every remainder: more of them are compiled for seconds to minutes.
 _MAX_WORK = 500_000  # Schemas looked at while those of one object are brought together: about a second.
 
 # The values of ``format`` that answers keep; any other is an annotation.
@@ -94,8 +96,10 @@ class _Preparation:
     made: dict[str, JsonValue] = field(default_factory=dict)
     known: dict[int, _Names] = field(default_factory=dict)
     work: int = 0
+    multiples: bool = False
 
     def run(self) -> dict[str, JsonValue]:
+        self.multiples = '"multipleOf"' in json.dumps(self.root)
         built = self._build(self.root, _NOTHING)
         assert isinstance(built, dict)
         if self.made:
@@ -244,6 +248,8 @@ class _Preparation:
             # 0 and 1 equal false and true.
             if name in node and not any(type(node[name]) is type(each) and node[name] == each for each in harmless):
                 raise invalid(f"{self.param}: the keyword {name!r} of JSON Schema is not supported", self.param)
+        if self.multiples and remainders(self._together(node, _ALTERNATIVES)) > MAX_MULTIPLE:
+            raise invalid(f"{self.param}: multipleOf may leave no more than {MAX_MULTIPLE} remainders", self.param)
         least, known = node.get("minProperties"), len(listed(node, "required"))
         # A grammar cannot keep additional names different from each other, so two of them may count as one.
         if isinstance(least, int) and least > known + 1:

@@ -115,6 +115,8 @@ class ResponseObject:
         if status in ("incomplete", "failed"):
             # What cut the answer may have come behind the last sign of a call.
             status = "completed" if isinstance(item, CalledItem) and item.call.complete else "incomplete"
+        elif status == "completed" and isinstance(item, CalledItem) and not item.call.complete:
+            status = "incomplete"  # A stop string cut it.
         if isinstance(item, TextItem):
             content = [self.part(item)] if opened else []
             return {"id": item.id, "type": "message", "role": "assistant", "status": status, "content": content}

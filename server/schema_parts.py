@@ -1,5 +1,9 @@
 """What single keywords of a JSON schema say, as ``server/json_schema.py`` asks for it."""
 
+import math
+from collections.abc import Iterable
+from decimal import Decimal
+
 from pydantic import JsonValue
 
 Node = dict[str, JsonValue]
@@ -16,6 +20,19 @@ def tag_of(node: Node) -> str | None:
     found = node.get("discriminator")
     name = found.get("propertyName") if isinstance(found, dict) else None
     return name if isinstance(name, str) else None
+
+
+def remainders(nodes: Iterable[Node]) -> int:
+    """How many remainders the ``multipleOf`` of schemas of one number leave together, noughts at their ends aside."""
+    found = 1
+    for node in nodes:
+        multiple = node.get("multipleOf")
+        if isinstance(multiple, bool) or not isinstance(multiple, int | float):
+            continue  # Refused when it is compiled, as infinity is.
+        if isinstance(multiple, int) or math.isfinite(multiple):
+            digits = "".join(map(str, Decimal(repr(multiple)).as_tuple().digits)).rstrip("0")
+            found = min(math.lcm(found, int(digits or "1")), 10**9)  # Beyond any bound.
+    return found
 
 
 def without_names(node: Node) -> Node:

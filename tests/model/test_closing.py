@@ -8,6 +8,7 @@ import jsonschema
 import pytest
 
 from model.grammar.compiled import CompiledGrammar
+from model.grammar.examples import example
 from model.grammar.literals import spelled_texts
 from model.grammar.matcher import AnswerMatcher
 from model.grammar.vocabulary import Vocabulary
@@ -60,6 +61,30 @@ def test_answers_end_where_a_valid_one_fits(start: int) -> None:
             if answer is None and limit >= least:
                 late.append((limit, least, schema, value))
     assert late == []
+
+
+ANYWHERE = {
+    "[A-Z].*[a-z].*[0-9]": "Aa1",
+    r"\w+@\w+\.\w+": "1@1.1",
+    "[À-ÿ]x": "Àx",
+    r"\p{Han}": "一",
+    r"\u{1F600}": "😀",
+    r"\x{1F600}|\U0001F601\u00e9": "😀",
+    "^[a-z&&[^aeiou]]{2}$": "bb",
+    "(?:[a-f]{2}:){3}": "aa:aa:aa:",
+    "(foo|x)+?y{3}": "xyyy",
+}
+
+
+@pytest.mark.parametrize("pattern", ANYWHERE)
+def test_a_pattern_may_match_anywhere(pattern: str) -> None:
+    """Text before a match and in it looks alike, and the search must not lose what was matched already."""
+    grammar = CompiledGrammar(grammar_of({"type": "string", "pattern": pattern}), VOCABULARY, 200)
+    value = json.dumps(ANYWHERE[pattern], ensure_ascii=False)
+    assert len(grammar.end) <= len(value.encode())
+    least = len(VOCABULARY.tokenise(value.encode())) + 3
+    for limit in (least, 2 * least, 60):
+        assert walk(grammar, limit, random.Random(limit)) is not None, limit
 
 
 GRAMMARS = {
@@ -121,9 +146,17 @@ def test_texts_that_expressions_spell_out() -> None:
     def of(expression: str) -> list[bytes]:
         return spelled_texts(f"start: %json {json.dumps({'pattern': expression})}")
 
-    assert of(r"^[0-9]+px$") == [b"px"]
-    assert of(r"^v?\d+\.\d+\.\d+$") == [b"v", b".", b"."]
-    assert of(r"^\S+\.csv$") == [b".csv"]
-    assert of(r"^[^@\]-]+\t(ab|cd)*e{3}$") == [b"@", b"]", b"-", b"\\t", b"ab", b"cd", b"e"]
-    assert of(r"\p{Greek}\u00e9\x41\/\"") == ['éA/\\"'.encode()]
-    assert spelled_texts('start: /a+bc/ "x/y/z" /[d]/') == [b"a", b"bc", b"d"]
+    assert of(r"^[0-9]+px$") == [b"1px", b"px"]
+    assert of(r"^v?\d+\.\d+\.\d+$") == [b"1.1.1", b"v", b".", b"."]
+    assert of(r"^\S+\.csv$") == [b"1.csv", b".csv"]
+    assert of(r"^[^@\]-]+\t(ab|cd)*e{3}$") == [b"1\\teee", b"@", b"]", b"-", b"\\t", b"ab", b"cd", b"e"]
+    assert of(r"\p{Greek}\u00e9\x41\/\"") == ['aéA/\\"'.encode(), 'éA/\\"'.encode()]
+    assert spelled_texts('start: /a+bc/ "x/y/z" /[d]/') == [b"abc", b"a", b"bc", b"d"]
+
+
+BROKEN = ["", "(", ")", "[", "a{", "{3}", "*", "a{99999999}", "\\", r"\U{110000}", "(" * 3000]
+
+
+@pytest.mark.parametrize("expression", BROKEN)
+def test_what_is_no_expression_has_no_example(expression: str) -> None:
+    assert len(example(expression)) <= 2

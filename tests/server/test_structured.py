@@ -324,6 +324,35 @@ async def test_a_call_that_a_stop_string_cuts(calling: Callable[[str], Bench], s
         assert "".join(event["choices"][0]["delta"].get("content", "") for event in events) == ""
 
 
+CUT = [("}", '{"x":12', False), ("12", '{"x":', False), ('"x', "{", False), ("\n</", '{"x":12}', True)]
+
+
+@pytest.mark.parametrize(("stop", "arguments", "whole"), CUT)
+async def test_arguments_that_a_stop_string_cuts(
+    calling: Callable[[str], Bench], stop: str, arguments: str, whole: bool
+) -> None:
+    """Stop strings end calls as they end text; only a call that is whole is announced as one."""
+    bench = calling(CALL)
+    async with bench.client:
+        body = CHAT | {"tools": [TOOL], "tool_choice": "required", "stop": stop}
+        choice = (await bench.post(PATH, body)).json()["choices"][0]
+        reason = "tool_calls" if whole else "stop"
+        assert choice["finish_reason"] == reason
+        assert choice["message"]["tool_calls"][0]["function"]["arguments"] == arguments
+        events = await bench.events(PATH, **body)
+        assert [found for event in events if (found := event["choices"][0]["finish_reason"])] == [reason]
+
+        tool = {"type": "function", "name": "move", "parameters": POINT}
+        body = {"input": "hi", "tools": [tool], "tool_choice": "required", "stop": stop}
+        response = (await bench.post("/v1/responses", body)).json()
+        status = "completed" if whole else "incomplete"
+        assert (response["status"], response["output"][0]["status"]) == ("completed", status)
+        assert response["output"][0]["arguments"] == arguments
+        streamed = (await bench.post("/v1/responses", body | {"stream": True})).text
+        last = json.loads(streamed.strip().rpartition("data: ")[2])
+        assert last["response"]["output"][0]["status"] == status
+
+
 ARGUMENTS = ['{"x":12}', "{}", '{"a":{"b":{}}}', '{"s":"}\\n</tool_call>"}', '{"s":"<tool_call>"}']
 
 
