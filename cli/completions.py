@@ -1,12 +1,13 @@
 """A small streaming client of OpenAI-compatible servers that measures what it receives."""
 
-import ipaddress
 import json
 import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import httpx
+
+from server.loopback import is_loopback
 
 Endpoint = Literal["completions", "chat"]
 
@@ -99,15 +100,6 @@ def make_client(url: str, api_key: str | None, concurrency: int) -> httpx.AsyncC
         limits=httpx.Limits(max_connections=concurrency + 2),
         trust_env=not is_loopback(url),
     )
-
-
-def is_loopback(url: str) -> bool:
-    """Whether an address is that of this machine; false for what is no address."""
-    try:
-        host = httpx.URL(url).host
-        return host == "localhost" or host.endswith(".localhost") or ipaddress.ip_address(host).is_loopback
-    except (httpx.InvalidURL, ValueError):
-        return False
 
 
 async def served_model(client: httpx.AsyncClient) -> str:

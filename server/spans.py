@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
+import requests
 from opentelemetry import propagate
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
@@ -15,6 +16,8 @@ from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, format_trace
 
 from scheduler.messages import BlockOutput, GenerateRequest
 from server.choice import Update
+from server.loopback import is_loopback
+from server.tracing import asked_endpoint
 
 _FLUSH_LIMIT_S = 4.0
 _UNNAMED = "unknown_service"
@@ -41,6 +44,8 @@ _ATTRIBUTES = {
 class Tracing:
     """Makes the spans of requests and sends them from a thread of its own.
 
+    Proxies of the environment are not asked for a collector on this machine.
+
     ``endpoint`` is the whole address, or ``None`` for that of the ``OTEL_EXPORTER_OTLP_*`` variables. The provider is
     not made the global one: nobody else's spans go with these.
 
@@ -54,7 +59,9 @@ class Tracing:
             resource = resource.merge(Resource({SERVICE_NAME: "cdlm-serve"}))
         # Its hook at the interpreter's exit would wait for a collector that is gone; close() has a limit.
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
+        session = requests.Session()
+        session.trust_env = not is_loopback(endpoint or asked_endpoint() or "")
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, session=session)))
         self._tracer = self._provider.get_tracer("cdlm-serve", version)
         self._model_name = model_name
 

@@ -59,6 +59,12 @@ def open_tracing(endpoint: str | None, model_name: str, version: str) -> "Tracin
         raise TracingError(f"{variable}: {error}") from error
 
 
+def asked_endpoint() -> str | None:
+    """The address that the environment names."""
+    variable = _asking_variable()
+    return None if variable is None else os.environ[variable]
+
+
 def _asking_variable() -> str | None:
     if os.environ.get("OTEL_TRACES_EXPORTER", "otlp").strip().lower() == "none":
         return None

@@ -7,7 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from cli.completions import is_loopback, make_client, served_model
+from cli.completions import make_client, served_model
+from server.loopback import is_loopback
 
 NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
