@@ -91,7 +91,7 @@ def describe(error: ValidationError, data: object) -> ApiError:
         path += f".{field}" if path and not field.startswith("[") else field
         return ApiError(400, f"{path} {first['msg']}", param=path, code="unknown_parameter")
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "model_type":
+    if first["type"] in ("model_type", "dict_type"):
         message = "Input should be an object"  # The library's own words name a class.
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
     return ApiError(400, f"{path}: {message}" if path else message, param=path or None, code=code)

@@ -9,15 +9,13 @@ from urllib.parse import unquote
 from pydantic import JsonValue
 
 from server.errors import invalid
+from server.json_formats import FORMATS, PATTERNS
 from server.schema_parts import Node, apart, listed, remainders, tag_of, without_names
 
 MAX_DEPTH = 64
 MAX_VARIANTS = 512
 MAX_MULTIPLE = 10_000  # A grammar has a state for every remainder: more of them are compiled for seconds to minutes.
 _MAX_WORK = 500_000  # Schemas looked at while those of one object are brought together: about a second.
-
-# The values of ``format`` that answers keep; any other is an annotation.
-FORMATS = frozenset(["date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid"])
 
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
 _INNER = ("additionalProperties", "items", "additionalItems", "prefixItems")
@@ -113,7 +111,7 @@ class _Preparation:
         node = without_names(node)
         self._refuse(node)
         built = {name: self._child(name, value) for name, value in node.items() if name in _KEPT}
-        if "format" in built and built["format"] not in list(FORMATS):
+        if "format" in built and built["format"] not in list(FORMATS - PATTERNS.keys()):
             del built["format"]
         own = _own(node)
         parts = [("allOf", part) for part in listed(node, "allOf")]
@@ -142,6 +140,9 @@ class _Preparation:
         if isinstance(built.get("oneOf"), list) and self._exclusive(listed(node, "oneOf"), tag_of(node)):
             either: JsonValue = {"anyOf": built.pop("oneOf")}
             built["allOf"] = [*listed(built, "allOf"), either]
+        if isinstance(form := node.get("format"), str) and (pattern := PATTERNS.get(form)):
+            said: JsonValue = {"pattern": pattern}
+            built |= {"allOf": [*listed(built, "allOf"), said]} if "pattern" in built else {"pattern": pattern}
         self._close(built, node, replace(_union([here, *mentioned]), open=here.open))
         if around.needed in own.names and around.needed not in listed(node, "required"):
             built["required"] = [*listed(node, "required"), around.needed]

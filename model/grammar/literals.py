@@ -12,6 +12,8 @@ _LONGEST = 64
 _IN_JSON = re.compile(r'"pattern": ("(?:\\.|[^"\\])*")|"multipleOf": ([0-9.]+)')
 _IN_LARK = re.compile(r"/((?:\\.|[^/\\\n])+)/")
 _STRINGS = re.compile(r'"(?:\\.|[^"\\\n])*"')
+_CLASSES = re.compile(r"\\.|\[\^?(?:\\.|[^\]\\])*\]", re.DOTALL)
+_OPEN = re.compile(r"[*+]|,\}|^(?!\^)|(?<!\$)$", re.DOTALL)
 _RANGE = re.compile(r"(?:\\.|[^\\])-(?:\\.|[^\\])", re.DOTALL)
 
 
@@ -21,18 +23,21 @@ def spelled_texts(grammar: str) -> list[bytes]:
     Of each these are a short text that it matches, and the runs of characters that stand for themselves.
     """
     found: list[bytes] = []
-    for match in _IN_JSON.finditer(grammar):
-        if match[2]:
-            found.append(match[2].encode())
+    # Of equal expressions one is enough, since each text of JSON begins with the first literal again.
+    for pattern, multiple in dict.fromkeys(match.groups() for match in _IN_JSON.finditer(grammar)):
+        if multiple:
+            found.append(multiple.encode())
         else:
-            found += [json.dumps(run, ensure_ascii=False)[1:-1].encode() for run in _spelled(json.loads(match[1]))]
+            found += [json.dumps(run, ensure_ascii=False)[1:-1].encode() for run in _spelled(json.loads(pattern))]
     for match in _IN_LARK.finditer(_STRINGS.sub("", grammar)):
         found += [run.encode() for run in _spelled(match[1])]
     return [text for text in found if len(text) <= _LONGEST][:_MOST]
 
 
 def _spelled(expression: str) -> Iterator[str]:
-    runs, whole = list(_runs(expression)), example(expression)
+    whole = example(expression)
+    # Where nothing is repeated without a bound, every way leads to an end.
+    runs = list(_runs(expression)) if not whole or _OPEN.search(_CLASSES.sub("", expression)) else []
     yield from ([whole] if whole and whole not in runs else [])
     yield from runs
 

@@ -1,6 +1,9 @@
 """Schemas made ready for a grammar: which objects are closed, which keywords count, which are refused."""
 
+import datetime
+import itertools
 import json
+import re
 from typing import Any
 
 import jsonschema
@@ -11,7 +14,8 @@ from model.grammar.errors import GrammarError
 from model.grammar.vocabulary import Vocabulary
 from server.answer_grammar import constraint_grammar
 from server.errors import ApiError
-from server.json_schema import FORMATS, prepared
+from server.json_formats import FORMATS, PATTERNS
+from server.json_schema import prepared
 from server.protocol.structured import Constraint
 from tests.grammars import VOCAB, make_json_tokenizer
 
@@ -227,6 +231,42 @@ def test_reasons_are_plain(schema: dict[str, Any], message: str) -> None:
         CompiledGrammar(text, VOCABULARY, 100)
     known = "no value is valid under the schema: "  # Left out where it is seen in a part.
     assert str(caught.value).removeprefix(known) == message.removeprefix(known)
+
+
+def test_dates_are_those_of_the_calendar() -> None:
+    for year in (0, 1, 4, 100, 400, 1900, 2000, 2023, 2024, 9996, 9999):
+        for month, day in itertools.product(range(14), range(33)):
+            text = f"{year:04}-{month:02}-{day:02}"
+            try:
+                datetime.date.fromisoformat(text)
+            except ValueError:
+                assert re.search(PATTERNS["date"], text) is None, text
+            else:
+                assert re.search(PATTERNS["date"], text), text
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "valid"),
+    [
+        ({"format": "date"}, "2024-02-29", True),
+        ({"format": "date"}, "2023-02-29", False),
+        ({"format": "date"}, "0000-01-01", False),
+        ({"format": "time"}, "23:59:59.123456789+01:00", True),
+        ({"format": "time"}, "23:59:60Z", False),
+        ({"format": "time"}, "11:11:11", False),
+        ({"format": "date-time"}, "2024-02-29T00:00:00Z", True),
+        ({"format": "date-time"}, "1900-02-29T00:00:00Z", False),
+        ({"format": "date", "pattern": "^2"}, "2024-02-29", True),
+        ({"format": "date", "pattern": "^2"}, "1999-01-01", False),
+        ({"format": "date", "pattern": "^2", "allOf": [{"pattern": "1$"}]}, "2024-01-01", True),
+        ({"format": "date", "pattern": "^2", "allOf": [{"pattern": "1$"}]}, "2024-01-02", False),
+    ],
+)
+def test_dates_and_times_are_kept(schema: dict[str, Any], text: str, valid: bool) -> None:
+    grammar = constraint_grammar(Constraint("json", {"type": "string"} | schema, "x")).text
+    matcher = CompiledGrammar(grammar, VOCABULARY, 400).fresh()
+    tokens = VOCABULARY.tokenise(json.dumps(text).encode())
+    assert (matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()) == valid
 
 
 FAR_APART: list[dict[str, Any]] = [
