@@ -231,13 +231,13 @@ class AnswerFields(ApiModel):
 
         ``default_rule`` is the server's.
         """
-        for name, asked in (("diffusing", self.diffusing), ("stream_granularity", self.stream_granularity != "block")):
-            if asked and not self.stream:
-                raise invalid(f"{name} needs stream to be true", name)
         rule = self.rule(default_rule)
         for used_by, name in RULE_NUMBERS.items():
             if used_by != rule and getattr(self, name) is not None:
                 raise invalid(f"{name} is used by decoding {used_by!r} only, not by {rule!r}", name)
+        for name in ("diffusing", "stream_granularity", "stream_options"):
+            if not self.stream and getattr(self, name) != type(self).model_fields[name].default:
+                raise invalid(f"{name} needs stream to be true", name)
         if self.effort is not None:
             self._check_effort(rule)
 

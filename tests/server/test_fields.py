@@ -80,7 +80,7 @@ def within(place: str, extra: dict[str, JsonValue]) -> tuple[str, dict[str, Any]
         case "structured_outputs":
             return CHAT, PLAIN[CHAT] | {place: {"regex": "a"} | extra}, place
         case "stream_options":
-            return CHAT, PLAIN[CHAT] | {"stream_options": {"include_usage": True} | extra}, place
+            return CHAT, PLAIN[CHAT] | {"stream": True, "stream_options": {"include_usage": True} | extra}, place
         case "input[]":
             return RESPONSES, {"input": [USER | extra]}, "input[0]"
         case "input[] (function_call)":
