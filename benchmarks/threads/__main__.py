@@ -113,7 +113,8 @@ def _servers(shape: str, rows: int, cache: Path) -> Iterator[dict[str, Served]]:
 def _busy(count: int) -> Iterator[None]:
     """That many processes of a lower priority which compute without end."""
     command = ["nice", "-n", str(NICE), sys.executable, "-c", "while True: pass"]
-    processes = [subprocess.Popen(command) for _ in range(count)]
+    # Linux shares cores between sessions first (autogroup): a job of another terminal has one of its own.
+    processes = [subprocess.Popen(command, start_new_session=True) for _ in range(count)]
     try:
         yield
     finally:
