@@ -8,6 +8,7 @@ import datetime
 import itertools
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -67,6 +68,7 @@ def main(
     shape: Annotated[list[str] | None, typer.Option(help=f"Repeat for several: {', '.join(SHAPES)}.")] = None,
     streams: Annotated[list[int] | None, typer.Option(min=1, help="Requests at a time. [1 and 16]")] = None,
     busy: Annotated[list[int] | None, typer.Option(min=0, help="Busy processes beside it. [0, 1 and 2]")] = None,
+    contender: Annotated[list[str] | None, typer.Option(help="Repeat for several; all if none is named.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Loads of every server, after one that is not counted.")] = 7,
     tokens: Annotated[int, typer.Option(min=1, help="Of an answer; its block takes 32 steps.")] = BLOCK,
     cache: Annotated[Path | None, typer.Option(help="Where built checkpoints are kept.")] = None,
@@ -74,16 +76,19 @@ def main(
 ) -> None:
     """Measure the latency of loads on an idle machine and beside busy processes of a lower priority."""
     output = output or ROOT / "benchmarks" / "results" / f"{datetime.date.today().isoformat()}-threads"
+    chosen = [one for one in CONTENDERS if not contender or one.name in contender]
+    if unknown := set(contender or ()) - {one.name for one in chosen}:
+        raise typer.BadParameter(f"unknown contender: {', '.join(sorted(unknown))}")
     result: dict[str, Any] = {
-        "command": " ".join(["python", "-m", "benchmarks.threads", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "benchmarks.threads", *sys.argv[1:]]),
         "commit": commit(),
         "machine": machine(torch.device("cpu")),
         "load_average": load_average(),
-        "contenders": [asdict(contender) for contender in CONTENDERS],
+        "contenders": [asdict(one) for one in chosen],
         "cases": [],
     }
     for name in shape or ["nano", "dream-0.1b"]:
-        with _servers(name, max(streams or [16]), cache or default_cache()) as servers:
+        with _servers(name, chosen, max(streams or [16]), cache or default_cache()) as servers:
             for count, beside in itertools.product(streams or [1, 16], busy or [0, 1, 2]):
                 load = Load.equal(count, PROMPT, tokens)
                 with _busy(beside):
@@ -96,12 +101,12 @@ def main(
 
 
 @contextlib.contextmanager
-def _servers(shape: str, rows: int, cache: Path) -> Iterator[dict[str, Served]]:
+def _servers(shape: str, chosen: list[Contender], rows: int, cache: Path) -> Iterator[dict[str, Served]]:
     """One of each contender; those that are not asked sleep."""
     directory = SHAPES[shape].directory(cache)
     with contextlib.ExitStack() as held:
         servers = {}
-        for contender in CONTENDERS:
+        for contender in chosen:
             flags = ["--max-num-seqs", str(rows), "--dtype", "float32", "--kv-cache-memory", "1GiB", *contender.flags()]
             url = held.enter_context(local_server(directory, flags=flags, variables=contender.variables()))
             servers[contender.name] = Served(url, SHAPES[shape].transformer().vocab_size, diffusion=True)

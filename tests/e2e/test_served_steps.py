@@ -8,7 +8,8 @@ import pytest
 from tests.e2e.conftest import Server
 
 PROMPT = "Tom has 14 apples. Then Tom buys 3 bags of 12 apples. How many apples does Tom have now?"
-BODY: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 96, "stream_options": {"include_usage": True}}
+BODY: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 96}
+STREAMED = BODY | {"stream": True, "stream_options": {"include_usage": True}}
 
 
 def texts(chunks: list[Any]) -> list[str]:
@@ -17,8 +18,8 @@ def texts(chunks: list[Any]) -> list[str]:
 
 def test_text_comes_as_soon_as_all_before_it_is_finalised(server: Server) -> None:
     whole = server.complete(**BODY)
-    blocks = server.stream("/v1/completions", BODY)
-    steps = server.stream("/v1/completions", BODY | {"stream_granularity": "step"})
+    blocks = server.stream("/v1/completions", STREAMED)
+    steps = server.stream("/v1/completions", STREAMED | {"stream_granularity": "step"})
     assert "".join(texts(steps)) == "".join(texts(blocks)) == whole["choices"][0]["text"]
     assert len(texts(steps)) > len(texts(blocks))
     assert all(texts(steps)[:-1])
@@ -29,7 +30,7 @@ def test_text_comes_as_soon_as_all_before_it_is_finalised(server: Server) -> Non
 
 def test_a_stop_string_is_never_shown_though_its_tokens_come_apart(server: Server) -> None:
     fields = {"stop": ["answer is"], "stream_granularity": "step", "logprobs": 1}
-    chunks = server.stream("/v1/completions", BODY | fields)
+    chunks = server.stream("/v1/completions", STREAMED | fields)
     whole = server.complete(**BODY, stop=["answer is"], logprobs=1)["choices"][0]
     assert "".join(texts(chunks)) == whole["text"]
     assert "answer is" not in whole["text"]
@@ -40,7 +41,7 @@ def test_a_stop_string_is_never_shown_though_its_tokens_come_apart(server: Serve
 
 @pytest.mark.parametrize("granularity", ["block", "step"])
 def test_the_canvas_fills_up(server: Server, granularity: str) -> None:
-    chunks = server.stream("/v1/completions", BODY | {"diffusing": True, "stream_granularity": granularity})
+    chunks = server.stream("/v1/completions", STREAMED | {"diffusing": True, "stream_granularity": granularity})
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
     assert len(choices) == chunks[-1]["usage"]["denoise_steps"]
     blocks: dict[int, dict[str, Any]] = {}
@@ -74,7 +75,7 @@ def test_a_chat_streams_its_canvas_beside_its_text(server: Server) -> None:
 
 
 def test_a_client_that_leaves_between_two_steps_leaves_nothing_behind(server: Server) -> None:
-    body = BODY | {"stream": True, "diffusing": True, "max_tokens": 1500, "ignore_eos": True}
+    body = STREAMED | {"diffusing": True, "max_tokens": 1500, "ignore_eos": True}
     with httpx.Client() as client, client.stream("POST", server.url + "/v1/completions", json=body) as response:
         next(response.iter_lines())
     server.wait_idle()
