@@ -47,7 +47,7 @@ check: $(VENV)/.installed-dev ## Lint, formatting, types, and the one-way import
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --exclude "*.md" .
 	$(BIN)/mypy
-	$(BIN)/bandit --quiet --recursive --severity-level medium cli server scheduler model training
+	$(BIN)/bandit --quiet --recursive --severity-level medium cdlm/cli server scheduler model training
 	$(BIN)/lint-imports --no-cache
 
 load: $(VENV)/.installed ## Load on a running server: tokens/s, TTFT, latency, steps per block.

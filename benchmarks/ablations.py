@@ -12,11 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.table import TASKS, make_table
-from training.config import RecipeConfig, load_config
-from training.parallel import launch
-from training.student.run import run_student
-from training.trajectories.run import run_trajectories
+from cdlm.cli.table import TASKS, make_table
+from cdlm.training.config import RecipeConfig, load_config
+from cdlm.training.parallel import launch
+from cdlm.training.student.run import run_student
+from cdlm.training.trajectories.run import run_trajectories
 
 # Not the checkpoint's own threshold: the teacher's checkpoint has another one than the students'.
 ROWS = "student_tau_0.9,student_tau_0.95,student_tau_0.99"

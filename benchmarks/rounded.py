@@ -16,9 +16,9 @@ from torch import nn
 from torchao.quantization import IntxWeightOnlyConfig, quantize_
 from torchao.quantization.granularity import PerGroup
 
-from model.checkpoint import load_checkpoint
-from model.export import save_checkpoint
-from model.transformer import Transformer
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.export import save_checkpoint
+from cdlm.model.transformer import Transformer
 
 
 def main(

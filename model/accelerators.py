@@ -7,8 +7,8 @@ off by default). Memory in decimal gigabytes as printed, which is a little less 
 
 from dataclasses import dataclass
 
-from model.cost import Precision
-from model.roofline import Roof
+from cdlm.model.cost import Precision
+from cdlm.model.roofline import Roof
 
 
 @dataclass(frozen=True, slots=True)

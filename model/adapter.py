@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from model.adapter_config import CONFIG_FILE, DECODING_FILE, AdapterConfig, AdapterDecoding, read_decoding
-from model.backbones import Backbone
-from model.config import CheckpointError
-from model.files import read_tensors, weights_file
-from model.transformer import Transformer
+from cdlm.model.adapter_config import CONFIG_FILE, DECODING_FILE, AdapterConfig, AdapterDecoding, read_decoding
+from cdlm.model.backbones import Backbone
+from cdlm.model.config import CheckpointError
+from cdlm.model.files import read_tensors, weights_file
+from cdlm.model.transformer import Transformer
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.config import CheckpointError
-from model.files import read_json
+from cdlm.model.config import CheckpointError
+from cdlm.model.files import read_json
 
 CONFIG_FILE = "adapter_config.json"
 DECODING_FILE = "cdlm.json"

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import torch
 
-from model.config import Manifest
-from model.row import RowResult, RowWork
-from model.rules import RULES, FinalisationRule
+from cdlm.model.config import Manifest
+from cdlm.model.row import RowResult, RowWork
+from cdlm.model.rules import RULES, FinalisationRule
 
 MAX_STOP_IDS = 32
 

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from model.cost import Decoding, ModelCost
-from model.roofline import Roof, Work
+from cdlm.model.cost import Decoding, ModelCost
+from cdlm.model.roofline import Roof, Work
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
-from model.config import CheckpointError
+from cdlm.model.config import CheckpointError
 
 # Roles and content between <|im_start|> and <|im_end|>: Qwen's form, which these models were tuned with.
 CHATML = (

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import torch
 
-from model.adapter import merge_adapter, read_adapter
-from model.adapter_config import CONFIG_FILE as ADAPTER_CONFIG_FILE
-from model.backbones import Backbone, find_backbone, parameter_name
-from model.backbones.keys import stop_token_ids
-from model.config import CheckpointError, Manifest, TransformerConfig, check_mask
-from model.files import inside, read_json, read_tensors, weights_file
-from model.parallel.followers import Followers
-from model.progress import show_progress
-from model.rope import stretch
-from model.token_names import TokenNames, read_token_names
-from model.transformer import Transformer
+from cdlm.model.adapter import merge_adapter, read_adapter
+from cdlm.model.adapter_config import CONFIG_FILE as ADAPTER_CONFIG_FILE
+from cdlm.model.backbones import Backbone, find_backbone, parameter_name
+from cdlm.model.backbones.keys import stop_token_ids
+from cdlm.model.config import CheckpointError, Manifest, TransformerConfig, check_mask
+from cdlm.model.files import inside, read_json, read_tensors, weights_file
+from cdlm.model.parallel.followers import Followers
+from cdlm.model.progress import show_progress
+from cdlm.model.rope import stretch
+from cdlm.model.token_names import TokenNames, read_token_names
+from cdlm.model.transformer import Transformer
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.canvas import Canvas
-from model.grammar.compiled import CompiledGrammar
-from model.grammar.errors import GrammarError
-from model.grammar.matcher import AnswerMatcher
-from model.row import RowWork
+from cdlm.model.canvas import Canvas
+from cdlm.model.grammar.compiled import CompiledGrammar
+from cdlm.model.grammar.errors import GrammarError
+from cdlm.model.grammar.matcher import AnswerMatcher
+from cdlm.model.row import RowWork
 
 # The token that an offset of the block takes from some logits [1, vocab].
 Pick = Callable[[Tensor, int], int]

@@ -6,8 +6,8 @@ are left out, so a time derived from here is a lower bound. Everything is for on
 
 from dataclasses import dataclass
 
-from model.config import PromptAttention, TransformerConfig
-from model.roofline import Work
+from cdlm.model.config import PromptAttention, TransformerConfig
+from cdlm.model.roofline import Work
 
 
 @dataclass(frozen=True, slots=True)

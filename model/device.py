@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from model.config import CheckpointError
+from cdlm.model.config import CheckpointError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from model.constrained import Pick
-from model.row import RowWork, Sampling
-from model.sampling import gumbel_noise, sample
+from cdlm.model.constrained import Pick
+from cdlm.model.row import RowWork, Sampling
+from cdlm.model.sampling import gumbel_noise, sample
 
 
 class Draws:

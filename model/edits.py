@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.canvas import Canvas
-from model.row import LogitEdits, RowWork
-from model.rules import BAN
+from cdlm.model.canvas import Canvas
+from cdlm.model.row import LogitEdits, RowWork
+from cdlm.model.rules import BAN
 
 # Edited in parts of the vocabulary, so that what is held in fp32 stays small.
 _VOCABULARY_PART = 16_384

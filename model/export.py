@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from model.config import Manifest
-from model.transformer import Transformer
+from cdlm.model.config import Manifest
+from cdlm.model.transformer import Transformer
 
 MODEL_TYPE = "cdlm"
 

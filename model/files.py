@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model.config import CheckpointError
+from cdlm.model.config import CheckpointError
 
 
 def read_json(directory: Path, name: str) -> dict[str, object]:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from model.rules import RULES
+from cdlm.model.rules import RULES
 
 
 def choose(

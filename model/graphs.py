@@ -10,10 +10,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from model.attention.cache import PagedCache
-from model.attention.varlen import VarlenAttention
-from model.layout import StepLayout, build_layout
-from model.row import RowWork
+from cdlm.model.attention.cache import PagedCache
+from cdlm.model.attention.varlen import VarlenAttention
+from cdlm.model.layout import StepLayout, build_layout
+from cdlm.model.row import RowWork
 
 Forward = Callable[[StepLayout], Tensor]
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.row import RowWork, Span
+from cdlm.model.row import RowWork, Span
 
 
 def without_prompt(work: RowWork, mask_token_id: int) -> RowWork:

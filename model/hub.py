@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from model.config import CheckpointError
+from cdlm.model.config import CheckpointError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 # Weights, configuration, tokenizer. Code and pickled weights are never fetched, and nothing of sub-directories.

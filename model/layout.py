@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.attention.cache import PagedCache
-from model.attention.paged import AttentionFactory, PagedAttention
-from model.row import RowWork
-from model.segments import Segment, clean_segments
+from cdlm.model.attention.cache import PagedCache
+from cdlm.model.attention.paged import AttentionFactory, PagedAttention
+from cdlm.model.row import RowWork
+from cdlm.model.segments import Segment, clean_segments
 
 
 @dataclass(frozen=True, slots=True)

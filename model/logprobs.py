@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.row import RowResult, RowWork, TokenScore
+from cdlm.model.row import RowResult, RowWork, TokenScore
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, mask_token_id: int, top: int) -> Tensor:

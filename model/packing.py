@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from model.head import LmHead
-from model.transformer import Layer, Product, Transformer, quantised
+from cdlm.model.head import LmHead
+from cdlm.model.transformer import Layer, Product, Transformer, quantised
 
 # The order depends on the number of rows that are expected: those of a small batch of blocks.
 _EXPECTED_ROWS = 32

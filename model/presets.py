@@ -33,7 +33,7 @@ _QWEN2_7B: dict[str, Any] = {
 }
 _FAST_DLLM: dict[str, Any] = {"model_type": "Fast_dLLM_Qwen", "architectures": ["Fast_dLLM_QwenForCausalLM"]}
 
-# The keys that ``model.backbones`` reads. Fast-dLLM v2 takes the shapes of Qwen2.5-Instruct, its base.
+# The keys that ``cdlm.model.backbones`` reads. Fast-dLLM v2 takes the shapes of Qwen2.5-Instruct, its base.
 PRESETS: dict[str, Mapping[str, Any]] = {
     "dream-7b": {**_QWEN2_7B, "model_type": "Dream", "architectures": ["DreamModel"], "mask_token_id": 151666},
     "llada-8b": {

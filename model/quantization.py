@@ -1,7 +1,7 @@
 """Weight-only quantisation: smaller weights in memory, the arithmetic stays in the model's type (torchao)."""
 
-from model.config import CheckpointError, Quantization
-from model.transformer import Transformer
+from cdlm.model.config import CheckpointError, Quantization
+from cdlm.model.transformer import Transformer
 
 
 def quantise(transformer: Transformer, name: Quantization) -> None:

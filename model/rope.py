@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from model.config import CheckpointError, Manifest, TransformerConfig
+from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
 
 
 def stretch(

@@ -5,23 +5,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from model.attention.backends import find_attention
-from model.attention.cache import PagedCache
-from model.attention.paged import AttentionFactory
-from model.canvas import Canvas
-from model.checkpoint import Checkpoint
-from model.confidence import confidence_and_best, confidence_and_best_of_head, entropy
-from model.config import AttentionBackend, CheckpointError
-from model.constrained import ConstrainedRows
-from model.draws import Draws
-from model.edits import LogitEditor
-from model.finalise import choose, choose_by_threshold, first_stop
-from model.guidance import guide, second_places, without_prompt
-from model.layout import StepLayout, build_layout, layout_key
-from model.logprobs import RowScores
-from model.row import NOT_FINITE, RowResult, RowWork, Span, TokenScore
-from model.scoring import ScoreWork, score
-from model.staged import StagedForward
+from cdlm.model.attention.backends import find_attention
+from cdlm.model.attention.cache import PagedCache
+from cdlm.model.attention.paged import AttentionFactory
+from cdlm.model.canvas import Canvas
+from cdlm.model.checkpoint import Checkpoint
+from cdlm.model.confidence import confidence_and_best, confidence_and_best_of_head, entropy
+from cdlm.model.config import AttentionBackend, CheckpointError
+from cdlm.model.constrained import ConstrainedRows
+from cdlm.model.draws import Draws
+from cdlm.model.edits import LogitEditor
+from cdlm.model.finalise import choose, choose_by_threshold, first_stop
+from cdlm.model.guidance import guide, second_places, without_prompt
+from cdlm.model.layout import StepLayout, build_layout, layout_key
+from cdlm.model.logprobs import RowScores
+from cdlm.model.row import NOT_FINITE, RowResult, RowWork, Span, TokenScore
+from cdlm.model.scoring import ScoreWork, score
+from cdlm.model.staged import StagedForward
 
 
 class ModelRunner:
@@ -62,7 +62,7 @@ class ModelRunner:
         self.draws = Draws(self.manifest.block_length, self.device)
         self.graphs: Callable[[list[RowWork], StepLayout], Tensor] | None = None
         if cuda_graphs:
-            from model.graphs import ForwardGraphs  # Older versions of torch have no varlen attention.
+            from cdlm.model.graphs import ForwardGraphs  # Older versions of torch have no varlen attention.
 
             self.graphs = ForwardGraphs(
                 self.forward,

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.attention.cache import PagedCache
-from model.attention.paged import AttentionFactory
-from model.logprobs import token_logprobs
-from model.row import TokenScore
-from model.segments import Segment
-from model.transformer import Transformer
+from cdlm.model.attention.cache import PagedCache
+from cdlm.model.attention.paged import AttentionFactory
+from cdlm.model.logprobs import token_logprobs
+from cdlm.model.row import TokenScore
+from cdlm.model.segments import Segment
+from cdlm.model.transformer import Transformer
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from model.row import Span
+from cdlm.model.row import Span
 
 Indices = NDArray[np.int64]
 

@@ -5,12 +5,12 @@ import math
 import torch
 from torch import Tensor
 
-from model.attention.cache import PagedCache
-from model.attention.paged import AttentionFactory
-from model.cost import attention_share
-from model.row import Span
-from model.segments import clean_segments, cut
-from model.transformer import Transformer
+from cdlm.model.attention.cache import PagedCache
+from cdlm.model.attention.paged import AttentionFactory
+from cdlm.model.cost import attention_share
+from cdlm.model.row import Span
+from cdlm.model.segments import clean_segments, cut
+from cdlm.model.transformer import Transformer
 
 
 class StagedForward:

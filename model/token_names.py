@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.config import CheckpointError
-from model.files import read_json
+from cdlm.model.config import CheckpointError
+from cdlm.model.files import read_json
 
 logger = logging.getLogger(__name__)
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase, Qwen2Tokenizer
 
-from model.backbones.fast_dllm_v2 import FastDllmV2Backbone
-from model.backbones.llada import LladaBackbone
-from model.backbones.native import NativeBackbone
-from model.backbones.sdar import SdarBackbone
-from model.chat_templates import default_template, use_template
-from model.config import CheckpointError
-from model.files import check_links, read_json
+from cdlm.model.backbones.fast_dllm_v2 import FastDllmV2Backbone
+from cdlm.model.backbones.llada import LladaBackbone
+from cdlm.model.backbones.native import NativeBackbone
+from cdlm.model.backbones.sdar import SdarBackbone
+from cdlm.model.chat_templates import default_template, use_template
+from cdlm.model.config import CheckpointError
+from cdlm.model.files import check_links, read_json
 
 CONFIG_FILE = "tokenizer_config.json"
 

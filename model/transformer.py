@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from model.config import TransformerConfig
-from model.head import LmHead
+from cdlm.model.config import TransformerConfig
+from cdlm.model.head import LmHead
 
 
 class Attention(Protocol):

@@ -1,7 +1,7 @@
 """Block geometry: where blocks begin, and into which spans known tokens are cut for the forward."""
 
-from model.config import Manifest
-from model.row import Span
+from cdlm.model.config import Manifest
+from cdlm.model.row import Span
 
 
 def first_block_start(prompt_length: int, manifest: Manifest) -> int:

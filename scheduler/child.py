@@ -9,7 +9,7 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 # About 30 microseconds, the pause between two products of a small model. GNU's threads else spin for 3 milliseconds;
 # where two of them share a core, because another process has theirs, every product takes that long.
 _SHORT_SPIN = "3000"
-_ROOT = str(Path(__file__).resolve().parents[1])
+_ROOT = str(Path(__file__).absolute().parents[2])  # Not resolved: in a checkout cdlm/scheduler is a link.
 # This program need not be installed, or another version of it may be: its directory goes before those of packages.
 _RUN = """
 import runpy, sys

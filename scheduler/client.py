@@ -13,10 +13,10 @@ import msgspec
 import zmq
 import zmq.asyncio
 
-from scheduler import child
-from scheduler.errors import EngineDeadError, EngineStartError
-from scheduler.flights import Flights
-from scheduler.messages import (
+from cdlm.scheduler import child
+from cdlm.scheduler.errors import EngineDeadError, EngineStartError
+from cdlm.scheduler.flights import Flights
+from cdlm.scheduler.messages import (
     AbortRequest,
     BlockOutput,
     EngineFailed,
@@ -30,8 +30,8 @@ from scheduler.messages import (
     StepBegun,
     StepReport,
 )
-from scheduler.options import EngineOptions
-from scheduler.sockets import socket_directory
+from cdlm.scheduler.options import EngineOptions
+from cdlm.scheduler.sockets import socket_directory
 
 logger = logging.getLogger(__name__)
 
@@ -243,7 +243,8 @@ class EngineClient:
                 socket.set_hwm(0)
                 socket.linger = 0
                 socket.bind(address)
-            command = child.command("scheduler.process", *addresses, str(os.getpid()))
+            level = str(logging.getLogger("cdlm").getEffectiveLevel())
+            command = child.command("cdlm.scheduler.process", *addresses, str(os.getpid()), level)
             process = await asyncio.create_subprocess_exec(
                 *command, env=child.environment(), stdin=asyncio.subprocess.PIPE
             )

@@ -6,28 +6,28 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from model.config import CheckpointError
-from model.device import keep_freed_memory
-from model.row import NOT_FINITE, RowResult, RowWork
-from model.runner import ModelRunner
-from scheduler.errors import EngineStartError, RequestError
-from scheduler.faults import Fault, attempt
-from scheduler.grammars import GrammarCompiler
-from scheduler.loading import page_count
-from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest, StepReport
-from scheduler.options import EngineOptions
-from scheduler.outputs import engine_ready, step_output
-from scheduler.page_pool import PagePool
-from scheduler.prefix_cache import PrefixCache
-from scheduler.ranks import leave, load
-from scheduler.row_steps import RowSteps
-from scheduler.scheduler import Scheduler
-from scheduler.score_queue import ScoreQueue
-from scheduler.sequence import Sequence
-from scheduler.staging import Staging
-from scheduler.step_work import step_phase, work_tokens
-from scheduler.threads import Threads
-from scheduler.validation import check_request
+from cdlm.model.config import CheckpointError
+from cdlm.model.device import keep_freed_memory
+from cdlm.model.row import NOT_FINITE, RowResult, RowWork
+from cdlm.model.runner import ModelRunner
+from cdlm.scheduler.errors import EngineStartError, RequestError
+from cdlm.scheduler.faults import Fault, attempt
+from cdlm.scheduler.grammars import GrammarCompiler
+from cdlm.scheduler.loading import page_count
+from cdlm.scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest, StepReport
+from cdlm.scheduler.options import EngineOptions
+from cdlm.scheduler.outputs import engine_ready, step_output
+from cdlm.scheduler.page_pool import PagePool
+from cdlm.scheduler.prefix_cache import PrefixCache
+from cdlm.scheduler.ranks import leave, load
+from cdlm.scheduler.row_steps import RowSteps
+from cdlm.scheduler.scheduler import Scheduler
+from cdlm.scheduler.score_queue import ScoreQueue
+from cdlm.scheduler.sequence import Sequence
+from cdlm.scheduler.staging import Staging
+from cdlm.scheduler.step_work import step_phase, work_tokens
+from cdlm.scheduler.threads import Threads
+from cdlm.scheduler.validation import check_request
 
 logger = logging.getLogger(__name__)
 

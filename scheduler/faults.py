@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from model.parallel.followers import LostRank
+from cdlm.model.parallel.followers import LostRank
 
 logger = logging.getLogger(__name__)
 

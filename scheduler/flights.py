@@ -4,8 +4,8 @@ import asyncio
 import time
 from collections.abc import Iterable
 
-from scheduler.errors import EngineDeadError
-from scheduler.messages import BlockOutput, GenerateRequest, ScoreRequest
+from cdlm.scheduler.errors import EngineDeadError
+from cdlm.scheduler.messages import BlockOutput, GenerateRequest, ScoreRequest
 
 MAX_LIVES = 3  # Engine processes that a request is handed to before it is held to be what kills them.
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from model.grammar.compiled import CompiledGrammar
-from model.grammar.vocabulary import Vocabulary
-from model.tokenizer import load_tokenizer
-from scheduler.sequence import Sequence
+from cdlm.model.grammar.compiled import CompiledGrammar
+from cdlm.model.grammar.vocabulary import Vocabulary
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.scheduler.sequence import Sequence
 
 KEPT_GRAMMARS = 64
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from scheduler.engine import Engine, StepObserver
-from scheduler.errors import EngineError
-from scheduler.messages import EngineStats, FinishReason, GenerateRequest, TokenLogprob
-from scheduler.options import EngineOptions
+from cdlm.scheduler.engine import Engine, StepObserver
+from cdlm.scheduler.errors import EngineError
+from cdlm.scheduler.messages import EngineStats, FinishReason, GenerateRequest, TokenLogprob
+from cdlm.scheduler.options import EngineOptions
 
 
 @dataclass(slots=True)

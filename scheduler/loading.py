@@ -5,16 +5,16 @@ from pathlib import Path
 
 import torch
 
-from model.attention.cache import PagedCache
-from model.checkpoint import Checkpoint, load_checkpoint
-from model.config import CheckpointError
-from model.device import free_memory, resolve_device, resolve_dtype
-from model.packing import pack, packable, worthwhile
-from model.parallel.transformer import RankTransformer
-from model.quantization import quantise
-from model.transformer import Transformer
-from scheduler.errors import EngineStartError
-from scheduler.options import EngineOptions
+from cdlm.model.attention.cache import PagedCache
+from cdlm.model.checkpoint import Checkpoint, load_checkpoint
+from cdlm.model.config import CheckpointError
+from cdlm.model.device import free_memory, resolve_device, resolve_dtype
+from cdlm.model.packing import pack, packable, worthwhile
+from cdlm.model.parallel.transformer import RankTransformer
+from cdlm.model.quantization import quantise
+from cdlm.model.transformer import Transformer
+from cdlm.scheduler.errors import EngineStartError
+from cdlm.scheduler.options import EngineOptions
 
 # Of the memory that is free once the weights are there; the rest is for activations, and on a CPU for everyone else.
 FREE_SHARE_GPU, FREE_SHARE_CPU = 0.9, 0.25

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from model.rules import RuleName
+from cdlm.model.rules import RuleName
 
 FinishReason = Literal["stop", "length", "error"]
 Phase = Literal["prefill", "denoise", "commit", "score", "mixed", "idle"]

@@ -1,11 +1,11 @@
 """What the engine tells: of itself once it is ready, and of a request after a step."""
 
-from model.config import Manifest
-from model.row import RowResult
-from model.runner import ModelRunner
-from scheduler.messages import BlockCanvas, BlockOutput, EngineReady, FinishReason, TokenLogprob
-from scheduler.page_pool import PagePool
-from scheduler.sequence import Sequence
+from cdlm.model.config import Manifest
+from cdlm.model.row import RowResult
+from cdlm.model.runner import ModelRunner
+from cdlm.scheduler.messages import BlockCanvas, BlockOutput, EngineReady, FinishReason, TokenLogprob
+from cdlm.scheduler.page_pool import PagePool
+from cdlm.scheduler.sequence import Sequence
 
 
 def engine_ready(runner: ModelRunner, pool: PagePool, max_guided_len: int) -> EngineReady:

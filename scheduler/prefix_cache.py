@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from model.config import Manifest
-from scheduler.blocks import first_block_start
-from scheduler.page_pool import PagePool
-from scheduler.prefix_keys import Key, PrefixKeys
-from scheduler.sequence import Sequence
+from cdlm.model.config import Manifest
+from cdlm.scheduler.blocks import first_block_start
+from cdlm.scheduler.page_pool import PagePool
+from cdlm.scheduler.prefix_keys import Key, PrefixKeys
+from cdlm.scheduler.sequence import Sequence
 
 _WORTH_WAITING = 128  # Tokens of a prompt; a shorter one is computed sooner than a step is waited for.
 

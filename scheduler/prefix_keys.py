@@ -3,9 +3,9 @@
 import hashlib
 from array import array
 
-from model.config import Manifest
-from scheduler.blocks import first_block_start
-from scheduler.sequence import Sequence
+from cdlm.model.config import Manifest
+from cdlm.scheduler.blocks import first_block_start
+from cdlm.scheduler.sequence import Sequence
 
 Key = bytes
 

@@ -9,9 +9,9 @@ import msgspec
 import setproctitle
 import zmq
 
-from scheduler.engine import Engine
-from scheduler.errors import EngineStartError, RequestError
-from scheduler.messages import (
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.errors import EngineStartError, RequestError
+from cdlm.scheduler.messages import (
     AbortRequest,
     BlockOutput,
     EngineFailed,
@@ -23,7 +23,7 @@ from scheduler.messages import (
     StepBegun,
     StepReport,
 )
-from scheduler.options import EngineOptions
+from cdlm.scheduler.options import EngineOptions
 
 logger = logging.getLogger(__name__)
 
@@ -91,12 +91,13 @@ class EngineServer:
 
 
 def main() -> int:
-    """Entry point of ``python -m scheduler.process INBOX OUTBOX PARENT``; the options come on standard input.
+    """Entry point of ``python -m cdlm.scheduler.process INBOX OUTBOX PARENT LEVEL``.
 
-    PARENT is the process id of the API process, which may be gone before the engine has loaded.
+    The options come on standard input. PARENT is the process id of the API process, which may be gone before the engine
+    has loaded; LEVEL is the least severe level that is logged, as a number.
     """
     setproctitle.setproctitle(PROCESS_NAME)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=int(sys.argv[4]), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # They may reach the whole group; the parent decides when to stop.
     options = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineOptions)

@@ -1,6 +1,6 @@
 """One of the processes that share a model's layers: joins the others, loads its share, does what the leader says.
 
-    python -m scheduler.rank DESCRIPTOR
+    python -m cdlm.scheduler.rank DESCRIPTOR
 
 DESCRIPTOR is an open connection to the leader, which sends ``RankStart`` and is told ``RankHere``, then ``RankReady``
 or ``RankFailed``.
@@ -19,13 +19,13 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from model.device import free_memory, keep_freed_memory
-from model.parallel.follower import Follower
-from model.parallel.transformer import RankTransformer
-from scheduler.errors import EngineStartError
-from scheduler.loading import load_weights, rank_device
-from scheduler.options import EngineOptions
-from scheduler.threads import Threads
+from cdlm.model.device import free_memory, keep_freed_memory
+from cdlm.model.parallel.follower import Follower
+from cdlm.model.parallel.transformer import RankTransformer
+from cdlm.scheduler.errors import EngineStartError
+from cdlm.scheduler.loading import load_weights, rank_device
+from cdlm.scheduler.options import EngineOptions
+from cdlm.scheduler.threads import Threads
 
 PROCESS_NAME = "cdlm-rank"
 HOST = "127.0.0.1"  # All ranks are on one machine.

@@ -10,14 +10,14 @@ import msgspec
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from model.checkpoint import Checkpoint
-from model.parallel.followers import Followers
-from model.parallel.transformer import RankTransformer
-from scheduler import child
-from scheduler.errors import EngineStartError
-from scheduler.loading import load_weights, rank_device
-from scheduler.options import EngineOptions
-from scheduler.rank import HOST, RankFailed, RankHere, RankMessage, RankReady, RankStart, join
+from cdlm.model.checkpoint import Checkpoint
+from cdlm.model.parallel.followers import Followers
+from cdlm.model.parallel.transformer import RankTransformer
+from cdlm.scheduler import child
+from cdlm.scheduler.errors import EngineStartError
+from cdlm.scheduler.loading import load_weights, rank_device
+from cdlm.scheduler.options import EngineOptions
+from cdlm.scheduler.rank import HOST, RankFailed, RankHere, RankMessage, RankReady, RankStart, join
 
 _Message = TypeVar("_Message", RankHere, RankReady)
 
@@ -80,7 +80,7 @@ def start(message: RankStart) -> tuple[Connection, subprocess.Popen[bytes]]:
     """A process that is told to be a rank."""
     mine, its = Pipe()
     with its:
-        command = child.command("scheduler.rank", str(its.fileno()))
+        command = child.command("cdlm.scheduler.rank", str(its.fileno()))
         process = subprocess.Popen(command, env=child.environment(), pass_fds=(its.fileno(),), stdin=subprocess.DEVNULL)
     mine.send_bytes(msgspec.msgpack.encode(message))
     return mine, process

@@ -2,13 +2,13 @@
 
 from functools import partial
 
-from model.row import Guidance, RowResult, RowWork
-from model.runner import ModelRunner
-from scheduler.blocks import clean_spans
-from scheduler.faults import Fault, attempt, run_apart
-from scheduler.sequence import Sequence
-from scheduler.step_work import work_tokens
-from scheduler.threads import Threads
+from cdlm.model.row import Guidance, RowResult, RowWork
+from cdlm.model.runner import ModelRunner
+from cdlm.scheduler.blocks import clean_spans
+from cdlm.scheduler.faults import Fault, attempt, run_apart
+from cdlm.scheduler.sequence import Sequence
+from cdlm.scheduler.step_work import work_tokens
+from cdlm.scheduler.threads import Threads
 
 # What a step did for a request.
 Done = tuple[RowWork, RowResult]

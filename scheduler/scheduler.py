@@ -4,13 +4,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from model.config import Manifest
-from scheduler.fair_queue import FairQueue
-from scheduler.faults import Fault, attempt
-from scheduler.page_pool import PagePool
-from scheduler.prefix_cache import PrefixCache
-from scheduler.prefix_keys import Key
-from scheduler.sequence import Sequence
+from cdlm.model.config import Manifest
+from cdlm.scheduler.fair_queue import FairQueue
+from cdlm.scheduler.faults import Fault, attempt
+from cdlm.scheduler.page_pool import PagePool
+from cdlm.scheduler.prefix_cache import PrefixCache
+from cdlm.scheduler.prefix_keys import Key
+from cdlm.scheduler.sequence import Sequence
 
 _LOOKS = 64
 """Waiting requests that a step looks at, at most; the next step goes on with the others."""

@@ -4,16 +4,16 @@ import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from model.config import Manifest
-from model.row import NOT_FINITE, TokenScore
-from model.runner import ModelRunner
-from scheduler.errors import RequestError
-from scheduler.fair_queue import FairQueue
-from scheduler.faults import Fault, attempt, run_apart
-from scheduler.messages import BlockOutput, ScoreRequest
-from scheduler.page_pool import PagePool
-from scheduler.scoring import Scoring, ScoringPlan
-from scheduler.validation import check_logprobs, check_priority
+from cdlm.model.config import Manifest
+from cdlm.model.row import NOT_FINITE, TokenScore
+from cdlm.model.runner import ModelRunner
+from cdlm.scheduler.errors import RequestError
+from cdlm.scheduler.fair_queue import FairQueue
+from cdlm.scheduler.faults import Fault, attempt, run_apart
+from cdlm.scheduler.messages import BlockOutput, ScoreRequest
+from cdlm.scheduler.page_pool import PagePool
+from cdlm.scheduler.scoring import Scoring, ScoringPlan
+from cdlm.scheduler.validation import check_logprobs, check_priority
 
 _SHARE = 4  # A step that follows one without scores keeps one part in so many of its tokens for them.
 

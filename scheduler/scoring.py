@@ -8,12 +8,12 @@ with pages of its own behind the shared ones of the earlier blocks, so any numbe
 import time
 from dataclasses import dataclass, field
 
-from model.config import Manifest
-from model.row import TokenScore
-from model.scoring import ScoreWork
-from model.segments import Segment
-from scheduler.messages import BlockOutput, ScoreRequest, TokenLogprob
-from scheduler.page_pool import PagePool
+from cdlm.model.config import Manifest
+from cdlm.model.row import TokenScore
+from cdlm.model.scoring import ScoreWork
+from cdlm.model.segments import Segment
+from cdlm.scheduler.messages import BlockOutput, ScoreRequest, TokenLogprob
+from cdlm.scheduler.page_pool import PagePool
 
 
 @dataclass(slots=True)

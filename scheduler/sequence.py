@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from model.config import Manifest
-from model.grammar.compiled import CompiledGrammar
-from model.row import LogitEdits, Sampling
-from model.rules import RULE_NUMBERS, FinalisationRule
-from model.staged import StagedForward
-from scheduler.blocks import first_block_start
-from scheduler.messages import DecodingParams, GenerateRequest, TokenLogprob
-from scheduler.options import EngineOptions
+from cdlm.model.config import Manifest
+from cdlm.model.grammar.compiled import CompiledGrammar
+from cdlm.model.row import LogitEdits, Sampling
+from cdlm.model.rules import RULE_NUMBERS, FinalisationRule
+from cdlm.model.staged import StagedForward
+from cdlm.scheduler.blocks import first_block_start
+from cdlm.scheduler.messages import DecodingParams, GenerateRequest, TokenLogprob
+from cdlm.scheduler.options import EngineOptions
 
 
 @dataclass(slots=True, eq=False)

@@ -1,8 +1,8 @@
 """How fast a long prompt is computed beside other requests' steps."""
 
-from model.runner import ModelRunner
-from scheduler.blocks import clean_spans
-from scheduler.sequence import Sequence
+from cdlm.model.runner import ModelRunner
+from cdlm.scheduler.blocks import clean_spans
+from cdlm.scheduler.sequence import Sequence
 
 # Of what a staged request may take of a step, what it gets beside the smallest.
 _LEAST = 8

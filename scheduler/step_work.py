@@ -1,7 +1,7 @@
 """What the work of a step amounts to, for its budget and its figures."""
 
-from model.row import RowWork
-from scheduler.messages import Phase
+from cdlm.model.row import RowWork
+from cdlm.scheduler.messages import Phase
 
 
 def work_tokens(work: RowWork, block_length: int) -> int:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from scheduler.options import EngineOptions
+from cdlm.scheduler.crowding import Crowding
+from cdlm.scheduler.options import EngineOptions
 
 # Multiply-adds that are worth a thread: with fewer it waits for the others longer than it computes. One block of 32
 # tokens of the bundled student is 4.2e7 in all, and gets one thread; two such blocks get two.
@@ -26,6 +27,7 @@ class Threads:
     """
 
     def __init__(self, options: EngineOptions) -> None:
+        self._crowding = Crowding()
         self._ranks = options.tensor_parallel_size
         self.fixed = options.threads is not None or any(os.environ.get(name) for name in OMP_THREADS)
         if options.threads is not None:
@@ -36,10 +38,15 @@ class Threads:
 
     @contextmanager
     def worth(self, multiply_adds: float) -> Iterator[None]:
-        """For the length of the block as many threads as a rank's share of so much work is worth."""
+        """For the length of the block as many threads as a rank's share of so much work is worth.
+
+        Fewer, where other processes need the cores.
+        """
         most = torch.get_num_threads()
-        wanted = min(most, worth_threads(multiply_adds / self._ranks))
-        if self.fixed or wanted == most:
+        wanted = most if self.fixed else min(most, worth_threads(multiply_adds / self._ranks))
+        if wanted > 1 and not self.fixed:
+            wanted = self._crowding.limited(wanted)
+        if wanted == most:
             yield
             return
         torch.set_num_threads(wanted)

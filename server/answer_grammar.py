@@ -7,11 +7,11 @@ from typing import Literal
 from llguidance import regex_to_lark
 from pydantic import JsonValue
 
-from server.errors import invalid
-from server.json_schema import prepared
-from server.protocol.formats import Constraint
-from server.protocol.tools import ToolUse
-from server.tool_format import CALL_BEGIN, CALL_END, CALL_MARK, CALL_SEPARATOR, call_head
+from cdlm.server.errors import invalid
+from cdlm.server.json_schema import prepared
+from cdlm.server.protocol.formats import Constraint
+from cdlm.server.protocol.tools import ToolUse
+from cdlm.server.tool_format import CALL_BEGIN, CALL_END, CALL_MARK, CALL_SEPARATOR, call_head
 
 # Replaces what a schema may say itself: no free white space, nothing ignored silently.
 _OPTIONS: dict[str, JsonValue] = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}

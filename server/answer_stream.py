@@ -4,9 +4,9 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
 from typing import Protocol
 
-from server.choice import Update
-from server.errors import ApiError
-from server.generation import Job
+from cdlm.server.choice import Update
+from cdlm.server.errors import ApiError
+from cdlm.server.generation import Job
 
 
 class Writer(Protocol):

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from scheduler.messages import BlockOutput, TokenLogprob
-from server.logprobs import PlacedToken
-from server.stops import StopMatcher
-from server.text import Detokenizer, TextCodec
+from cdlm.scheduler.messages import BlockOutput, TokenLogprob
+from cdlm.server.logprobs import PlacedToken
+from cdlm.server.stops import StopMatcher
+from cdlm.server.text import Detokenizer, TextCodec
 
 
 def place_prompt(

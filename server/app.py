@@ -8,19 +8,19 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from server import chat, completions, health, models, reference, responses
-from server.auth import ApiKeyAuth
-from server.errors import install_handlers
-from server.head import Head
-from server.limits import BodyLimit, RequestId
-from server.playground import playground_routes
-from server.request_log import RequestLog
-from server.root_path import RootPath
-from server.schema.document import complete
-from server.services import Services
+from cdlm.server import chat, completions, health, models, reference, responses
+from cdlm.server.auth import ApiKeyAuth
+from cdlm.server.errors import install_handlers
+from cdlm.server.head import Head
+from cdlm.server.limits import BodyLimit, RequestId
+from cdlm.server.playground import playground_routes
+from cdlm.server.request_log import RequestLog
+from cdlm.server.root_path import RootPath
+from cdlm.server.schema.document import complete
+from cdlm.server.services import Services
 
 if TYPE_CHECKING:
-    from server.spans import Tracing
+    from cdlm.server.spans import Tracing
 
 
 def create_app(services: Services, tracing: "Tracing | None" = None) -> ASGIApp:

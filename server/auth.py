@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.errors import ApiError
-from server.keys import ApiKey, digest
+from cdlm.server.errors import ApiError
+from cdlm.server.keys import ApiKey, digest
 
 # Probes, and what the API is like, which is the same for every server of this version: browsers send no key for a page.
 OPEN_PATHS = frozenset({"/health", "/livez", "/readyz", "/ping", "/docs", "/openapi.json"})

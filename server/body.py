@@ -7,8 +7,8 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
-from server.errors import ApiError, ClientGone, invalid
-from server.protocol.fields.table import UNWANTED
+from cdlm.server.errors import ApiError, ClientGone, invalid
+from cdlm.server.protocol.fields.table import UNWANTED
 
 Body = TypeVar("Body", bound=BaseModel)
 

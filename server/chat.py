@@ -7,21 +7,21 @@ from collections.abc import Iterator, Mapping
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from scheduler.messages import EngineReady
-from server.answer_grammar import answer_grammar
-from server.answer_stream import answer_events
-from server.body import read_body
-from server.choice import Choice, Update
-from server.diffusing import diffusing
-from server.errors import ApiError
-from server.generation import Job
-from server.logprobs import PlacedToken, chat_logprobs
-from server.protocol.chat import ChatRequest
-from server.request_log import RequestRecord
-from server.services import Services, check_edits, check_stop_ids, token_budget
-from server.sse import DONE, event, open_stream, unless_gone
-from server.text import TextCodec
-from server.tool_calls import Piece, TextPiece, ToolCallReader
+from cdlm.scheduler.messages import EngineReady
+from cdlm.server.answer_grammar import answer_grammar
+from cdlm.server.answer_stream import answer_events
+from cdlm.server.body import read_body
+from cdlm.server.choice import Choice, Update
+from cdlm.server.diffusing import diffusing
+from cdlm.server.errors import ApiError
+from cdlm.server.generation import Job
+from cdlm.server.logprobs import PlacedToken, chat_logprobs
+from cdlm.server.protocol.chat import ChatRequest
+from cdlm.server.request_log import RequestRecord
+from cdlm.server.services import Services, check_edits, check_stop_ids, token_budget
+from cdlm.server.sse import DONE, event, open_stream, unless_gone
+from cdlm.server.text import TextCodec
+from cdlm.server.tool_calls import Piece, TextPiece, ToolCallReader
 
 router = APIRouter()
 

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from scheduler.messages import BlockCanvas, BlockOutput, GenerateRequest
-from server.answer_text import AnswerText, TextRules
-from server.logprobs import PlacedToken
-from server.text import TextCodec
+from cdlm.scheduler.messages import BlockCanvas, BlockOutput, GenerateRequest
+from cdlm.server.answer_text import AnswerText, TextRules
+from cdlm.server.logprobs import PlacedToken
+from cdlm.server.text import TextCodec
 
 Finish = Literal["stop", "length"]
 

@@ -4,7 +4,7 @@ import re
 
 from llguidance.gbnf_to_lark import any_to_lark
 
-from model.grammar.errors import GrammarError
+from cdlm.model.grammar.errors import GrammarError
 
 # Strings, regular expressions and comments of Lark, in which a sign stands for itself.
 _LITERALS = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/(?:\\.|[^/\\\n])+/')

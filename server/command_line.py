@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 from pydantic_settings import SettingsError as SourceError
 
-from server.keys import EMPTY_SECRET
-from server.settings import ENV_PREFIX, SECRETS, ServerSettings
+from cdlm.server.keys import EMPTY_SECRET
+from cdlm.server.settings import ENV_PREFIX, SECRETS, ServerSettings
 
 
 class SettingsError(Exception):

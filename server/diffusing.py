@@ -1,7 +1,7 @@
 """The block being denoised, as a stream with ``diffusing`` shows it."""
 
-from scheduler.messages import BlockCanvas
-from server.text import TextCodec
+from cdlm.scheduler.messages import BlockCanvas
+from cdlm.server.text import TextCodec
 
 
 def diffusing(block: int, canvas: BlockCanvas, codec: TextCodec, *, keep_special: bool) -> dict[str, object]:

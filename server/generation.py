@@ -10,15 +10,15 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from scheduler.errors import EngineDeadError, EngineError
-from scheduler.messages import GenerateRequest, ScoreRequest, TokenLogprob
-from server.answer_text import TextRules
-from server.choice import Choice, Update
-from server.errors import ApiError
-from server.protocol.common import AnswerFields, StreamOptions
-from server.request_log import Outcome, RequestRecord, SequenceTrace
-from server.services import Services
-from server.text import TextCodec
+from cdlm.scheduler.errors import EngineDeadError, EngineError
+from cdlm.scheduler.messages import GenerateRequest, ScoreRequest, TokenLogprob
+from cdlm.server.answer_text import TextRules
+from cdlm.server.choice import Choice, Update
+from cdlm.server.errors import ApiError
+from cdlm.server.protocol.common import AnswerFields, StreamOptions
+from cdlm.server.request_log import Outcome, RequestRecord, SequenceTrace
+from cdlm.server.services import Services
+from cdlm.server.text import TextCodec
 
 logger = logging.getLogger(__name__)
 

@@ -7,14 +7,14 @@ from collections import OrderedDict
 import anyio
 import anyio.to_thread
 
-from model.grammar.compiled import CompiledGrammar, check_size
-from model.grammar.errors import GrammarError
-from model.grammar.vocabulary import Vocabulary
-from scheduler.messages import EngineReady
-from server.answer_grammar import AnswerGrammar
-from server.client_grammar import lark_of
-from server.errors import invalid
-from server.text import TextCodec
+from cdlm.model.grammar.compiled import CompiledGrammar, check_size
+from cdlm.model.grammar.errors import GrammarError
+from cdlm.model.grammar.vocabulary import Vocabulary
+from cdlm.scheduler.messages import EngineReady
+from cdlm.server.answer_grammar import AnswerGrammar
+from cdlm.server.client_grammar import lark_of
+from cdlm.server.errors import invalid
+from cdlm.server.text import TextCodec
 
 KEPT_VERDICTS = 1024
 COMPILE_TIMEOUT_S = 10.0

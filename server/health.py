@@ -3,8 +3,8 @@
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from server.errors import ApiError
-from server.services import Services
+from cdlm.server.errors import ApiError
+from cdlm.server.services import Services
 
 router = APIRouter()
 

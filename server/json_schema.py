@@ -8,9 +8,9 @@ from urllib.parse import unquote
 
 from pydantic import JsonValue
 
-from server.errors import invalid
-from server.json_formats import FORMATS, PATTERNS
-from server.schema_parts import Node, apart, listed, remainders, tag_of, without_names
+from cdlm.server.errors import invalid
+from cdlm.server.json_formats import FORMATS, PATTERNS
+from cdlm.server.schema_parts import Node, apart, listed, remainders, tag_of, without_names
 
 MAX_DEPTH = 64
 MAX_VARIANTS = 512

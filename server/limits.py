@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ApiError
-from server.keys import ApiKey
-from server.metrics import Metrics
-from server.quotas import Quota
+from cdlm.server.errors import ApiError
+from cdlm.server.keys import ApiKey
+from cdlm.server.metrics import Metrics
+from cdlm.server.quotas import Quota
 
 logger = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scheduler.messages import TokenLogprob
-from server.text import TextCodec
+from cdlm.scheduler.messages import TokenLogprob
+from cdlm.server.text import TextCodec
 
 
 @dataclass(frozen=True, slots=True)

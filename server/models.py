@@ -3,9 +3,9 @@
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from server.body import read_body
-from server.protocol.tokens import DetokenizeRequest, TokenizeRequest
-from server.services import Services, check_ids
+from cdlm.server.body import read_body
+from cdlm.server.protocol.tokens import DetokenizeRequest, TokenizeRequest
+from cdlm.server.services import Services, check_ids
 
 router = APIRouter()
 

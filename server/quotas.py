@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from server.errors import ApiError
-from server.keys import ApiKey
+from cdlm.server.errors import ApiError
+from cdlm.server.keys import ApiKey
 
 _MINUTE_S = 60.0
 

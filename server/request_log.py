@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from scheduler.messages import BlockOutput, GenerateRequest
-from server.choice import Update
-from server.keys import ApiKey
+from cdlm.scheduler.messages import BlockOutput, GenerateRequest
+from cdlm.server.choice import Update
+from cdlm.server.keys import ApiKey
 
 if TYPE_CHECKING:
-    from server.spans import RequestSpan, Tracing
+    from cdlm.server.spans import RequestSpan, Tracing
 
 logger = logging.getLogger(__name__)
 

@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from itertools import count
 
-from server.choice import Update
-from server.diffusing import diffusing
-from server.errors import ApiError
-from server.logprobs import PlacedToken
-from server.protocol.responses import ResponsesRequest
-from server.response_object import ResponseObject, Status
-from server.response_output import TextItem
-from server.sse import event
-from server.text import TextCodec
-from server.tool_calls import TextPiece
+from cdlm.server.choice import Update
+from cdlm.server.diffusing import diffusing
+from cdlm.server.errors import ApiError
+from cdlm.server.logprobs import PlacedToken
+from cdlm.server.protocol.responses import ResponsesRequest
+from cdlm.server.response_object import ResponseObject, Status
+from cdlm.server.response_output import TextItem
+from cdlm.server.sse import event
+from cdlm.server.text import TextCodec
+from cdlm.server.tool_calls import TextPiece
 
 
 class ResponseEvents:

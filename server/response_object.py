@@ -4,15 +4,15 @@ import time
 import uuid
 from typing import Literal
 
-from server.choice import Choice, Update
-from server.errors import ApiError
-from server.generation import Job
-from server.logprobs import PlacedToken, token_entries
-from server.protocol.responses import ResponsesRequest
-from server.response_output import CalledItem, Item, Output, TextItem
-from server.services import Services
-from server.text import TextCodec
-from server.tool_calls import Piece, ToolCallReader
+from cdlm.server.choice import Choice, Update
+from cdlm.server.errors import ApiError
+from cdlm.server.generation import Job
+from cdlm.server.logprobs import PlacedToken, token_entries
+from cdlm.server.protocol.responses import ResponsesRequest
+from cdlm.server.response_output import CalledItem, Item, Output, TextItem
+from cdlm.server.services import Services
+from cdlm.server.text import TextCodec
+from cdlm.server.tool_calls import Piece, ToolCallReader
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 

@@ -3,7 +3,7 @@
 import uuid
 from dataclasses import dataclass, field
 
-from server.tool_calls import Call, Piece, TextPiece
+from cdlm.server.tool_calls import Call, Piece, TextPiece
 
 
 @dataclass(slots=True)

@@ -3,18 +3,18 @@
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from scheduler.messages import EngineReady
-from server.answer_grammar import answer_grammar
-from server.answer_stream import answer_events
-from server.body import read_body
-from server.generation import Job
-from server.protocol.responses import ResponsesRequest
-from server.request_log import RequestRecord
-from server.response_events import ResponseEvents
-from server.response_object import ResponseObject
-from server.services import Services, check_edits, check_stop_ids, token_budget
-from server.sse import open_stream, unless_gone
-from server.text import Chat, TextCodec
+from cdlm.scheduler.messages import EngineReady
+from cdlm.server.answer_grammar import answer_grammar
+from cdlm.server.answer_stream import answer_events
+from cdlm.server.body import read_body
+from cdlm.server.generation import Job
+from cdlm.server.protocol.responses import ResponsesRequest
+from cdlm.server.request_log import RequestRecord
+from cdlm.server.response_events import ResponseEvents
+from cdlm.server.response_object import ResponseObject
+from cdlm.server.services import Services, check_edits, check_stop_ids, token_budget
+from cdlm.server.sse import open_stream, unless_gone
+from cdlm.server.text import Chat, TextCodec
 
 router = APIRouter()
 

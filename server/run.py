@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from model.config import CheckpointError
-from scheduler.client import EngineClient
-from scheduler.errors import EngineError
-from server.app import create_app
-from server.descriptors import AcceptErrors, raise_limit
-from server.request_log import print_bare_lines
-from server.services import Services, package_version
-from server.settings import ServerSettings
-from server.text import TextCodec, TextError
-from server.tracing import TracingError, open_tracing
+from cdlm.model.config import CheckpointError
+from cdlm.scheduler.client import EngineClient
+from cdlm.scheduler.errors import EngineError
+from cdlm.server.app import create_app
+from cdlm.server.descriptors import AcceptErrors, raise_limit
+from cdlm.server.request_log import print_bare_lines
+from cdlm.server.services import Services, package_version
+from cdlm.server.settings import ServerSettings
+from cdlm.server.text import TextCodec, TextError
+from cdlm.server.tracing import TracingError, open_tracing
 
 if TYPE_CHECKING:
-    from server.spans import Tracing
+    from cdlm.server.spans import Tracing
 
 logger = logging.getLogger("cdlm")
 
@@ -149,7 +149,8 @@ class _Runner:
             logging.disable(logging.CRITICAL)
             return 130
         await asyncio.gather(self._client.stop(), *([self._tracing.close()] if self._tracing else []))
-        serving.result()
+        if not self._exit_code:  # Whatever else fails then has the reason that was told.
+            serving.result()
         return self._exit_code
 
     def _on_signal(self) -> None:

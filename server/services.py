@@ -8,16 +8,16 @@ from typing import Protocol
 
 import msgspec
 
-from model.rules import BAN
-from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest
-from server.answer_grammar import AnswerGrammar
-from server.errors import ApiError, invalid, too_long
-from server.grammars import GrammarChecker
-from server.limits import Gate
-from server.metrics import EngineView, Metrics
-from server.protocol.common import AnswerFields
-from server.settings import ServerSettings
-from server.text import TextCodec
+from cdlm.model.rules import BAN
+from cdlm.scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest
+from cdlm.server.answer_grammar import AnswerGrammar
+from cdlm.server.errors import ApiError, invalid, too_long
+from cdlm.server.grammars import GrammarChecker
+from cdlm.server.limits import Gate
+from cdlm.server.metrics import EngineView, Metrics
+from cdlm.server.protocol.common import AnswerFields
+from cdlm.server.settings import ServerSettings
+from cdlm.server.text import TextCodec
 
 # As many foreign ids as a logit_bias can have are named in an error.
 _NAMED = 1024

@@ -8,12 +8,12 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliImplicitFlag, NoDecode, SettingsConfigDict
 
-from model.config import AttentionBackend, Quantization
-from model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
-from scheduler.options import EngineOptions
-from server.keys import EMPTY_SECRET, ApiKey, check_distinct, named_keys, read_keys, split_keys
-from server.sizes import ByteSize
-from server.tracing import check_endpoint
+from cdlm.model.config import AttentionBackend, Quantization
+from cdlm.model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
+from cdlm.scheduler.options import EngineOptions
+from cdlm.server.keys import EMPTY_SECRET, ApiKey, check_distinct, named_keys, read_keys, split_keys
+from cdlm.server.sizes import ByteSize
+from cdlm.server.tracing import check_endpoint
 
 ENV_PREFIX = "CDLM_"
 
@@ -28,7 +28,7 @@ def _split(value: object) -> object:
 
 
 def _bundled_student() -> str:
-    from model.assets import BUNDLED_STUDENT
+    from cdlm.model.assets import BUNDLED_STUDENT
 
     return str(BUNDLED_STUDENT)
 
@@ -244,8 +244,8 @@ class ServerSettings(BaseSettings):
         Raises:
             CheckpointError: one cannot be fetched, or a revision is asked of a directory.
         """
-        from model.config import CheckpointError
-        from model.hub import fetch_checkpoint, is_hub_id
+        from cdlm.model.config import CheckpointError
+        from cdlm.model.hub import fetch_checkpoint, is_hub_id
 
         changes: dict[str, object] = {}
         if is_hub_id(self.model):

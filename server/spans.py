@@ -14,10 +14,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, format_trace_id, set_span_in_context
 
-from scheduler.messages import BlockOutput, GenerateRequest
-from server.choice import Update
-from server.loopback import is_loopback
-from server.tracing import asked_endpoint
+from cdlm.scheduler.messages import BlockOutput, GenerateRequest
+from cdlm.server.choice import Update
+from cdlm.server.loopback import is_loopback
+from cdlm.server.tracing import asked_endpoint
 
 _FLUSH_LIMIT_S = 4.0
 _UNNAMED = "unknown_service"

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server.errors import ClientGone
+from cdlm.server.errors import ClientGone
 
 logger = logging.getLogger(__name__)
 

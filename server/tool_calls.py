@@ -6,8 +6,8 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Literal
 
-from server.choice import Update
-from server.tool_format import CALL_BEGIN, CALL_END, CALL_MARK, CALL_SEPARATOR
+from cdlm.server.choice import Update
+from cdlm.server.tool_format import CALL_BEGIN, CALL_END, CALL_MARK, CALL_SEPARATOR
 
 _HEAD = re.compile(re.escape(CALL_BEGIN) + r'\{"name":"([A-Za-z0-9_-]+)","arguments":')
 # JSON without free white space has no line feed, so the first one behind a brace is the end of the call.

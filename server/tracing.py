@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from server.spans import Tracing
+    from cdlm.server.spans import Tracing
 
 _TRACES_PATH = "/v1/traces"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -52,7 +52,7 @@ def open_tracing(endpoint: str | None, model_name: str, version: str) -> "Tracin
         variable = "--otlp-endpoint"
     try:
         _require_packages()
-        from server.spans import Tracing
+        from cdlm.server.spans import Tracing
 
         return Tracing(None if endpoint is None else check_endpoint(endpoint), model_name, version)
     except ValueError as error:

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from model.config import Manifest, TransformerConfig
-from model.export import save_checkpoint
-from model.transformer import Transformer
+from cdlm.model.config import Manifest, TransformerConfig
+from cdlm.model.export import save_checkpoint
+from cdlm.model.transformer import Transformer
 
 VOCAB = 64
 MASK, EOS = 63, 62

@@ -13,14 +13,14 @@ import zmq.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.assets import BUNDLED_STUDENT
-from model.parallel.messages import Command
-from scheduler.client import EngineClient
-from scheduler.messages import EngineInput, EngineOutput
-from scheduler.options import EngineOptions
+from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.parallel.messages import Command
+from cdlm.scheduler.client import EngineClient
+from cdlm.scheduler.messages import EngineInput, EngineOutput
+from cdlm.scheduler.options import EngineOptions
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("cli", "server", "scheduler", "model", "training")
+ROOMS = ("cdlm", "server", "scheduler", "model", "training")
 FORBIDDEN_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "os.system", "os.popen", "yaml.load"}
 RUNS_CODE = {"training/sandbox.py", "training/data/functions.py", "training/natural/requests.py"}

@@ -7,8 +7,8 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from model.config import TransformerConfig
-from training.data.problem import Task
+from cdlm.model.config import TransformerConfig
+from cdlm.training.data.problem import Task
 
 Config = TypeVar("Config", bound=BaseModel)
 

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from training.plots import plot_log
+from cdlm.training.plots import plot_log
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from training.checkpoint import load_state, save_state
-from training.config import DescentSection
-from training.errors import TrainingError
-from training.log import StepLog
-from training.optimisation import learning_rate_factor
-from training.parallel import average_gradients, barrier, rank, world_size
+from cdlm.training.checkpoint import load_state, save_state
+from cdlm.training.config import DescentSection
+from cdlm.training.errors import TrainingError
+from cdlm.training.log import StepLog
+from cdlm.training.optimisation import learning_rate_factor
+from cdlm.training.parallel import average_gradients, barrier, rank, world_size
 
 logger = logging.getLogger(__name__)
 Batch = TypeVar("Batch")

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from model.transformer import Transformer
-from training.rows import RowBatch
+from cdlm.model.transformer import Transformer
+from cdlm.training.rows import RowBatch
 
 
 def prediction_rows(hidden: Tensor, *, shift: bool, previous: Tensor | None = None) -> Tensor:

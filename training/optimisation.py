@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from model.transformer import Transformer
-from training.config import DescentSection, OptimisationSection
+from cdlm.model.transformer import Transformer
+from cdlm.training.config import DescentSection, OptimisationSection
 
 
 def learning_rate_factor(step: int, section: DescentSection) -> float:

@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.multiprocessing.spawn import ProcessException, spawn
 
-from model.config import CheckpointError
-from training.errors import TrainingError
+from cdlm.model.config import CheckpointError
+from cdlm.training.errors import TrainingError
 
 _REASON = "reason"
 

@@ -15,21 +15,21 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from model.checkpoint import load_checkpoint
-from model.config import Manifest
-from model.export import save_checkpoint
-from model.tokenizer import load_tokenizer
-from model.transformer import Transformer
-from training.config import OptimisationSection, RecipeConfig
-from training.data.mixture import draw_problems
-from training.errors import TrainingError
-from training.loop import Loop, workers_share
-from training.objectives import token_loss
-from training.optimisation import initialise, make_optimizers
-from training.parallel import barrier, rank
-from training.rows import Example, RowBatch, block_rows, frontier_rows, masked_rows, next_token_rows
-from training.stream import ExampleStream, encode
-from training.tokenizer import train_tokenizer
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.config import Manifest
+from cdlm.model.export import save_checkpoint
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.transformer import Transformer
+from cdlm.training.config import OptimisationSection, RecipeConfig
+from cdlm.training.data.mixture import draw_problems
+from cdlm.training.errors import TrainingError
+from cdlm.training.loop import Loop, workers_share
+from cdlm.training.objectives import token_loss
+from cdlm.training.optimisation import initialise, make_optimizers
+from cdlm.training.parallel import barrier, rank
+from cdlm.training.rows import Example, RowBatch, block_rows, frontier_rows, masked_rows, next_token_rows
+from cdlm.training.stream import ExampleStream, encode
+from cdlm.training.tokenizer import train_tokenizer
 
 Stage = Literal["autoregressive", "teacher"]
 _VALIDATION_ROWS = 32

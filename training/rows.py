@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.attention import RowAttention, causal_mask
-from training.packed import pack
+from cdlm.training.attention import RowAttention, causal_mask
+from cdlm.training.packed import pack
 
 SMALLEST_RATIO = 0.1  # Below it a row would ask for next to nothing.
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from transformers import PreTrainedTokenizerBase
 
-from training.data.mixture import training_stream
-from training.data.problem import Problem, Task
-from training.rows import Example
+from cdlm.training.data.mixture import training_stream
+from cdlm.training.data.problem import Problem, Task
+from cdlm.training.rows import Example
 
 _SYSTEM_PROMPTS = ("You are a helpful assistant.", "You are cdlm-nano.", "Answer with worked steps.")
 _MEAN_LENGTH = 96  # Tokens of an average example; decides how many problems a pool draws.

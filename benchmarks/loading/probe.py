@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.loading.checkpoint import DTYPES
-from model.assets import BUNDLED_STUDENT
-from model.checkpoint import load_checkpoint
+from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.checkpoint import load_checkpoint
 
 _STATUS = Path("/proc/self/status")
 _SAMPLE_S = 0.002

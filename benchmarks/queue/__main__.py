@@ -19,8 +19,8 @@ import torch
 import typer
 
 from benchmarks.queue.scenes import SCENES, Scene
-from scheduler.engine import Engine
-from scheduler.options import EngineOptions
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.options import EngineOptions
 
 STEPS = 40
 

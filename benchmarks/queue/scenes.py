@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from model.assets import BUNDLED_STUDENT
-from scheduler.messages import DecodingParams, GenerateRequest
+from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.scheduler.messages import DecodingParams, GenerateRequest
 
 # One token a step, so that whoever runs does so for as long as the measurement takes.
 _SLOW = DecodingParams(confidence_threshold=1.0)

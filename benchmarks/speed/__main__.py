@@ -19,7 +19,7 @@ from benchmarks.speed.result import ResultError
 from benchmarks.speed.run import Choice, run
 from benchmarks.speed.settings import QUICK, Settings
 from benchmarks.speed.shapes import SHAPES, default_cache
-from model.device import DTYPES
+from cdlm.model.device import DTYPES
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 _DEFAULT_SHAPES = ("nano", "dream-0.1b")
@@ -87,7 +87,7 @@ def main(
 @contextmanager
 def _unwarned() -> Iterator[None]:
     """Silence the engine's warning of a teacher's layout: weights drawn at random lose nothing by it."""
-    logger = logging.getLogger("scheduler.engine")
+    logger = logging.getLogger("cdlm.scheduler.engine")
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import torch
 
 from benchmarks.speed.load import Load, Prompts, Sample, sample
-from model.checkpoint import load_checkpoint
-from model.device import resolve_dtype
-from training.decoding.decoder import FullDecoder, TeacherDecoder
-from training.decoding.dual_cache import DualCacheDecoder
-from training.decoding.prefix_cache import PrefixCacheDecoder
-from training.decoding.rules import TopConfidence
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.device import resolve_dtype
+from cdlm.training.decoding.decoder import FullDecoder, TeacherDecoder
+from cdlm.training.decoding.dual_cache import DualCacheDecoder
+from cdlm.training.decoding.prefix_cache import PrefixCacheDecoder
+from cdlm.training.decoding.rules import TopConfidence
 
 LoopName = Literal["naive", "prefix_cache", "dual_cache"]
 _LOOPS: dict[LoopName, Callable[..., TeacherDecoder]] = {

@@ -10,8 +10,8 @@ from benchmarks.speed.load import BLOCK, Load, Prompts, Sample, sample
 from benchmarks.speed.offline import Offline, decoding
 from benchmarks.speed.served import Served
 from benchmarks.speed.settings import Settings
-from cli.completions import complete
-from scheduler.messages import GenerateRequest
+from cdlm.cli.completions import complete
+from cdlm.scheduler.messages import GenerateRequest
 
 SHORT_PROMPT = 32
 _BLOCKS = (2, 3, 4)  # Of short requests, in turn, so that they do not run in step.

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 from benchmarks.speed.load import Load, Prompts, Sample, sample
 from benchmarks.speed.raw import Recording, recorded
-from scheduler.llm import LLM
-from scheduler.messages import DecodingParams, EngineStats, GenerateRequest
-from scheduler.options import EngineOptions
+from cdlm.scheduler.llm import LLM
+from cdlm.scheduler.messages import DecodingParams, EngineStats, GenerateRequest
+from cdlm.scheduler.options import EngineOptions
 
 StepCallback = Callable[[EngineStats], None]
 

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from benchmarks.speed.load import BLOCK
-from model.assets import BUNDLED_STUDENT
-from model.tokenizer import load_tokenizer
-from scheduler.llm import LLM
-from scheduler.messages import GenerateRequest
-from scheduler.options import EngineOptions
-from training.data.mixture import draw_problems
+from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.scheduler.llm import LLM
+from cdlm.scheduler.messages import GenerateRequest
+from cdlm.scheduler.options import EngineOptions
+from cdlm.training.data.mixture import draw_problems
 
 MAX_TOKENS = 192  # What the recipe gives an answer.
 SEED = 20

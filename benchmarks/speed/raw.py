@@ -13,12 +13,12 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-import model.runner
+import cdlm.model.runner
 from benchmarks.speed.load import Sample, Unavailable, sample
-from model.confidence import confidence_and_best_of_head
-from model.head import Head
-from model.transformer import Attention, Transformer
-from scheduler.llm import LLM
+from cdlm.model.confidence import confidence_and_best_of_head
+from cdlm.model.head import Head
+from cdlm.model.transformer import Attention, Transformer
+from cdlm.scheduler.llm import LLM
 
 
 @dataclass(slots=True)
@@ -130,7 +130,7 @@ def recorded(llm: LLM) -> Iterator[Recording]:
         transformer.lm_head.register_forward_pre_hook(called),
     ]
     try:
-        with patch.object(model.runner, "confidence_and_best_of_head", searched):
+        with patch.object(cdlm.model.runner, "confidence_and_best_of_head", searched):
             yield recording
     finally:
         for hook in hooks:

@@ -19,12 +19,12 @@ from benchmarks.speed.result import Result
 from benchmarks.speed.settings import Settings
 from benchmarks.speed.shapes import Shape
 from benchmarks.speed.workbench import Workbench, engine_options
-from cli.completions import CompletionError
-from cli.local_server import LocalServerError
-from model.assets import BUNDLED_STUDENT
-from model.config import CheckpointError
-from model.device import resolve_device
-from scheduler.errors import EngineError
+from cdlm.cli.completions import CompletionError
+from cdlm.cli.local_server import LocalServerError
+from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.config import CheckpointError
+from cdlm.model.device import resolve_device
+from cdlm.scheduler.errors import EngineError
 
 # Of one contender: the others go on.
 _FAILURES = (Unavailable, EngineError, LocalServerError, CompletionError, CheckpointError, torch.OutOfMemoryError)

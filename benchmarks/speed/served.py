@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import httpx
 
 from benchmarks.speed.load import BLOCK, Load, Prompts, Sample, Unavailable, sample
-from cli.completions import Completion, complete, make_client, served_model
-from cli.local_server import stop
+from cdlm.cli.completions import Completion, complete, make_client, served_model
+from cdlm.cli.local_server import stop
 
 VLLM_START_S = 600.0
 
@@ -90,7 +90,7 @@ def vllm_server(python: Path, model: Path, dtype: str, max_model_len: int) -> It
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--dtype", dtype]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(max_model_len)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--max-cdlm.model-len", str(max_model_len)]
     environment = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "2", **os.environ}
     with tempfile.TemporaryFile() as log:
         try:

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.speed.vocabulary import write_vocabulary
-from model.assets import BUNDLED_STUDENT
-from model.backbones.decoder import DecoderNames
-from model.backbones.native import NativeBackbone
-from model.checkpoint import load_checkpoint
-from model.config import TransformerConfig
-from model.files import read_json
-from model.transformer import Transformer
+from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.backbones.decoder import DecoderNames
+from cdlm.model.backbones.native import NativeBackbone
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.config import TransformerConfig
+from cdlm.model.files import read_json
+from cdlm.model.transformer import Transformer
 
 CONTEXT = 2048
 _LAYOUT = 1  # Part of the cache's file names: a change here builds everything anew.

@@ -16,9 +16,9 @@ from benchmarks.speed.pace import Pace
 from benchmarks.speed.served import Served, vllm_server
 from benchmarks.speed.settings import Settings
 from benchmarks.speed.shapes import CONTEXT, Shape
-from cli.local_server import local_server
-from model.device import DTYPES, resolve_device
-from scheduler.options import EngineOptions
+from cdlm.cli.local_server import local_server
+from cdlm.model.device import DTYPES, resolve_device
+from cdlm.scheduler.options import EngineOptions
 
 
 class Workbench:

@@ -24,9 +24,9 @@ from benchmarks.speed.load import BLOCK, Load
 from benchmarks.speed.machine import ROOT, commit, load_average, machine
 from benchmarks.speed.served import Served
 from benchmarks.speed.shapes import SHAPES, default_cache
-from cli.local_server import local_server
-from scheduler.child import WAITING
-from scheduler.threads import free_cores
+from cdlm.cli.local_server import local_server
+from cdlm.scheduler.child import WAITING
+from cdlm.scheduler.threads import free_cores
 
 NICE = 10
 PROMPT = 32

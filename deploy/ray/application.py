@@ -4,9 +4,9 @@ from typing import Any
 
 from ray.serve import Application
 
+from cdlm.server.settings import ServerSettings
 from deploy.ray.gateway import Gateway
 from deploy.ray.replica import Replica
-from server.settings import ServerSettings
 
 
 def build(options: dict[str, Any]) -> Application:

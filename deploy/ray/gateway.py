@@ -14,13 +14,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from cdlm.server.auth import ApiKeyAuth
+from cdlm.server.errors import ApiError
+from cdlm.server.limits import BodyLimit
+from cdlm.server.settings import ServerSettings
+from cdlm.server.sse import event
 from deploy.ray.affinity import prompt_key
 from deploy.ray.metrics import merged
-from server.auth import ApiKeyAuth
-from server.errors import ApiError
-from server.limits import BodyLimit
-from server.settings import ServerSettings
-from server.sse import event
 
 # A request that kills replicas must not kill them all.
 ATTEMPTS = 4

@@ -9,12 +9,12 @@ from typing import Any
 from ray import serve
 from starlette.types import Message
 
-from scheduler.client import EngineClient
-from scheduler.errors import EngineStartError
-from server.app import create_app
-from server.services import Services
-from server.settings import ServerSettings
-from server.text import TextCodec
+from cdlm.scheduler.client import EngineClient
+from cdlm.scheduler.errors import EngineStartError
+from cdlm.server.app import create_app
+from cdlm.server.services import Services
+from cdlm.server.settings import ServerSettings
+from cdlm.server.text import TextCodec
 
 
 @serve.deployment

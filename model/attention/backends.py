@@ -2,8 +2,8 @@
 
 import torch
 
-from model.attention.paged import PagedAttention
-from model.config import AttentionBackend, CheckpointError
+from cdlm.model.attention.paged import PagedAttention
+from cdlm.model.config import AttentionBackend, CheckpointError
 
 
 def find_attention(
@@ -19,15 +19,15 @@ def find_attention(
             raise CheckpointError(
                 f"attention_backend varlen needs CUDA and a 16-bit dtype, got {device} and {str(dtype)[6:]}"
             )
-        from model.attention.varlen import VarlenAttention
+        from cdlm.model.attention.varlen import VarlenAttention
 
         return VarlenAttention
     if name == "flex":
         if page_size % 16:
             raise CheckpointError(f"attention_backend flex needs a page_size that is a multiple of 16, got {page_size}")
-        from model.attention.flex import FlexAttention
+        from cdlm.model.attention.flex import FlexAttention
 
         return FlexAttention
-    from model.attention.sdpa import SdpaAttention
+    from cdlm.model.attention.sdpa import SdpaAttention
 
     return SdpaAttention

@@ -2,7 +2,7 @@
 
 import torch
 
-from model.config import TransformerConfig
+from cdlm.model.config import TransformerConfig
 
 
 class PagedCache:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from model.attention.cache import PagedCache
-from model.attention.paged import PagedAttention
-from model.segments import Segment
+from cdlm.model.attention.cache import PagedCache
+from cdlm.model.attention.paged import PagedAttention
+from cdlm.model.segments import Segment
 
 _QUERIES = 32  # A block of queries.
 

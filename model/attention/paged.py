@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.attention.cache import PagedCache
-from model.segments import Indices, Segment
+from cdlm.model.attention.cache import PagedCache
+from cdlm.model.segments import Indices, Segment
 
 
 class PagedAttention(ABC):

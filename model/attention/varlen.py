@@ -10,9 +10,9 @@ import numpy as np
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-from model.attention.cache import PagedCache
-from model.attention.paged import PagedAttention
-from model.segments import Segment
+from cdlm.model.attention.cache import PagedCache
+from cdlm.model.attention.paged import PagedAttention
+from cdlm.model.segments import Segment
 
 
 @dataclass(frozen=True, slots=True)

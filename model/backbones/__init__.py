@@ -1,13 +1,13 @@
 """Known checkpoint formats."""
 
-from model.backbones.autoregressive import LLAMA, QWEN2, QWEN3
-from model.backbones.base import Backbone, parameter_name
-from model.backbones.dream import DreamBackbone
-from model.backbones.fast_dllm_v2 import FastDllmV2Backbone
-from model.backbones.llada import LladaBackbone
-from model.backbones.native import NativeBackbone
-from model.backbones.sdar import SdarBackbone
-from model.config import CheckpointError
+from cdlm.model.backbones.autoregressive import LLAMA, QWEN2, QWEN3
+from cdlm.model.backbones.base import Backbone, parameter_name
+from cdlm.model.backbones.dream import DreamBackbone
+from cdlm.model.backbones.fast_dllm_v2 import FastDllmV2Backbone
+from cdlm.model.backbones.llada import LladaBackbone
+from cdlm.model.backbones.native import NativeBackbone
+from cdlm.model.backbones.sdar import SdarBackbone
+from cdlm.model.config import CheckpointError
 
 _FORMATS: tuple[Backbone, ...] = (
     NativeBackbone(),

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from model.backbones import keys
-from model.backbones.base import NO_NAMES
-from model.backbones.decoder import DecoderNames, read_shape, with_defaults
-from model.config import CheckpointError, Manifest, TransformerConfig
-from model.token_names import TokenNames
+from cdlm.model.backbones import keys
+from cdlm.model.backbones.base import NO_NAMES
+from cdlm.model.backbones.decoder import DecoderNames, read_shape, with_defaults
+from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
+from cdlm.model.token_names import TokenNames
 
 
 class AutoregressiveManifest(Manifest):

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from model.backbones import keys
-from model.backbones.refusals import refuse_unimplemented
-from model.config import CheckpointError, TransformerConfig
+from cdlm.model.backbones import keys
+from cdlm.model.backbones.refusals import refuse_unimplemented
+from cdlm.model.config import CheckpointError, TransformerConfig
 
 # What the configuration classes of the family assume for absent keys.
 ROPE_THETA, RMS_NORM_EPS, POSITIONS = 10_000.0, 1e-6, 32_768

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from model.backbones import keys
-from model.backbones.base import NO_NAMES
-from model.backbones.decoder import POSITIONS, DecoderNames, read_shape
-from model.config import Manifest, TransformerConfig
-from model.token_names import TokenNames
+from cdlm.model.backbones import keys
+from cdlm.model.backbones.base import NO_NAMES
+from cdlm.model.backbones.decoder import POSITIONS, DecoderNames, read_shape
+from cdlm.model.config import Manifest, TransformerConfig
+from cdlm.model.token_names import TokenNames
 
 TRAINED_CONTEXT = 2048  # max_position_embeddings is inherited from Qwen2.5, Dream was not trained that far.
 

@@ -4,11 +4,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from model.backbones import keys
-from model.backbones.base import NO_NAMES
-from model.backbones.refusals import refuse_unimplemented
-from model.config import CheckpointError, Manifest, TransformerConfig
-from model.token_names import TokenNames
+from cdlm.model.backbones import keys
+from cdlm.model.backbones.base import NO_NAMES
+from cdlm.model.backbones.refusals import refuse_unimplemented
+from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
+from cdlm.model.token_names import TokenNames
 
 EOT = "<|eot_id|>"  # Ends a turn of the chat template.
 MASK = "<|mdm_mask|>"

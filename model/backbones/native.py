@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from model.backbones.base import NO_NAMES
-from model.config import CheckpointError, Manifest, TransformerConfig
-from model.export import MODEL_TYPE
-from model.token_names import TokenNames
+from cdlm.model.backbones.base import NO_NAMES
+from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
+from cdlm.model.export import MODEL_TYPE
+from cdlm.model.token_names import TokenNames
 
 
 class NativeBackbone:
-    """Checkpoints written by ``model.export.save_checkpoint``."""
+    """Checkpoints written by ``cdlm.model.export.save_checkpoint``."""
 
     model_type = MODEL_TYPE
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from model.config import CheckpointError
+from cdlm.model.config import CheckpointError
 
 # By key, the values that leave the mathematics as it is. Absent and null do so too.
 _NEUTRAL: dict[str, tuple[object, ...]] = {

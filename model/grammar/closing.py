@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 from llguidance import LLMatcher
 
-from model.grammar.json_state import OUTSIDE, text_state
+from cdlm.model.grammar.json_state import OUTSIDE, text_state
 
 if TYPE_CHECKING:
-    from model.grammar.compiled import CompiledGrammar
+    from cdlm.model.grammar.compiled import CompiledGrammar
 
 # Places that may be looked at where keeping an end in sight begins, and after a token that leads away from it.
 _WORK_AT_FIRST = 3_000

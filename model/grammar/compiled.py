@@ -2,11 +2,11 @@
 
 from llguidance import LLMatcher, LLParserLimits
 
-from model.grammar.errors import GrammarError, plain_reason
-from model.grammar.json_state import OUTSIDE
-from model.grammar.literals import spelled_texts
-from model.grammar.search import BYTES, EndSearch
-from model.grammar.vocabulary import Vocabulary
+from cdlm.model.grammar.errors import GrammarError, plain_reason
+from cdlm.model.grammar.json_state import OUTSIDE
+from cdlm.model.grammar.literals import spelled_texts
+from cdlm.model.grammar.search import BYTES, EndSearch
+from cdlm.model.grammar.vocabulary import Vocabulary
 
 MAX_GRAMMAR_BYTES = 65_536
 

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from model.grammar.examples import ATOMS, character, example
+from cdlm.model.grammar.examples import ATOMS, character, example
 
 _MOST = 48
 _LONGEST = 64

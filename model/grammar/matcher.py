@@ -4,11 +4,11 @@ import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
 
-from model.grammar.closing import Closing
-from model.grammar.compiled import CompiledGrammar
-from model.grammar.errors import GrammarError, plain_reason
-from model.grammar.json_state import OUTSIDE, text_state
-from model.grammar.numbers import MAX_NUMBER, number_length, without_long_numbers
+from cdlm.model.grammar.closing import Closing
+from cdlm.model.grammar.compiled import CompiledGrammar
+from cdlm.model.grammar.errors import GrammarError, plain_reason
+from cdlm.model.grammar.json_state import OUTSIDE, text_state
+from cdlm.model.grammar.numbers import MAX_NUMBER, number_length, without_long_numbers
 
 _MARGIN = 4
 

@@ -7,8 +7,8 @@ write digits up to its last token.
 import numpy as np
 from numpy.typing import NDArray
 
-from model.grammar.json_state import OUTSIDE, next_state
-from model.grammar.vocabulary import NUMBER_CHARACTERS, Vocabulary
+from cdlm.model.grammar.json_state import OUTSIDE, next_state
+from cdlm.model.grammar.vocabulary import NUMBER_CHARACTERS, Vocabulary
 
 # Characters: enough for every 64-bit float and integer, such as -1.7976931348623157e+308.
 MAX_NUMBER = 24

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
-from model.grammar.json_state import ESCAPED, INSIDE, OUTSIDE, next_state
+from cdlm.model.grammar.json_state import ESCAPED, INSIDE, OUTSIDE, next_state
 
 # A mask over all bytes, and all pairs of these, tells what each byte leads to.
 _LETTERS = list(range(0x20, 0x7F))

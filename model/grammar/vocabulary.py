@@ -8,7 +8,7 @@ from llguidance import LLTokenizer, TokenizerWrapper
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from model.token_bytes import TokenBytes
+from cdlm.model.token_bytes import TokenBytes
 
 NUMBER_CHARACTERS = b"0123456789.eE+-"
 

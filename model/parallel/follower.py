@@ -7,12 +7,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from model.attention.backends import find_attention
-from model.attention.cache import PagedCache
-from model.attention.paged import PagedAttention
-from model.parallel.messages import Attend, Clear, Command, CopyPage, OpenPool, Predict, RunLayers, WriteLayer
-from model.parallel.transformer import RankTransformer
-from model.segments import Segment
+from cdlm.model.attention.backends import find_attention
+from cdlm.model.attention.cache import PagedCache
+from cdlm.model.attention.paged import PagedAttention
+from cdlm.model.parallel.messages import Attend, Clear, Command, CopyPage, OpenPool, Predict, RunLayers, WriteLayer
+from cdlm.model.parallel.transformer import RankTransformer
+from cdlm.model.segments import Segment
 
 
 class Follower:

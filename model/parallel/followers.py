@@ -8,11 +8,11 @@ from subprocess import Popen, TimeoutExpired
 
 import msgspec
 
-from model.attention.cache import PagedCache
-from model.attention.paged import AttentionFactory, PagedAttention
-from model.config import AttentionBackend
-from model.parallel.messages import Attend, Clear, Command, CopyPage, OpenPool
-from model.segments import Segment
+from cdlm.model.attention.cache import PagedCache
+from cdlm.model.attention.paged import AttentionFactory, PagedAttention
+from cdlm.model.config import AttentionBackend
+from cdlm.model.parallel.messages import Attend, Clear, Command, CopyPage, OpenPool
+from cdlm.model.segments import Segment
 
 _LEAVE_S = 2.0
 

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from model.config import AttentionBackend
+from cdlm.model.config import AttentionBackend
 
 
 class OpenPool(msgspec.Struct, frozen=True, tag="open"):

@@ -2,17 +2,18 @@
 
 from pydantic import Field
 
-from model.rules import RuleName
-from server.errors import invalid
-from server.protocol.fields.row import CHATS
-from server.protocol.message import Message
-from server.protocol.prompt import ChatPromptFields
-from server.protocol.structured import ConstrainedFields
-from server.protocol.tools import ToolUse
-from server.text import Chat
+from cdlm.model.rules import RuleName
+from cdlm.server.errors import invalid
+from cdlm.server.protocol.common import GenerationFields
+from cdlm.server.protocol.fields.row import CHATS
+from cdlm.server.protocol.message import Message
+from cdlm.server.protocol.prompt import ChatPromptFields
+from cdlm.server.protocol.structured import FormFields
+from cdlm.server.protocol.tools import ToolUse
+from cdlm.server.text import Chat
 
 
-class ChatRequest(ChatPromptFields, ConstrainedFields):
+class ChatRequest(ChatPromptFields, GenerationFields, FormFields):
     """``POST /v1/chat/completions``."""
 
     place = CHATS

@@ -4,14 +4,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
 
-from model.rules import RULE_NUMBERS, RuleName
-from scheduler.messages import DecodingParams
-from server.errors import invalid
-from server.protocol.conditions import Condition
-from server.protocol.effort import Effort, effort_threshold
-from server.protocol.fields.row import STREAM_OPTIONS
-from server.protocol.fields.table import describe_rows, settle
-from server.protocol.whole import takes_integers, whole
+from cdlm.model.rules import RULE_NUMBERS, RuleName
+from cdlm.scheduler.messages import DecodingParams
+from cdlm.server.errors import invalid
+from cdlm.server.protocol.conditions import Condition
+from cdlm.server.protocol.effort import Effort, effort_threshold
+from cdlm.server.protocol.fields.row import STREAM_OPTIONS
+from cdlm.server.protocol.fields.table import describe_rows, settle
+from cdlm.server.protocol.whole import takes_integers, whole
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1024
@@ -120,12 +120,9 @@ class StreamOptions(AnyStreamOptions):
     continuous_usage_stats: bool = Field(default=False, description="Send the usage so far on every chunk.")
 
 
-class AnswerFields(ApiModel):
-    """What all routes that generate have in common."""
+class SamplingFields(ApiModel):
+    """How answers are decoded and what ends them, on all routes."""
 
-    effort_param: ClassVar[str] = "reasoning_effort"
-
-    model: str | None = Field(None, description="Model id; absent takes the one that is served.")
     temperature: float = Field(0.0, ge=0, le=2, description="0, the default, decodes greedily.")
     top_p: float = Field(1.0, ge=0, le=1)
     top_k: int = Field(0, ge=-1, le=2**31 - 1, description="0 or -1 filters nothing.")
@@ -171,10 +168,6 @@ class AnswerFields(ApiModel):
     cache_salt: str = Field(
         "", max_length=1024, description="Only requests with the same one share what is cached of their prompts."
     )
-    return_token_ids: bool = Field(False, description="Choices carry token_ids.")
-    stream: bool = False
-    user: str | None = None
-
     presence_penalty: float = Field(0.0, ge=-2, le=2, description="Taken from the logits of tokens written before.")
     frequency_penalty: float = Field(0.0, ge=-2, le=2, description="The same, as often as they were written.")
     repetition_penalty: float = Field(
@@ -194,6 +187,17 @@ class AnswerFields(ApiModel):
         description="Classifier-free guidance: logits c become u + (guidance_scale + 1) (c - u), u being those without "
         "the prompt. Above 0 a request takes twice the work.",
     )
+
+
+class AnswerFields(SamplingFields):
+    """What all routes that generate have in common."""
+
+    effort_param: ClassVar[str] = "reasoning_effort"
+
+    model: str | None = Field(None, description="Model id; absent takes the one that is served.")
+    return_token_ids: bool = Field(False, description="Choices carry token_ids.")
+    stream: bool = False
+    user: str | None = None
     diffusing: bool = Field(
         False, description="Stream the block being denoised after every step; the text of the answer is not affected."
     )

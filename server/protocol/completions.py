@@ -4,10 +4,11 @@ from typing import Annotated
 
 from pydantic import Field, PlainValidator
 
-from model.rules import RuleName
-from server.errors import invalid
-from server.protocol.fields.row import COMPLETIONS
-from server.protocol.structured import ConstrainedFields
+from cdlm.model.rules import RuleName
+from cdlm.server.errors import invalid
+from cdlm.server.protocol.common import GenerationFields
+from cdlm.server.protocol.fields.row import COMPLETIONS
+from cdlm.server.protocol.structured import FormFields
 
 _Text = Annotated[str, Field(min_length=1)]
 _TokenIds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -55,7 +56,7 @@ def _ids(value: object) -> list[int]:
     return value
 
 
-class CompletionRequest(ConstrainedFields):
+class CompletionRequest(GenerationFields, FormFields):
     """``POST /v1/completions``."""
 
     place = COMPLETIONS

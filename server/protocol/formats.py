@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
-from server.protocol.common import ApiModel
-from server.protocol.conditions import either, exactly_one, given, implies, never
-from server.protocol.fields.row import ANSWER_FORMAT, JSON_SCHEMA, TEXT_FORMAT
+from cdlm.server.protocol.common import ApiModel
+from cdlm.server.protocol.conditions import either, exactly_one, given, implies, never
+from cdlm.server.protocol.fields.row import ANSWER_FORMAT, JSON_SCHEMA, TEXT_FORMAT
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, PlainValidator, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from server.errors import invalid
-from server.protocol.common import ApiModel
-from server.protocol.fields.row import CALL_ITEM, ITEM, ITEM_PART, REASONING_ITEM, RESULT_ITEM
-from server.protocol.fields.table import UNWANTED
-from server.protocol.message import Message, check_content
-from server.protocol.tools import CalledFunction, ToolCall
+from cdlm.server.errors import invalid
+from cdlm.server.protocol.common import ApiModel
+from cdlm.server.protocol.fields.row import CALL_ITEM, ITEM, ITEM_PART, REASONING_ITEM, RESULT_ITEM
+from cdlm.server.protocol.fields.table import UNWANTED
+from cdlm.server.protocol.message import Message, check_content
+from cdlm.server.protocol.tools import CalledFunction, ToolCall
 
 _KINDS = ("message", "function_call", "function_call_output", "reasoning")
 

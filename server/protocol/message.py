@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, PlainValidator, model_validator
 
-from server.protocol.common import ApiModel
-from server.protocol.conditions import either, given
-from server.protocol.fields.row import MESSAGE, PART
-from server.protocol.fields.table import settle
-from server.protocol.tools import ToolCall
+from cdlm.server.protocol.common import ApiModel
+from cdlm.server.protocol.conditions import either, given
+from cdlm.server.protocol.fields.row import MESSAGE, PART
+from cdlm.server.protocol.fields.table import settle
+from cdlm.server.protocol.tools import ToolCall
 
 Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
 

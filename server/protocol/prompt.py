@@ -4,12 +4,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, JsonValue
 
-from server.errors import invalid
-from server.protocol.common import ApiModel
-from server.protocol.message import Message
-from server.protocol.tools import MAX_TOOLS, Tool, ToolChoice, ToolUse
-from server.text import Chat
-from server.text.template import RESERVED
+from cdlm.server.errors import invalid
+from cdlm.server.protocol.common import ApiModel
+from cdlm.server.protocol.message import Message
+from cdlm.server.protocol.tools import MAX_TOOLS, Tool, ToolChoice, ToolUse
+from cdlm.server.text import Chat
+from cdlm.server.text.template import RESERVED
 
 
 def _check_variables(value: dict[str, JsonValue]) -> dict[str, JsonValue]:

@@ -6,10 +6,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from server.protocol.common import ApiModel
-from server.protocol.fields.row import RESPONSE_TOOL
-from server.protocol.fields.table import UNWANTED
-from server.protocol.tools import ChoiceMode, Function
+from cdlm.server.protocol.common import ApiModel
+from cdlm.server.protocol.fields.row import RESPONSE_TOOL
+from cdlm.server.protocol.fields.table import UNWANTED
+from cdlm.server.protocol.tools import ChoiceMode, Function
 
 
 def check_kind(data: Any, kinds: Sequence[str]) -> Any:

@@ -4,17 +4,17 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from model.rules import RuleName
-from server.errors import invalid
-from server.protocol.common import AnswerFields, AnyStreamOptions, ApiModel
-from server.protocol.effort import Effort
-from server.protocol.fields.row import REASONING, RESPONSES, TEXT
-from server.protocol.formats import Constraint, TextFormat
-from server.protocol.items import InputItem, chat_messages
-from server.protocol.message import Message
-from server.protocol.prompt import TemplateVariables
-from server.protocol.response_tools import FunctionTool, ToolChoice
-from server.protocol.tools import MAX_TOOLS, ToolUse
+from cdlm.model.rules import RuleName
+from cdlm.server.errors import invalid
+from cdlm.server.protocol.common import AnswerFields, AnyStreamOptions, ApiModel
+from cdlm.server.protocol.effort import Effort
+from cdlm.server.protocol.fields.row import REASONING, RESPONSES, TEXT
+from cdlm.server.protocol.formats import Constraint, TextFormat
+from cdlm.server.protocol.items import InputItem, chat_messages
+from cdlm.server.protocol.message import Message
+from cdlm.server.protocol.prompt import TemplateVariables
+from cdlm.server.protocol.response_tools import FunctionTool, ToolChoice
+from cdlm.server.protocol.tools import MAX_TOOLS, ToolUse
 
 LOGPROBS = "message.output_text.logprobs"
 

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, JsonValue, PlainValidator, model_validator
 
-from server.errors import invalid
-from server.protocol.common import ApiModel, GenerationFields
-from server.protocol.conditions import exactly_one, given
-from server.protocol.fields.row import STRUCTURED
-from server.protocol.formats import Constraint, Kind, ResponseFormat
+from cdlm.server.errors import invalid
+from cdlm.server.protocol.common import ApiModel
+from cdlm.server.protocol.conditions import exactly_one, given
+from cdlm.server.protocol.fields.row import STRUCTURED
+from cdlm.server.protocol.formats import Constraint, Kind, ResponseFormat
 
 MAX_CHOICES = 1024
 
@@ -75,8 +75,8 @@ class StructuredOutputs(ApiModel):
         return next(Constraint(kind, value, f"structured_outputs.{kind}") for kind, value in forms if value is not None)
 
 
-class ConstrainedFields(GenerationFields):
-    """Completions and chats, whose answers may be bound to a form; only one of these fields may be."""
+class FormFields(ApiModel):
+    """The form that an answer has; only one of these fields may be there."""
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = Field(None, description="As in vLLM.")

@@ -4,11 +4,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from server.errors import invalid
-from server.protocol.common import ApiModel
-from server.protocol.fields.row import DETOKENIZE, TOKENIZE
-from server.protocol.message import Message
-from server.protocol.prompt import ChatPromptFields
+from cdlm.server.errors import invalid
+from cdlm.server.protocol.common import ApiModel
+from cdlm.server.protocol.fields.row import DETOKENIZE, TOKENIZE
+from cdlm.server.protocol.message import Message
+from cdlm.server.protocol.prompt import ChatPromptFields
 
 TokenId = Annotated[int, Field(ge=0)]
 

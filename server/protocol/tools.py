@@ -6,10 +6,10 @@ from typing import Annotated, ClassVar, Literal, Protocol
 
 from pydantic import Discriminator, Field, JsonValue, Tag
 
-from server.errors import invalid
-from server.protocol.common import ApiModel
-from server.protocol.fields.row import ALLOWED, ALLOWED_TOOL, CALL, CALLED, CHOICE, CHOSEN_FUNCTION, FUNCTION, TOOL
-from server.protocol.formats import Name
+from cdlm.server.errors import invalid
+from cdlm.server.protocol.common import ApiModel
+from cdlm.server.protocol.fields.row import ALLOWED, ALLOWED_TOOL, CALL, CALLED, CHOICE, CHOSEN_FUNCTION, FUNCTION, TOOL
+from cdlm.server.protocol.formats import Name
 
 MAX_TOOLS = 128
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from server.schema.common import Answer, Canvas, ScoredToken, TokenIds, Usage
+from cdlm.server.schema.common import Answer, Canvas, ScoredToken, TokenIds, Usage
 
 
 class ChatLogprobs(Answer):

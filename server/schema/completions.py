@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from server.schema.common import Answer, Canvas, TokenIds, Usage
+from cdlm.server.schema.common import Answer, Canvas, TokenIds, Usage
 
 
 class CompletionLogprobs(Answer):

@@ -7,17 +7,17 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from server.protocol.chat import ChatRequest
-from server.protocol.completions import CompletionRequest
-from server.protocol.responses import ResponsesRequest
-from server.protocol.tokens import DetokenizeRequest, TokenizeRequest
-from server.schema.chat import ChatCompletion, ChatCompletionChunk
-from server.schema.common import Error
-from server.schema.completions import Completion, CompletionChunk
-from server.schema.examples import EXAMPLES
-from server.schema.others import Detokenized, ModelCard, ModelList, State, Tokenized, Version
-from server.schema.responses import ResponseAnswer, ResponseEvent
-from server.sse import event
+from cdlm.server.protocol.chat import ChatRequest
+from cdlm.server.protocol.completions import CompletionRequest
+from cdlm.server.protocol.responses import ResponsesRequest
+from cdlm.server.protocol.tokens import DetokenizeRequest, TokenizeRequest
+from cdlm.server.schema.chat import ChatCompletion, ChatCompletionChunk
+from cdlm.server.schema.common import Error
+from cdlm.server.schema.completions import Completion, CompletionChunk
+from cdlm.server.schema.examples import EXAMPLES
+from cdlm.server.schema.others import Detokenized, ModelCard, ModelList, State, Tokenized, Version
+from cdlm.server.schema.responses import ResponseAnswer, ResponseEvent
+from cdlm.server.sse import event
 
 _STATUSES = {
     400: "A field, the body or its type is wrong; `param` names the field",

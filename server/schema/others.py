@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from server.schema.common import Answer
+from cdlm.server.schema.common import Answer
 
 
 class ModelCard(Answer):

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, RootModel
 
-from server.protocol.effort import Effort
-from server.schema.common import Answer, CachedTokens, Canvas, ScoredToken, TokenIds, Work
+from cdlm.server.protocol.effort import Effort
+from cdlm.server.schema.common import Answer, CachedTokens, Canvas, ScoredToken, TokenIds, Work
 
 
 class OutputText(Answer):

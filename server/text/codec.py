@@ -11,14 +11,14 @@ import anyio.to_thread
 from pydantic import JsonValue
 from tokenizers import Tokenizer
 
-from model.config import CheckpointError
-from model.grammar.vocabulary import Vocabulary
-from model.token_bytes import TokenBytes
-from server.errors import invalid, too_long
-from server.text.detokenizer import Detokenizer
-from server.text.encoder import TextEncoder
-from server.text.marked import Marked, concat
-from server.text.template import ChatTemplate, TemplateFault
+from cdlm.model.config import CheckpointError
+from cdlm.model.grammar.vocabulary import Vocabulary
+from cdlm.model.token_bytes import TokenBytes
+from cdlm.server.errors import invalid, too_long
+from cdlm.server.text.detokenizer import Detokenizer
+from cdlm.server.text.encoder import TextEncoder
+from cdlm.server.text.marked import Marked, concat
+from cdlm.server.text.template import ChatTemplate, TemplateFault
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class TextCodec:
 
         ``chat_template`` is a file that replaces the checkpoint's.
         """
-        from model.tokenizer import load_tokenizer  # Imports transformers, which takes seconds.
+        from cdlm.model.tokenizer import load_tokenizer  # Imports transformers, which takes seconds.
 
         try:
             loaded: Any = load_tokenizer(directory, chat_template)

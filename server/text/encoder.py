@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-from server.text.marked import Marked
+from cdlm.server.text.marked import Marked
 
 # Braille: no word, no punctuation, no case, and normalizers leave it alone. The empty cell is a kind of space.
 _CELLS = [chr(code) for code in range(0x2801, 0x2900)]

@@ -10,7 +10,7 @@ from jinja2.compiler import CodeGenerator, Frame
 from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from server.text.marked import Marked, concat, holds_client_text, spread
+from cdlm.server.text.marked import Marked, concat, holds_client_text, spread
 
 # Filters whose results carry the right marks: made by methods of ``Marked``, or one of the values they are given.
 _KEEPING = frozenset(

@@ -9,9 +9,9 @@ from typing import Any
 import jinja2
 from pydantic import JsonValue
 
-from server.text.environment import marking_template
-from server.text.marked import Marked, concat, mark
-from server.tool_format import forms, plain_messages
+from cdlm.server.text.environment import marking_template
+from cdlm.server.text.marked import Marked, concat, mark
+from cdlm.server.tool_format import forms, plain_messages
 
 # What a template is given besides what requests may name.
 RESERVED = frozenset(

@@ -22,9 +22,9 @@ from benchmarks.speed.pace import Pace, measure_pace
 from benchmarks.speed.settings import QUICK
 from benchmarks.speed.shapes import SHAPES
 from benchmarks.speed.workbench import engine_options
-from model.assets import BUNDLED_STUDENT
-from model.transformer import Transformer
-from scheduler.messages import EngineStats
+from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.transformer import Transformer
+from cdlm.scheduler.messages import EngineStats
 
 TINY = SHAPES["tiny"]
 # A difference of two short times may come out negative on a busy machine.
@@ -224,6 +224,6 @@ def test_a_bar_holds_at_its_shape_and_batch_only() -> None:
 
 
 def test_a_run_leaves_the_logs_of_its_process_alone(cache: Path, tmp_path: Path) -> None:
-    logger = logging.getLogger("scheduler.engine")
+    logger = logging.getLogger("cdlm.scheduler.engine")
     assert speed(cache, tmp_path, "--comparison", "offline_over_raw").exit_code == 0
     assert logger.getEffectiveLevel() <= logging.WARNING

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
+from cdlm.cli.main import app
 from tests.cli.other_server import GAP_S, TOKENS, other_server
 
 

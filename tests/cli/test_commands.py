@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from cli.local_server import LocalServerError, local_server
-from model.assets import BUNDLED_STUDENT
+from cdlm.cli.local_server import LocalServerError, local_server
+from cdlm.model.assets import BUNDLED_STUDENT
 from tests.checkpoints import build_checkpoint
 
 
 def cdlm(*arguments: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cli", *arguments]
+    command = [sys.executable, "-m", "cdlm", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 

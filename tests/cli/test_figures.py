@@ -5,12 +5,12 @@ from itertools import pairwise
 
 import pytest
 
-from cli.completions import Completion
-from cli.evaluate import Runs, summarise, wilson_interval
-from cli.evaluation_sets import is_right
-from cli.load import Attempt, Load, poisson_arrivals
-from cli.load_figures import summarise as summarise_load
-from training.data.mixture import draw_problems
+from cdlm.cli.completions import Completion
+from cdlm.cli.evaluate import Runs, summarise, wilson_interval
+from cdlm.cli.evaluation_sets import is_right
+from cdlm.cli.load import Attempt, Load, poisson_arrivals
+from cdlm.cli.load_figures import summarise as summarise_load
+from cdlm.training.data.mixture import draw_problems
 
 USAGE = {"completion_tokens": 60, "forward_passes": 12, "denoise_steps": 10}
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
-from model.assets import BUNDLED_STUDENT
-from model.tokenizer import load_tokenizer
-from scheduler.llm import LLM
-from scheduler.messages import GenerateRequest
-from scheduler.options import EngineOptions
-from server.settings import ServerSettings
+from cdlm.cli.main import app
+from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.scheduler.llm import LLM
+from cdlm.scheduler.messages import GenerateRequest
+from cdlm.scheduler.options import EngineOptions
+from cdlm.server.settings import ServerSettings
 from tests.hf_checkpoints import build_dream
 from tests.server.test_prompts import SOURCE
 
@@ -61,7 +61,7 @@ def test_a_system_message_and_a_template_of_ones_own(tmp_path: Path) -> None:
     assert generate(*shared, "--chat-template", str(template)) == answer(directory, own, 8)
     for extra, message in [
         (("--system", "be", "--raw"), "--system is a message of a chat, and --raw sends none"),
-        (("--max-model-len", "1"), "--max-model-len='1'"),
+        (("--max-cdlm.model-len", "1"), "--max-cdlm.model-len='1'"),
         (("--quantization", "int3"), "--quantization='int3'"),
         (("--revision", "main"), "is a directory, not an id on the Hub"),
         (("--chat-template", "/nowhere.jinja"), "chat template /nowhere.jinja: cannot be read"),
@@ -111,6 +111,6 @@ def test_variables_are_those_of_serve(monkeypatch: pytest.MonkeyPatch, name: str
 
 def test_no_command_loads_torch_before_it_runs() -> None:
     # How its threads wait is read once, when it is loaded.
-    code = "import cli.main, sys; print(sorted({'torch', 'transformers'} & sys.modules.keys()))"
+    code = "import cdlm.cli.main, sys; print(sorted({'torch', 'transformers'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cli.main import app
-from cli.plan_units import quantity
+from cdlm.cli.main import app
+from cdlm.cli.plan_units import quantity
 from tests.checkpoints import build_checkpoint
 
 H100 = ("--model", "dream-7b", "--device", "h100")
@@ -30,7 +30,7 @@ def figures(tmp_path: Path, *arguments: str) -> dict[str, Any]:
 
 
 def test_the_command_prints_table_and_findings() -> None:
-    command = [sys.executable, "-m", "cli", "plan", *H100, "--batch", "1,64"]
+    command = [sys.executable, "-m", "cdlm", "plan", *H100, "--batch", "1,64"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert result.returncode == 0, result.stderr
     assert "dream-7b (7.62B) on h100-sxm, bfloat16, 1024 cached tokens, 4 tokens a forward" in result.stdout

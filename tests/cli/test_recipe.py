@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint import load_checkpoint
+from cdlm.model.checkpoint import load_checkpoint
 
 RECIPE = """
 seed = 5
@@ -57,7 +57,7 @@ log_every = 1
 def train(
     stage: str, directory: Path, config: str = "recipe.toml", workers: int = 2
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cli", "train", stage, "--config", str(directory / config)]
+    command = [sys.executable, "-m", "cdlm", "train", stage, "--config", str(directory / config)]
     command += ["--output", str(directory / "run"), "--workers", str(workers)]
     return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
 

@@ -11,14 +11,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cli.main import app
-from cli.table import tokens_per_step
-from cli.table_rows import NAIVE, REFERENCE_STUDENT, ROWS, TRUNCATED, Models
-from model.assets import BUNDLED_STUDENT
-from model.config import Manifest, TransformerConfig
-from model.export import save_checkpoint
-from model.tokenizer import load_tokenizer
-from model.transformer import Transformer
+from cdlm.cli.main import app
+from cdlm.cli.table import tokens_per_step
+from cdlm.cli.table_rows import NAIVE, REFERENCE_STUDENT, ROWS, TRUNCATED, Models
+from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.config import Manifest, TransformerConfig
+from cdlm.model.export import save_checkpoint
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.transformer import Transformer
 from tests.checkpoints import AXES
 
 NAMES = [

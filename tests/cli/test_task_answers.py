@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from model.assets import BUNDLED_STUDENT
-from model.files import read_json
-from model.tokenizer import load_tokenizer
+from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.files import read_json
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.training.natural.answers import append, pending
+from cdlm.training.natural.config import AnswersSection
 from tests.hf_block_checkpoints import build
 from tests.training.natural.packages import write_packages
-from training.natural.answers import append, pending
-from training.natural.config import AnswersSection
 
 CONFIG = """
 seed = 1
@@ -43,7 +43,7 @@ log_every = 1
 
 
 def train(stage: str, place: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "cli", "train", stage, "--config", str(place / "c.toml"), "--output", str(place)]
+    command = [sys.executable, "-m", "cdlm", "train", stage, "--config", str(place / "c.toml"), "--output", str(place)]
     return subprocess.run(command, capture_output=True, text=True, timeout=240)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from model.assets import BUNDLED_STUDENT
+from cdlm.model.assets import BUNDLED_STUDENT
 from tests.clients.conftest import HERE, Run
 from tests.clients.environments import python_of
 from tests.e2e.conftest import Server

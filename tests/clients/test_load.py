@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.assets import BUNDLED_STUDENT
+from cdlm.model.assets import BUNDLED_STUDENT
 from tests.clients.conftest import Run
 from tests.clients.environments import python_of
 from tests.e2e.conftest import Server

@@ -10,12 +10,12 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from scheduler.messages import EngineReady, EngineStats
-from server.command_line import SettingsError, parse_settings
-from server.health import router
-from server.keys import digest
-from server.metrics import Metrics
-from server.run import _READINESS_PAUSE_S
+from cdlm.scheduler.messages import EngineReady, EngineStats
+from cdlm.server.command_line import SettingsError, parse_settings
+from cdlm.server.health import router
+from cdlm.server.keys import digest
+from cdlm.server.metrics import Metrics
+from cdlm.server.run import _READINESS_PAUSE_S
 from tests.deploy.custom_resources import SPECS
 from tests.deploy.objects import FULL, PLAIN, Objects, environment, plain, pod, rendered, server
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 
-from server.settings import ServerSettings
+from cdlm.server.settings import ServerSettings
 from tests.e2e.conftest import ROOT
 
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "deploy/ray/serve.yaml").read_text())

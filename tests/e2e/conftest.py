@@ -98,7 +98,7 @@ def running_server(log: Path, *flags: str, **variables: str) -> Iterator[Server]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CDLM_")}
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-m", "cli", "serve", "--port", str(port), "--threads", "1", *flags],
+            [sys.executable, "-m", "cdlm", "serve", "--port", str(port), "--threads", "1", *flags],
             cwd=ROOT,
             env=environment | variables,
             stdin=subprocess.DEVNULL,

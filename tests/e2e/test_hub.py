@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from model.assets import BUNDLED_STUDENT
+from cdlm.model.assets import BUNDLED_STUDENT
 from tests.e2e.conftest import ROOT, running_server
 
 COMMIT = "c0ffee" * 6 + "c0de"
@@ -123,7 +123,7 @@ def test_what_cannot_be_fetched_is_named(
     hub: ThreadingHTTPServer, tmp_path: Path, flags: list[str], reason: str
 ) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "cli", "serve", "--port", "0", *flags],
+        [sys.executable, "-m", "cdlm", "serve", "--port", "0", *flags],
         cwd=ROOT, env={"PATH": "/usr/bin:/bin"} | variables(hub, tmp_path), capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 1

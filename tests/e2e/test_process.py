@@ -89,7 +89,7 @@ def test_a_signal_while_the_model_loads(tmp_path: Path) -> None:
     port = free_port()
     log = tmp_path / "log"
     with log.open("wb") as sink:
-        command = [sys.executable, "-m", "cli", "serve", "--port", str(port)]
+        command = [sys.executable, "-m", "cdlm", "serve", "--port", str(port)]
         process = subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=sink)
     try:
         deadline, status = time.monotonic() + 120, 0
@@ -131,7 +131,7 @@ def refuse(*flags: str, **variables: str) -> str:
     """What a server that must not start writes to stderr."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CDLM_")}
     done = subprocess.run(
-        [sys.executable, "-m", "cli", "serve", *flags],
+        [sys.executable, "-m", "cdlm", "serve", *flags],
         cwd=ROOT,
         env=environment | variables,
         capture_output=True,

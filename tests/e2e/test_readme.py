@@ -43,12 +43,18 @@ def test_the_python_snippet_prints_a_function(server: Server) -> None:
     assert result.stdout.startswith("def ")
 
 
+def test_the_snippet_without_a_server_prints_an_answer() -> None:
+    code = snippet("python", "cdlm.LLM(")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert result.stdout.strip()
+
+
 def test_make_targets_and_commands_of_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"make ([a-z-]+)", README)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for name in set(re.findall(r"`cdlm ([a-z]+)", README)):
-        command = [sys.executable, "-m", "cli", name, "--help"]
+        command = [sys.executable, "-m", "cdlm", name, "--help"]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr
 

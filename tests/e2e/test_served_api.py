@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from cli.evaluation_sets import is_right
+from cdlm.cli.evaluation_sets import is_right
+from cdlm.training.data.mixture import draw_problems
 from tests.e2e.conftest import Server
-from training.data.mixture import draw_problems
 
 PROMPT = "Tom has 3 apples and buys 4 more. How many apples does Tom have?"
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from model.assets import BUNDLED_STUDENT
+from cdlm.model.assets import BUNDLED_STUDENT
 from tests.e2e.conftest import running_server
 from tests.reliability.load import engine_of
 
 LIMIT = "import resource, sys; n = int(sys.argv.pop(1)); resource.setrlimit(resource.RLIMIT_NOFILE, (n, n)); "
-MAIN = "from cli.main import main; main()"
+MAIN = "from cdlm.cli.main import main; main()"
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -36,7 +36,7 @@ def refused(command: list[str], **keywords: object) -> str:
 
 
 def serve(*flags: str) -> list[str]:
-    return [sys.executable, "-m", "cli", "serve", "--port", "0", "--threads", "1", *flags]
+    return [sys.executable, "-m", "cdlm", "serve", "--port", "0", "--threads", "1", *flags]
 
 
 def test_sockets_lie_where_their_path_is_short(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_an_interpreter_that_is_gone(tmp_path: Path) -> None:
 
 def test_an_engine_that_is_killed_while_it_loads(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, signal, sys\nif 'scheduler.process' in sys.orig_argv: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal, sys\nif 'cdlm.scheduler.process' in sys.orig_argv: os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     said = refused(serve(), env=environment(PYTHONPATH=str(tmp_path)))
     assert "the engine process was ended by SIGKILL while it loaded the model" in said

@@ -205,7 +205,7 @@ def test_a_collector_that_is_gone_harms_nothing(tmp_path: Path) -> None:
 
 
 def test_a_collector_that_never_answers_does_not_hold_the_exit_up() -> None:
-    from server.spans import Tracing
+    from cdlm.server.spans import Tracing
 
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -221,13 +221,13 @@ def test_a_collector_that_never_answers_does_not_hold_the_exit_up() -> None:
 def test_without_it_nothing_is_imported() -> None:
     code = """
 import sys
-import server.run
-from server.app import create_app
-from server.command_line import parse_settings
-from server.tracing import open_tracing
+import cdlm.server.run
+from cdlm.server.app import create_app
+from cdlm.server.command_line import parse_settings
+from cdlm.server.tracing import open_tracing
 settings = parse_settings([])
 assert open_tracing(settings.otlp_endpoint, "m", "1") is None
-kept = ("opentelemetry.sdk", "opentelemetry.exporter", "server.spans")
+kept = ("opentelemetry.sdk", "opentelemetry.exporter", "cdlm.server.spans")
 print([name for name in sys.modules if name.startswith(kept)])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -244,7 +244,7 @@ def test_bad_addresses_are_refused() -> None:
 
 def without_packages(*flags: str) -> str:
     """What ``cdlm serve`` says where the packages of tracing are not installed."""
-    code = "import sys; sys.modules['opentelemetry.sdk'] = None; from cli.main import main; main()"
+    code = "import sys; sys.modules['opentelemetry.sdk'] = None; from cdlm.cli.main import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "serve", *flags],
         cwd=ROOT,

@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.conftest import Server, free_port
 
-OURS = ("cli", "server", "scheduler", "model", "training")
+OURS = ("cdlm", "cli", "server", "scheduler", "model", "training")
 OTHERS = (
     "torch",
     "json",
@@ -61,9 +61,9 @@ def test_a_server_and_its_processes_import_nothing_of_it(standing: Path, ranks: 
     assert executed(standing) == ""
 
 
-@pytest.mark.parametrize("command", [[CDLM], [sys.executable, "-m", "cli"]])
+@pytest.mark.parametrize("command", [[CDLM], [sys.executable, "-m", "cdlm"]])
 def test_commands_in_one_process_import_nothing_of_it(standing: Path, command: list[str]) -> None:
-    (standing / "cli.py").unlink()  # With -m the user asks for it.
+    (standing / "cdlm.py").unlink()  # With -m the user asks for it.
     arguments = ["generate", "hello", "--max-tokens", "4"]
     done = subprocess.run([*command, *arguments], cwd=standing, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -75,9 +75,9 @@ def test_an_empty_part_of_pythonpath_is_not_the_working_directory(standing: Path
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "own.py").write_text("")
     program = (
-        "import subprocess; from scheduler import child; "
+        "import subprocess; from cdlm.scheduler import child; "
         "print(subprocess.run(child.command('own'), env=child.environment()).returncode, "
-        "subprocess.run(child.command('scheduler.errors'), env=child.environment()).returncode)"
+        "subprocess.run(child.command('cdlm.scheduler.errors'), env=child.environment()).returncode)"
     )
     variables = os.environ | {"PYTHONPATH": f"{os.pathsep}{tmp_path / 'mine'}"}
     run = [sys.executable, "-P", "-c", "import os; os.chdir(os.environ['STANDING']); " + program]

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from scheduler.engine import Engine
-from scheduler.messages import DecodingParams, GenerateRequest, ScoreRequest
-from scheduler.options import EngineOptions
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.messages import DecodingParams, GenerateRequest, ScoreRequest
+from cdlm.scheduler.options import EngineOptions
 from tests.checkpoints import AXES, EOS, WITHOUT_MASK, build_checkpoint
 
 # Blocks that are cut by every rule of the scheduler: full prompts, prompts by blocks with a shift, single tokens.

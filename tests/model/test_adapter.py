@@ -11,14 +11,14 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.adapter import write_adapter
-from model.backbones import find_backbone
-from model.checkpoint import load_checkpoint
-from model.transformer import Transformer
+from cdlm.model.adapter import write_adapter
+from cdlm.model.backbones import find_backbone
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.transformer import Transformer
+from cdlm.training.attention import causal_mask
 from tests.checkpoints import build_checkpoint
 from tests.hf_checkpoints import build_dream, build_llada
 from tests.hf_references import STD, dream_base, llada_base, logits, random_ids, random_lora, train_with_peft
-from training.attention import causal_mask
 
 # PEFT asks transformers for an attribute that it has renamed since.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

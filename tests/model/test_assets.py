@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.assets import BUNDLED_STUDENT
-from model.checkpoint import load_checkpoint
-from model.tokenizer import load_tokenizer
-from scheduler.engine import Engine
-from scheduler.messages import GenerateRequest
-from scheduler.options import EngineOptions
-from training.tokenizer import FILLING
+from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.messages import GenerateRequest
+from cdlm.scheduler.options import EngineOptions
+from cdlm.training.tokenizer import FILLING
 
 TOKENIZER = load_tokenizer(BUNDLED_STUDENT)
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.backbones import find_backbone
-from model.checkpoint import load_checkpoint
-from model.confidence import confidence_and_best
-from model.config import CheckpointError
-from model.tokenizer import load_tokenizer
-from scheduler.engine import Engine
-from scheduler.errors import EngineStartError
-from scheduler.messages import GenerateRequest
-from scheduler.options import EngineOptions
+from cdlm.model.backbones import find_backbone
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.confidence import confidence_and_best
+from cdlm.model.config import CheckpointError
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.errors import EngineStartError
+from cdlm.scheduler.messages import GenerateRequest
+from cdlm.scheduler.options import EngineOptions
 from tests.hf_block_checkpoints import CONFIGS, EOS, VOCAB, build, random_model, write_checkpoint
 from tests.hf_checkpoints import build_dream
 from tests.hf_references import STD, logits

@@ -7,13 +7,13 @@ from typing import Any
 import jsonschema
 import pytest
 
-from model.grammar.compiled import CompiledGrammar
-from model.grammar.examples import example
-from model.grammar.literals import spelled_texts
-from model.grammar.matcher import AnswerMatcher
-from model.grammar.vocabulary import Vocabulary
-from server.answer_grammar import constraint_grammar
-from server.protocol.formats import Constraint
+from cdlm.model.grammar.compiled import CompiledGrammar
+from cdlm.model.grammar.examples import example
+from cdlm.model.grammar.literals import spelled_texts
+from cdlm.model.grammar.matcher import AnswerMatcher
+from cdlm.model.grammar.vocabulary import Vocabulary
+from cdlm.server.answer_grammar import constraint_grammar
+from cdlm.server.protocol.formats import Constraint
 from tests.grammars import EOS, VOCAB, make_json_tokenizer, way_to_end
 from tests.schemas import schemas
 

@@ -9,7 +9,7 @@ import pytest
 _COUNT_PAGE_FAULTS = """
 import resource, sys
 import torch
-from model.device import keep_freed_memory
+from cdlm.model.device import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()

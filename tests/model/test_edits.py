@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from model.canvas import Canvas
-from model.config import Manifest
-from model.edits import LogitEditor
-from model.logprobs import token_logprobs
-from model.row import LogitEdits, RowWork
-from model.rules import FinalisationRule
+from cdlm.model.canvas import Canvas
+from cdlm.model.config import Manifest
+from cdlm.model.edits import LogitEditor
+from cdlm.model.logprobs import token_logprobs
+from cdlm.model.row import LogitEdits, RowWork
+from cdlm.model.rules import FinalisationRule
 from tests.oracle import OracleEdits, edit
 
 VOCAB, MASK, BLOCK = 11, 10, 4

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.graphs import ForwardGraphs
-from scheduler.engine import Engine
-from scheduler.errors import EngineStartError
-from scheduler.options import EngineOptions
+from cdlm.model.graphs import ForwardGraphs
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.errors import EngineStartError
+from cdlm.scheduler.options import EngineOptions
 from tests.checkpoints import build_checkpoint
 from tests.model.test_attention import CheckedVarlen
 from tests.scheduler.test_oracle import assert_equal_to_oracle, random_requests, run

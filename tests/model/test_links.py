@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from model.assets import BUNDLED_STUDENT
-from model.checkpoint import load_checkpoint
-from model.config import CheckpointError
-from model.tokenizer import load_tokenizer
+from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.config import CheckpointError
+from cdlm.model.tokenizer import load_tokenizer
 
 
 def snapshot(cache: Path) -> Path:

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
-from model.backbones import BACKBONES, find_backbone
-from model.backbones.autoregressive import AutoregressiveBackbone
-from model.checkpoint import load_checkpoint
-from model.config import CheckpointError
-from model.token_names import read_token_names
+from cdlm.model.backbones import BACKBONES, find_backbone
+from cdlm.model.backbones.autoregressive import AutoregressiveBackbone
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.config import CheckpointError
+from cdlm.model.token_names import read_token_names
 from tests import hf_block_checkpoints, hf_checkpoints
 from tests.hf_checkpoints import VOCAB, build_dream, build_llada
 

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import model.packing
-from model.attention.dense import DenseAttention
-from model.checkpoint import load_checkpoint
-from model.confidence import confidence_and_best, confidence_and_best_of_head
-from model.config import TransformerConfig
-from model.head import LmHead
-from model.packing import PackedHead, PackedProduct, pack, packable, worthwhile
-from model.quantization import quantise
-from model.transformer import Transformer
-from scheduler.engine import Engine
-from scheduler.options import EngineOptions
+import cdlm.model.packing
+from cdlm.model.attention.dense import DenseAttention
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.confidence import confidence_and_best, confidence_and_best_of_head
+from cdlm.model.config import TransformerConfig
+from cdlm.model.head import LmHead
+from cdlm.model.packing import PackedHead, PackedProduct, pack, packable, worthwhile
+from cdlm.model.quantization import quantise
+from cdlm.model.transformer import Transformer
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.options import EngineOptions
 from tests.checkpoints import AXES, build_checkpoint
 from tests.scheduler.test_oracle import assert_equal_to_oracle, random_requests, run
 
@@ -30,8 +30,8 @@ DTYPES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 @pytest.fixture
 def everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny models are packed too, their vocabulary in several parts."""
-    monkeypatch.setattr("scheduler.loading.worthwhile", lambda weight, block_length: True)  # noqa: ARG005
-    monkeypatch.setattr(model.packing, "HEAD_COLUMNS", 24)
+    monkeypatch.setattr("cdlm.scheduler.loading.worthwhile", lambda weight, block_length: True)  # noqa: ARG005
+    monkeypatch.setattr(cdlm.model.packing, "HEAD_COLUMNS", 24)
 
 
 def random_transformer(dtype: torch.dtype, **shape: bool) -> Transformer:
@@ -95,7 +95,7 @@ def test_states_and_logits_stay_and_plain_matrices_go(shape: dict[str, bool]) ->
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mask", [0, 30, 89, 90])
 def test_the_search_of_a_packed_head(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, mask: int) -> None:
-    monkeypatch.setattr("model.confidence._HEAD_PART_BYTES", {"cpu": 4 * 24 * 5})  # Five rows at a time.
+    monkeypatch.setattr("cdlm.model.confidence._HEAD_PART_BYTES", {"cpu": 4 * 24 * 5})  # Five rows at a time.
     generator = torch.Generator().manual_seed(1)
     head = LmHead(16, 90, bias=False)
     head.weight = nn.Parameter(torch.randn(90, 16, generator=generator).to(dtype), requires_grad=False)

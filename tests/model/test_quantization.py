@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import nn
 
-from model.assets import BUNDLED_STUDENT
-from model.checkpoint import load_checkpoint
-from model.quantization import quantise
-from model.tokenizer import load_tokenizer
-from scheduler.errors import EngineStartError
-from scheduler.llm import LLM
-from scheduler.messages import GenerateRequest
-from scheduler.options import EngineOptions
-from training.data.mixture import draw_problems
+from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.quantization import quantise
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.scheduler.errors import EngineStartError
+from cdlm.scheduler.llm import LLM
+from cdlm.scheduler.messages import GenerateRequest
+from cdlm.scheduler.options import EngineOptions
+from cdlm.training.data.mixture import draw_problems
 
 
 def test_every_layer_holds_a_byte_a_weight_rounded_to_nearest() -> None:

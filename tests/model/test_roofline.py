@@ -7,17 +7,17 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.accelerators import ACCELERATORS, UnknownAcceleratorError, find_accelerator
-from model.attention.cache import PagedCache
-from model.attention.sdpa import SdpaAttention
-from model.backbones import find_backbone
-from model.capacity import Capacity, replicas, request_work
-from model.config import TransformerConfig
-from model.cost import PRECISIONS, Decoding, ModelCost, count_parameters
-from model.presets import PRESETS
-from model.roofline import Roof, Work, crossover_batch, ridge_batch, whole_batch
-from model.segments import Segment
-from model.transformer import Transformer
+from cdlm.model.accelerators import ACCELERATORS, UnknownAcceleratorError, find_accelerator
+from cdlm.model.attention.cache import PagedCache
+from cdlm.model.attention.sdpa import SdpaAttention
+from cdlm.model.backbones import find_backbone
+from cdlm.model.capacity import Capacity, replicas, request_work
+from cdlm.model.config import TransformerConfig
+from cdlm.model.cost import PRECISIONS, Decoding, ModelCost, count_parameters
+from cdlm.model.presets import PRESETS
+from cdlm.model.roofline import Roof, Work, crossover_batch, ridge_batch, whole_batch
+from cdlm.model.segments import Segment
+from cdlm.model.transformer import Transformer
 
 TINY = TransformerConfig(
     vocab_size=10, hidden_size=4, intermediate_size=6, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=2

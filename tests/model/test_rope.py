@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import load_checkpoint
-from model.config import CheckpointError, Manifest, TransformerConfig
-from model.rope import stretch
-from model.transformer import RotaryEmbedding
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
+from cdlm.model.rope import stretch
+from cdlm.model.transformer import RotaryEmbedding
 from tests.checkpoints import build_checkpoint
 from tests.hf_checkpoints import build_dream
 

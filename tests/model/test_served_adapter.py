@@ -10,11 +10,11 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.checkpoint import load_checkpoint
-from scheduler.engine import Engine
-from scheduler.errors import EngineStartError
-from scheduler.messages import BlockOutput, DecodingParams, GenerateRequest
-from scheduler.options import EngineOptions
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.errors import EngineStartError
+from cdlm.scheduler.messages import BlockOutput, DecodingParams, GenerateRequest
+from cdlm.scheduler.options import EngineOptions
 from tests.hf_checkpoints import EOS, MASK, build_dream, build_llada
 from tests.hf_references import LLAMA_NAMES, dream_base, llada_base, train_with_peft
 from tests.oracle import decode

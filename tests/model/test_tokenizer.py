@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from model.config import CheckpointError
-from model.tokenizer import load_tokenizer
+from cdlm.model.config import CheckpointError
+from cdlm.model.tokenizer import load_tokenizer
 from tests.hf_checkpoints import EOS, MASK, VOCAB, build_dream, build_llada
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from model.config import CheckpointError
-from model.token_names import read_token_names
-from server.text import TextCodec, TextError
+from cdlm.model.config import CheckpointError
+from cdlm.model.token_names import read_token_names
+from cdlm.server.text import TextCodec, TextError
 from tests.server.tokenizer_kinds import byte_level
 
 STORED = json.loads(byte_level().to_str())

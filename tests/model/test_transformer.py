@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from model.attention.dense import DenseAttention
-from model.config import TransformerConfig
-from model.transformer import RotaryEmbedding, Transformer, rotate
+from cdlm.model.attention.dense import DenseAttention
+from cdlm.model.config import TransformerConfig
+from cdlm.model.transformer import RotaryEmbedding, Transformer, rotate
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "biased"])

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from server.auth import OPEN_PATHS
-from server.settings import ENV_PREFIX, ServerSettings
+from cdlm.server.auth import OPEN_PATHS
+from cdlm.server.settings import ENV_PREFIX, ServerSettings
 from tests.e2e.conftest import free_port
 from tests.operate.expressions import ROOT
 

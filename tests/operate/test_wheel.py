@@ -1,4 +1,4 @@
-"""The wheel alone serves: in an empty environment, as a user who may write to a scratch folder only."""
+"""The wheel in an empty environment: what is in it, that it serves, and that no other package's name is in its way."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.e2e.conftest import ROOT, Server, free_port
 NOBODY = 65534
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """A folder that other users may enter."""
     with tempfile.TemporaryDirectory() as name:
@@ -59,9 +60,74 @@ def contents(folder: Path) -> dict[str, float]:
     return {str(path): path.stat().st_mtime for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.fixture(scope="module")
+def venv(folder: Path) -> Path:
+    return install(folder)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project of somebody else's, with packages and modules of the names that the rooms have here."""
+    for name in ("model", "server"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("MINE = True\n")
+    for name in ("cli", "training", "scheduler"):
+        (tmp_path / f"{name}.py").write_text("MINE = True\n")
+    return tmp_path
+
+
+OWN = (
+    "import cli, model, scheduler, server, training\nassert cli.MINE and model.MINE and server.MINE and training.MINE\n"
+)
+VARIABLES = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "HOME": os.environ.get("HOME", "/")}
+
+
+def test_what_is_in_the_wheel(folder: Path, venv: Path) -> None:
+    (wheel,) = (folder / "wheels").glob("cdlm_serve-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {"cdlm", "cdlm_serve"}
+    rooms = {name.split("/")[1] for name in names if name.startswith("cdlm/") and name.count("/") > 1}
+    assert rooms == {"cli", "model", "scheduler", "server", "training"}
+    assert {"cdlm/py.typed", "cdlm/__main__.py", "cdlm/server/static/page.js"} <= set(names)
+    assert "cdlm/model/assets/cdlm-nano/model.safetensors" in names
+    assert not [name for name in names if "__pycache__" in name or "test" in name.lower().rpartition("/")[2]]
+    rooms_alone = "('cli', 'model', 'scheduler', 'server', 'training')"
+    code = f"import importlib.util as u; print([name for name in {rooms_alone} if u.find_spec(name)])"
+    dependencies = next(venv.glob("lib/python*/site-packages/dependencies.pth"))
+    kept = dependencies.read_text()
+    dependencies.write_text("")
+    try:
+        assert run(f"{venv}/bin/python", "-I", "-c", code) == "[]\n"
+    finally:
+        dependencies.write_text(kept)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_script_beside_packages_of_the_same_names(venv: Path, project: Path, ranks: int) -> None:
+    script = project / "script.py"
+    script.write_text(
+        f"{OWN}import cdlm\n"
+        f"with cdlm.LLM(threads=1, tensor_parallel_size={ranks}) as llm:\n"
+        "    [answer] = llm.generate('Hello', cdlm.SamplingParams(max_tokens=5, ignore_eos=True))\n"
+        "    print(len(answer.outputs[0].token_ids))\n"
+        "import cdlm.model\nassert model.MINE and cdlm.model is not model\n"
+    )
+    done = subprocess.run(
+        [f"{venv}/bin/python", "script.py"], cwd=project, env=VARIABLES, capture_output=True, text=True, timeout=200
+    )
+    assert done.stdout == "5\n", done.stderr
+
+
+@pytest.mark.parametrize("command", [["cdlm"], ["python", "-m", "cdlm"]])
+def test_commands_beside_packages_of_the_same_names(venv: Path, project: Path, command: list[str]) -> None:
+    arguments = [f"{venv}/bin/{command[0]}", *command[1:], "generate", "Hello", "--max-tokens", "4", "--threads", "1"]
+    done = subprocess.run(arguments, cwd=project, env=VARIABLES, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
 @pytest.mark.slow
-def test_the_wheel_serves_from_a_read_only_folder(folder: Path) -> None:
-    venv = install(folder)
+def test_the_wheel_serves_from_a_read_only_folder(folder: Path, venv: Path) -> None:
     for path in venv.rglob("*"):
         if not path.is_symlink():
             path.chmod(path.stat().st_mode & ~0o222)
@@ -80,7 +146,7 @@ def test_the_wheel_serves_from_a_read_only_folder(folder: Path) -> None:
         "CDLM_PORT": str(port),
         "CDLM_THREADS": "1",
     }
-    code = "import server, model.assets, importlib.metadata as m; print(server.__file__, m.version('cdlm-serve'))"
+    code = "import cdlm, cdlm.model.assets; print(cdlm.__file__, cdlm.__version__)"
     where, version = run(f"{venv}/bin/python", "-I", "-c", code, env=environment).split()
     assert where.startswith(str(venv))
     log = folder / "log"

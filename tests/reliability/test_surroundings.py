@@ -18,7 +18,7 @@ FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 def test_a_full_disk_for_the_log(tmp_path: Path, report: Report) -> None:
     port = free_port()
     with open("/dev/full", "wb") as full:
-        command = [sys.executable, "-m", "cli", "serve", "--port", str(port), "--threads", "1"]
+        command = [sys.executable, "-m", "cdlm", "serve", "--port", str(port), "--threads", "1"]
         process = subprocess.Popen(command, cwd=ROOT, stdout=full, stderr=full)
     (tmp_path / "log").write_text("the log went to /dev/full")
     server = Server(process, f"http://127.0.0.1:{port}", tmp_path / "log")
@@ -65,7 +65,9 @@ def test_a_clock_that_jumps(tmp_path: Path, report: Report) -> None:
 
 def test_a_process_limit_on_open_files(tmp_path: Path, report: Report) -> None:
     """More clients than file descriptors: those that get none wait or fail, and the server goes on."""
-    script = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); from cli.main import main; main()"
+    script = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); from cdlm.cli.main import main; main()"
+    )
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CDLM_")}
     with (tmp_path / "log").open("wb") as sink:

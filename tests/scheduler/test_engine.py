@@ -8,10 +8,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from scheduler.engine import Engine
-from scheduler.errors import EngineStartError, RequestError
-from scheduler.messages import DecodingParams, GenerateRequest
-from scheduler.options import EngineOptions
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.errors import EngineStartError, RequestError
+from cdlm.scheduler.messages import DecodingParams, GenerateRequest
+from cdlm.scheduler.options import EngineOptions
 from tests.checkpoints import build_checkpoint
 
 
@@ -191,9 +191,9 @@ def test_the_pool_takes_its_share_of_the_free_memory(directory: Path, monkeypatc
     roomy = Engine(EngineOptions(model=str(directory), page_size=8, max_num_seqs=3))
     assert roomy.pool.num_pages == 3 * (256 + 8) // 8
     page = 2 * 2 * 8 * 2 * 8 * 4
-    monkeypatch.setattr("scheduler.loading.free_memory", lambda _device: 4 * 50 * page)
+    monkeypatch.setattr("cdlm.scheduler.loading.free_memory", lambda _device: 4 * 50 * page)
     assert Engine(EngineOptions(model=str(directory), page_size=8)).pool.num_pages == 50
-    monkeypatch.setattr("scheduler.loading.free_memory", lambda _device: 4 * 10 * page)
+    monkeypatch.setattr("cdlm.scheduler.loading.free_memory", lambda _device: 4 * 10 * page)
     with pytest.raises(EngineStartError, match="the free memory for the KV cache.* 10 pages"):
         Engine(EngineOptions(model=str(directory), page_size=8))
 

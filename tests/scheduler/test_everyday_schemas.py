@@ -6,11 +6,11 @@ from pathlib import Path
 
 import jsonschema
 
-from scheduler.engine import Engine
-from scheduler.messages import GenerateRequest
-from scheduler.options import EngineOptions
-from server.answer_grammar import constraint_grammar
-from server.protocol.formats import Constraint
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.messages import GenerateRequest
+from cdlm.scheduler.options import EngineOptions
+from cdlm.server.answer_grammar import constraint_grammar
+from cdlm.server.protocol.formats import Constraint
 from tests.grammars import build_json_checkpoint
 from tests.scheduler.test_oracle import run
 from tests.scheduler.test_structured import PARAMS, TOKENIZER, VOCABULARY

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from model.config import Manifest
-from scheduler.engine import Engine
-from scheduler.fair_queue import OLDEST_EVERY, FairQueue
-from scheduler.messages import GenerateRequest, ScoreRequest
-from scheduler.options import EngineOptions
-from scheduler.sequence import Sequence
+from cdlm.model.config import Manifest
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.fair_queue import OLDEST_EVERY, FairQueue
+from cdlm.scheduler.messages import GenerateRequest, ScoreRequest
+from cdlm.scheduler.options import EngineOptions
+from cdlm.scheduler.sequence import Sequence
 from tests.checkpoints import build_checkpoint
 
 MANIFEST = Manifest(block_length=8, confidence_threshold=0.5, mask_token_id=63, stop_token_ids=(), max_model_len=64)

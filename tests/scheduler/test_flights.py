@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from scheduler.errors import EngineDeadError
-from scheduler.flights import MAX_LIVES, Flights
-from scheduler.messages import BlockOutput, GenerateRequest, ScoreRequest
+from cdlm.scheduler.errors import EngineDeadError
+from cdlm.scheduler.flights import MAX_LIVES, Flights
+from cdlm.scheduler.messages import BlockOutput, GenerateRequest, ScoreRequest
 
 
 def generate(name: str) -> GenerateRequest:

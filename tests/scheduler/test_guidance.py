@@ -7,10 +7,10 @@ import msgspec
 import pytest
 import torch
 
-from scheduler.engine import Engine
-from scheduler.errors import RequestError
-from scheduler.messages import DecodingParams, GenerateRequest
-from scheduler.options import EngineOptions
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.errors import RequestError
+from cdlm.scheduler.messages import DecodingParams, GenerateRequest
+from cdlm.scheduler.options import EngineOptions
 from tests.checkpoints import MASKED_AXES, build_checkpoint
 from tests.scheduler.test_oracle import (
     assert_equal_to_oracle,

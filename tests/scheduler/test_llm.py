@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.errors import EngineError, RequestError
-from scheduler.llm import LLM
-from scheduler.messages import EngineStats, GenerateRequest
-from scheduler.options import EngineOptions
+from cdlm.scheduler.errors import EngineError, RequestError
+from cdlm.scheduler.llm import LLM
+from cdlm.scheduler.messages import EngineStats, GenerateRequest
+from cdlm.scheduler.options import EngineOptions
 from tests.checkpoints import build_checkpoint
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.engine import Engine
-from scheduler.messages import DecodingParams, GenerateRequest
-from scheduler.options import EngineOptions
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.messages import DecodingParams, GenerateRequest
+from cdlm.scheduler.options import EngineOptions
 from tests.grammars import MASK, SCHEMAS, build_json_checkpoint, json_grammar
 
 PARAMS = DecodingParams(temperature=0.8, seed=3, frequency_penalty=0.5, confidence_threshold=1.0)

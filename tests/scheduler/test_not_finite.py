@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.row import NOT_FINITE
-from scheduler.engine import Engine
-from scheduler.messages import BlockOutput, DecodingParams, GenerateRequest, ScoreRequest
-from scheduler.options import EngineOptions
+from cdlm.model.row import NOT_FINITE
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.messages import BlockOutput, DecodingParams, GenerateRequest, ScoreRequest
+from cdlm.scheduler.options import EngineOptions
 from tests.checkpoints import AXES, MASK, build_checkpoint
 from tests.scheduler.test_oracle import oracle_answer
 

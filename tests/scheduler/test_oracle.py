@@ -8,15 +8,15 @@ import msgspec
 import pytest
 from safetensors.torch import load_file
 
-from model.assets import BUNDLED_STUDENT
-from model.checkpoint import load_checkpoint
-from model.tokenizer import load_tokenizer
-from scheduler.engine import Engine
-from scheduler.messages import BlockOutput, DecodingParams, GenerateRequest
-from scheduler.options import EngineOptions
+from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.messages import BlockOutput, DecodingParams, GenerateRequest
+from cdlm.scheduler.options import EngineOptions
+from cdlm.training.data.mixture import draw_problems
 from tests.checkpoints import AXES, EOS, MASK, VOCAB, build_checkpoint
 from tests.oracle import OracleAnswer, OracleEdits, decode
-from training.data.mixture import draw_problems
 
 
 class Answer:

@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from scheduler.engine import Engine
-from scheduler.messages import BlockOutput, GenerateRequest
-from scheduler.options import EngineOptions
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.messages import BlockOutput, GenerateRequest
+from cdlm.scheduler.options import EngineOptions
 from tests.checkpoints import AXES, build_checkpoint
 from tests.scheduler.test_oracle import Answer, random_requests
 

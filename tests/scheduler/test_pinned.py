@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from scheduler.engine import Engine
-from scheduler.errors import RequestError
-from scheduler.messages import DecodingParams, GenerateRequest
-from scheduler.options import EngineOptions
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.errors import RequestError
+from cdlm.scheduler.messages import DecodingParams, GenerateRequest
+from cdlm.scheduler.options import EngineOptions
 from tests.checkpoints import AXES, EOS, MASK, VOCAB, build_checkpoint
 from tests.scheduler.test_oracle import (
     assert_equal_to_oracle,

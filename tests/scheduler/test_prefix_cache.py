@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.engine import Engine
-from scheduler.messages import DecodingParams, GenerateRequest
-from scheduler.options import EngineOptions
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.messages import DecodingParams, GenerateRequest
+from cdlm.scheduler.options import EngineOptions
 from tests.checkpoints import AXES, build_checkpoint
 from tests.scheduler.test_oracle import Answer, assert_equal_to_oracle, random_requests, run
 

@@ -7,11 +7,11 @@ import msgspec
 import pytest
 import zmq
 
-from scheduler.engine import Engine
-from scheduler.messages import BlockOutput, EngineOutput, GenerateRequest, ShutdownRequest, StepReport
-from scheduler.options import EngineOptions
-from scheduler.process import EngineServer
-from scheduler.sequence import Sequence
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.messages import BlockOutput, EngineOutput, GenerateRequest, ShutdownRequest, StepReport
+from cdlm.scheduler.options import EngineOptions
+from cdlm.scheduler.process import EngineServer
+from cdlm.scheduler.sequence import Sequence
 from tests.checkpoints import build_checkpoint
 
 

@@ -12,20 +12,20 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from model.assets import BUNDLED_STUDENT
-from model.parallel.followers import LostRank
-from model.tokenizer import load_tokenizer
-from scheduler.engine import Engine
-from scheduler.errors import EngineStartError
-from scheduler.messages import GenerateRequest, ScoreRequest
-from scheduler.options import EngineOptions
+from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.parallel.followers import LostRank
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.errors import EngineStartError
+from cdlm.scheduler.messages import GenerateRequest, ScoreRequest
+from cdlm.scheduler.options import EngineOptions
+from cdlm.training.data.mixture import draw_problems
 from tests.checkpoints import AXES, build_checkpoint
 from tests.hf_block_checkpoints import build as build_block_backbone
 from tests.hf_checkpoints import build_dream, build_llada
 from tests.hf_references import dream_base, llada_base, train_with_peft
 from tests.scheduler import test_not_finite, test_scoring
 from tests.scheduler.test_oracle import Answer, assert_equal_to_oracle, random_requests, run
-from training.data.mixture import draw_problems
 
 
 @contextmanager
@@ -160,7 +160,7 @@ def test_an_error_in_the_leader_s_forward_ends_the_engine_and_its_followers(
         def attend(*_: object) -> None:
             raise MemoryError("no room")
 
-        monkeypatch.setattr("model.attention.sdpa.SdpaAttention.attend", attend)
+        monkeypatch.setattr("cdlm.model.attention.sdpa.SdpaAttention.attend", attend)
         with pytest.raises(LostRank, match="no room"):
             engine.step()
         [pid] = followers_of(engine)

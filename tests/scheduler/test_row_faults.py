@@ -7,27 +7,27 @@ from typing import Any
 import pytest
 import torch
 
-import model.draws
-import model.logprobs
-import model.runner
-import scheduler.engine
-import scheduler.row_steps
-import scheduler.staging
-from model.canvas import Canvas
-from model.constrained import ConstrainedRows
-from model.draws import Draws
-from model.edits import LogitEditor
-from model.grammar.matcher import AnswerMatcher
-from model.logprobs import RowScores
-from model.parallel.followers import LostRank
-from model.runner import ModelRunner
-from model.staged import StagedForward
-from scheduler.engine import Engine
-from scheduler.messages import BlockOutput, DecodingParams, GenerateRequest, ScoreRequest
-from scheduler.options import EngineOptions
-from scheduler.prefix_cache import PrefixCache
-from scheduler.scheduler import Scheduler
-from scheduler.scoring import Scoring
+import cdlm.model.draws
+import cdlm.model.logprobs
+import cdlm.model.runner
+import cdlm.scheduler.engine
+import cdlm.scheduler.row_steps
+import cdlm.scheduler.staging
+from cdlm.model.canvas import Canvas
+from cdlm.model.constrained import ConstrainedRows
+from cdlm.model.draws import Draws
+from cdlm.model.edits import LogitEditor
+from cdlm.model.grammar.matcher import AnswerMatcher
+from cdlm.model.logprobs import RowScores
+from cdlm.model.parallel.followers import LostRank
+from cdlm.model.runner import ModelRunner
+from cdlm.model.staged import StagedForward
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.messages import BlockOutput, DecodingParams, GenerateRequest, ScoreRequest
+from cdlm.scheduler.options import EngineOptions
+from cdlm.scheduler.prefix_cache import PrefixCache
+from cdlm.scheduler.scheduler import Scheduler
+from cdlm.scheduler.scoring import Scoring
 from tests.grammars import SCHEMAS, build_json_checkpoint, json_grammar
 from tests.scheduler.test_oracle import oracle_answer
 
@@ -167,7 +167,7 @@ STAGES: list[Stage] = [
     ("bad", Scheduler, "_claim", is_sequence),
     ("bad", Scheduler, "_grow", is_sequence),
     ("bad", PrefixCache, "attach", is_sequence),
-    ("bad", scheduler.row_steps.RowSteps, "_work", is_sequence),
+    ("bad", cdlm.scheduler.row_steps.RowSteps, "_work", is_sequence),
     ("bad", Canvas, "open_row", first_is_row),
     ("bad", Canvas, "open_block", first_is_row),
     ("bad", LogitEditor, "open_row", first_is_row),
@@ -177,18 +177,18 @@ STAGES: list[Stage] = [
     ("bad", ModelRunner, "layout", in_works),
     ("bad", ModelRunner, "forward", many_logits),
     ("bad", ModelRunner, "_predictable", many_logits),
-    ("bad", model.runner, "without_prompt", lambda engine, name, work, *_: work.row == row_of(engine, name)),
-    ("bad", model.runner, "second_places", in_works),
-    ("bad", model.runner, "guide", in_works),
+    ("bad", cdlm.model.runner, "without_prompt", lambda engine, name, work, *_: work.row == row_of(engine, name)),
+    ("bad", cdlm.model.runner, "second_places", in_works),
+    ("bad", cdlm.model.runner, "guide", in_works),
     ("bad", RowScores, "of", in_works),
     ("bad", ConstrainedRows, "keep", in_works),
     ("bad", LogitEditor, "apply", in_works),
-    ("bad", model.runner, "confidence_and_best", many_logits),
-    ("bad", model.runner, "entropy", many_logits),
+    ("bad", cdlm.model.runner, "confidence_and_best", many_logits),
+    ("bad", cdlm.model.runner, "entropy", many_logits),
     ("bad", Draws, "replace", in_works),
     ("bad", Draws, "pick", of_row_work),
-    ("bad", model.draws, "sample", lambda *_, temperature, **__: temperature == 0.7),
-    ("bad", model.draws, "gumbel_noise", lambda _engine, _name, seed, *_: seed == 3),
+    ("bad", cdlm.model.draws, "sample", lambda *_, temperature, **__: temperature == 0.7),
+    ("bad", cdlm.model.draws, "gumbel_noise", lambda _engine, _name, seed, *_: seed == 3),
     ("bad", ModelRunner, "_rules", in_works),
     ("bad", ConstrainedRows, "choose", in_works),
     ("bad", AnswerMatcher, "take", its_matcher),
@@ -196,12 +196,12 @@ STAGES: list[Stage] = [
     ("bad", AnswerMatcher, "closes_after", its_matcher),
     ("bad", ModelRunner, "_results", in_works),
     ("bad", RowScores, "added", many_logits),
-    ("bad", model.logprobs, "token_logprobs", many_logits),
+    ("bad", cdlm.model.logprobs, "token_logprobs", many_logits),
     ("bad", Canvas, "close_step", in_works),
     ("bad", PrefixCache, "store", is_sequence),
-    ("bad", scheduler.engine, "step_output", is_sequence),
+    ("bad", cdlm.scheduler.engine, "step_output", is_sequence),
     ("bad staged", ModelRunner, "stage", lambda _e, _n, _s, spans, *_, **__: LONG[-1] == spans[0].token_ids[0]),
-    ("bad staged", scheduler.staging.Staging, "advance", is_sequence),
+    ("bad staged", cdlm.scheduler.staging.Staging, "advance", is_sequence),
     ("bad staged", StagedForward, "advance", lambda engine, name, staged, *_: staged is engine.sequences[name].staged),
     ("bad score", Scoring, "admit", its_scoring),
     ("bad score", Scoring, "plan", its_scoring),

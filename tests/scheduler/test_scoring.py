@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from model.checkpoint import load_checkpoint
-from scheduler.engine import Engine
-from scheduler.errors import RequestError
-from scheduler.messages import BlockOutput, GenerateRequest, ScoreRequest
-from scheduler.options import EngineOptions
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.errors import RequestError
+from cdlm.scheduler.messages import BlockOutput, GenerateRequest, ScoreRequest
+from cdlm.scheduler.options import EngineOptions
 from tests.checkpoints import AXES, EOS, MASK, VOCAB, build_checkpoint
 from tests.oracle import score_prompt
 

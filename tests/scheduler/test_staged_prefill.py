@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from model.staged import StagedForward
-from scheduler.engine import Engine
-from scheduler.errors import EngineStartError
-from scheduler.messages import BlockOutput, GenerateRequest
-from scheduler.options import EngineOptions
+from cdlm.model.staged import StagedForward
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.errors import EngineStartError
+from cdlm.scheduler.messages import BlockOutput, GenerateRequest
+from cdlm.scheduler.options import EngineOptions
 from tests.checkpoints import AXES, build_checkpoint
 from tests.scheduler.test_oracle import assert_equal_to_oracle, random_requests, run
 

@@ -11,12 +11,12 @@ import msgspec
 import pytest
 from safetensors.torch import load_file
 
-from model.checkpoint import load_checkpoint
-from model.grammar.vocabulary import Vocabulary
-from scheduler.engine import Engine
-from scheduler.errors import RequestError
-from scheduler.messages import DecodingParams, GenerateRequest
-from scheduler.options import EngineOptions
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.grammar.vocabulary import Vocabulary
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.errors import RequestError
+from cdlm.scheduler.messages import DecodingParams, GenerateRequest
+from cdlm.scheduler.options import EngineOptions
 from tests.checkpoints import AXES, WITHOUT_MASK
 from tests.grammars import (
     EOS,

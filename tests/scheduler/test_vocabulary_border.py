@@ -8,12 +8,12 @@ import msgspec
 import pytest
 import torch
 
-from model.checkpoint import load_checkpoint
-from model.config import CheckpointError
-from scheduler.engine import Engine
-from scheduler.errors import EngineStartError, RequestError
-from scheduler.messages import DecodingParams, GenerateRequest, ScoreRequest
-from scheduler.options import EngineOptions
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.config import CheckpointError
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.errors import EngineStartError, RequestError
+from cdlm.scheduler.messages import DecodingParams, GenerateRequest, ScoreRequest
+from cdlm.scheduler.options import EngineOptions
 from tests import hf_block_checkpoints
 from tests.checkpoints import EOS, VOCAB, build_checkpoint
 from tests.grammars import MASK as JSON_MASK

@@ -10,10 +10,10 @@ import httpx
 import msgspec
 import pytest
 
-from server.app import create_app
-from server.services import Services
-from server.settings import ServerSettings
-from server.text import TextCodec
+from cdlm.server.app import create_app
+from cdlm.server.services import Services
+from cdlm.server.settings import ServerSettings
+from cdlm.server.text import TextCodec
 from tests.server.fakes import TEMPLATE, FakeEngine, make_tokenizer
 
 ANSWER = "hello world, hello there"

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import msgspec
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest, TokenLogprob
-from server.text.template import ChatTemplate
+from cdlm.scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest, TokenLogprob
+from cdlm.server.text.template import ChatTemplate
 
 MASK, EOS, USER, ASSISTANT = "<|mask|>", "<|endoftext|>", "<|user|>", "<|assistant|>"
 CONTEXT = 64

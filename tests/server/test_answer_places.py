@@ -2,9 +2,9 @@
 
 import pytest
 
-from scheduler.messages import BlockOutput, TokenLogprob
-from server.answer_text import AnswerText, TextRules
-from server.text import TextCodec
+from cdlm.scheduler.messages import BlockOutput, TokenLogprob
+from cdlm.server.answer_text import AnswerText, TextRules
+from cdlm.server.text import TextCodec
 from tests.server.test_tokenizer_kinds import TEMPLATE, loaded
 
 KINDS = ["byte_level", "qwen_like", "metaspace_first", "metaspace_always", "metaspace_never", "llama_like"]

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from scheduler.errors import EngineDeadError
-from scheduler.messages import DecodingParams, EngineStats
+from cdlm.scheduler.errors import EngineDeadError
+from cdlm.scheduler.messages import DecodingParams, EngineStats
 from tests.server.conftest import ANSWER, Bench, parse_events
 
 pytestmark = pytest.mark.anyio

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
-from model.tokenizer import load_tokenizer
-from server.errors import ApiError
-from server.text import Chat, TextCodec
-from server.text.template import ChatTemplate
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.server.errors import ApiError
+from cdlm.server.text import Chat, TextCodec
+from cdlm.server.text.template import ChatTemplate
 from tests.server.conftest import Bench
 from tests.server.fakes import make_tokenizer
 from tests.server.tokenizer_kinds import byte_level

@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from scheduler.messages import DecodingParams, GenerateRequest
-from server.answer_text import place_prompt
-from server.text import TextCodec
+from cdlm.scheduler.messages import DecodingParams, GenerateRequest
+from cdlm.server.answer_text import place_prompt
+from cdlm.server.text import TextCodec
 from tests.server.conftest import ANSWER, Bench
 from tests.server.fakes import TEMPLATE, make_tokenizer, scores
 

@@ -4,8 +4,8 @@ import jinja2
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from server.text.marked import Marked
-from server.text.template import ChatTemplate, TemplateFault
+from cdlm.server.text.marked import Marked
+from cdlm.server.text.template import ChatTemplate, TemplateFault
 
 CONTENTS = ["\u03b1\u03b2\u03b3", "\u03b2", "", "\u03b1\u03b2 \u03b1\u03b2\n\u03b3\u03b4 \u03b2"]
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from scheduler.messages import EngineStats
+from cdlm.scheduler.messages import EngineStats
 from tests.server.conftest import Bench
 
 pytestmark = pytest.mark.anyio

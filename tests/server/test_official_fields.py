@@ -42,16 +42,16 @@ from openai.types.responses.response_input_item_param import FunctionCallOutput
 from openai.types.shared_params import response_format_json_schema as schemas
 from pydantic import BaseModel
 
-from server.protocol.chat import ChatRequest
-from server.protocol.common import AnyStreamOptions, ApiModel, StreamOptions
-from server.protocol.completions import CompletionRequest
-from server.protocol.fields.table import rows_of
-from server.protocol.formats import JsonSchema, ResponseFormat, TextFormat
-from server.protocol.items import CallItem, ContentPart, MessageItem, ReasoningItem, ResultItem
-from server.protocol.message import Message, TextPart
-from server.protocol.response_tools import AllowedTools, ChosenFunction, FunctionTool
-from server.protocol.responses import Reasoning, ResponsesRequest, TextConfig
-from server.protocol.tools import AllowedChoice, AllowedSet, CalledFunction, ChosenTool, Function, Tool, ToolCall
+from cdlm.server.protocol.chat import ChatRequest
+from cdlm.server.protocol.common import AnyStreamOptions, ApiModel, StreamOptions
+from cdlm.server.protocol.completions import CompletionRequest
+from cdlm.server.protocol.fields.table import rows_of
+from cdlm.server.protocol.formats import JsonSchema, ResponseFormat, TextFormat
+from cdlm.server.protocol.items import CallItem, ContentPart, MessageItem, ReasoningItem, ResultItem
+from cdlm.server.protocol.message import Message, TextPart
+from cdlm.server.protocol.response_tools import AllowedTools, ChosenFunction, FunctionTool
+from cdlm.server.protocol.responses import Reasoning, ResponsesRequest, TextConfig
+from cdlm.server.protocol.tools import AllowedChoice, AllowedSet, CalledFunction, ChosenTool, Function, Tool, ToolCall
 from tests.server.conftest import Bench
 
 
@@ -110,10 +110,10 @@ def test_every_field_is_known(sent: set[str], known: type[ApiModel]) -> None:
 
 def test_no_object_of_a_body_is_left_out() -> None:
     """Each model of a body has a place of its own, which the table and messages name."""
-    import server.protocol.chat
-    import server.protocol.completions
-    import server.protocol.responses
-    import server.protocol.tokens
+    import cdlm.server.protocol.chat
+    import cdlm.server.protocol.completions
+    import cdlm.server.protocol.responses
+    import cdlm.server.protocol.tokens
 
     models = [
         model
@@ -128,7 +128,7 @@ def test_no_object_of_a_body_is_left_out() -> None:
             "tokens",
             "tools",
         )
-        for model in vars(vars(server.protocol)[name]).values()
+        for model in vars(vars(cdlm.server.protocol)[name]).values()
         if inspect.isclass(model)
         and issubclass(model, ApiModel)
         and model.model_fields

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from scheduler.errors import EngineDeadError
-from server.reference import render
-from server.schema.document import OPERATIONS
-from server.schema.examples import EXAMPLES
+from cdlm.scheduler.errors import EngineDeadError
+from cdlm.server.reference import render
+from cdlm.server.schema.document import OPERATIONS
+from cdlm.server.schema.examples import EXAMPLES
 from tests.server.conftest import Bench
 
 pytestmark = pytest.mark.anyio

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from server.text import TextCodec
-from server.text.template import ChatTemplate
+from cdlm.server.text import TextCodec
+from cdlm.server.text.template import ChatTemplate
 from tests.server.conftest import Bench
 from tests.server.fakes import ASSISTANT, EOS, USER, make_tokenizer
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.errors import ApiError
-from server.keys import ApiKey, new_key
-from server.quotas import Quota, TokenBucket
+from cdlm.server.errors import ApiError
+from cdlm.server.keys import ApiKey, new_key
+from cdlm.server.quotas import Quota, TokenBucket
 from tests.server.conftest import Bench
 
 

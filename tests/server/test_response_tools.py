@@ -8,7 +8,7 @@ import pytest
 from openai.types.responses import Response, ResponseIncludable, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from scheduler.errors import EngineDeadError
+from cdlm.scheduler.errors import EngineDeadError
 from tests.server.conftest import Bench, widen
 from tests.server.test_responses import PATH, named_events, respond
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.errors import EngineDeadError
+from cdlm.scheduler.errors import EngineDeadError
 from tests.server.conftest import ANSWER, Bench
 from tests.server.test_api import counter
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from pydantic import ValidationError
 
-from server.settings import ServerSettings
+from cdlm.server.settings import ServerSettings
 from tests.server.conftest import Bench
 
 pytestmark = pytest.mark.anyio

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from server.command_line import SettingsError, parse_settings
-from server.keys import ApiKey, digest
-from server.settings import ServerSettings
-from server.sizes import parse_bytes
+from cdlm.server.command_line import SettingsError, parse_settings
+from cdlm.server.keys import ApiKey, digest
+from cdlm.server.settings import ServerSettings
+from cdlm.server.sizes import parse_bytes
 
 
 @pytest.fixture(autouse=True)

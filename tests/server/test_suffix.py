@@ -3,7 +3,7 @@
 import pytest
 from tokenizers import AddedToken
 
-from server.text import TextCodec
+from cdlm.server.text import TextCodec
 from tests.server.conftest import ANSWER, Bench
 from tests.server.fakes import BLOCK, make_tokenizer
 

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from server.body import parse_json
-from server.errors import ApiError
-from server.text import Chat, TextCodec
+from cdlm.server.body import parse_json
+from cdlm.server.errors import ApiError
+from cdlm.server.text import Chat, TextCodec
 from tests.server.fakes import ASSISTANT, EOS, MASK, TEMPLATE, USER, make_tokenizer
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from server.tracing import TracingError, check_endpoint, open_tracing
+from cdlm.server.tracing import TracingError, check_endpoint, open_tracing
 
 BASE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 ADDRESS = "http://localhost:4318"

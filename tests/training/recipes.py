@@ -1,7 +1,7 @@
 """A whole recipe that runs in seconds."""
 
-from model.config import TransformerConfig
-from training.config import RecipeConfig
+from cdlm.model.config import TransformerConfig
+from cdlm.training.config import RecipeConfig
 
 
 def tiny_recipe() -> RecipeConfig:

@@ -18,14 +18,14 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from model.checkpoint import load_checkpoint
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.training.attention import RowAttention
+from cdlm.training.backbone.collect import collect_backbone
+from cdlm.training.backbone.config import AdapterConfig, load_adapter_config
+from cdlm.training.backbone.train import train_adapter
+from cdlm.training.config import ConfigError
+from cdlm.training.errors import TrainingError
 from tests.hf_checkpoints import LAYERS, build_dream, build_llada
-from training.attention import RowAttention
-from training.backbone.collect import collect_backbone
-from training.backbone.config import AdapterConfig, load_adapter_config
-from training.backbone.train import train_adapter
-from training.config import ConfigError
-from training.errors import TrainingError
 
 BUILDERS = {"dream": build_dream, "llada": build_llada}
 CONFIGS = Path("training/configs")
@@ -154,7 +154,7 @@ def test_two_processes_train_the_adapter_that_one_trains(place: Path, fsdp: bool
         log_every = 1
     """
     (place / "config.toml").write_text(toml)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cli"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cdlm"]
     command += ["train", "adapter", "--config", str(place / "config.toml"), "--output", str(shared)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)

@@ -1,8 +1,8 @@
 import random
 from collections import defaultdict
 
-from training.data import chat
-from training.data.problem import Problem
+from cdlm.training.data import chat
+from cdlm.training.data.problem import Problem
 
 
 def draw(count: int, seed: int = 0) -> list[Problem]:

@@ -8,15 +8,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.checkpoint import load_checkpoint
-from model.config import Manifest
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.config import Manifest
+from cdlm.training.decoding.decoder import Decoding, FullDecoder
+from cdlm.training.decoding.dual_cache import DualCacheDecoder
+from cdlm.training.decoding.prefix_cache import PrefixCacheDecoder
+from cdlm.training.decoding.rules import TopConfidence
 from tests.hf_block_checkpoints import build
 from tests.hf_checkpoints import build_dream, build_llada
 from tests.hf_references import llama, qwen2
-from training.decoding.decoder import Decoding, FullDecoder
-from training.decoding.dual_cache import DualCacheDecoder
-from training.decoding.prefix_cache import PrefixCacheDecoder
-from training.decoding.rules import TopConfidence
 
 BLOCK, LENGTH = 8, 16
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2], [6, 5, 3, 5, 8, 9, 7]]

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoint import Checkpoint, load_checkpoint
-from model.transformer import Transformer
+from cdlm.model.checkpoint import Checkpoint, load_checkpoint
+from cdlm.model.transformer import Transformer
+from cdlm.training.decoding.decoder import CachedDecoder, FullDecoder, TeacherDecoder
+from cdlm.training.decoding.dkv_cache import DelayedCacheDecoder
+from cdlm.training.decoding.dllm_cache import AdaptiveCacheDecoder
+from cdlm.training.decoding.dual_cache import DualCacheDecoder
+from cdlm.training.decoding.prefix_cache import PrefixCacheDecoder
+from cdlm.training.decoding.rules import EntropyBound, Factor, Rule, Threshold, TopConfidence
 from tests.checkpoints import EOS, MASK, VOCAB, build_checkpoint
 from tests.oracle import pass_entropy_bound, pass_factor
-from training.decoding.decoder import CachedDecoder, FullDecoder, TeacherDecoder
-from training.decoding.dkv_cache import DelayedCacheDecoder
-from training.decoding.dllm_cache import AdaptiveCacheDecoder
-from training.decoding.dual_cache import DualCacheDecoder
-from training.decoding.prefix_cache import PrefixCacheDecoder
-from training.decoding.rules import EntropyBound, Factor, Rule, Threshold, TopConfidence
 
 LENGTH, BLOCK = 16, 8
 STOPS = tuple(range(58, EOS + 1))  # Several, so that some rows of a batch end early and others do not.

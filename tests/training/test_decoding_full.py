@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from model.checkpoint import Checkpoint, load_checkpoint
-from model.sampling import gumbel_noise
+from cdlm.model.checkpoint import Checkpoint, load_checkpoint
+from cdlm.model.sampling import gumbel_noise
+from cdlm.training.decoding.full import FullDecoding, decode_full
+from cdlm.training.decoding.rules import TopConfidence
 from tests.checkpoints import MASK, VOCAB, build_checkpoint
 from tests.oracle import hidden_states
-from training.decoding.full import FullDecoding, decode_full
-from training.decoding.rules import TopConfidence
 
 BLOCK = 4
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2], [6, 5, 3, 5, 8, 9, 7], [9, 3], [2]]

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from training.data import functions
-from training.data.problem import Problem
-from training.sandbox import passes
+from cdlm.training.data import functions
+from cdlm.training.data.problem import Problem
+from cdlm.training.sandbox import passes
 
 
 def draw(count: int, seed: int = 0) -> list[Problem]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.student.losses import consistency, distillation, masked_likelihood
+from cdlm.training.student.losses import consistency, distillation, masked_likelihood
 
 
 def logits(*rows: tuple[float, ...]) -> Tensor:

@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.checkpoint import load_checkpoint
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.training.config import ConfigError, RecipeConfig, load_config
+from cdlm.training.errors import TrainingError
+from cdlm.training.loop import Loop
+from cdlm.training.optimisation import learning_rate_factor
+from cdlm.training.parallel import launch
+from cdlm.training.pretraining import run_autoregressive, run_teacher
 from tests.training.recipes import tiny_recipe
-from training.config import ConfigError, RecipeConfig, load_config
-from training.errors import TrainingError
-from training.loop import Loop
-from training.optimisation import learning_rate_factor
-from training.parallel import launch
-from training.pretraining import run_autoregressive, run_teacher
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(
     longer = config.model_copy(update={"autoregressive": config.autoregressive.model_copy(update={"steps": 9})})
     with pytest.MonkeyPatch.context() as patch:
         # A real overflow, in the middle of the forward.
-        patch.setattr("training.pretraining.token_loss", _overflow)
+        patch.setattr("cdlm.training.pretraining.token_loss", _overflow)
         with pytest.raises(TrainingError, match=r"loss is nan at step 6; the last good state is .*state\.safetensors"):
             run_autoregressive(longer, tmp_path)
     assert state.read_bytes() == kept

@@ -5,11 +5,11 @@ import random
 import pytest
 import torch
 
-from model.config import TransformerConfig
-from model.transformer import Transformer
-from training.attention import RowAttention, block_causal_mask
-from training.objectives import prediction_rows, token_loss
-from training.rows import Example, block_rows, frontier_rows, masked_rows, next_token_rows
+from cdlm.model.config import TransformerConfig
+from cdlm.model.transformer import Transformer
+from cdlm.training.attention import RowAttention, block_causal_mask
+from cdlm.training.objectives import prediction_rows, token_loss
+from cdlm.training.rows import Example, block_rows, frontier_rows, masked_rows, next_token_rows
 
 MASK, END, PAD = 63, 62, 61
 EXAMPLES = [

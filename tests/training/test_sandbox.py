@@ -3,7 +3,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from training.sandbox import passes
+from cdlm.training.sandbox import passes
 
 DOUBLE = "def double(n):\n    return n * 2"
 CHECKS = "assert double(2) == 4\nassert double(0) == 0"

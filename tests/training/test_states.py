@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.trajectories.states import block_completion, index_sets, state_after
-from training.trajectories.trajectory import Trajectory
+from cdlm.training.trajectories.states import block_completion, index_sets, state_after
+from cdlm.training.trajectories.trajectory import Trajectory
 
 M = 99
 # Two blocks of three: position 1 first, then 0, then 2; in the second block 5, 3, 4.

@@ -11,20 +11,20 @@ from tokenizers.models import WordLevel
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import PreTrainedTokenizerFast
 
-from model.checkpoint import load_checkpoint
-from model.tokenizer import load_tokenizer
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.training.checkpoint import load_state
+from cdlm.training.config import RecipeConfig
+from cdlm.training.errors import TrainingError
+from cdlm.training.optimisation import make_optimizers
+from cdlm.training.pretraining import export
+from cdlm.training.student.objective import AskedLogits, LossWeights, StudentObjective
+from cdlm.training.student.rows import StudentBatch
+from cdlm.training.student.run import run_student
+from cdlm.training.student.stream import StudentStream
+from cdlm.training.trajectories.collect import collect
+from cdlm.training.trajectories.store import TrajectoryStore, tokenizer_fingerprint
 from tests.checkpoints import EOS, MASK, VOCAB, build_checkpoint
-from training.checkpoint import load_state
-from training.config import RecipeConfig
-from training.errors import TrainingError
-from training.optimisation import make_optimizers
-from training.pretraining import export
-from training.student.objective import AskedLogits, LossWeights, StudentObjective
-from training.student.rows import StudentBatch
-from training.student.run import run_student
-from training.student.stream import StudentStream
-from training.trajectories.collect import collect
-from training.trajectories.store import TrajectoryStore, tokenizer_fingerprint
 
 BLOCK = 8
 

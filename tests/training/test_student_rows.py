@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.checkpoint import load_checkpoint
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.training.errors import TrainingError
+from cdlm.training.packed import AskedRows
+from cdlm.training.student.objective import AskedLogits
+from cdlm.training.student.rows import StudentBatch, later_blocks, masked_truth, packed_states
+from cdlm.training.student.stream import StudentStream
+from cdlm.training.trajectories.states import state_after
+from cdlm.training.trajectories.trajectory import Trajectory
 from tests.checkpoints import EOS, MASK, build_checkpoint
 from tests.oracle import hidden_states, visibility
-from training.errors import TrainingError
-from training.packed import AskedRows
-from training.student.objective import AskedLogits
-from training.student.rows import StudentBatch, later_blocks, masked_truth, packed_states
-from training.student.stream import StudentStream
-from training.trajectories.states import state_after
-from training.trajectories.trajectory import Trajectory
 
 BLOCK = 4
 

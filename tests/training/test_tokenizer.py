@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from training.data.mixture import draw_problems
-from training.tokenizer import FILLING, train_tokenizer
+from cdlm.training.data.mixture import draw_problems
+from cdlm.training.tokenizer import FILLING, train_tokenizer
 
 
 @pytest.fixture(scope="module")

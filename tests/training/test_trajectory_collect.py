@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoint import load_checkpoint
-from model.config import Manifest, TransformerConfig
-from model.export import save_checkpoint
-from model.transformer import Transformer
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.config import Manifest, TransformerConfig
+from cdlm.model.export import save_checkpoint
+from cdlm.model.transformer import Transformer
+from cdlm.training.config import RecipeConfig, load_config
+from cdlm.training.data.mixture import training_stream
+from cdlm.training.decoding.full import decode_full
+from cdlm.training.decoding.rules import TopConfidence
+from cdlm.training.errors import TrainingError
+from cdlm.training.parallel import launch
+from cdlm.training.tokenizer import EOS as EOS_TOKEN
+from cdlm.training.tokenizer import train_tokenizer
+from cdlm.training.trajectories.collect import collect
+from cdlm.training.trajectories.run import run_trajectories
+from cdlm.training.trajectories.store import TrajectoryStore, tokenizer_fingerprint
 from tests.checkpoints import EOS, build_checkpoint
-from training.config import RecipeConfig, load_config
-from training.data.mixture import training_stream
-from training.decoding.full import decode_full
-from training.decoding.rules import TopConfidence
-from training.errors import TrainingError
-from training.parallel import launch
-from training.tokenizer import EOS as EOS_TOKEN
-from training.tokenizer import train_tokenizer
-from training.trajectories.collect import collect
-from training.trajectories.run import run_trajectories
-from training.trajectories.store import TrajectoryStore, tokenizer_fingerprint
 
 CONFIG = Path(__file__).parents[2] / "training/configs/nano.toml"
 EXAMPLES = [([5, 1, 2][: 1 + n % 3], [n + 1, n + 2, EOS]) for n in range(5)]

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from model.tokenizer import load_tokenizer
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.training.errors import TrainingError
+from cdlm.training.tokenizer import train_tokenizer
+from cdlm.training.trajectories.shard import Provenance
+from cdlm.training.trajectories.store import TrajectoryStore, TrajectoryWriter, tokenizer_fingerprint
+from cdlm.training.trajectories.trajectory import Trajectory
 from tests.checkpoints import EOS, MASK
-from training.errors import TrainingError
-from training.tokenizer import train_tokenizer
-from training.trajectories.shard import Provenance
-from training.trajectories.store import TrajectoryStore, TrajectoryWriter, tokenizer_fingerprint
-from training.trajectories.trajectory import Trajectory
 
 ROOT = Path(__file__).parents[2]
 PROVENANCE = Provenance(
@@ -150,8 +150,8 @@ def test_tokenizer_fingerprint_is_stable_and_sees_every_id(tmp_path: Path) -> No
     assert tokenizer_fingerprint(small) != tokenizer_fingerprint(large)
     small.save_pretrained(tmp_path / "copy")
     code = (
-        "import sys; from pathlib import Path; from model.tokenizer import load_tokenizer;"
-        "from training.trajectories.store import tokenizer_fingerprint;"
+        "import sys; from pathlib import Path; from cdlm.model.tokenizer import load_tokenizer;"
+        "from cdlm.training.trajectories.store import tokenizer_fingerprint;"
         "print(tokenizer_fingerprint(load_tokenizer(Path(sys.argv[1]))))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "copy")]

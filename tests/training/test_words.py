@@ -1,9 +1,9 @@
 import random
 import re
 
-from training.data import words
-from training.data.arithmetic import add, div, mul, sub
-from training.data.mixture import draw_problems, split_of, training_stream
+from cdlm.training.data import words
+from cdlm.training.data.arithmetic import add, div, mul, sub
+from cdlm.training.data.mixture import draw_problems, split_of, training_stream
 
 EQUATION = re.compile(r"[\d+*/-]+(?:=[\d+*/-]+)+")
 

@@ -5,7 +5,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from training.backbone.config import OptimisationSection
+from cdlm.training.backbone.config import OptimisationSection
 
 
 def make_accelerator(section: OptimisationSection) -> Accelerator:

@@ -7,14 +7,14 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
-from model.checkpoint import load_checkpoint
-from model.config import Manifest
-from model.tokenizer import load_tokenizer
-from training.backbone.config import AdapterConfig
-from training.backbone.examples import read_examples
-from training.errors import TrainingError
-from training.trajectories.collect import collect
-from training.trajectories.store import tokenizer_fingerprint
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.config import Manifest
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.training.backbone.config import AdapterConfig
+from cdlm.training.backbone.examples import read_examples
+from cdlm.training.errors import TrainingError
+from cdlm.training.trajectories.collect import collect
+from cdlm.training.trajectories.store import tokenizer_fingerprint
 
 logger = logging.getLogger(__name__)
 

@@ -5,13 +5,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from training.config import Section, read_config
+from cdlm.training.config import Section, read_config
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 class CollectionSection(Section):
-    """How the teacher's trajectories are collected; see ``training.trajectories.collect``.
+    """How the teacher's trajectories are collected; see ``cdlm.training.trajectories.collect``.
 
     ``end_token`` ends every ground truth; without it the checkpoint's first stop token does.
     """
@@ -80,5 +80,5 @@ class AdapterConfig(Section):
 
 
 def load_adapter_config(path: Path) -> AdapterConfig:
-    """Reads and validates an adapter's configuration; see ``training.config.read_config``."""
+    """Reads and validates an adapter's configuration; see ``cdlm.training.config.read_config``."""
     return read_config(path, AdapterConfig)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from training.errors import TrainingError
+from cdlm.training.errors import TrainingError
 
 
 def read_examples(

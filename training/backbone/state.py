@@ -8,9 +8,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from training.backbone.lora import sharded_like, whole
-from training.checkpoint import write_atomically
-from training.errors import TrainingError
+from cdlm.training.backbone.lora import sharded_like, whole
+from cdlm.training.checkpoint import write_atomically
+from cdlm.training.errors import TrainingError
 
 
 def save_adapter_state(

@@ -13,23 +13,23 @@ from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from model.adapter import write_adapter
-from model.backbones import find_backbone
-from model.checkpoint import load_checkpoint
-from model.config import Manifest
-from model.files import read_json
-from model.tokenizer import load_tokenizer
-from training.backbone.accelerator import make_accelerator
-from training.backbone.config import AdapterConfig
-from training.backbone.lora import adapter_weights, add_adapter, checkpoint_gradients, trainable, whole
-from training.backbone.state import load_adapter_state, save_adapter_state
-from training.errors import TrainingError
-from training.log import StepLog
-from training.loop import Progress
-from training.student.objective import AskedLogits, LossWeights, StudentObjective
-from training.student.rows import StudentBatch
-from training.student.stream import StudentStream
-from training.trajectories.store import TrajectoryStore, tokenizer_fingerprint
+from cdlm.model.adapter import write_adapter
+from cdlm.model.backbones import find_backbone
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.config import Manifest
+from cdlm.model.files import read_json
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.training.backbone.accelerator import make_accelerator
+from cdlm.training.backbone.config import AdapterConfig
+from cdlm.training.backbone.lora import adapter_weights, add_adapter, checkpoint_gradients, trainable, whole
+from cdlm.training.backbone.state import load_adapter_state, save_adapter_state
+from cdlm.training.errors import TrainingError
+from cdlm.training.log import StepLog
+from cdlm.training.loop import Progress
+from cdlm.training.student.objective import AskedLogits, LossWeights, StudentObjective
+from cdlm.training.student.rows import StudentBatch
+from cdlm.training.student.stream import StudentStream
+from cdlm.training.trajectories.store import TrajectoryStore, tokenizer_fingerprint
 
 logger = logging.getLogger(__name__)
 

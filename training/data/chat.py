@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from training.data.problem import Problem
+from cdlm.training.data.problem import Problem
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ import random
 import re
 from types import CodeType
 
-from training.data import functions_dicts, functions_lists, functions_numbers, functions_strings
-from training.data.functions_spec import Spec, edge_arguments, sample_arguments
-from training.data.problem import Problem
+from cdlm.training.data import functions_dicts, functions_lists, functions_numbers, functions_strings
+from cdlm.training.data.functions_spec import Spec, edge_arguments, sample_arguments
+from cdlm.training.data.problem import Problem
 
 _FAMILIES = (functions_lists.draw, functions_strings.draw, functions_numbers.draw, functions_dicts.draw)
 _WEIGHTS = (40, 23, 22, 15)

@@ -3,8 +3,8 @@
 import random
 from dataclasses import replace
 
-from training.data.functions_spec import Entry, Spec, pick_name
-from training.data.functions_terms import EVERYTHING, UNCHANGED, Term, draw_change, draw_condition
+from cdlm.training.data.functions_spec import Entry, Spec, pick_name
+from cdlm.training.data.functions_terms import EVERYTHING, UNCHANGED, Term, draw_change, draw_condition
 
 ENTRIES = (
     Entry(("running_sum", "running_total"), "nums", ("a list of the running sums of nums",),

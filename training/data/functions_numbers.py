@@ -2,8 +2,8 @@
 
 import random
 
-from training.data.functions_spec import Entry, Spec, pick_name
-from training.data.functions_terms import EVERYTHING, UNCHANGED, draw_change, draw_condition
+from cdlm.training.data.functions_spec import Entry, Spec, pick_name
+from cdlm.training.data.functions_terms import EVERYTHING, UNCHANGED, draw_change, draw_condition
 
 ENTRIES = (
     Entry(("factorial", "fact"), "n", ("the factorial of n", "n factorial"),

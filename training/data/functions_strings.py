@@ -2,7 +2,7 @@
 
 import random
 
-from training.data.functions_spec import Entry, Spec, pick_name
+from cdlm.training.data.functions_spec import Entry, Spec, pick_name
 
 ENTRIES = (
     Entry(("is_palindrome", "palindrome"), "word", ("True if word is a palindrome and False otherwise",),

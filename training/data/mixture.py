@@ -5,8 +5,8 @@ import random
 from collections.abc import Iterator
 from typing import Literal
 
-from training.data import chat, functions, words
-from training.data.problem import Problem, Task
+from cdlm.training.data import chat, functions, words
+from cdlm.training.data.problem import Problem, Task
 
 GENERATORS = {"words": words.generate, "functions": functions.generate, "chat": chat.generate}
 ScoredTask = Literal["words", "functions"]

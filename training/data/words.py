@@ -8,8 +8,8 @@ import random
 import re
 from collections.abc import Callable, Sequence
 
-from training.data.arithmetic import add, div, mul, sub
-from training.data.problem import Problem
+from cdlm.training.data.arithmetic import add, div, mul, sub
+from cdlm.training.data.problem import Problem
 
 NAMES = (
     "Tom", "Anna", "Ben", "Mia", "Sam", "Lily", "Max", "Emma", "Leo", "Nora", "Jack", "Ruby", "Omar", "Zoe",

@@ -8,11 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from model.confidence import confidence_and_best, entropy
-from model.config import Manifest
-from model.transformer import Transformer
-from training.decoding.full import decode_full
-from training.decoding.rules import Rule
+from cdlm.model.confidence import confidence_and_best, entropy
+from cdlm.model.config import Manifest
+from cdlm.model.transformer import Transformer
+from cdlm.training.decoding.full import decode_full
+from cdlm.training.decoding.rules import Rule
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ variant ``un_right`` for Dream).
 import torch
 from torch import Tensor
 
-from model.config import Manifest
-from model.transformer import Transformer
-from training.decoding.canvas_cache import CanvasCache
-from training.decoding.decoder import CachedDecoder
-from training.decoding.rules import TopConfidence
+from cdlm.model.config import Manifest
+from cdlm.model.transformer import Transformer
+from cdlm.training.decoding.canvas_cache import CanvasCache
+from cdlm.training.decoding.decoder import CachedDecoder
+from cdlm.training.decoding.rules import TopConfidence
 
 
 class DelayedCacheDecoder(CachedDecoder):

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from model.config import Manifest
-from model.transformer import Layer, Transformer, rotate
-from training.attention import RowAttention
-from training.decoding.decoder import CachedDecoder
-from training.decoding.rules import TopConfidence
+from cdlm.model.config import Manifest
+from cdlm.model.transformer import Layer, Transformer, rotate
+from cdlm.training.attention import RowAttention
+from cdlm.training.decoding.decoder import CachedDecoder
+from cdlm.training.decoding.rules import TopConfidence
 
 
 class AdaptiveCacheDecoder(CachedDecoder):

@@ -1,6 +1,6 @@
 """Fast-dLLM's dual cache; see ``prefix_cache``."""
 
-from training.decoding.prefix_cache import PrefixCacheDecoder
+from cdlm.training.decoding.prefix_cache import PrefixCacheDecoder
 
 
 class DualCacheDecoder(PrefixCacheDecoder):

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.config import Manifest
-from model.sampling import gumbel_noise, sample
-from model.transformer import Transformer
-from training.attention import RowAttention
-from training.decoding.rules import Rule, confidence_rank
+from cdlm.model.config import Manifest
+from cdlm.model.sampling import gumbel_noise, sample
+from cdlm.model.transformer import Transformer
+from cdlm.training.attention import RowAttention
+from cdlm.training.decoding.rules import Rule, confidence_rank
 
 
 @dataclass(frozen=True, slots=True, eq=False)

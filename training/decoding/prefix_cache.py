@@ -8,11 +8,11 @@ which is computed again too; the reference code finalises it in the opening forw
 
 from torch import Tensor
 
-from model.config import Manifest
-from model.transformer import Transformer
-from training.decoding.canvas_cache import CanvasCache
-from training.decoding.decoder import CachedDecoder
-from training.decoding.rules import Rule, Threshold
+from cdlm.model.config import Manifest
+from cdlm.model.transformer import Transformer
+from cdlm.training.decoding.canvas_cache import CanvasCache
+from cdlm.training.decoding.decoder import CachedDecoder
+from cdlm.training.decoding.rules import Rule, Threshold
 
 
 class PrefixCacheDecoder(CachedDecoder):

@@ -5,8 +5,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from model.finalise import choose
-from model.rules import RULES, FinalisationRule
+from cdlm.model.finalise import choose
+from cdlm.model.rules import RULES, FinalisationRule
 
 
 class Rule(Protocol):

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from training.data.problem import Problem
-from training.errors import TrainingError
-from training.natural.config import AnswersSection
-from training.natural.prompts import read_prompts
-from training.natural.requests import TRAINING_WORDINGS, all_problems, read_requests
-from training.natural.scoring import solves
+from cdlm.training.data.problem import Problem
+from cdlm.training.errors import TrainingError
+from cdlm.training.natural.config import AnswersSection
+from cdlm.training.natural.prompts import read_prompts
+from cdlm.training.natural.requests import TRAINING_WORDINGS, all_problems, read_requests
+from cdlm.training.natural.scoring import solves
 
 Kind = Literal["functions", "chat"]
 

@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from training.backbone.config import LoraSection
-from training.config import DescentSection, Section
+from cdlm.training.backbone.config import LoraSection
+from cdlm.training.config import DescentSection, Section
 
 Source = Literal["words", "sums", "gsm8k", "functions", "references"]
 

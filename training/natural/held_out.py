@@ -2,8 +2,8 @@
 
 import random
 
-from training.data.problem import Problem
-from training.natural import requests, situations
+from cdlm.training.data.problem import Problem
+from cdlm.training.natural import requests, situations
 
 HELD_OUT_SITUATIONS = "held_out.txt"
 

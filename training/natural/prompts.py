@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from training.errors import TrainingError
+from cdlm.training.errors import TrainingError
 
 Item = TypeVar("Item")
 

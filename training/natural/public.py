@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from training.data.problem import Problem
-from training.errors import TrainingError
-from training.natural.arithmetic import result_of, worked
+from cdlm.training.data.problem import Problem
+from cdlm.training.errors import TrainingError
+from cdlm.training.natural.arithmetic import result_of, worked
 
 PublicSet = Literal["gsm8k", "svamp", "mbpp", "humaneval"]
 

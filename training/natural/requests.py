@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from training.data.problem import Problem
+from cdlm.training.data.problem import Problem
 
 TRAINING_WORDINGS = (
     "Write a Python function {signature} that {purpose}.",
@@ -53,7 +53,7 @@ class Request:
 
 def read_requests(name: str) -> list[Request]:
     """The requests of a file in ``training/natural/requests``; lines that begin with # are comments."""
-    text = files("training.natural").joinpath("requests", name).read_text()
+    text = files("cdlm.training.natural").joinpath("requests", name).read_text()
     return [_parse(line) for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 

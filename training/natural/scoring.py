@@ -2,9 +2,9 @@
 
 import re
 
-from training.data.problem import Problem
-from training.natural.requests import code_of
-from training.sandbox import passes
+from cdlm.training.data.problem import Problem
+from cdlm.training.natural.requests import code_of
+from cdlm.training.sandbox import passes
 
 _NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
 _STATED = re.compile(rf"answer is:?\s*\**\$?\s*({_NUMBER})", re.IGNORECASE)

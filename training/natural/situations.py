@@ -1,7 +1,7 @@
 """Situations of word problems: a line of text with slots, and the steps that solve it.
 
 A line is ``text => label: step; label: step @ a=10..60``. In the text ``{a}`` is a number, ``{things}`` a word of
-``training.natural.lexicon``, and ``[one|other]`` a choice. ``{k:times}`` writes 2 as ``twice``, ``{k:part}`` 2 as
+``cdlm.training.natural.lexicon``, and ``[one|other]`` a choice. ``{k:times}`` writes 2 as ``twice``, ``{k:part}`` 2 as
 ``half``, ``{k:word}`` 2 as ``two``; a small number without a form is a word now and then. A step is numbers, letters,
 ``x1`` (the first step's result) and so on with one kind of operator between them; the last step is the answer. What
 follows ``@`` are ranges that differ from the usual ones of the letters.
@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from training.data.problem import Problem
-from training.natural.arithmetic import result_of, worked
-from training.natural.lexicon import draw_words
+from cdlm.training.data.problem import Problem
+from cdlm.training.natural.arithmetic import result_of, worked
+from cdlm.training.natural.lexicon import draw_words
 
 _RANGES: Mapping[str, tuple[int, int]] = {
     **dict.fromkeys("abcd", (3, 99)),
@@ -123,7 +123,7 @@ def parse(line: str) -> Situation:
 
 def read_situations(name: str) -> list[Situation]:
     """The situations of a file in ``training/natural/situations``; lines that begin with # are comments."""
-    text = files("training.natural").joinpath("situations", name).read_text()
+    text = files("cdlm.training.natural").joinpath("situations", name).read_text()
     return [parse(line) for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 

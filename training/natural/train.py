@@ -11,19 +11,19 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
-from model.adapter import write_adapter
-from model.backbones import find_backbone
-from model.checkpoint import load_checkpoint
-from model.device import keep_freed_memory
-from model.files import read_json
-from model.tokenizer import load_tokenizer
-from model.transformer import Transformer
-from training.backbone.lora import adapter_weights, add_adapter, trainable
-from training.errors import TrainingError
-from training.loop import Loop
-from training.natural.config import TaskAdapterConfig
-from training.natural.mixture import TaskBatch, TaskStream
-from training.rows import Example, RowBatch, next_token_rows
+from cdlm.model.adapter import write_adapter
+from cdlm.model.backbones import find_backbone
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.device import keep_freed_memory
+from cdlm.model.files import read_json
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.transformer import Transformer
+from cdlm.training.backbone.lora import adapter_weights, add_adapter, trainable
+from cdlm.training.errors import TrainingError
+from cdlm.training.loop import Loop
+from cdlm.training.natural.config import TaskAdapterConfig
+from cdlm.training.natural.mixture import TaskBatch, TaskStream
+from cdlm.training.rows import Example, RowBatch, next_token_rows
 
 logger = logging.getLogger(__name__)
 _MEASURED = 4  # Kept chat answers whose divergence is logged.

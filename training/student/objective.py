@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from model.transformer import Transformer
-from training.attention import RowAttention
-from training.errors import TrainingError
-from training.objectives import prediction_rows
-from training.packed import AskedRows
-from training.student.losses import consistency, distillation, masked_likelihood
-from training.student.rows import StudentBatch
+from cdlm.model.transformer import Transformer
+from cdlm.training.attention import RowAttention
+from cdlm.training.errors import TrainingError
+from cdlm.training.objectives import prediction_rows
+from cdlm.training.packed import AskedRows
+from cdlm.training.student.losses import consistency, distillation, masked_likelihood
+from cdlm.training.student.rows import StudentBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

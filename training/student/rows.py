@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from training.attention import block_causal_mask
-from training.packed import AskedRows, pack
-from training.trajectories.states import block_completion, index_sets, state_after
-from training.trajectories.trajectory import Trajectory
+from cdlm.training.attention import block_causal_mask
+from cdlm.training.packed import AskedRows, pack
+from cdlm.training.trajectories.states import block_completion, index_sets, state_after
+from cdlm.training.trajectories.trajectory import Trajectory
 
 Truth = tuple[Sequence[int], Sequence[int]]
 """Prompt and answer ids; the answer ends with one end token."""

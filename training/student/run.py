@@ -11,21 +11,21 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from model.checkpoint import load_checkpoint
-from model.tokenizer import load_tokenizer
-from training.config import RecipeConfig
-from training.data.mixture import training_stream
-from training.data.problem import Task
-from training.errors import TrainingError
-from training.loop import Loop, workers_share
-from training.optimisation import make_optimizers
-from training.parallel import rank, world_size
-from training.pretraining import export
-from training.stream import encode
-from training.student.objective import AskedLogits, LossWeights, StudentObjective
-from training.student.stream import StudentStream
-from training.trajectories.store import TrajectoryStore, tokenizer_fingerprint
-from training.trajectories.trajectory import Trajectory
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.training.config import RecipeConfig
+from cdlm.training.data.mixture import training_stream
+from cdlm.training.data.problem import Task
+from cdlm.training.errors import TrainingError
+from cdlm.training.loop import Loop, workers_share
+from cdlm.training.optimisation import make_optimizers
+from cdlm.training.parallel import rank, world_size
+from cdlm.training.pretraining import export
+from cdlm.training.stream import encode
+from cdlm.training.student.objective import AskedLogits, LossWeights, StudentObjective
+from cdlm.training.student.stream import StudentStream
+from cdlm.training.trajectories.store import TrajectoryStore, tokenizer_fingerprint
+from cdlm.training.trajectories.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
 

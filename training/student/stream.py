@@ -5,9 +5,9 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from training.errors import TrainingError
-from training.student.rows import StudentBatch, Truth, later_blocks, masked_truth, packed_states, whole_blocks
-from training.trajectories.trajectory import Trajectory
+from cdlm.training.errors import TrainingError
+from cdlm.training.student.rows import StudentBatch, Truth, later_blocks, masked_truth, packed_states, whole_blocks
+from cdlm.training.trajectories.trajectory import Trajectory
 
 
 class StudentStream:

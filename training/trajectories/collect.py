@@ -10,15 +10,15 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from model.config import Manifest
-from model.transformer import Transformer
-from training.decoding.full import decode_full
-from training.decoding.rules import TopConfidence
-from training.errors import TrainingError
-from training.parallel import barrier, rank, world_size
-from training.trajectories.shard import Problem, Provenance, Shard
-from training.trajectories.store import TrajectoryWriter, model_fingerprint
-from training.trajectories.trajectory import Trajectory
+from cdlm.model.config import Manifest
+from cdlm.model.transformer import Transformer
+from cdlm.training.decoding.full import decode_full
+from cdlm.training.decoding.rules import TopConfidence
+from cdlm.training.errors import TrainingError
+from cdlm.training.parallel import barrier, rank, world_size
+from cdlm.training.trajectories.shard import Problem, Provenance, Shard
+from cdlm.training.trajectories.store import TrajectoryWriter, model_fingerprint
+from cdlm.training.trajectories.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import load_checkpoint
-from model.tokenizer import load_tokenizer
-from training.config import RecipeConfig
-from training.data.mixture import training_stream
-from training.errors import TrainingError
-from training.stream import encode
-from training.trajectories.collect import collect
-from training.trajectories.store import tokenizer_fingerprint
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.training.config import RecipeConfig
+from cdlm.training.data.mixture import training_stream
+from cdlm.training.errors import TrainingError
+from cdlm.training.stream import encode
+from cdlm.training.trajectories.collect import collect
+from cdlm.training.trajectories.store import tokenizer_fingerprint
 
 
 def run_trajectories(config: RecipeConfig, directory: Path) -> None:

@@ -11,9 +11,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from training.checkpoint import write_atomically
-from training.errors import TrainingError
-from training.trajectories.trajectory import Trajectory
+from cdlm.training.checkpoint import write_atomically
+from cdlm.training.errors import TrainingError
+from cdlm.training.trajectories.trajectory import Trajectory
 
 Problem = tuple[list[int], list[int], float]  # Prompt ids, truth ids, temperature.
 

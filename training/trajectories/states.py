@@ -7,7 +7,7 @@ just been completed. U are the positions that y* has filled and y has not, S tho
 import torch
 from torch import Tensor
 
-from training.trajectories.trajectory import Trajectory
+from cdlm.training.trajectories.trajectory import Trajectory
 
 
 def state_after(trajectory: Trajectory, k: int, mask_id: int) -> Tensor:

@@ -13,10 +13,10 @@ from typing import Any, overload
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from model.transformer import Transformer
-from training.errors import TrainingError
-from training.trajectories.shard import Problem, Provenance, Shard, write_shard
-from training.trajectories.trajectory import Trajectory
+from cdlm.model.transformer import Transformer
+from cdlm.training.errors import TrainingError
+from cdlm.training.trajectories.shard import Problem, Provenance, Shard, write_shard
+from cdlm.training.trajectories.trajectory import Trajectory
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"

@@ -1,6 +1,6 @@
 """Fields that are accepted without effect: hints of OpenAI's API, and numbers of samplers that are refused."""
 
-from server.protocol.fields.row import (
+from cdlm.server.protocol.fields.row import (
     CALL,
     CALL_ITEM,
     CALLED,

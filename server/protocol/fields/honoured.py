@@ -1,6 +1,6 @@
 """Fields that have their effect; the bodies of the routes define them."""
 
-from server.protocol.fields.row import (
+from cdlm.server.protocol.fields.row import (
     CHATS,
     COMPLETIONS,
     DETOKENIZE,

@@ -1,15 +1,15 @@
-"""The table of fields as a page of the documentation: ``python -m server.protocol.fields.page > docs/fields.md``."""
+"""The table of fields as a page of the docs: ``python -m cdlm.server.protocol.fields.page > docs/fields.md``."""
 
 import json
 import sys
 from collections.abc import Iterator
 
-from server.protocol.fields.row import NOTHING, PEERS, ROUTES, Row, Verdict
-from server.protocol.fields.table import TABLE
+from cdlm.server.protocol.fields.row import NOTHING, PEERS, ROUTES, Row, Verdict
+from cdlm.server.protocol.fields.table import TABLE
 
 _HEAD = f"""# Fields of requests
 
-Made by `python -m server.protocol.fields.page` from the table in `server/protocol/fields/`, which
+Made by `python -m cdlm.server.protocol.fields.page` from the table in `server/protocol/fields/`, which
 requests are read by. It has every field that requests of {", ".join(PEERS[:-1])} or {PEERS[-1]}
 may have on these routes. A field has its effect, or is refused with a 400 that names it, or is a
 hint without effect. A name that is in no list is refused too, at every depth, and the message

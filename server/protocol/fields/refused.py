@@ -2,7 +2,7 @@
 
 from pydantic import JsonValue
 
-from server.protocol.fields.row import (
+from cdlm.server.protocol.fields.row import (
     CALL_ITEM,
     CHATS,
     COMPLETIONS,

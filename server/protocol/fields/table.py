@@ -7,10 +7,10 @@ from typing import Any
 from pydantic import JsonValue
 from pydantic_core import PydanticCustomError
 
-from server.protocol.fields.harmless import HARMLESS
-from server.protocol.fields.honoured import HONOURED
-from server.protocol.fields.refused import REFUSED
-from server.protocol.fields.row import Row
+from cdlm.server.protocol.fields.harmless import HARMLESS
+from cdlm.server.protocol.fields.honoured import HONOURED
+from cdlm.server.protocol.fields.refused import REFUSED
+from cdlm.server.protocol.fields.row import Row
 
 TABLE: tuple[Row, ...] = (*HONOURED, *HARMLESS, *REFUSED)
 

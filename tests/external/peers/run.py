@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from model.assets import BUNDLED_STUDENT
+from cdlm.model.assets import BUNDLED_STUDENT
 from tests.clients.environments import CACHE, python_of
 from tests.clients.peer_sources import source_of
 from tests.external.peers.suites import SUITES, Suite
@@ -20,7 +20,7 @@ def outcomes(suite: Suite, *arguments: str) -> dict[str, tuple[str, str]]:
     report = CACHE / f"{suite.name}.json"
     report.unlink(missing_ok=True)
     python = python_of("peers")
-    serve = f"{sys.executable} -P -m cli serve --log-level warning"
+    serve = f"{sys.executable} -P -m cdlm serve --log-level warning"
     variables = {
         "PEER_SERVER": serve,
         "PEER_TOKENIZER": str(BUNDLED_STUDENT),

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from cdlm.training.errors import TrainingError
+from cdlm.training.natural.prompts import read_prompts
 from tests.training.natural.packages import write_packages
-from training.errors import TrainingError
-from training.natural.prompts import read_prompts
 
 
 def test_prompts_are_made_of_words_glosses_pages_and_sayings(tmp_path: Path) -> None:

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from training.errors import TrainingError
-from training.natural.public import read_public
-from training.natural.scoring import solves
+from cdlm.training.errors import TrainingError
+from cdlm.training.natural.public import read_public
+from cdlm.training.natural.scoring import solves
 
 GSM8K = [
     {"question": "Ann sold 48 pens in April and half as many in May. How many in all?",

@@ -1,5 +1,5 @@
-from training.natural.held_out import held_out_functions
-from training.natural.requests import (
+from cdlm.training.natural.held_out import held_out_functions
+from cdlm.training.natural.requests import (
     HELD_OUT_WORDINGS,
     TRAINING_WORDINGS,
     all_problems,
@@ -7,8 +7,8 @@ from training.natural.requests import (
     read_requests,
     teachable,
 )
-from training.natural.scoring import solves
-from training.sandbox import passes
+from cdlm.training.natural.scoring import solves
+from cdlm.training.sandbox import passes
 
 TRAINING, HELD_OUT = read_requests("training.txt"), read_requests("held_out.txt")
 

@@ -10,20 +10,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.assets import BUNDLED_STUDENT
-from model.checkpoint import load_checkpoint
-from model.files import read_json
-from model.tokenizer import load_tokenizer
+from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.files import read_json
+from cdlm.model.tokenizer import load_tokenizer
+from cdlm.training.attention import RowAttention, causal_mask
+from cdlm.training.backbone.lora import add_adapter, trainable
+from cdlm.training.config import read_config
+from cdlm.training.errors import TrainingError
+from cdlm.training.natural.answers import Asked, append, pending, read_answers
+from cdlm.training.natural.config import TaskAdapterConfig
+from cdlm.training.natural.mixture import Formatter, TaskStream
+from cdlm.training.natural.train import TaskObjective, train_task_adapter, without_adapter
 from tests.hf_block_checkpoints import build
 from tests.training.natural.packages import write_packages
-from training.attention import RowAttention, causal_mask
-from training.backbone.lora import add_adapter, trainable
-from training.config import read_config
-from training.errors import TrainingError
-from training.natural.answers import Asked, append, pending, read_answers
-from training.natural.config import TaskAdapterConfig
-from training.natural.mixture import Formatter, TaskStream
-from training.natural.train import TaskObjective, train_task_adapter, without_adapter
 
 GOOD = "```python\ndef add(a, b):\n    return a + b"
 

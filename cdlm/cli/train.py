@@ -1,0 +1,146 @@
+"""``cdlm train``: the stages of the recipe, each from one configuration file, each resumable."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Train a student stage by stage.", no_args_is_help=True)
+
+ConfigOption = Annotated[Path, typer.Option(help="TOML file of the recipe.", exists=True, dir_okay=False)]
+OutputOption = Annotated[Path, typer.Option(help="Run directory of all stages. A stage found in it is resumed.")]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Processes, one a core.")]
+_CORES = os.cpu_count() or 1
+
+
+@app.command()
+def autoregressive(config: ConfigOption, output: OutputOption, workers: WorkersOption = _CORES) -> None:
+    """Train a next-token model from random weights: the baseline, and the teacher's start."""
+    from cdlm.training.pretraining import run_autoregressive
+
+    _launch(run_autoregressive, config, output, workers)
+
+
+@app.command()
+def teacher(config: ConfigOption, output: OutputOption, workers: WorkersOption = _CORES) -> None:
+    """Train the bidirectional masked-diffusion teacher."""
+    from cdlm.training.pretraining import run_teacher
+
+    _launch(run_teacher, config, output, workers)
+
+
+@app.command()
+def trajectories(config: ConfigOption, output: OutputOption, workers: WorkersOption = _CORES) -> None:
+    """Record how the teacher decodes: tokens, their order, and the states that predicted them."""
+    from cdlm.training.trajectories.run import run_trajectories
+
+    _launch(run_trajectories, config, output, workers)
+
+
+@app.command()
+def student(config: ConfigOption, output: OutputOption, workers: WorkersOption = _CORES) -> None:
+    """Train the block-causal student on the teacher's trajectories."""
+    from cdlm.training.student.run import run_student
+
+    _launch(run_student, config, output, workers)
+
+
+AdapterConfigOption = Annotated[Path, typer.Option(help="TOML file of the adapter.", exists=True, dir_okay=False)]
+AdapterOutputOption = Annotated[Path, typer.Option(help="Directory of both stages. A stage found in it is resumed.")]
+
+
+@app.command()
+def adapter_trajectories(config: AdapterConfigOption, output: AdapterOutputOption) -> None:
+    """Record how a bidirectional backbone (Dream, LLaDA) decodes; `torchrun -m cdlm train ...` uses many GPUs."""
+    from cdlm.training.backbone.collect import collect_backbone
+
+    _adapt(collect_backbone, config, output)
+
+
+@app.command()
+def adapter(config: AdapterConfigOption, output: AdapterOutputOption) -> None:
+    """Train a LoRA adapter that makes a backbone a student; `torchrun -m cdlm train ...` uses many GPUs."""
+    from cdlm.training.backbone.train import train_adapter
+
+    _adapt(train_adapter, config, output)
+
+
+TaskConfigOption = Annotated[Path, typer.Option(help="TOML file of the task adapter.", exists=True, dir_okay=False)]
+TaskOutputOption = Annotated[Path, typer.Option(help="Directory of the training. One found in it is resumed.")]
+
+
+@app.command()
+def task_answers(config: TaskConfigOption, output: TaskOutputOption) -> None:
+    """Have the base model answer the task adapter's chat prompts and requests for functions, which are checked."""
+    from cdlm.cli.completions import CompletionError
+    from cdlm.cli.local_server import LocalServerError
+    from cdlm.cli.task_answers import collect_answers
+    from cdlm.training.config import read_config
+    from cdlm.training.natural.config import TaskAdapterConfig
+
+    with _one_line_errors(LocalServerError, CompletionError):
+        collect_answers(read_config(config, TaskAdapterConfig), output)
+
+
+@app.command()
+def task_adapter(
+    config: TaskConfigOption,
+    output: TaskOutputOption,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = _CORES,
+) -> None:
+    """Train a LoRA adapter that teaches a next-token model word problems and functions, its chat left as it is."""
+    import torch
+
+    from cdlm.training.config import read_config
+    from cdlm.training.natural.config import TaskAdapterConfig
+    from cdlm.training.natural.train import train_task_adapter
+
+    torch.set_num_threads(threads)
+    with _one_line_errors():
+        train_task_adapter(read_config(config, TaskAdapterConfig), output)
+
+
+def _adapt(stage: Callable[..., None], config: Path, output: Path) -> None:
+    import torch.distributed as dist
+
+    from cdlm.training.backbone.config import load_adapter_config
+
+    try:
+        with _one_line_errors():
+            stage(load_adapter_config(config), output)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _one_line_errors(*others: type[Exception]) -> Iterator[None]:
+    """Logs the first process's progress, and ends the command with one line where a training cannot go on."""
+    from cdlm.model.config import CheckpointError
+    from cdlm.training.config import ConfigError
+    from cdlm.training.errors import TrainingError
+
+    expected: tuple[type[Exception], ...] = (CheckpointError, ConfigError, TrainingError, *others)
+    level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        yield
+    except expected as error:
+        typer.echo(f"cdlm train: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _launch(stage: Callable[..., None], config: Path, output: Path, workers: int) -> None:
+    from cdlm.training.config import ConfigError, load_config
+    from cdlm.training.errors import TrainingError
+    from cdlm.training.parallel import launch
+
+    try:
+        launch(stage, workers, load_config(config), output)
+    except (ConfigError, TrainingError) as error:
+        typer.echo(f"cdlm train: {error}", err=True)
+        raise typer.Exit(1) from None

@@ -1,0 +1,233 @@
+"""``cdlm.LLM``: text generation from Python, without a server."""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from cdlm.background import BackgroundApp, Json
+from cdlm.outputs import Canvas, Chunk, Completion, RequestOutput, TokenLogprob
+from cdlm.sampling_params import SamplingParams
+
+Prompt = str | Sequence[int]
+Messages = Sequence[Mapping[str, Any]]
+
+_COMPLETIONS, _CHATS = "/v1/completions", "/v1/chat/completions"
+# Answers carry ids, and tokens in log-probabilities are named by them.
+_WITH_IDS: Json = {"return_token_ids": True, "return_tokens_as_token_ids": True}
+
+
+class LLM:
+    """A model, loaded in a process of its own.
+
+        with cdlm.LLM("path-or-id") as llm:
+            [answer] = llm.generate("Tom has 3 apples.", cdlm.SamplingParams(max_tokens=64))
+            print(answer.text)
+
+    Calls may come from several threads, and from a notebook. The process ends with ``close``, at the end of a ``with``
+    block, and with the program.
+
+    Args:
+        model: a checkpoint directory, or the id owner/name of one on the Hugging Face Hub; ``None`` is the bundled
+            cdlm-nano.
+        settings: flags of ``cdlm serve`` that say what is loaded and how it runs, such as ``adapter``, ``device``,
+            ``dtype``, ``threads``, ``max_num_seqs`` or ``kv_cache_memory`` (bytes, or text such as "2GiB").
+
+    Raises:
+        LoadError: a setting is wrong, or the model cannot be loaded.
+    """
+
+    def __init__(self, model: str | Path | None = None, **settings: Any) -> None:
+        given = {name: value for name, value in settings.items() if value is not None}
+        self._app = BackgroundApp(given if model is None else {"model": str(model), **given})
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        **fields: Any,
+    ) -> list[RequestOutput]:
+        """Continues prompts, all of them together.
+
+        Args:
+            prompts: a text, the ids of one, or several of either.
+            params: for all prompts, or one for each.
+            fields: other fields of ``/v1/completions``, such as ``suffix``, ``echo`` or ``best_of``.
+
+        Returns:
+            One output for each prompt, in their order.
+
+        Raises:
+            RequestError: one of the prompts cannot be served; none is answered.
+            EngineError: the engine failed.
+        """
+        several: list[Any] = [prompts] if _is_prompt(prompts) else list(prompts)
+        bodies = [
+            {"prompt": prompt if isinstance(prompt, str) else list(prompt), **own, **fields}
+            for prompt, own in zip(several, _fields(params, len(several), chat=False), strict=True)
+        ]
+        return self._answers(_COMPLETIONS, bodies)
+
+    def chat(
+        self,
+        messages: Messages | Sequence[Messages],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        **fields: Any,
+    ) -> list[RequestOutput]:
+        """Answers a chat, or several together.
+
+        Args:
+            messages: a chat: objects with ``role`` and ``content``, as in OpenAI's chats; or several chats.
+            params: for all chats, or one for each.
+            fields: other fields of ``/v1/chat/completions``, such as ``tools``, ``tool_choice`` or
+                ``chat_template_kwargs``.
+
+        Returns:
+            One output for each chat, in their order.
+
+        Raises:
+            RequestError, EngineError: as ``generate`` does.
+        """
+        several: list[Any] = [messages] if _is_chat(messages) else list(messages)
+        bodies = [
+            {"messages": list(chat), **own, **fields}
+            for chat, own in zip(several, _fields(params, len(several), chat=True), strict=True)
+        ]
+        return self._answers(_CHATS, bodies)
+
+    def stream(
+        self,
+        prompt: Prompt | Messages,
+        params: SamplingParams | None = None,
+        *,
+        granularity: Literal["block", "step"] = "block",
+        canvas: bool = False,
+        **fields: Any,
+    ) -> Iterator[Chunk]:
+        """Answers one prompt or chat block by block. Closing the iterator ends the request.
+
+        Args:
+            prompt: a text, the ids of one, or the messages of a chat.
+            granularity: ``step`` shows text as soon as all before it is final, also within a block.
+            canvas: also show each block after every denoise step.
+            fields: those of ``chat``.
+
+        Raises:
+            RequestError, EngineError: as ``generate`` does, at the first chunk or later.
+        """
+        chat = _is_chat(prompt)
+        [own] = _fields(params, 1, chat=chat)
+        what = {"messages": list(prompt)} if chat else {"prompt": prompt if isinstance(prompt, str) else list(prompt)}
+        how = {"stream": True, "stream_granularity": granularity, "diffusing": canvas}
+        for event in self._app.events(_CHATS if chat else _COMPLETIONS, {**what, **own, **how, **fields}):
+            chunks = map(_chunk, event["choices"])
+            yield from (chunk for chunk in chunks if chunk != Chunk(chunk.index, "", []))  # That opens a chat.
+
+    def close(self) -> None:
+        """Ends the engine's process. Closing again does nothing."""
+        self._app.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _answers(self, path: str, bodies: list[Json]) -> list[RequestOutput]:
+        return [_output(answer) for answer in self._app.run(_all(self._app, path, bodies))]
+
+
+async def _all(app: BackgroundApp, path: str, bodies: list[Json]) -> list[Json]:
+    # Enough to keep every row busy, and what waits does so here.
+    places = asyncio.Semaphore(2 * app.settings.max_num_seqs)
+
+    async def one(body: Json) -> Json:
+        async with places:
+            return await app.answer(path, body)
+
+    tasks = [asyncio.create_task(one(body)) for body in bodies]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _is_prompt(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, Sequence) and bool(value) and isinstance(value[0], int))
+
+
+def _is_chat(value: object) -> bool:
+    return isinstance(value, Sequence) and bool(value) and isinstance(value[0], Mapping)
+
+
+def _fields(params: SamplingParams | Sequence[SamplingParams] | None, count: int, *, chat: bool) -> list[Json]:
+    each = [params or SamplingParams()] * count if not isinstance(params, Sequence) else list(params)
+    if len(each) != count:
+        raise ValueError(f"there are {len(each)} params for {count} prompts")
+    return [{**(one.of_chat() if chat else one.of_completion()), **_WITH_IDS} for one in each]
+
+
+def _output(answer: Json) -> RequestOutput:
+    choices, usage = answer["choices"], answer["usage"]
+    prompt = answer["prompt_token_ids"] if "prompt_token_ids" in answer else choices[0]["prompt_token_ids"]
+    return RequestOutput(
+        prompt_token_ids=prompt,
+        outputs=[_completion(choice) for choice in choices],
+        cached_tokens=usage["prompt_tokens_details"]["cached_tokens"],
+        denoise_steps=usage["denoise_steps"],
+        forward_passes=usage["forward_passes"],
+    )
+
+
+def _completion(choice: Json) -> Completion:
+    message = choice.get("message") or {"content": choice.get("text")}
+    return Completion(
+        index=choice["index"],
+        text=message["content"] or "",
+        token_ids=choice["token_ids"],
+        finish_reason=choice["finish_reason"],
+        logprobs=_logprobs(choice, len(choice["token_ids"])),
+        tool_calls=message.get("tool_calls", []),
+    )
+
+
+def _chunk(choice: Json) -> Chunk:
+    delta = choice.get("delta", {"content": choice.get("text")})
+    ids, shown = choice.get("token_ids", []), choice.get("diffusing")
+    return Chunk(
+        index=choice["index"],
+        text=delta.get("content") or "",
+        token_ids=ids,
+        finish_reason=choice["finish_reason"],
+        logprobs=_logprobs(choice, len(ids)),
+        tool_calls=delta.get("tool_calls", []),
+        canvas=shown and Canvas(shown["block"], shown["step"], shown["tokens"]),
+    )
+
+
+def _logprobs(choice: Json, count: int) -> list[TokenLogprob] | None:
+    """Those of the ``count`` tokens of the answer; an end token after them has an entry too, which is left out."""
+    found = choice.get("logprobs")
+    if found is None:
+        return None
+    if "content" in found:
+        return [
+            TokenLogprob(
+                _ident(each["token"]), each["logprob"], {_ident(t["token"]): t["logprob"] for t in each["top_logprobs"]}
+            )
+            for each in found["content"][:count]
+        ]
+    tops = found["top_logprobs"] or [{}] * count
+    return [
+        TokenLogprob(_ident(token), logprob, {_ident(name): value for name, value in (top or {}).items()})
+        for token, logprob, top in zip(found["tokens"], found["token_logprobs"], tops, strict=False)
+    ][:count]
+
+
+def _ident(name: str) -> int:
+    return int(name.removeprefix("token_id:"))
