@@ -71,15 +71,16 @@ def read_adapter(directory: Path) -> Adapter:
     return Adapter(path, config, read_decoding(directory), updates)
 
 
-def merge_adapter(transformer: Transformer, adapter: Adapter, backbone: Backbone) -> None:
-    """Adds every update to its weight, computed in fp32 and rounded once to the weight's dtype.
+def check_adapter(transformer: Transformer, adapter: Adapter, backbone: Backbone) -> dict[str, LowRankUpdate]:
+    """The updates by the names of the transformer's linear layers.
 
     Raises:
         CheckpointError: a module is not a linear layer of the base, its head is tied, a shape differs, or a layer
             that the adapter's configuration names has no tensors.
     """
-    linears = {name: module for name, module in transformer.named_modules() if isinstance(module, nn.Linear)}
+    linears = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
     shapes = transformer.stored_shapes()
+    updates = {}
     for stored, update in adapter.updates.items():
         name = backbone.module_name(stored) or ""
         if name not in linears:
@@ -93,15 +94,26 @@ def merge_adapter(transformer: Transformer, adapter: Adapter, backbone: Backbone
                 f"{adapter.path}: the matrices of {stored!r} make an update of shape {shape}, "
                 f"the base's weight has {tuple(whole)}"
             )
-        device = linears[name].weight.device
-        up, down = (half.to(device, torch.float32) for half in (update.up, update.down))
-        for weight, part in transformer.parts(f"{name}.weight", update.scale * (up @ down)):
-            weight.copy_(weight.float() + part)
+        updates[name] = update
     for name in linears:
         stored = backbone.stored_module(name)
         # A head that a short name such as LLaDA's ``ff_out`` happens to match need not be adapted.
         if name != "lm_head" and adapter.config.targets(stored) and stored not in adapter.updates:
             raise CheckpointError(f"{adapter.path}: the tensors of {stored!r}, a target in {CONFIG_FILE}, are missing")
+    return updates
+
+
+def merge_adapter(transformer: Transformer, adapter: Adapter, backbone: Backbone) -> None:
+    """Adds every update to its weight, computed in fp32 and rounded once to the weight's dtype.
+
+    Raises:
+        CheckpointError: as ``check_adapter``.
+    """
+    for name, update in check_adapter(transformer, adapter, backbone).items():
+        device = transformer.get_submodule(name).get_parameter("weight").device
+        up, down = (half.to(device, torch.float32) for half in (update.up, update.down))
+        for weight, part in transformer.parts(f"{name}.weight", update.scale * (up @ down)):
+            weight.copy_(weight.float() + part)
 
 
 def write_adapter(

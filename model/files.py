@@ -66,5 +66,18 @@ def read_tensors(paths: Iterable[Path]) -> Iterator[tuple[Path, str, Tensor]]:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - not a mapping
                     yield path, name, file.get_tensor(name)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch's for a file that it cannot map.
+            raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
+
+
+def read_shapes(paths: Iterable[Path]) -> Iterator[tuple[Path, str, list[int], str]]:
+    """Shape and type, as safetensors names it (``BF16``), of every tensor; the tensors are not read."""
+    for path in paths:
+        try:
+            # For torch the library would map the whole file as memory that may be written to.
+            with safe_open(path, framework="np") as file:
+                for name in file.keys():  # noqa: SIM118 - not a mapping
+                    part = file.get_slice(name)
+                    yield path, name, part.get_shape(), part.get_dtype()
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error

@@ -37,3 +37,14 @@ def fetch_checkpoint(hub_id: str, revision: str | None = None) -> Path:
         which = f"{hub_id} at {revision}" if revision else hub_id
         raise CheckpointError(f"{which}: no such directory here, and not fetched from the Hub: {error}") from error
     return directory
+
+
+def downloaded(hub_id: str, revision: str | None = None) -> Path | None:
+    """The directory of a checkpoint that was fetched before; ``None`` where it has to be downloaded."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError, OSError):
+        return None

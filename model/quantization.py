@@ -4,6 +4,16 @@ from cdlm.model.config import CheckpointError, Quantization
 from cdlm.model.transformer import Transformer
 
 
+def check_quantization(name: Quantization) -> None:
+    """Raises ``CheckpointError`` where torchao, which does it, is needed and is not installed."""
+    if name == "none":
+        return
+    try:
+        import torchao.quantization  # noqa: F401
+    except ImportError as error:
+        raise CheckpointError(f"quantization {name} needs torchao: pip install 'cdlm-serve[quantization]'") from error
+
+
 def quantise(transformer: Transformer, name: Quantization) -> None:
     """Replaces the layers' weights in place; embedding, norms and LM head keep theirs.
 
@@ -13,10 +23,9 @@ def quantise(transformer: Transformer, name: Quantization) -> None:
     Raises:
         CheckpointError: torchao, which does it, is not installed.
     """
+    check_quantization(name)
     if name == "none":
         return
-    try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
-    except ImportError as error:
-        raise CheckpointError(f"quantization {name} needs torchao: pip install 'cdlm-serve[quantization]'") from error
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
     quantize_(transformer.layers, Int8WeightOnlyConfig())

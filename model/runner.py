@@ -11,7 +11,7 @@ from cdlm.model.attention.paged import AttentionFactory
 from cdlm.model.canvas import Canvas
 from cdlm.model.checkpoint import Checkpoint
 from cdlm.model.confidence import confidence_and_best, confidence_and_best_of_head, entropy
-from cdlm.model.config import AttentionBackend, CheckpointError
+from cdlm.model.config import AttentionBackend
 from cdlm.model.constrained import ConstrainedRows
 from cdlm.model.draws import Draws
 from cdlm.model.edits import LogitEditor
@@ -42,18 +42,21 @@ class ModelRunner:
         weight = self.transformer.embed_tokens.weight
         self.device, self.dtype = weight.device, weight.dtype
         config = self.transformer.config
-        if cuda_graphs and attention_backend != "varlen":
-            raise CheckpointError(f"CUDA graphs need attention_backend varlen, not {attention_backend}")
+        self.followers = checkpoint.followers
+        factory = find_attention(
+            attention_backend,
+            device=self.device,
+            dtype=self.dtype,
+            page_size=page_size,
+            cuda_graphs=cuda_graphs,
+            shared=self.followers is not None,
+        )
         # Graphs have rows that belong to nobody, and those write to a page of their own.
         self.cache = PagedCache(
             config, num_pages=num_pages + cuda_graphs, page_size=page_size, device=self.device, dtype=self.dtype
         )
-        factory = find_attention(attention_backend, device=self.device, dtype=self.dtype, page_size=page_size)
         self.attention: AttentionFactory = factory
-        self.followers = checkpoint.followers
         if self.followers is not None:
-            if cuda_graphs:
-                raise CheckpointError("CUDA graphs cannot be recorded over several ranks")
             self.followers.open_pool(num_pages, page_size, attention_backend)
             self.attention = self.followers.attend_with(factory)
         self.canvas = Canvas(max_rows, self.manifest, config.hidden_size, self.device, self.dtype)

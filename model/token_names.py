@@ -54,18 +54,18 @@ class TokenNames:
         beyond = [(text, ident) for text, ident in self.ordinary.items() if ident >= vocab_size]
         if beyond:
             raise _beyond(directory, *max(beyond, key=lambda pair: pair[1]), vocab_size, "text can contain it")
-        unused = []
-        for text, ident in self.added.items():
-            if ident < vocab_size:
-                continue
+        for text in self.unused(vocab_size):
             if text in self.template:
-                raise _beyond(directory, text, ident, vocab_size, "the chat template writes it")
+                raise _beyond(directory, text, self.added[text], vocab_size, "the chat template writes it")
             if text == self.eos:
-                raise _beyond(directory, text, ident, vocab_size, "it is the end token")
-            unused.append(text)
-        if unused:
+                raise _beyond(directory, text, self.added[text], vocab_size, "it is the end token")
+        if unused := self.unused(vocab_size):
             shown = ", ".join(map(repr, unused[:3])) + (f" and {len(unused) - 3} more" if len(unused) > 3 else "")
             logger.warning("%s: the embedding has no row for the added tokens %s", directory, shown)
+
+    def unused(self, vocab_size: int) -> list[str]:
+        """Added tokens that an embedding of ``vocab_size`` rows has no row for."""
+        return [text for text, ident in self.added.items() if ident >= vocab_size]
 
 
 def read_token_names(directory: Path) -> TokenNames:

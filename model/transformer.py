@@ -42,8 +42,12 @@ class RotaryEmbedding(nn.Module):
 
     def reset(self, device: torch.device) -> None:
         """(Re)computes the frequencies on ``device``: they are not stored in checkpoints."""
-        exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim
-        self.register_buffer("inverse_frequency", self.theta**-exponent, persistent=False)
+        if device.type == "meta":  # To compute there, or to draw, torch imports its compiler, which takes seconds.
+            frequency = torch.empty(self.head_dim // 2, device=device)
+        else:
+            exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim
+            frequency = self.theta**-exponent
+        self.register_buffer("inverse_frequency", frequency, persistent=False)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """positions [...] int64 -> cos and signed sin [..., 1, head_dim] fp32, broadcast over heads.
@@ -222,13 +226,20 @@ class Layer(nn.Module):
         return out
 
 
+def _embedding(rows: int, width: int) -> nn.Embedding:
+    weight = torch.empty(rows, width)
+    if not weight.is_meta:  # See ``RotaryEmbedding.reset``.
+        nn.init.normal_(weight)
+    return nn.Embedding(rows, width, _weight=weight)
+
+
 class Transformer(nn.Module):
     """The whole backbone with its LM head."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = _embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = LmHead(config.hidden_size, config.vocab_size, bias=False)

@@ -13,7 +13,7 @@ from cdlm.model.runner import ModelRunner
 from cdlm.scheduler.errors import EngineStartError, RequestError
 from cdlm.scheduler.faults import Fault, attempt
 from cdlm.scheduler.grammars import GrammarCompiler
-from cdlm.scheduler.loading import page_count
+from cdlm.scheduler.loading import check_step_size, page_count
 from cdlm.scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest, StepReport
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.outputs import engine_ready, step_output
@@ -58,14 +58,7 @@ class Engine:
                 "unless a student is merged into them, answers decoded block by block will be poor",
                 options.model,
             )
-        block = self.manifest.block_length
-        # Of what it has to compute before its block, a request takes no more than one of the two into a step.
-        largest = max(options.max_prefill_tokens, block) + block
-        if options.max_num_batched_tokens - options.max_prefill_tokens < largest:
-            raise EngineStartError(
-                f"max_num_batched_tokens {options.max_num_batched_tokens} has no room for {largest} tokens of a request"
-                f" beside a staged one of max_prefill_tokens {options.max_prefill_tokens}"
-            )
+        check_step_size(options, self.manifest)
         num_pages = page_count(options, checkpoint)
         try:
             self.runner = ModelRunner(

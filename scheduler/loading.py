@@ -7,7 +7,7 @@ import torch
 
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.checkpoint import Checkpoint, load_checkpoint
-from cdlm.model.config import CheckpointError
+from cdlm.model.config import CheckpointError, Manifest
 from cdlm.model.device import free_memory, resolve_device, resolve_dtype
 from cdlm.model.packing import pack, packable, worthwhile
 from cdlm.model.parallel.transformer import RankTransformer
@@ -69,24 +69,36 @@ def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
 
 
 def page_count(options: EngineOptions, checkpoint: Checkpoint) -> int:
-    """Pages that fit into ``kv_cache_memory``; by default a share of what is free, and no more than rows can use.
-
-    All ranks have as many as the one with the least memory; on a CPU they share its memory.
+    """Pages of the pool of a loaded checkpoint; all ranks have as many as the one with the least memory.
 
     Raises:
         EngineStartError: they do not hold one request of the full context.
     """
-    manifest = checkpoint.manifest
     weight = checkpoint.transformer.embed_tokens.weight
+    free = [free_memory(weight.device)]
+    if checkpoint.followers is not None:
+        free += checkpoint.followers.free_memory
     page = PagedCache.bytes_per_page(checkpoint.transformer.config, options.page_size, weight.dtype)
+    return pool_pages(options, checkpoint.manifest, page, weight.device, min(free))
+
+
+def pool_pages(options: EngineOptions, manifest: Manifest, page: int, device: torch.device, free: int) -> int:
+    """Pages that fit into ``kv_cache_memory``; by default a share of what is free, and no more than rows can use.
+
+    Ranks on a CPU share its memory.
+
+    Args:
+        page: bytes of a page.
+        free: bytes that are free on a rank's device when its weights are there.
+
+    Raises:
+        EngineStartError: they do not hold one request of the full context.
+    """
     one_request = -(-(manifest.max_model_len + manifest.block_length) // options.page_size)
     memory = options.kv_cache_memory
     if memory is None:
-        free = [free_memory(weight.device)]
-        share = FREE_SHARE_GPU if weight.device.type == "cuda" else FREE_SHARE_CPU / options.tensor_parallel_size
-        if checkpoint.followers is not None:
-            free += checkpoint.followers.free_memory
-        memory = min(int(share * min(free)), one_request * page * options.max_num_seqs)
+        share = FREE_SHARE_GPU if device.type == "cuda" else FREE_SHARE_CPU / options.tensor_parallel_size
+        memory = min(int(share * free), one_request * page * options.max_num_seqs)
     pages = memory // page
     if pages < one_request:
         asked = "kv_cache_memory" if options.kv_cache_memory is not None else "the free memory for the KV cache,"
@@ -94,3 +106,18 @@ def page_count(options: EngineOptions, checkpoint: Checkpoint) -> int:
             f"{asked} {memory} holds {pages} pages of {page} bytes; one request of the full context needs {one_request}"
         )
     return pages
+
+
+def check_step_size(options: EngineOptions, manifest: Manifest) -> None:
+    """Of what it has to compute before its block, a request takes no more than a block or a piece into a step.
+
+    Raises:
+        EngineStartError: a step has no room for that beside a staged request.
+    """
+    block = manifest.block_length
+    largest = max(options.max_prefill_tokens, block) + block
+    if options.max_num_batched_tokens - options.max_prefill_tokens < largest:
+        raise EngineStartError(
+            f"max_num_batched_tokens {options.max_num_batched_tokens} has no room for {largest} tokens of a request"
+            f" beside a staged one of max_prefill_tokens {options.max_prefill_tokens}"
+        )

@@ -36,13 +36,18 @@ class Threads:
             cores = min(torch.get_num_threads(), free_cores())  # Those of torch are not more than there are.
             torch.set_num_threads(max(1, cores // options.tensor_parallel_size))
 
+    @property
+    def most(self) -> int:
+        """Threads of the largest steps."""
+        return torch.get_num_threads()
+
     @contextmanager
     def worth(self, multiply_adds: float) -> Iterator[None]:
         """For the length of the block as many threads as a rank's share of so much work is worth.
 
         Fewer, where other processes need the cores.
         """
-        most = torch.get_num_threads()
+        most = self.most
         wanted = most if self.fixed else min(most, worth_threads(multiply_adds / self._ranks))
         if wanted > 1 and not self.fixed:
             wanted = self._crowding.limited(wanted)

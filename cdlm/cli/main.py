@@ -3,6 +3,7 @@
 import typer
 
 from cdlm.cli import bench, evaluate, generate, key, plan, serve, train
+from cdlm.cli.doctor import command as doctor
 
 app = typer.Typer(
     name="cdlm",
@@ -16,6 +17,7 @@ app.command("generate")(generate.generate)
 app.command("eval")(evaluate.evaluate)
 app.command("bench")(bench.bench)
 app.command("plan")(plan.plan)
+doctor.register(app)
 app.command("key")(key.key)
 app.add_typer(train.app, name="train")
 

@@ -7,13 +7,27 @@ from cdlm.model.config import AttentionBackend, CheckpointError
 
 
 def find_attention(
-    name: AttentionBackend, *, device: torch.device, dtype: torch.dtype, page_size: int
+    name: AttentionBackend,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    page_size: int,
+    cuda_graphs: bool = False,
+    shared: bool = False,
 ) -> type[PagedAttention]:
     """The implementation of that name; only its own module is imported.
 
+    Args:
+        cuda_graphs: forwards are to be recorded.
+        shared: the layers are cut over several processes.
+
     Raises:
-        CheckpointError: it does not run on this device, in this type or with this page size.
+        CheckpointError: it does not run on this device, in this type or with this page size, or cannot be recorded.
     """
+    if cuda_graphs and name != "varlen":
+        raise CheckpointError(f"CUDA graphs need attention_backend varlen, not {name}")
+    if cuda_graphs and shared:
+        raise CheckpointError("CUDA graphs cannot be recorded over several ranks")
     if name == "varlen":
         if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
             raise CheckpointError(

@@ -1,0 +1,38 @@
+"""``cdlm doctor`` as it is typed."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the sub-command; beside its own flags it takes those of ``cdlm serve``."""
+    app.command("doctor", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(_doctor)
+
+
+def _doctor(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as bug reports ask for it.")] = False,
+) -> None:
+    """Report versions, processor, GPUs and memory, and whether a model can be served here.
+
+    Takes every flag of cdlm serve, such as --model DIR, and CDLM_* variables, and says what they would come to. Reads
+    no weights, fetches nothing, starts nothing. Exit status: 0 the model can be served, 1 it cannot, 2 bad flags.
+    """
+    from cdlm.cli.doctor.examination import examine
+    from cdlm.cli.doctor.output import print_findings
+    from cdlm.server.command_line import SettingsError, parse_settings
+
+    try:
+        settings = parse_settings(context.args)
+    except SettingsError as error:
+        typer.echo(f"cdlm doctor: {error}", err=True)
+        raise typer.Exit(2) from None
+    found = examine(settings)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        print_findings(found)
+    sys.exit(0 if found["problem"] is None else 1)

@@ -1,0 +1,119 @@
+"""The machine but for its GPUs: system, processor, memory, disks. Sizes are in bytes."""
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from cdlm.scheduler.child import WAITING
+
+# Of a processor's features, those that kernels of torch and oneDNN are chosen by.
+FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", *WAITING)
+SHARED_MEMORY = Path("/dev/shm")  # nosec B108 - nothing is written there
+# What NCCL shares between ranks there is some megabytes a channel; Docker gives a container 64 MB in all.
+ENOUGH_SHARED_MEMORY = 2**30
+
+
+def system() -> dict[str, Any]:
+    """Python, kernel, C library, and the kind of container this is in, if it is in one."""
+    return {
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "platform": platform.platform(),
+        "c_library": " ".join(platform.libc_ver()).strip() or None,
+        "container": container(),
+    }
+
+
+def container(root: Path = Path("/")) -> str | None:
+    """``kubernetes``, ``docker`` or ``podman``; ``None`` outside of those."""
+    if os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return "kubernetes"
+    for kind, mark in (("docker", ".dockerenv"), ("podman", "run/.containerenv")):
+        if (root / mark).exists():
+            return kind
+    return None
+
+
+def processor() -> dict[str, Any]:
+    """Name and features, cores that this process may use, and what torch makes of them."""
+    import torch
+
+    from cdlm.scheduler.threads import cpu_quota, free_cores
+
+    name, flags = None, set()
+    for line in _lines(Path("/proc/cpuinfo")):
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            name = value.strip()
+        elif key.strip() in ("flags", "Features"):
+            flags = set(value.split())
+    return {
+        "name": name or platform.processor() or platform.machine(),
+        "architecture": platform.machine(),
+        "features": [feature for feature in FEATURES if feature in flags],
+        "cores": os.cpu_count(),
+        "usable_cores": free_cores(),
+        "quota": cpu_quota(),
+        "torch_capability": torch.backends.cpu.get_cpu_capability(),
+        "torch_threads": torch.get_num_threads(),
+        "variables": {name: os.environ[name] for name in THREAD_VARIABLES if os.environ.get(name)},
+    }
+
+
+def memory() -> dict[str, int]:
+    """All of the machine's, and what this process could still take of it within its control group."""
+    import torch
+
+    from cdlm.model.device import free_memory
+
+    return {
+        "total": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "free": free_memory(torch.device("cpu")),
+    }
+
+
+def shared_memory(path: Path = SHARED_MEMORY) -> dict[str, int] | None:
+    """Shared memory of the machine or container; ``None`` where there is none."""
+    try:
+        usage = shutil.disk_usage(path)
+    except OSError:
+        return None
+    return {"total": usage.total, "free": usage.free}
+
+
+def shared_memory_warnings(seen: dict[str, int] | None, ranks: int) -> list[str]:
+    """What ranks would miss."""
+    free = 0 if seen is None else seen["free"]
+    if ranks == 1 or free >= ENOUGH_SHARED_MEMORY:
+        return []
+    return [
+        f"{SHARED_MEMORY} has {free} bytes free, and the {ranks} ranks of --tensor-parallel-size exchange data there "
+        "on GPUs: give the container a gigabyte (docker run --shm-size=1g, shm_size in Compose, in Kubernetes an "
+        "emptyDir of medium Memory at /dev/shm)"
+    ]
+
+
+def disks(model: str) -> dict[str, dict[str, Any]]:
+    """Where checkpoints from the Hub are kept, where the model lies, and where sockets and other small files go."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    found = {}
+    for name, path in (("hub_cache", HF_HUB_CACHE), ("model", model), ("temporary", tempfile.gettempdir())):
+        place = Path(path).absolute()
+        if name == "model" and not place.exists():
+            continue  # An id on the Hub.
+        usage = shutil.disk_usage(next(part for part in (place, *place.parents) if part.exists()))
+        found[name] = {"path": str(path), "total": usage.total, "free": usage.free}
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(errors="replace").splitlines()
+    except OSError:
+        return []

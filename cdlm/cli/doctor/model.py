@@ -1,0 +1,115 @@
+"""What the settings would load, with which flags, and why it might not be served."""
+
+from pathlib import Path
+from typing import Any
+
+from cdlm.model.config import CheckpointError
+from cdlm.model.hub import downloaded, is_hub_id
+from cdlm.scheduler.errors import EngineStartError
+from cdlm.scheduler.options import EngineOptions
+from cdlm.scheduler.outlook import Outlook, outlook
+from cdlm.scheduler.threads import Threads
+from cdlm.server.settings import ServerSettings
+from cdlm.server.text import TextCodec, TextError
+
+Findings = tuple[dict[str, Any] | None, dict[str, Any] | None, str | None, list[str]]
+
+
+def examine_model(settings: ServerSettings) -> Findings:
+    """The model, the flags that it would be served with, what prevents that, and warnings."""
+    try:
+        settings, missing = _here(settings)
+        if missing is not None:
+            return None, None, None, [missing]
+        seen = outlook(settings.engine_options())
+        codec = TextCodec.load(Path(settings.model), settings.chat_template)
+    except (CheckpointError, EngineStartError, TextError) as error:
+        return None, None, str(error), []
+    warnings = [] if codec.has_template else ["there is no chat template: /v1/chat/completions will refuse chats"]
+    warnings += _vocabulary_warnings(seen) + _manifest_warnings(seen)
+    return _model(settings, seen), _flags(settings.engine_options(), seen), None, warnings
+
+
+def _here(settings: ServerSettings) -> tuple[ServerSettings, str | None]:
+    """The settings with directories in the place of ids on the Hub, or which of these is not downloaded yet."""
+    ids = {"--model": (settings.model, settings.revision), "--adapter": (str(settings.adapter or ""), None)}
+    for flag, (name, revision) in ids.items():
+        if is_hub_id(name) and downloaded(name, revision) is None:
+            return settings, f"{flag} {name} is not downloaded yet: cdlm serve fetches it from the Hub when it starts"
+    return settings.fetched(), None
+
+
+def _model(settings: ServerSettings, seen: Outlook) -> dict[str, Any]:
+    described = seen.described
+    shape, manifest = described.shape, described.manifest
+    positions = manifest.max_model_len + manifest.block_length
+    return {
+        "name": settings.model_name,
+        "directory": settings.model,
+        "format": described.backbone.model_type,
+        "adapter": None if settings.adapter is None else str(settings.adapter),
+        "parameters": seen.parameters,
+        "layers": shape.num_layers,
+        "vocabulary": shape.vocab_size,
+        "tokens": len(described.names.ordinary) + len(described.names.added),
+        "prompt_attention": manifest.prompt_attention,
+        "mask_token_id": manifest.mask_token_id,
+        "stop_token_ids": list(manifest.stop_token_ids),
+        "weight_bytes": seen.weight_bytes,
+        "free_bytes": seen.free_bytes,
+        "pool_bytes": seen.pages * seen.page_bytes,
+        "pages": seen.pages,
+        "full_contexts": seen.pages // -(-positions // settings.page_size),
+    }
+
+
+def _flags(options: EngineOptions, seen: Outlook) -> dict[str, Any]:
+    """Every flag of the engine with the value that it would have."""
+    manifest = seen.described.manifest
+    threads = Threads(options)  # Tells torch how many it may use at most.
+    chosen = {
+        "device": str(seen.device),
+        "dtype": str(seen.dtype).removeprefix("torch."),
+        "block_length": manifest.block_length,
+        "confidence_threshold": manifest.confidence_threshold,
+        "max_model_len": manifest.max_model_len,
+        "kv_cache_memory": seen.pages * seen.page_bytes,
+        "pack_weights": seen.packed,
+        "threads": threads.most,
+    }
+    return {name: chosen.get(name, getattr(options, name)) for name in options.__struct_fields__}
+
+
+def _vocabulary_warnings(seen: Outlook) -> list[str]:
+    """Signs that tokenizer and embedding are of different models; where it is sure, loading fails."""
+    names, rows = seen.described.names, seen.described.shape.vocab_size
+    warnings = []
+    if unused := names.unused(rows):
+        warnings.append(f"the tokenizer has {len(unused)} added tokens that the embedding of {rows} rows does not know")
+    tokens = len(names.ordinary) + len(names.added)
+    # Embeddings are padded to a round number of rows.
+    if tokens and rows - tokens > max(128, rows // 10):
+        warnings.append(
+            f"the tokenizer has {tokens} tokens and the embedding {rows} rows: it may be that of another model"
+        )
+    manifest = seen.described.manifest
+    named = names.find(names.mask)
+    if named and manifest.block_length > 1 and named[0] != manifest.mask_token_id:
+        warnings.append(
+            f"the tokenizer's mask token {names.mask!r} has id {named[0]}, and the model's mask_token_id is "
+            f"{manifest.mask_token_id}"
+        )
+    return warnings
+
+
+def _manifest_warnings(seen: Outlook) -> list[str]:
+    manifest = seen.described.manifest
+    warnings = []
+    if not manifest.stop_token_ids:
+        warnings.append("the checkpoint names no end token: answers end at max_tokens, or where a stop string is")
+    if manifest.bidirectional:
+        warnings.append(
+            "these are the weights of a bidirectional teacher: decoded block by block its answers will be poor "
+            "unless a student is merged into them (--adapter)"
+        )
+    return warnings
