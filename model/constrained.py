@@ -176,7 +176,7 @@ class _Walk:
         length = min(len(self.choices), self.state.left - self.first)
         written: list[int] = []
         while len(written) < length and not matcher.ended:
-            forced = matcher.forced()[: length - len(written)]
+            forced = matcher.forced(self.state.left - self.first - len(written))[: length - len(written)]
             found = forced or self._found(len(written))
             if not found:
                 break

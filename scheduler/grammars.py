@@ -36,7 +36,10 @@ class GrammarCompiler:
 
     def start(self, sequence: Sequence, text: str) -> None:
         """Begins to compile what a request must follow; ``finished`` yields the request when that has ended."""
-        sequence.compiling = self.compile(text)
+        compiled, limit = self.compile(text), sequence.request.max_tokens
+        if not (compiled.done() and compiled.exception() is None and compiled.result().knows(limit)):
+            compiled = self._executor.submit(_with_ending, compiled, limit)  # Behind the compiling, which it awaits.
+        sequence.compiling = compiled
         self._started += 1
         sequence.compiling.add_done_callback(lambda _: self._done.put(sequence))
 
@@ -69,3 +72,10 @@ class GrammarCompiler:
             backend = load_tokenizer(self._directory).backend_tokenizer
             self._vocabulary = Vocabulary(backend, self._vocab_size)
         return CompiledGrammar(text, self._vocabulary, self._max_tokens)
+
+
+def _with_ending(compiled: Future[CompiledGrammar], limit: int) -> CompiledGrammar:
+    """The grammar, once it knows how to end within ``limit`` tokens, which no step has to wait for then."""
+    grammar = compiled.result()
+    grammar.ending(limit)
+    return grammar

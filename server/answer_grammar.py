@@ -1,7 +1,7 @@
 """From the fields that say what an answer must be to its grammar (docs/structured-output.md)."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llguidance import regex_to_lark
@@ -24,7 +24,8 @@ class AnswerGrammar:
 
     ``parts`` are what it leaves a choice between; they must be possible each. ``sources`` are the schemas that it is
     made of: where it is not possible, the one to blame is among them. ``language`` is what ``text`` is written in: the
-    Lark dialect of llguidance, which the engine takes, or what a client wrote, in that or in GBNF.
+    Lark dialect of llguidance, which the engine takes, or what a client wrote, in that or in GBNF. An answer that
+    ``may_be_cut`` is begun even where the tokens are too few for any.
     """
 
     text: str
@@ -32,6 +33,7 @@ class AnswerGrammar:
     parts: tuple["AnswerGrammar", ...] = ()
     sources: tuple["AnswerGrammar", ...] = ()
     language: Literal["lark", "client"] = "lark"
+    may_be_cut: bool = False
 
 
 def answer_grammar(constraint: Constraint | None, use: ToolUse) -> AnswerGrammar | None:
@@ -44,7 +46,7 @@ def answer_grammar(constraint: Constraint | None, use: ToolUse) -> AnswerGrammar
     lines, schemas = _calls(use)
     calls = AnswerGrammar("\n".join(["start: calls", *lines]), "tools", sources=schemas)
     if use.required:
-        return calls
+        return replace(calls, may_be_cut=True)
     if constraint is None:
         lines += ["start: calls | TEXT", f"TEXT: /(?s:.*)/ & {_NO_CALL}"]
         return AnswerGrammar("\n".join(lines), "tools", (calls,))

@@ -55,6 +55,7 @@ async def _plan(
     check_stop_ids(body.stop_token_ids, ready)
     budget = token_budget(len(ids), body.token_limit, ready, "messages", guided=body.guidance_scale > 0)
     check_edits(body, budget, ready)
+    await services.check_room(wanted, budget, body.limit_name, "messages", ready, codec)
     return Job.plan(services, codec, record, body, [ids], [budget], grammar=grammar)
 
 

@@ -74,6 +74,8 @@ async def _plan(
         budgets.append(min(rest, body.max_tokens))
     check_stop_ids(body.stop_token_ids, ready)
     check_edits(body, min(budgets), ready)
+    limit = "max_tokens" if min(budgets) == body.max_tokens else None
+    await services.check_room(bound, min(budgets), limit, "prompt", ready, codec)
     echoes = [
         item if isinstance(item, str) else codec.decode(item, keep_special=True)
         for item in (body.prompt if body.echo else [])

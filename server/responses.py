@@ -49,4 +49,6 @@ async def _plan(
     check_stop_ids(body.stop_token_ids, ready)
     budget = token_budget(len(ids), body.max_output_tokens, ready, "input", guided=body.guidance_scale > 0)
     check_edits(body, budget, ready)
+    limit = None if body.max_output_tokens is None else "max_output_tokens"
+    await services.check_room(grammar, budget, limit, "input", ready, codec)
     return Job.plan(services, codec, record, body, [ids], [budget], grammar=text)

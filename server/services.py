@@ -110,6 +110,22 @@ class Services:
             raise invalid(message, grammar.param)
         return await self.grammars.check(grammar, codec, ready)
 
+    async def check_room(
+        self,
+        grammar: AnswerGrammar | None,
+        budget: int,
+        limit: str | None,
+        prompt: str,
+        ready: EngineReady,
+        codec: TextCodec,
+    ) -> None:
+        """Raises ``ApiError`` 400 if ``budget`` tokens are too few for any answer that ``grammar`` allows.
+
+        It names the field ``limit`` that the budget comes from, or with ``None`` the ``prompt`` that leaves no more.
+        """
+        if grammar is not None and budget and not grammar.may_be_cut:
+            await self.grammars.check_room(grammar, budget, limit, prompt, codec, ready)
+
     def fingerprint(self) -> str:
         """Names the version and the configuration that answers come from."""
         ready = self.engine.ready

@@ -135,7 +135,7 @@ class FreshGrammar:
         return matcher
 
     def forced(self, written: list[int]) -> list[int]:
-        return self._after(written).forced()
+        return self._after(written).forced(self.compiled.horizon + 1)
 
     def admitted(self, written: list[int]) -> set[int]:
         return {int(token) for token in self._after(written).admitted().nonzero()[0]}
@@ -144,13 +144,21 @@ class FreshGrammar:
         if room >= self.compiled.horizon:
             return []
         try:
-            path = way_to_end(self._after(written), room)
+            matcher = self._after(written)
         except GrammarError:  # The last token is not admitted.
             return None
-        return None if path is None else [*path, self.stops[0]]
+        path = way_to_end(matcher, room)
+        if path is None:
+            closing = Closing(self.compiled, self.stops, written, len(written) + room)
+            return [] if closing.in_time else None
+        return [*path, self.stops[0]]
 
 
 def way_to_end(matcher: AnswerMatcher, room: int) -> list[int] | None:
     """Tokens that close an answer, found anew; ``room`` is how many there may be, the end token included."""
-    end = Closing(matcher.grammar, matcher.tokens, len(matcher.tokens) + room).end
-    return None if end is None else matcher._cut(matcher._matcher.deep_copy(), end, room - 1)
+    closing = Closing(matcher.grammar, matcher.stop_ids, matcher.tokens, len(matcher.tokens) + room)
+    path: list[int] = []
+    while (token := closing.next()) is not None and token not in matcher.stop_ids:
+        closing.take(token)
+        path.append(token)
+    return None if token is None else path

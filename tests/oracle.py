@@ -207,7 +207,10 @@ def constrain(
         text = written + found
         forced = grammar.forced(text)
         if forced:
-            found.append(forced[0])
+            token = forced[0]
+            if grammar.closes([*text, token], room - here - 1) is None:  # So it is written in fewer tokens.
+                token = (grammar.closes(text, room - here) or [token])[0]
+            found.append(token)
             continue
         admitted = grammar.admitted(text)
         token = choices[here]

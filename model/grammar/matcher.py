@@ -10,8 +10,6 @@ from cdlm.model.grammar.errors import GrammarError, plain_reason
 from cdlm.model.grammar.json_state import OUTSIDE, text_state
 from cdlm.model.grammar.numbers import MAX_NUMBER, number_length, without_long_numbers
 
-_MARGIN = 4
-
 
 class AnswerMatcher:
     """Follows an answer token by token. Any of ``stop_ids`` ends it, where the grammar accepts the end.
@@ -50,13 +48,19 @@ class AnswerMatcher:
         if self._closing is not None:
             self._closing.take(token)
 
-    def forced(self) -> list[int]:
-        """Tokens that must come next, as the tokenizer would cut their text; empty where there is a choice."""
+    def forced(self, room: int) -> list[int]:
+        """Tokens that must come next; empty where there is a choice.
+
+        They are cut as the tokenizer would cut their text, unless that makes the answer too long for ``room`` tokens,
+        the end token among them.
+        """
         tokens = self._matcher.compute_ff_tokens()
         self._check()
         # An end token among them would have to be taken for the end.
         end = next((place for place, token in enumerate(tokens) if token in self.stop_ids), len(tokens))
-        return tokens[:end]
+        if not tokens[:end] or room > self.grammar.horizon:
+            return tokens[:end]
+        return self._in_sight(room).affordable(tokens[:end])
 
     def admits(self, token: int) -> bool:
         """Whether ``token`` may come next."""
@@ -83,49 +87,21 @@ class AnswerMatcher:
     def closes_after(self, token: int, room: int) -> bool:
         """Whether the answer can be closed after ``token`` with ``room`` more tokens, the end token among them.
 
-        True without looking where there is room enough.
+        True where it is not known, if there is much more room than an end that was known last needs.
         """
         if token in self.stop_ids or room >= self.grammar.horizon:
             return True
-        end = self._in_sight(room + 1).end_after(token)
-        if end is None or len(end) < room:
-            return end is not None
-        # Cutting it exactly takes a long time where it is long, and is needed only where it just fits or does not.
-        about = self.grammar.vocabulary.count(end)
-        if about + about // 4 + _MARGIN < room:
-            return True
-        ahead = self._matcher.deep_copy()
-        return bool(ahead.consume_token(token)) and self._cut(ahead, end, room - 1) is not None
+        return self._in_sight(room + 1).in_time_after(token)
 
     def closing(self, room: int) -> int | None:
         """The first token of a way to close the answer with ``room`` tokens; ``None`` if none was found."""
-        end = self._in_sight(room).end
-        path = None if end is None else self._cut(self._matcher.deep_copy(), end, room - 1)
-        if path is None:
-            return None
-        return path[0] if path else self.stop_ids[0]
+        return self._in_sight(room).next()
 
     def _in_sight(self, room: int) -> Closing:
         limit = len(self.tokens) + room
         if self._closing is None or self._closing.limit != limit:
-            self._closing = Closing(self.grammar, self.tokens, limit)
+            self._closing = Closing(self.grammar, self.stop_ids, self.tokens, limit)
         return self._closing
-
-    def _cut(self, matcher: LLMatcher, text: bytes, most: int) -> list[int] | None:
-        """``text`` as tokens, at most so many, as they would be written from where ``matcher`` stands; uses it up."""
-        vocabulary, path, start = self.grammar.vocabulary, list[int](), 0
-        while start < len(text) and len(path) <= most:
-            tokens = matcher.compute_ff_tokens()
-            written = b"".join(vocabulary.tokens[token] for token in tokens)
-            if not tokens or not text.startswith(written, start) or not set(self.stop_ids).isdisjoint(tokens):
-                pieces = (text[start:end] for end in range(min(len(text), start + vocabulary.longest), start, -1))
-                known = (vocabulary.ids.get(piece) for piece in pieces)
-                tokens = next(([token] for token in known if token is not None and token not in self.stop_ids), [])
-            if not tokens or matcher.try_consume_tokens(tokens) != len(tokens):
-                return None
-            path += tokens
-            start += sum(len(vocabulary.tokens[token]) for token in tokens)
-        return path if len(path) <= most and start >= len(text) and matcher.is_accepting() else None
 
     def _lengthens(self, head: int) -> bool:
         """Whether ``head`` more characters of a number, if any, make it longer than numbers are meant to be."""

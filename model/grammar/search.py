@@ -5,15 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from llguidance import LLMatcher
 
+from cdlm.model.grammar.byte_matching import LETTERS, PAIRS, PLACE, admits, ends_with
 from cdlm.model.grammar.json_state import ESCAPED, INSIDE, OUTSIDE, next_state
-
-# A mask over all bytes, and all pairs of these, tells what each byte leads to.
-_LETTERS = list(range(0x20, 0x7F))
-_PLACE = {byte: place for place, byte in enumerate(_LETTERS)}
-_PAIRS = slice(256, 256 + len(_LETTERS) ** 2)
-_END = _PAIRS.stop
 
 # Bytes that lead on alike are tried once or twice. Rows of so few bits are spelled-out texts, which differ further on.
 _FREE_ROW = 8
@@ -28,27 +23,6 @@ _FIRST = {byte: place for place, byte in enumerate(b'}]",:1234567890')}
 
 def _plainness(byte: int) -> tuple[bool, int]:
     return not chr(byte).isalnum() or byte >= 0x80, _FIRST.get(byte, byte)
-
-
-class _Bytes:
-    """Bytes as a tokenizer: the ids of single ones are their values."""
-
-    bos_token_id = None
-
-    def __init__(self) -> None:
-        pairs = [bytes([first, second]) for first in _LETTERS for second in _LETTERS]
-        self.tokens = [*(bytes([byte]) for byte in range(256)), *pairs, b"<end of the text>"]
-        self.eos_token_id, self.special_token_ids = _END, [_END]
-
-    def __call__(self, text: bytes) -> list[int]:
-        return list(text)
-
-
-BYTES = LLTokenizer(TokenizerWrapper(_Bytes()), n_vocab=_END + 1, eos_token=_END, slices=[])
-
-
-def _admits(mask: bytes, byte: int) -> bool:
-    return bool(mask[byte >> 3] >> (byte & 7) & 1)
 
 
 @dataclass(slots=True)
@@ -240,7 +214,7 @@ class EndSearch:
         closers = _ENDS_STRING if way.state == INSIDE else _ENDS_VALUE
         if self.json and text and text[0] not in closers:
             mask = way.matcher.compute_bitmask()
-            after.refused += any(_admits(mask, byte) for byte in closers)
+            after.refused += any(admits(mask, byte) for byte in closers)
         return after
 
     def _end(self, way: _Way, rest: bytes, reach: int = _REACH) -> bytes | None:
@@ -251,10 +225,9 @@ class EndSearch:
             mask = way.matcher.compute_bitmask()
             for start in range(min(reach, len(rest)) - 1, -1, -1):
                 head = list(rest[start : start + _HEAD])
-                if _admits(mask, rest[start]) and way.matcher.validate_tokens(head) == len(head):
-                    tail = [*rest[start:], _END]
-                    self._work -= len(tail) >> 5
-                    if way.matcher.validate_tokens(tail) == len(tail):
+                if admits(mask, rest[start]) and way.matcher.validate_tokens(head) == len(head):
+                    self._work -= (len(rest) - start) >> 5
+                    if ends_with(way.matcher, rest[start:]):
                         return way.text + rest[start:]
         return None
 
@@ -265,7 +238,7 @@ class EndSearch:
         for place, text in enumerate(self.literals):
             # The first of equal ones behind the last used, so that those of one expression come in their order.
             known = singles.get(text, -1)
-            if way.state == ESCAPED or not _admits(mask, text[0]) or way.literal < known < place:
+            if way.state == ESCAPED or not admits(mask, text[0]) or way.literal < known < place:
                 continue
             if way.matcher.validate_tokens(list(text)) == len(text):
                 singles[text] = place
@@ -276,12 +249,12 @@ class EndSearch:
         if (known := self._choices.get((mask, wide))) is not None:
             return known
         bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")
-        rows = np.packbits(bits[_PAIRS].reshape(len(_LETTERS), -1), axis=1)
+        rows = np.packbits(bits[PAIRS].reshape(len(LETTERS), -1), axis=1)
         alike: dict[bytes | int, list[int]] = {}
         for byte in np.flatnonzero(bits[:256]).tolist():
             if byte in self.writable:
                 # Of other bytes only the kind is known: parts of a character, and which.
-                key = rows[_PLACE[byte]].tobytes() if byte in _PLACE else byte if byte < 0x80 else byte >> 4
+                key = rows[PLACE[byte]].tobytes() if byte in PLACE else byte if byte < 0x80 else byte >> 4
                 alike.setdefault(key, []).append(byte)
         chosen: list[int] = []
         for key, same in alike.items():

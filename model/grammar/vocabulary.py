@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from cdlm.model.token_bytes import TokenBytes
 
 NUMBER_CHARACTERS = b"0123456789.eE+-"
+_SIGNS = b'"{}[],:'
 
 
 class Vocabulary:
@@ -72,6 +73,25 @@ class Vocabulary:
         """The bytes that tokens stand for alone."""
         return frozenset(text[0] for text in self.ids if len(text) == 1)
 
+    def pieces(self, text: bytes, start: int) -> list[tuple[int, int]]:
+        """The tokens that ``text`` goes on with at ``start``, and how many bytes each has; the longest first."""
+        found = []
+        for length in self._lengths.get(text[start : start + 2], ()):
+            token = self.ids.get(text[start : start + length])
+            if token is not None and start + length <= len(text):
+                found.append((token, length))
+        single = self.ids.get(text[start : start + 1])
+        return found if single is None else [*found, (single, 1)]
+
+    @cached_property
+    def _lengths(self) -> dict[bytes, list[int]]:
+        """By the first two bytes, how long the tokens are that begin with them; the longest first."""
+        found: dict[bytes, set[int]] = {}
+        for text in self.ids:
+            if len(text) > 1:
+                found.setdefault(text[:2], set()).add(len(text))
+        return {head: sorted(lengths, reverse=True) for head, lengths in found.items()}
+
     def count(self, text: bytes) -> int:
         """About how many tokens ``text`` has."""
         try:
@@ -83,6 +103,24 @@ class Vocabulary:
     def longest(self) -> int:
         """Bytes of the longest token that is text."""
         return max(map(len, self.ids), default=1)
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """[size] how many bytes each token has; 0 for those that are no text, and all but the first of equal ones."""
+        lengths = np.zeros(self.size, dtype=np.int64)
+        lengths[list(self.ids.values())] = [len(text) for text in self.ids]
+        return lengths
+
+    @cached_property
+    def longest_first(self) -> NDArray[np.int64]:
+        """The tokens that have a length, the longest first."""
+        order = np.argsort(-self.lengths, kind="stable")
+        return order[self.lengths[order] > 0]
+
+    @cached_property
+    def with_signs(self) -> NDArray[np.bool_]:
+        """[size] whether a token holds a sign of JSON's own, such as a quote or a bracket."""
+        return np.array([not set(_SIGNS).isdisjoint(text) for text in self.tokens], dtype=np.bool_)
 
     @cached_property
     def number_heads(self) -> NDArray[np.int64]:

@@ -35,6 +35,13 @@ class ChatRequest(ChatPromptFields, GenerationFields, FormFields):
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
+    def limit_name(self) -> str | None:
+        """The field that the limit came in."""
+        if self.token_limit is None:
+            return None
+        return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
+
+    @property
     def tool_use(self) -> ToolUse:
         """What the model may call; raises ``ApiError`` 400 where ``tool_choice`` does not fit ``tools``."""
         return self.use_of_tools(several=self.parallel_tool_calls)

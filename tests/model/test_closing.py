@@ -7,7 +7,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from cdlm.model.grammar.byte_matching import ends_with
 from cdlm.model.grammar.compiled import CompiledGrammar
+from cdlm.model.grammar.ending import NEVER, Speller
 from cdlm.model.grammar.examples import example
 from cdlm.model.grammar.literals import spelled_texts
 from cdlm.model.grammar.matcher import AnswerMatcher
@@ -25,16 +27,21 @@ def grammar_of(schema: dict[str, Any]) -> str:
     return constraint_grammar(Constraint("json", schema, "response_format")).text
 
 
-def walk(grammar: CompiledGrammar, limit: int, rng: random.Random) -> str | None:
-    """A random answer of at most ``limit`` tokens, end token included, as the engine finalises it; if it ends."""
+def walk(grammar: CompiledGrammar, limit: int, rng: random.Random, prefers: tuple[bytes, ...] = ()) -> str | None:
+    """A random answer of at most ``limit`` tokens, end token included, as the engine finalises it; if it ends.
+
+    What it ``prefers`` is written wherever it is admitted.
+    """
+    preferred = [VOCABULARY.ids[text] for text in prefers]
     matcher = AnswerMatcher(grammar, [EOS])
     while not matcher.ended and len(matcher.tokens) < limit:
         room = limit - len(matcher.tokens) - 1
-        if forced := matcher.forced()[: room + 1]:
+        if forced := matcher.forced(room + 1)[: room + 1]:
             for token in forced:
                 matcher.take(token)
             continue
-        token = rng.choice([int(token) for token in matcher.admitted().nonzero()[0]])
+        mask = matcher.admitted()
+        token = rng.choice([token for token in preferred if mask[token]] or mask.nonzero()[0].tolist())
         if not matcher.closes_after(token, room):
             closing = matcher.closing(room + 1)
             token = token if closing is None else closing
@@ -43,23 +50,26 @@ def walk(grammar: CompiledGrammar, limit: int, rng: random.Random) -> str | None
 
 
 @pytest.mark.parametrize("start", range(0, len(PAIRS), 20))
-def test_answers_end_where_a_valid_one_fits(start: int) -> None:
-    """The bound is independent: about the tokens of a valid value that was made beside the schema."""
+def test_answers_end_where_one_fits(start: int) -> None:
+    """From the tokens of the shortest answer that was found on, whatever is written; that has no more than another.
+
+    The other one is a valid value that was made beside the schema.
+    """
     late = []
     for place, (schema, value) in enumerate(PAIRS[start : start + 20], start):
-        jsonschema.Draft202012Validator(schema).validate(value) if "\\p" not in str(schema) else None
-        known = VOCABULARY.tokenise(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
-        text = grammar_of(schema)
-        grammar = CompiledGrammar(text, VOCABULARY, 2000)
-        assert grammar.fresh().validate_tokens(known) == len(known), (schema, value)
-        # The search goes by bytes, so an answer of fewer tokens may be missed by a few.
-        least = len(known) + 3 + len(known) // 8
-        for limit in (least // 2, least, least + 4, 2 * least, 200):
+        plain = "\\p" not in str(schema)  # Python's expressions have no classes of Unicode.
+        jsonschema.Draft202012Validator(schema).validate(value) if plain else None
+        known = Speller(VOCABULARY, [EOS]).ending(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
+        grammar = CompiledGrammar(grammar_of(schema), VOCABULARY, 2000)
+        assert ends_with(grammar.over_bytes(), known.text), (schema, value)
+        least = grammar.needed(1)
+        assert least <= known.tokens + 1, (schema, value)
+        for limit in (least - 1, least, least, grammar.least, least + 1, least + 4, 2 * least, 200):
             answer = walk(grammar, limit, random.Random(f"{place}/{limit}"))
-            if answer is not None and "\\p" not in str(schema):
+            if answer is not None and plain:
                 jsonschema.Draft202012Validator(schema).validate(json.loads(answer))
-            if answer is None and limit >= least:
-                late.append((limit, least, schema, value))
+            if (answer is None) != (limit < least):
+                late.append((limit, least, schema, answer))
     assert late == []
 
 
@@ -82,8 +92,7 @@ def test_a_pattern_may_match_anywhere(pattern: str) -> None:
     grammar = CompiledGrammar(grammar_of({"type": "string", "pattern": pattern}), VOCABULARY, 200)
     value = json.dumps(ANYWHERE[pattern], ensure_ascii=False)
     assert len(grammar.end) <= len(value.encode())
-    least = len(VOCABULARY.tokenise(value.encode())) + 3
-    for limit in (least, 2 * least, 60):
+    for limit in (grammar.needed(1), grammar.least, 2 * grammar.least, 60):
         assert walk(grammar, limit, random.Random(limit)) is not None, limit
 
 
@@ -108,6 +117,56 @@ def test_other_grammars_end_too(name: str, seed: int) -> None:
     grammar = CompiledGrammar(text, VOCABULARY, 500)
     for limit in (least, least + 5, 60):
         assert walk(grammar, limit, random.Random(seed)) is not None, limit
+
+
+OPTIONAL = {
+    "type": "object",
+    "properties": {
+        "a": {"type": "string"},
+        "all": {
+            "type": "object",
+            "properties": {f"property_{number}": {"type": "integer"} for number in range(30)},
+            "required": [f"property_{number}" for number in range(30)],
+        },
+    },
+}
+NESTED = {"type": "array", "items": {"$ref": "#"}}
+TREE = {"type": "object", "properties": {"a": {"type": "array", "items": {"$ref": "#"}}}, "required": ["a"]}
+
+
+@pytest.mark.parametrize("limit", [20, 60, 150, 200, 600])
+@pytest.mark.parametrize("schema", [OPTIONAL, NESTED, TREE])
+def test_what_would_take_too_long_to_close_is_not_opened(schema: dict[str, Any], limit: int) -> None:
+    """Whoever opens all that can be opened ends in time all the same, be the limit far when it begins."""
+    grammar = CompiledGrammar(grammar_of(schema), VOCABULARY, 2000)
+    rng = random.Random(limit)
+    assert walk(grammar, limit, rng, prefers=(b"[", b"{", b'{"', b",", b'"')) is not None
+
+
+def test_the_fewest_tokens_of_a_text() -> None:
+    """Counted by trying all ways to cut it; a part of it that is known already makes no difference."""
+    rng, speller = random.Random(3), Speller(VOCABULARY, [EOS, VOCABULARY.ids[b'":']])
+
+    def fewest(text: bytes) -> int:
+        ways = {0: 0}
+        for start in range(len(text)):
+            for end in range(start + 1, len(text) + 1):
+                token = VOCABULARY.ids.get(text[start:end])
+                if start in ways and token is not None and text[start:end] != b'":':
+                    ways[end] = min(ways.get(end, NEVER), ways[start] + 1)
+        return ways[len(text)]
+
+    known = speller.ending(b"")
+    for _ in range(200):
+        text = b"".join(rng.choice(list(VOCABULARY.ids)) for _ in range(rng.randrange(6)))
+        known = speller.ending(text + known.text[rng.randrange(len(known.text) + 1) :][:12], known)
+        assert known.costs == [fewest(known.text[len(known.text) - length :]) for length in range(len(known.text) + 1)]
+        rest, path = known, list[int]()
+        while rest.text:
+            path.append(speller.first(rest))
+            rest = rest.behind(len(VOCABULARY.tokens[path[-1]]))
+        assert b"".join(VOCABULARY.tokens[token] for token in path) == known.text
+        assert len(path) == known.tokens
 
 
 def test_what_closes_follows_what_is_written() -> None:

@@ -99,7 +99,7 @@ def test_a_restarted_answer_stands_where_it_stood(vocabulary: Vocabulary) -> Non
         again = AnswerMatcher(grammar, [EOS])
         again.restart(matcher.tokens)
         assert (again.admitted() == matcher.admitted()).all()
-        assert (again.forced(), again._state) == (matcher.forced(), matcher._state)
+        assert (again.forced(1000), again._state) == (matcher.forced(1000), matcher._state)
         matcher.take(rng.choice([int(token) for token in matcher.admitted().nonzero()[0]]))
         if matcher.ended:
             break

@@ -1,11 +1,13 @@
-"""Schemas of everyday kinds through the engine, from random weights."""
+"""Schemas of everyday kinds through the engine, from random weights, with limits from tight to ample."""
 
 import json
-import random
 from pathlib import Path
+from typing import Any
 
 import jsonschema
+import pytest
 
+from cdlm.model.grammar.compiled import CompiledGrammar
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
@@ -16,32 +18,42 @@ from tests.scheduler.test_oracle import run
 from tests.scheduler.test_structured import PARAMS, TOKENIZER, VOCABULARY
 from tests.schemas import schemas
 
+PAIRS = schemas(200, seed=20261129)
+PARTS = 8
 
-def test_everyday_schemas_from_random_weights(tmp_path: Path) -> None:
-    """With as few tokens as a valid value has, and with more: what ends is valid, and where one fits it ends."""
-    engine = Engine(EngineOptions(model=str(build_json_checkpoint(tmp_path)), max_num_seqs=64, page_size=4))
-    pairs = random.Random(11).sample(schemas(200, seed=20261129), 30)
-    requests, kept, late = [], {}, []
-    for place, (schema, value) in enumerate(pairs):
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
+def test_everyday_schemas_from_random_weights(tmp_path: Path, part: int) -> None:
+    """What has the tokens that the shortest answer is said to need ends, and is valid; with fewer none does."""
+    engine = Engine(
+        EngineOptions(
+            model=str(build_json_checkpoint(tmp_path, seed=part, max_model_len=512)), max_num_seqs=64, page_size=4
+        )
+    )
+    requests: list[GenerateRequest] = []
+    kept: dict[str, tuple[dict[str, Any], bool]] = {}
+    for place, (schema, _) in list(enumerate(PAIRS))[part::PARTS]:
         grammar = constraint_grammar(Constraint("json", schema, "response_format")).text
-        known = len(VOCABULARY.tokenise(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()))
-        least = known + 3 + known // 8  # The search for an end goes by bytes, so it may miss one by a few tokens.
-        for limit in (max(1, known // 2), least, 2 * least):
+        compiled = CompiledGrammar(grammar, VOCABULARY, engine.manifest.max_model_len)
+        least = compiled.needed(1)
+        for limit in sorted({least - 1, least, least + 1, compiled.least, 2 * least + 20} - {0}):
             name = f"{place}/{limit}"
             kept[name] = (schema, limit >= least)
-            params = PARAMS[len(requests) % len(PARAMS)]
+            params = [each for each in PARAMS if each.min_tokens <= limit]
             requests.append(
                 GenerateRequest(
-                    request_id=name, grammar=grammar, prompt_ids=[40, place + 3], max_tokens=limit, params=params
+                    request_id=name,
+                    grammar=grammar,
+                    prompt_ids=[40, place + 3],
+                    max_tokens=limit,
+                    params=params[len(requests) % len(params)],
                 )
             )
     answers = run(engine, requests)
+    found = {name: answer.finish_reason for name, answer in answers.items()}
+    assert found == {name: "stop" if fits else "length" for name, (_, fits) in kept.items()}
     for name, (schema, fits) in kept.items():
-        if answers[name].finish_reason == "stop":
+        if fits and "\\p" not in str(schema):  # Python's expressions have no classes of Unicode.
             value = json.loads(TOKENIZER.decode(answers[name].token_ids))
-            if "\\p" not in str(schema):  # Python's expressions have no classes of Unicode.
-                jsonschema.Draft202012Validator(schema).validate(value)
-        else:
-            assert answers[name].finish_reason == "length"
-            late += [name] if fits else []
-    assert late == []
+            jsonschema.Draft202012Validator(schema).validate(value)
