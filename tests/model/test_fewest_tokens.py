@@ -7,8 +7,8 @@ from cdlm.model.grammar.compiled import CompiledGrammar
 from tests.model.test_closing import PAIRS, VOCABULARY, grammar_of
 
 # Texts that the search may go through, and how many of the schemas it has to be enough for.
-_MOST = 6_000
-_DECIDED = 60
+_MOST = 2_000
+_DECIDED = 130
 
 
 def shorter(text: str, least: int) -> bytes | None | list[bytes]:
