@@ -90,7 +90,7 @@ def vllm_server(python: Path, model: Path, dtype: str, max_model_len: int) -> It
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--dtype", dtype]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--max-cdlm.model-len", str(max_model_len)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(max_model_len)]
     environment = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "2", **os.environ}
     with tempfile.TemporaryFile() as log:
         try:

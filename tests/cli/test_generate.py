@@ -61,7 +61,7 @@ def test_a_system_message_and_a_template_of_ones_own(tmp_path: Path) -> None:
     assert generate(*shared, "--chat-template", str(template)) == answer(directory, own, 8)
     for extra, message in [
         (("--system", "be", "--raw"), "--system is a message of a chat, and --raw sends none"),
-        (("--max-cdlm.model-len", "1"), "--max-cdlm.model-len='1'"),
+        (("--max-model-len", "1"), "--max-model-len='1'"),
         (("--quantization", "int3"), "--quantization='int3'"),
         (("--revision", "main"), "is a directory, not an id on the Hub"),
         (("--chat-template", "/nowhere.jinja"), "chat template /nowhere.jinja: cannot be read"),

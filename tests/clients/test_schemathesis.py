@@ -18,7 +18,7 @@ CHECKS = (
 
 def test_the_document_holds(run: Run, tmp_path: Path) -> None:
     # Answers that go on to the end of the context are short ones.
-    with running_server(tmp_path / "log", "--max-cdlm.model-len", "96") as small:
+    with running_server(tmp_path / "log", "--max-model-len", "96") as small:
         found = run(
             python_of("schemathesis"), "-m", "schemathesis.cli", "run", f"{small.url}/openapi.json", "--url", small.url,
             "--phases", "examples,coverage,fuzzing", "--checks", CHECKS, "--max-examples", "15", "--seed", "1",

@@ -25,7 +25,7 @@ def _flags(server: Any) -> tuple[str, ...]:
     if server.no_ui:
         flags += ["--no-playground"]
     if server.n_ctx:
-        flags += ["--max-cdlm.model-len", str(min(2048, server.n_ctx // (server.n_slots or 1)))]
+        flags += ["--max-model-len", str(min(2048, server.n_ctx // (server.n_slots or 1)))]
     flags += ["--cors-origins", server.cors_origins or "*"]
     return tuple(flags)
 
