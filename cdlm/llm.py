@@ -191,6 +191,7 @@ def _completion(choice: Json) -> Completion:
         text=message["content"] or "",
         token_ids=choice["token_ids"],
         finish_reason=choice["finish_reason"],
+        stop_reason=choice["stop_reason"],
         logprobs=_logprobs(choice, len(choice["token_ids"])),
         tool_calls=message.get("tool_calls", []),
     )
@@ -204,6 +205,7 @@ def _chunk(choice: Json) -> Chunk:
         text=delta.get("content") or "",
         token_ids=ids,
         finish_reason=choice["finish_reason"],
+        stop_reason=choice["stop_reason"],
         logprobs=_logprobs(choice, len(ids)),
         tool_calls=delta.get("tool_calls", []),
         canvas=shown and Canvas(shown["block"], shown["step"], shown["tokens"]),

@@ -24,6 +24,7 @@ class Completion:
         text: without the end token and the stop string that ended it; of a chat without its tool calls.
         token_ids: of the whole answer.
         finish_reason: ``stop``: an end token or a stop string; ``length``: the limit; ``tool_calls``: complete calls.
+        stop_reason: the stop string, or the id in ``stop_token_ids``, that ended it; ``None`` for any other end.
         logprobs: one for each of ``token_ids``, if they were asked for.
         tool_calls: as in OpenAI's chats: objects with ``id`` and ``function``, which has ``name`` and ``arguments``.
     """
@@ -32,6 +33,7 @@ class Completion:
     text: str
     token_ids: list[int]
     finish_reason: FinishReason
+    stop_reason: str | int | None = None
     logprobs: list[TokenLogprob] | None = None
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
 
@@ -80,14 +82,15 @@ class Canvas:
 class Chunk:
     """What a stream adds to answer ``index``: a block, or with ``granularity="step"`` a part of one.
 
-    ``finish_reason`` comes with the last chunk of an answer. ``tool_calls`` are parts of calls, as in OpenAI's streams;
-    ``logprobs`` and ``canvas`` are there if they were asked for.
+    ``finish_reason`` and ``stop_reason`` come with the last chunk of an answer. ``tool_calls`` are parts of calls, as
+    in OpenAI's streams; ``logprobs`` and ``canvas`` are there if they were asked for.
     """
 
     index: int
     text: str
     token_ids: list[int]
     finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
     logprobs: list[TokenLogprob] | None = None
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     canvas: Canvas | None = None

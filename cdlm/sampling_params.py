@@ -30,7 +30,8 @@ class SamplingParams(SamplingFields, FormFields):
 
     def of_completion(self) -> dict[str, Any]:
         """These as fields of a body of ``/v1/completions``; those that were not set are left out."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        # Values are valid by now; pydantic warns of tuples that JSON has as lists.
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True, warnings=False)
 
     def of_chat(self) -> dict[str, Any]:
         """These as fields of a body of ``/v1/chat/completions``."""

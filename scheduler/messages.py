@@ -139,7 +139,8 @@ class BlockOutput(msgspec.Struct, frozen=True, kw_only=True):
     A ``partial`` one comes before its block is finished: its tokens will not change, and the next output of the block
     begins behind them.
 
-    A stop token that ended the request is not part of ``token_ids``. ``denoise_steps`` and
+    A stop token that ended the request is not part of ``token_ids``; ``stop_token_id`` is that token where it is one of
+    the request's own, ``None`` for an end token of the checkpoint. ``denoise_steps`` and
     ``forward_passes`` count what this block took; ``cached_tokens`` are the request's prompt tokens that need not be
     computed, ``queue_seconds`` how long it waited for its first step; both are the same in each of its blocks.
     ``logprobs``, if they were asked for, are those of ``token_ids``, and of the stop token after them if one ended the
@@ -153,6 +154,7 @@ class BlockOutput(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int = 0
     queue_seconds: float = 0.0
     finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
     error: str | None = None
     logprobs: list[TokenLogprob] | None = None
     partial: bool = False

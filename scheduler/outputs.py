@@ -40,8 +40,11 @@ def step_output(sequence: Sequence, result: RowResult, manifest: Manifest) -> Bl
     given, block = len(sequence.given), manifest.block_length
     first = given + sequence.sent
     reason: FinishReason | None = None
+    own_stop: int | None = None
     if result.stop < min(result.frontier, sequence.wanted, block):
         reason, end = "stop", result.stop
+        token = result.tokens[end]
+        own_stop = token if sequence.request.ignore_eos or token not in manifest.stop_token_ids else None
     elif result.frontier >= sequence.wanted:
         reason, end = "length", sequence.wanted
     elif result.frontier >= block:
@@ -53,7 +56,7 @@ def step_output(sequence: Sequence, result: RowResult, manifest: Manifest) -> Bl
         sequence.sent = end - given
         return _block_output(sequence, result, first, end, canvas=canvas, partial=True)
     return _block_output(
-        sequence, result, first, end, canvas=canvas, reason=reason,
+        sequence, result, first, end, canvas=canvas, reason=reason, own_stop=own_stop,
         denoise_steps=result.steps, forward_passes=sequence.forwards,
     )  # fmt: skip
 
@@ -65,6 +68,7 @@ def _block_output(
     end: int,
     *,
     reason: FinishReason | None = None,
+    own_stop: int | None = None,
     denoise_steps: int = 0,
     forward_passes: int = 0,
     canvas: BlockCanvas | None = None,
@@ -82,6 +86,7 @@ def _block_output(
         cached_tokens=sequence.cached,
         queue_seconds=sequence.queued,
         finish_reason=reason,
+        stop_token_id=own_stop,
         logprobs=logprobs,
         partial=partial,
         canvas=canvas,

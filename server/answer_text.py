@@ -53,8 +53,8 @@ class AnswerText:
         self._place = start
 
     @property
-    def stopped(self) -> bool:
-        """Whether a stop string completed."""
+    def stop(self) -> str | None:
+        """The stop string that completed, if one did."""
         return self._stops.matched
 
     def take(self, block: BlockOutput) -> tuple[str, int, list[PlacedToken]]:
@@ -72,12 +72,12 @@ class AnswerText:
                 piece = self._detokenizer.feed([token])
                 self._place += len(piece)
                 text += self._stops.feed(piece)
-                if self._stops.matched:
+                if self.stop is not None:
                     kept = count
                     break
         else:
             text = self._detokenizer.feed(block.token_ids)
-        if block.finish_reason is not None and not self._stops.matched:
+        if block.finish_reason is not None and self.stop is None:
             rest = self._detokenizer.flush()
             self._place += len(rest)
             text += self._stops.feed(rest)

@@ -11,7 +11,7 @@ from cdlm.scheduler.messages import EngineReady
 from cdlm.server.answer_grammar import answer_grammar
 from cdlm.server.answer_stream import answer_events
 from cdlm.server.body import read_body
-from cdlm.server.choice import Choice, Update
+from cdlm.server.choice import Choice, StopReason, Update
 from cdlm.server.diffusing import diffusing
 from cdlm.server.errors import ApiError
 from cdlm.server.generation import Job
@@ -88,7 +88,7 @@ class _Answer:
             yield self._chunk(update.index, delta, None if place else update)
         if update.finish_reason is not None:
             reason = self._finish(update.index, update.finish_reason)
-            yield self._chunk(update.index, {}, finish_reason=reason)
+            yield self._chunk(update.index, {}, finish_reason=reason, stop_reason=update.stop_reason)
 
     def end(self) -> Iterator[bytes]:
         """The usage if asked for, then the end mark."""
@@ -130,6 +130,7 @@ class _Answer:
             "message": message,
             "logprobs": self._logprobs(choice.logprobs, len(choice.token_ids)),
             "finish_reason": self._finish(choice.index, choice.finish_reason),
+            "stop_reason": choice.stop_reason,
         }
         if self._body.return_token_ids:
             result["token_ids"] = choice.token_ids
@@ -141,6 +142,7 @@ class _Answer:
         delta: Delta,
         update: Update | None = None,
         finish_reason: str | None = None,
+        stop_reason: StopReason = None,
         more: Mapping[str, object] = {},
     ) -> bytes:
         choice: dict[str, object] = {
@@ -148,6 +150,7 @@ class _Answer:
             "delta": delta,
             "logprobs": None if update is None else self._logprobs(update.logprobs, len(update.token_ids)),
             "finish_reason": finish_reason,
+            "stop_reason": stop_reason,
         }
         if self._body.return_token_ids and update is not None:
             choice["token_ids"] = update.token_ids

@@ -9,6 +9,7 @@ from cdlm.server.logprobs import PlacedToken
 from cdlm.server.text import TextCodec
 
 Finish = Literal["stop", "length"]
+StopReason = str | int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,8 @@ class Update:
     """What one block, or a part of it, added to one choice.
 
     ``logprobs`` is empty unless they were asked for. ``canvas`` is how block number ``block`` looks now, likewise.
-    ``cut`` tells that the answer was ended by something else than an end token.
+    ``cut`` tells that the answer was ended by something else than an end token. ``stop_reason`` is the stop string,
+    or the stop token of the request's own, that ended the choice.
     """
 
     index: int
@@ -27,6 +29,7 @@ class Update:
     block: int = 0
     canvas: BlockCanvas | None = None
     cut: bool = False
+    stop_reason: StopReason = None
 
 
 class Choice:
@@ -41,6 +44,7 @@ class Choice:
         self.text = ""
         self.token_ids: list[int] = []
         self.finish_reason: Finish | None = None
+        self.stop_reason: StopReason = None
         self.denoise_steps = 0
         self.forward_passes = 0
         self.cached_tokens = 0
@@ -60,21 +64,21 @@ class Choice:
         number = self.blocks
         self.blocks += not block.partial
         text, kept, placed = self._text.take(block)
-        if self._text.stopped:
-            self.finish_reason = "stop"
+        if self._text.stop is not None:
+            self.finish_reason, self.stop_reason = "stop", self._text.stop
         elif block.finish_reason in ("stop", "length"):
-            self.finish_reason = block.finish_reason
+            self.finish_reason, self.stop_reason = block.finish_reason, block.stop_token_id
         self.discarded = len(block.token_ids) - kept
         self.text += text
         self.token_ids += block.token_ids[:kept]
         self.logprobs += placed
         ids, canvas = block.token_ids[:kept], block.canvas
-        return Update(self.index, text, ids, self.finish_reason, placed, number, canvas, self.cut)
+        return Update(self.index, text, ids, self.finish_reason, placed, number, canvas, self.cut, self.stop_reason)
 
     @property
     def cut(self) -> bool:
         """Whether the answer was ended by its length or by a stop string, not by an end token."""
-        return self.finish_reason == "length" or self._text.stopped
+        return self.finish_reason == "length" or self._text.stop is not None
 
     @property
     def mean_logprob(self) -> float:

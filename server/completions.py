@@ -130,6 +130,7 @@ class _Answer:
             "text": self._echo(choice.index) + choice.text,
             "logprobs": self._logprobs(self._prompt(choice.index) + choice.logprobs),
             "finish_reason": choice.finish_reason,
+            "stop_reason": choice.stop_reason,
         }
         if self._body.return_token_ids:
             result["token_ids"] = choice.token_ids
@@ -142,6 +143,7 @@ class _Answer:
             "text": (self._echo(update.index) if first else "") + update.text,
             "logprobs": self._logprobs((self._prompt(update.index) if first else []) + update.logprobs),
             "finish_reason": update.finish_reason,
+            "stop_reason": update.stop_reason,
         }
         if self._body.return_token_ids:
             choice["token_ids"] = update.token_ids

@@ -15,18 +15,18 @@ class StopMatcher:
         self._keep = keep
         self._stops = tuple(stops)
         self._held = ""
-        self.matched = False
+        self.matched: str | None = None
 
     def feed(self, text: str) -> str:
-        """The text that may be shown now; sets ``matched`` when a stop string completed."""
-        if self.matched:
+        """The text that may be shown now; ``matched`` is the stop string once one completed."""
+        if self.matched is not None:
             return ""
         text = self._held + text
         found = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
         if found:
-            self.matched = True
             self._held = ""
             end, start = min(found)
+            self.matched = text[start:end]
             return text[: end if self._keep else start]
         keep = max((_overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]

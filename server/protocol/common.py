@@ -60,7 +60,7 @@ class ApiModel(BaseModel):
 def check_stops(value: object) -> tuple[str, ...]:
     """One stop string or up to 16 of them, none empty; raises ``ValueError``."""
     stops = [value] if isinstance(value, str) else value
-    if not isinstance(stops, list):
+    if not isinstance(stops, list | tuple):
         raise ValueError("must be a string or a list of strings")
     if len(stops) > MAX_STOPS:
         raise ValueError(f"at most {MAX_STOPS} stop strings are allowed, not {len(stops)}")
@@ -88,6 +88,7 @@ def check_bias(value: object) -> dict[int, float]:
         raise ValueError("must be an object of token ids and numbers")
     if len(value) > MAX_BIASES:
         raise ValueError(f"at most {MAX_BIASES} tokens may have a bias, not {len(value)}")
+    value = {str(name): bias for name, bias in value.items()}  # In Python an id may be a number.
     names = [name for name in value if not (name.isascii() and name.isdigit() and len(name) <= 10)]
     # bool is an int to Python, not to JSON; the comparison is false for NaN too.
     numbers = [

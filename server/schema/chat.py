@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cdlm.server.schema.common import Answer, Canvas, ScoredToken, TokenIds, Usage
+from cdlm.server.schema.common import Answer, Canvas, ScoredToken, StopReason, TokenIds, Usage
 
 
 class ChatLogprobs(Answer):
@@ -45,6 +45,7 @@ class ChatChoice(Answer):
     message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length", "tool_calls"]
+    stop_reason: StopReason
     token_ids: TokenIds = None
 
 
@@ -79,6 +80,7 @@ class ChatPiece(Answer):
     delta: Delta
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length", "tool_calls"] | None
+    stop_reason: StopReason
     token_ids: TokenIds = None
     diffusing: Canvas | None = Field(None, description="Only with diffusing.")
 

@@ -5,6 +5,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 TokenIds = Annotated[list[int] | None, Field(description="Only with return_token_ids.")]
+StopReason = Annotated[
+    str | int | None,
+    Field(description="The stop string or the id in stop_token_ids that ended the answer; null for any other end."),
+]
 
 
 class Answer(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cdlm.server.schema.common import Answer, Canvas, TokenIds, Usage
+from cdlm.server.schema.common import Answer, Canvas, StopReason, TokenIds, Usage
 
 
 class CompletionLogprobs(Answer):
@@ -21,6 +21,7 @@ class _CompletionChoice(Answer):
     index: int
     text: str
     logprobs: CompletionLogprobs | None
+    stop_reason: StopReason
     token_ids: TokenIds = None
 
 

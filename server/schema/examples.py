@@ -102,9 +102,12 @@ EXAMPLES: dict[str, Any] = {
     "TokenizeRequest": {"prompt": "three apples"},
     "DetokenizeRequest": {"tokens": [312, 718]},
     "Completion": _COMPLETION
-    | {"choices": [{"index": 0, "text": _TEXT, "logprobs": None, "finish_reason": "stop"}], "usage": _USAGE},
+    | {
+        "choices": [{"index": 0, "text": _TEXT, "logprobs": None, "finish_reason": "stop", "stop_reason": None}],
+        "usage": _USAGE,
+    },
     "CompletionChunk": _COMPLETION
-    | {"choices": [{"index": 0, "text": _TEXT, "logprobs": None, "finish_reason": "stop"}]},
+    | {"choices": [{"index": 0, "text": _TEXT, "logprobs": None, "finish_reason": "stop", "stop_reason": None}]},
     "ChatCompletion": _CHAT
     | {
         "object": "chat.completion",
@@ -114,6 +117,7 @@ EXAMPLES: dict[str, Any] = {
                 "message": {"role": "assistant", "content": _TEXT, "refusal": None},
                 "logprobs": None,
                 "finish_reason": "stop",
+                "stop_reason": None,
             }
         ],
         "usage": _USAGE,
@@ -121,7 +125,9 @@ EXAMPLES: dict[str, Any] = {
     "ChatCompletionChunk": _CHAT
     | {
         "object": "chat.completion.chunk",
-        "choices": [{"index": 0, "delta": {"content": _TEXT}, "logprobs": None, "finish_reason": None}],
+        "choices": [
+            {"index": 0, "delta": {"content": _TEXT}, "logprobs": None, "finish_reason": None, "stop_reason": None}
+        ],
     },
     "ResponseAnswer": _RESPONSE,
     "ResponseEvent": {"type": "response.output_text.delta", "sequence_number": 4}

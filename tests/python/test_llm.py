@@ -1,6 +1,7 @@
 """``cdlm.LLM``: the engine from Python."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -69,6 +70,30 @@ def test_a_batch_keeps_its_order_and_each_prompt_its_params(llm: cdlm.LLM) -> No
     assert [answer.outputs for answer in llm.generate(ids, params)] == [answer.outputs for answer in alone]
     with pytest.raises(ValueError, match="2 params for 3 prompts"):
         llm.generate(prompts, params[:2])
+
+
+def test_fields_may_be_what_python_has_for_them(recwarn: pytest.WarningsRecorder) -> None:
+    for fields, sent in (
+        ({"stop": ["a", "b"]}, {"stop": ["a", "b"]}),
+        ({"stop": ("a",)}, {"stop": ["a"]}),
+        ({"stop": "a"}, {"stop": ["a"]}),
+        ({"logit_bias": {5: 1, "6": -2.5}}, {"logit_bias": {"5": 1.0, "6": -2.5}}),
+    ):
+        assert json.loads(json.dumps(cdlm.SamplingParams(**fields).of_completion())) == sent
+    with pytest.raises(ValueError, match="'-5', 'True' must be a token id"):
+        cdlm.SamplingParams(logit_bias={-5: 1, True: 1})
+    assert not recwarn.list
+
+
+def test_what_ended_an_answer(llm: cdlm.LLM) -> None:
+    [[plain]] = [answer.outputs for answer in llm.generate(QUESTION, cdlm.SamplingParams(max_tokens=96))]
+    own, string = plain.token_ids[3], plain.text[2:7]
+    for fields, reason in (({}, None), ({"stop": [string]}, string), ({"stop_token_ids": [own]}, own)):
+        params = cdlm.SamplingParams(max_tokens=96, **fields)
+        [[answer]] = [answer.outputs for answer in llm.generate(QUESTION, params)]
+        assert (answer.finish_reason, answer.stop_reason) == ("stop", reason)
+        *_, last = llm.stream(QUESTION, params)
+        assert (last.finish_reason, last.stop_reason) == ("stop", reason)
 
 
 def test_more_prompts_than_rows(llm: cdlm.LLM) -> None:

@@ -58,7 +58,7 @@ def test_stop_strings_cut_the_text_that_is_shown(kind: str, size: int, stop: str
     for start in range(0, len(ids), size):
         end = "length" if start + size >= len(ids) else None
         text += answer.take(BlockOutput(request_id="0", token_ids=ids[start : start + size], finish_reason=end))[0]
-        if answer.stopped:
+        if answer.stop is not None:
             break
-    assert answer.stopped
+    assert answer.stop == stop
     assert text == expected[: expected.index(stop)]

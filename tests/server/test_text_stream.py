@@ -43,13 +43,14 @@ def test_no_character_is_split(text: str) -> None:
     assert shown + detokenizer.flush() == text
 
 
-def reference(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    """The text before the stop that completes first, character by character."""
+def reference(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
+    """The text before the stop that completes first, and that stop, character by character."""
     for end in range(1, len(text) + 1):
         ended = [stop for stop in stops if text[:end].endswith(stop)]
         if ended:
-            return text[: end - max(map(len, ended))], True
-    return text, False
+            stop = max(ended, key=len)
+            return text[: end - len(stop)], stop
+    return text, None
 
 
 @given(SHORT, STOPS, st.lists(st.integers(0, 100), max_size=8))
