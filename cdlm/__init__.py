@@ -39,9 +39,12 @@ _HOMES = {"LLM": "cdlm.llm", "SamplingParams": "cdlm.sampling_params"}
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("cdlm-serve")
+        try:
+            return version("cdlm-serve")
+        except PackageNotFoundError:  # A checkout that is on the path, and was not installed.
+            return "0.0.0"
     if name not in __all__:
         raise AttributeError(f"module 'cdlm' has no attribute {name!r}")
     return getattr(import_module(_HOMES.get(name, "cdlm.outputs")), name)

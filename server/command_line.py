@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Sequence
 
 from pydantic import ValidationError
@@ -27,7 +28,7 @@ def parse_settings(argv: Sequence[str]) -> ServerSettings:
     except ValidationError as error:
         raise SettingsError("\n".join(_describe(item, argv) for item in error.errors())) from error
     except SourceError as error:
-        raise SettingsError(str(error).removeprefix("error parsing CLI: ")) from error
+        raise SettingsError(_nearest(str(error).removeprefix("error parsing CLI: "))) from error
 
 
 def _without_empty(argv: Sequence[str]) -> list[str]:
@@ -51,6 +52,14 @@ def _reject_unknown_variables() -> None:
             close = difflib.get_close_matches(name.upper(), known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise SettingsError(f"unknown environment variable {name}={value!r}{hint}")
+
+
+def _nearest(message: str) -> str:
+    """Adds to a message about an unknown flag the one that was probably meant."""
+    flag = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+    known = ["--" + name.replace("_", "-") for name in ServerSettings.model_fields]
+    close = difflib.get_close_matches(flag[1], known, n=1) if flag else []
+    return f"{message}; did you mean {close[0]}?" if close else message
 
 
 def _describe(item: object, argv: Sequence[str]) -> str:

@@ -1,13 +1,13 @@
 """What the routes share: the engine, the tokenizer, admission, metrics."""
 
 import hashlib
-import importlib.metadata
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 import msgspec
 
+import cdlm
 from cdlm.model.rules import BAN
 from cdlm.scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest
 from cdlm.server.answer_grammar import AnswerGrammar
@@ -25,10 +25,7 @@ _NAMED = 1024
 
 def package_version() -> str:
     """The installed version of this program."""
-    try:
-        return importlib.metadata.version("cdlm-serve")
-    except importlib.metadata.PackageNotFoundError:
-        return "0.0.0"
+    return cdlm.__version__
 
 
 class Engine(EngineView, Protocol):

@@ -82,4 +82,4 @@ def _require_packages() -> None:
         import opentelemetry.exporter.otlp.proto.http.trace_exporter
         import opentelemetry.sdk.trace  # noqa: F401
     except ImportError:
-        raise ValueError("tracing needs packages that are not installed: install cdlm-serve[tracing]") from None
+        raise ValueError("tracing needs packages of OpenTelemetry: pip install 'cdlm-serve[tracing]'") from None

@@ -16,7 +16,7 @@ def plot_log(log: Path, picture: Path) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        logger.warning("no %s: matplotlib is missing, install cdlm-serve[training]", picture)
+        logger.warning("no %s: it needs matplotlib: pip install 'cdlm-serve[training]'", picture)
         return
     entries = [json.loads(line) for line in log.read_text().splitlines()]
     names = [name for name in entries[0] if name not in ("step", "seconds")]

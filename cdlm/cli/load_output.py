@@ -39,7 +39,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise PictureError("--png needs matplotlib: install cdlm-serve[training]") from None
+        raise PictureError("--png needs matplotlib: pip install 'cdlm-serve[training]'") from None
 
 
 def draw_load(load: Load, title: str, path: Path) -> None:

@@ -1,25 +1,36 @@
-"""The ``cdlm`` command: one sub-command a file, nothing heavy imported before it is needed."""
+"""The ``cdlm`` command: one sub-command a file, which is imported when it is called and not before."""
+
+from typing import Annotated
 
 import typer
 
-from cdlm.cli import bench, evaluate, generate, key, plan, serve, train
-from cdlm.cli.doctor import command as doctor
+from cdlm.cli.commands import LazyCommands
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import cdlm
+
+        typer.echo(f"cdlm {cdlm.__version__}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="cdlm",
-    help="Serve, try, measure, plan and train block-causal diffusion language models.",
+    cls=LazyCommands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-serve.register(app)
-app.command("generate")(generate.generate)
-app.command("eval")(evaluate.evaluate)
-app.command("bench")(bench.bench)
-app.command("plan")(plan.plan)
-doctor.register(app)
-app.command("key")(key.key)
-app.add_typer(train.app, name="train")
+
+
+@app.callback()
+def _cdlm(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Serve, try, measure, plan and train block-causal diffusion language models."""
 
 
 def main() -> None:

@@ -5,17 +5,8 @@ import sys
 import typer
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the sub-command; its flags and ``--help`` are left to the settings object."""
-    app.command(
-        "serve",
-        add_help_option=False,
-        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-        help="Serve a checkpoint over HTTP; see 'cdlm serve --help'.",
-    )(_serve)
-
-
-def _serve(context: typer.Context) -> None:
+def serve(context: typer.Context) -> None:
+    """Serve a checkpoint over HTTP."""
     from cdlm.server.command_line import SettingsError, parse_settings
     from cdlm.server.run import serve
 

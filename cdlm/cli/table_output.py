@@ -44,7 +44,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise TableError("a picture needs matplotlib: install cdlm-serve[training]") from None
+        raise TableError("a picture needs matplotlib: pip install 'cdlm-serve[training]'") from None
 
 
 def draw_picture(result: dict[str, Any], path: Path) -> None:

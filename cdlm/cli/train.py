@@ -9,7 +9,13 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Train a student stage by stage.", no_args_is_help=True)
+app = typer.Typer(
+    name="train",
+    help="Train a student stage by stage.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 ConfigOption = Annotated[Path, typer.Option(help="TOML file of the recipe.", exists=True, dir_okay=False)]
 OutputOption = Annotated[Path, typer.Option(help="Run directory of all stages. A stage found in it is resumed.")]
@@ -56,7 +62,8 @@ AdapterOutputOption = Annotated[Path, typer.Option(help="Directory of both stage
 @app.command()
 def adapter_trajectories(config: AdapterConfigOption, output: AdapterOutputOption) -> None:
     """Record how a bidirectional backbone (Dream, LLaDA) decodes; `torchrun -m cdlm train ...` uses many GPUs."""
-    from cdlm.training.backbone.collect import collect_backbone
+    with _extra():
+        from cdlm.training.backbone.collect import collect_backbone
 
     _adapt(collect_backbone, config, output)
 
@@ -64,7 +71,8 @@ def adapter_trajectories(config: AdapterConfigOption, output: AdapterOutputOptio
 @app.command()
 def adapter(config: AdapterConfigOption, output: AdapterOutputOption) -> None:
     """Train a LoRA adapter that makes a backbone a student; `torchrun -m cdlm train ...` uses many GPUs."""
-    from cdlm.training.backbone.train import train_adapter
+    with _extra():
+        from cdlm.training.backbone.train import train_adapter
 
     _adapt(train_adapter, config, output)
 
@@ -97,11 +105,26 @@ def task_adapter(
 
     from cdlm.training.config import read_config
     from cdlm.training.natural.config import TaskAdapterConfig
-    from cdlm.training.natural.train import train_task_adapter
+
+    with _extra():
+        from cdlm.training.natural.train import train_task_adapter
 
     torch.set_num_threads(threads)
     with _one_line_errors():
         train_task_adapter(read_config(config, TaskAdapterConfig), output)
+
+
+@contextlib.contextmanager
+def _extra() -> Iterator[None]:
+    """Ends the command with one line where packages of the extra are not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = str(error.name).partition(".")[0]
+        if package not in ("accelerate", "peft"):
+            raise
+        typer.echo(f"cdlm train: {package} is not installed: pip install 'cdlm-serve[training]'", err=True)
+        raise typer.Exit(1) from None
 
 
 def _adapt(stage: Callable[..., None], config: Path, output: Path) -> None:

@@ -147,7 +147,7 @@ def test_a_picture_without_matplotlib_is_refused_before_the_load(monkeypatch: py
         code, _, errors = bench("--url", server.url, "--png", "/tmp/load.png")
         assert server.bodies == []
     assert code == 1
-    assert "--png needs matplotlib: install cdlm-serve[training]" in errors
+    assert "--png needs matplotlib: pip install 'cdlm-serve[training]'" in errors
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The commands as a user types them: real processes, real server."""
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cdlm.cli.commands import COMMANDS
 from cdlm.cli.local_server import LocalServerError, local_server
 from cdlm.model.assets import BUNDLED_STUDENT
 from tests.checkpoints import build_checkpoint
@@ -20,8 +22,73 @@ def cdlm(*arguments: str, timeout: float = 200) -> subprocess.CompletedProcess[s
 def test_help_lists_every_command() -> None:
     result = cdlm("--help")
     assert result.returncode == 0
-    for name in ("serve", "generate", "eval", "bench", "plan", "train"):
+    for name, (_, line) in COMMANDS.items():
         assert name in result.stdout
+        assert line.split(",")[0] in " ".join(result.stdout.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str) -> None:
+    result = cdlm(name, "--help")
+    assert result.returncode == 0, result.stderr
+    assert f"cdlm {name}" in result.stdout
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    result = cdlm("--version")
+    assert (result.returncode, result.stdout) == (0, f"cdlm {importlib.metadata.version('cdlm-serve')}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        (("serv",), "'serve'"),
+        (("evl", "--count", "3"), "'eval'"),
+        (("docter", "--json"), "'doctor'"),
+        (("train", "studnet"), "'student'"),
+        (("serve", "--prot", "1"), "--port"),
+        (("serve", "--max-num-seq=3"), "--max-num-seqs"),
+        (("doctor", "--modle", "x"), "--model"),
+        (("bench", "--urll", "x"), "--url"),
+    ],
+)
+def test_what_is_unknown_suggests_the_nearest(arguments: tuple[str, ...], nearest: str) -> None:
+    result = cdlm(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert nearest in result.stderr
+    assert len(result.stderr.splitlines()) <= 5
+
+
+def test_what_is_like_nothing_suggests_nothing() -> None:
+    assert "mean" not in cdlm("xyz").stderr
+    assert "mean" not in cdlm("serve", "--zzzzzz", "1").stderr
+
+
+@pytest.mark.parametrize(
+    ("hidden", "arguments", "message"),
+    [
+        ("peft", ("train", "adapter", "--config", "{config}", "--output", "{out}"), "cdlm-serve[training]"),
+        ("accelerate", ("train", "adapter-trajectories", "--config", "{config}", "--output", "{out}"),
+         "cdlm-serve[training]"),
+        ("peft", ("train", "task-adapter", "--config", "{config}", "--output", "{out}"), "cdlm-serve[training]"),
+        ("matplotlib", ("bench", "--url", "http://127.0.0.1:9", "--png", "{out}/x.png"), "cdlm-serve[training]"),
+        ("matplotlib", ("eval", "--table", "--picture", "{out}/x.png"), "cdlm-serve[training]"),
+        ("torchao", ("generate", "hi", "--quantization", "int8"), "cdlm-serve[quantization]"),
+        ("torchao", ("doctor", "--quantization", "int8"), "cdlm-serve[quantization]"),
+        ("opentelemetry.sdk", ("serve", "--otlp-endpoint", "http://127.0.0.1:9"), "cdlm-serve[tracing]"),
+    ],
+)  # fmt: skip
+def test_a_missing_extra_names_its_pip_line(
+    hidden: str, arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / "c.toml").touch()
+    words = [word.format(config=tmp_path / "c.toml", out=tmp_path) for word in arguments]
+    code = f"import sys; sys.modules[{hidden!r}] = None; from cdlm.cli.main import main; main()"
+    command = [sys.executable, "-c", code, *words]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert result.returncode in (1, 2)
+    assert f"pip install '{message}'" in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
 
 
 def test_generate_shows_the_canvas_fill_up_and_prints_the_answer() -> None:

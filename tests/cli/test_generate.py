@@ -111,6 +111,10 @@ def test_variables_are_those_of_serve(monkeypatch: pytest.MonkeyPatch, name: str
 
 def test_no_command_loads_torch_before_it_runs() -> None:
     # How its threads wait is read once, when it is loaded.
-    code = "import cdlm.cli.main, sys; print(sorted({'torch', 'transformers'} & sys.modules.keys()))"
+    code = (
+        "import cdlm.cli.main, sys\nfrom cdlm.cli.commands import COMMANDS, load_command\n"
+        "for name in COMMANDS: load_command(name)\n"
+        "print(sorted({'torch', 'transformers'} & sys.modules.keys()))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -7,19 +7,15 @@ from typing import Annotated
 import typer
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the sub-command; beside its own flags it takes those of ``cdlm serve``."""
-    app.command("doctor", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(_doctor)
-
-
-def _doctor(
+def doctor(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as bug reports ask for it.")] = False,
 ) -> None:
     """Report versions, processor, GPUs and memory, and whether a model can be served here.
 
-    Takes every flag of cdlm serve, such as --model DIR, and CDLM_* variables, and says what they would come to. Reads
-    no weights, fetches nothing, starts nothing. Exit status: 0 the model can be served, 1 it cannot, 2 bad flags.
+    Takes every flag of cdlm serve, and CDLM_* variables. Reads no weights, fetches nothing, starts nothing.
+
+    Exit status: 0 the model can be served, 1 it cannot, 2 a flag is bad.
     """
     from cdlm.cli.doctor.examination import examine
     from cdlm.cli.doctor.output import print_findings
