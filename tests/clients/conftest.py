@@ -15,16 +15,6 @@ _LIMIT_S = 1200
 Run = Callable[..., str]
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """They install what they need from package registries, so a marker expression has to name them."""
-    if "clients" in config.getoption("markexpr"):
-        return
-    mine = [item for item in items if item.path.is_relative_to(HERE)]
-    if mine:
-        config.hook.pytest_deselected(items=mine)
-        items[:] = [item for item in items if item not in mine]
-
-
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running_server(tmp_path_factory.mktemp("server") / "log") as running:

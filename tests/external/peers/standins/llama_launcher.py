@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import requests
+from requests.structures import CaseInsensitiveDict
 
 _running: dict[tuple[str, ...], tuple[int, subprocess.Popen[bytes]]] = {}
 
@@ -53,6 +54,15 @@ def _start(server: Any, timeout_seconds: int = 120) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import utils  # Of the suite, which is on the path by now.
 
+    request = utils.ServerProcess.make_request
+
+    def any_case(server: Any, *arguments: Any, **options: Any) -> Any:
+        """Names of headers have no case, which the suite's plain dictionary has."""
+        response = request(server, *arguments, **options)
+        response.headers = CaseInsensitiveDict(response.headers)
+        return response
+
+    utils.ServerProcess.make_request = any_case
     utils.ServerProcess.start = _start
     utils.ServerProcess.stop = lambda _: None
     utils.ServerPreset.load_all = staticmethod(lambda: None)
