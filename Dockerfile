@@ -2,7 +2,7 @@
 FROM python:3.12.11-slim-bookworm AS builder
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY cdlm cdlm
 COPY model model
 COPY scheduler scheduler

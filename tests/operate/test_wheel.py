@@ -1,5 +1,7 @@
 """The wheel in an empty environment: what is in it, that it serves, and that no other package's name is in its way."""
 
+import email
+import hashlib
 import os
 import signal
 import subprocess
@@ -84,13 +86,20 @@ VARIABLES = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "HOME": os.envi
 
 def test_what_is_in_the_wheel(folder: Path, venv: Path) -> None:
     (wheel,) = (folder / "wheels").glob("cdlm_serve-*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
+    archive = zipfile.ZipFile(wheel)
+    names = archive.namelist()
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"cdlm", "cdlm_serve"}
     rooms = {name.split("/")[1] for name in names if name.startswith("cdlm/") and name.count("/") > 1}
     assert rooms == {"cli", "model", "scheduler", "server", "training"}
     assert {"cdlm/py.typed", "cdlm/__main__.py", "cdlm/server/static/page.js"} <= set(names)
     assert "cdlm/model/assets/cdlm-nano/model.safetensors" in names
     assert not [name for name in names if "__pycache__" in name or "test" in name.lower().rpartition("/")[2]]
+    metadata = email.message_from_bytes(archive.read(next(name for name in names if name.endswith("/METADATA"))))
+    assert (metadata["License-Expression"], metadata.get_all("License-File")) == ("Apache-2.0", ["LICENSE"])
+    licence = archive.read(next(name for name in names if name.endswith("dist-info/licenses/LICENSE")))
+    # The text as the Apache Software Foundation has it for use in a repository, to the byte.
+    assert hashlib.sha256(licence).hexdigest() == "c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4"
+    assert "Apache\nLicense 2.0" in archive.read("cdlm/model/assets/README.md").decode()
     rooms_alone = "('cli', 'model', 'scheduler', 'server', 'training')"
     code = f"import importlib.util as u; print([name for name in {rooms_alone} if u.find_spec(name)])"
     dependencies = next(venv.glob("lib/python*/site-packages/dependencies.pth"))
