@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import cdlm
+
 _MODEL = "cdlm-nano"
 _PRINT = "fp_3f0c2a9d41be"
 _TEXT = "Tom has 14 + 36 - 8 = 42 apples."
@@ -138,7 +140,7 @@ EXAMPLES: dict[str, Any] = {
     "Tokenized": {"count": 2, "max_model_len": 2048, "tokens": [312, 718]},
     "Detokenized": {"prompt": "three apples"},
     "State": {"status": "ready"},
-    "Version": {"version": "0.1.0"},
+    "Version": {"version": cdlm.__version__},
     "Error": {
         "error": {
             "message": "temperature: Input should be less than or equal to 2",
