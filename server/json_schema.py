@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from cdlm.server.errors import invalid
 from cdlm.server.json_formats import FORMATS, PATTERNS
+from cdlm.server.json_patterns import compilable
 from cdlm.server.schema_parts import Node, apart, listed, remainders, tag_of, without_names
 
 MAX_DEPTH = 64
@@ -149,8 +150,11 @@ class _Preparation:
         return built
 
     def _child(self, name: str, value: JsonValue) -> JsonValue:
+        if name == "pattern" and isinstance(value, str):
+            return compilable(value)
         if name in _MAPS and isinstance(value, dict):
-            return {key: self._build(item, _NOTHING) for key, item in value.items()}
+            named = compilable if name == "patternProperties" else str
+            return {named(key): self._build(item, _NOTHING) for key, item in value.items()}
         if name in _INNER:
             if isinstance(value, list):
                 return [self._build(item, _NOTHING) for item in value]
@@ -265,7 +269,7 @@ def _own(node: Node) -> _Names:
     more = node.get("additionalProperties", False)
     return _Names(
         frozenset(name for name in names if isinstance(name, str)),
-        frozenset(patterns if isinstance(patterns, dict) else ()),
+        frozenset(map(compilable, patterns) if isinstance(patterns, dict) else ()),
         open=more is not False or node.get("unevaluatedProperties", False) is not False,
     )
 

@@ -23,7 +23,7 @@ _CLOSING_TOKENS = 1024
 # Places looked at in search of that end: a second or two at most, a few milliseconds with everyday grammars.
 _WORK = 90_000
 _WORK_TO_SHORTEN = 10_000
-_WORK_FOR_FEWER_TOKENS = 60_000
+_WORK_FOR_FEWER_TOKENS = 40_000
 _WIDTHS = (5, 2, 16, 1, 65, 64)
 
 # Work, not seconds: about 20 ms of regular expressions to build, 7 ms in a step (llguidance, ParserLimits).
@@ -97,7 +97,7 @@ class CompiledGrammar:
     def ending(self, limit: int) -> bytes:
         """A text that is an answer: ``end``, unless one with fewer tokens was found and ``limit`` tokens need it.
 
-        The first time it takes up to a second to look for that one.
+        The first time it takes up to a second or two to look for that one.
         """
         return self.end if self.least <= limit else self._fewest[0]
 
