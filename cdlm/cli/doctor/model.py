@@ -32,9 +32,13 @@ def examine_model(settings: ServerSettings) -> Findings:
 
 def _here(settings: ServerSettings) -> tuple[ServerSettings, str | None]:
     """The settings with directories in the place of ids on the Hub, or which of these is not downloaded yet."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+
     ids = {"--model": (settings.model, settings.revision), "--adapter": (str(settings.adapter or ""), None)}
     for flag, (name, revision) in ids.items():
         if is_hub_id(name) and downloaded(name, revision) is None:
+            if HF_HUB_OFFLINE:
+                raise CheckpointError(f"{flag} {name} is not downloaded, and HF_HUB_OFFLINE forbids to fetch it")
             return settings, f"{flag} {name} is not downloaded yet: cdlm serve fetches it from the Hub when it starts"
     return settings.fetched(), None
 
