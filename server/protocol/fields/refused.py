@@ -3,6 +3,7 @@
 from pydantic import JsonValue
 
 from cdlm.server.protocol.fields.row import (
+    ANSWER_FORMAT,
     CALL_ITEM,
     CHATS,
     COMPLETIONS,
@@ -115,6 +116,9 @@ REFUSED = (
     _no("ebnf", (RESPONSES,), (), _OTHER_ROUTES),
     _no("grammar", (RESPONSES,), LLAMA, _OTHER_ROUTES),
     _no("structural_tag", (STRUCTURED,), VLLM, "use tools"),
+    _no("format", (ANSWER_FORMAT,), (VLLM, SGLANG), "there is no structural_tag here; use tools"),
+    _no("structures", (ANSWER_FORMAT,), (VLLM, SGLANG), "there is no structural_tag here; use tools"),
+    _no("triggers", (ANSWER_FORMAT,), (VLLM, SGLANG), "there is no structural_tag here; use tools"),
     _no("whitespace_pattern", (STRUCTURED,), VLLM, "JSON has no free white space here"),
     _no("disable_additional_properties", (STRUCTURED,), VLLM, "leave additionalProperties out of the schema"),
     _no("guided_json", _ANSWERS, (), "use structured_outputs.json"),
