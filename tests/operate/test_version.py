@@ -40,3 +40,29 @@ def test_images_and_files_in_manifests_and_docs_have_it() -> None:
 
 def test_the_documented_answer_of_the_server_has_it() -> None:
     assert EXAMPLES["Version"]["version"] == VERSION
+
+
+def test_the_changelog_begins_with_what_is_not_released() -> None:
+    """Its newest release is this version once there is one, and never a later one."""
+    headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] == "[Unreleased]"
+    for heading in headings[1:]:
+        assert re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", heading), heading
+    released = [tuple(map(int, heading.split("]")[0].strip("[").split("."))) for heading in headings[1:]]
+    assert released == sorted(released, reverse=True)
+    assert not released or released[0] <= tuple(map(int, VERSION.split(".")))
+
+
+def test_entries_of_the_changelog_stand_under_their_kind() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+        before, *parts = re.split(r"^### ", section, flags=re.MULTILINE)
+        assert "\n- " not in before, "an entry stands above the first heading"
+        names = [part.partition("\n")[0] for part in parts]
+        assert set(names) <= kinds
+        assert len(set(names)) == len(names)
+        assert all("\n- " in part for part in parts)
+        # What a merge that keeps both sides would do to lines that one of them has moved.
+        entries = [line for line in section.splitlines() if line.startswith("- ")]
+        assert len(set(entries)) == len(entries)
