@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cdlm.cli.table import TASKS, make_table
+from cdlm.cli.eval.table import TASKS, make_table
 from cdlm.training.config import RecipeConfig, load_config
 from cdlm.training.parallel import launch
 from cdlm.training.student.run import run_student

@@ -16,8 +16,8 @@ from torch import nn
 from torchao.quantization import IntxWeightOnlyConfig, quantize_
 from torchao.quantization.granularity import PerGroup
 
-from cdlm.model.checkpoint import load_checkpoint
-from cdlm.model.export import save_checkpoint
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.loading.export import save_checkpoint
 from cdlm.model.transformer import Transformer
 
 

@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Message
 from cdlm.errors import EngineError, LoadError, RequestError
 from cdlm.model.config import CheckpointError
 from cdlm.scheduler import errors as engine_errors
-from cdlm.scheduler.client import EngineClient
 from cdlm.scheduler.options import EngineOptions
+from cdlm.scheduler.process.client import EngineClient
 from cdlm.server.app import create_app
 from cdlm.server.services import Services
 from cdlm.server.settings import ServerSettings

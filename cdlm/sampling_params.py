@@ -4,9 +4,9 @@ from typing import Any
 
 from pydantic import Field
 
-from cdlm.server.protocol.common import SamplingFields
-from cdlm.server.protocol.fields.row import COMPLETIONS
-from cdlm.server.protocol.structured import FormFields
+from cdlm.server.openai.fields.row import COMPLETIONS
+from cdlm.server.openai.forms.structured import FormFields
+from cdlm.server.openai.protocol.fields import SamplingFields
 
 
 class SamplingParams(SamplingFields, FormFields):

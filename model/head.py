@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Head(Protocol):
-    """What ``model/confidence.py`` searches for the most probable tokens."""
+    """What ``model/decoding/confidence.py`` searches for the most probable tokens."""
 
     out_features: int
 

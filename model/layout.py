@@ -7,8 +7,8 @@ from torch import Tensor
 
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import AttentionFactory, PagedAttention
+from cdlm.model.attention.segments import Segment, clean_segments
 from cdlm.model.row import RowWork
-from cdlm.model.segments import Segment, clean_segments
 
 
 @dataclass(frozen=True, slots=True)

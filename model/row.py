@@ -47,7 +47,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
-    """Classifier-free guidance of a row (``model/guidance.py``).
+    """Classifier-free guidance of a row (``model/decoding/processors/guidance.py``).
 
     Attributes:
         scale: 0 is none.

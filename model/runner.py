@@ -8,24 +8,21 @@ from torch import Tensor
 from cdlm.model.attention.backends import find_attention
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import AttentionFactory
-from cdlm.model.canvas import Canvas
-from cdlm.model.checkpoint import Checkpoint
-from cdlm.model.confidence import confidence_and_best, confidence_and_best_of_head, entropy
 from cdlm.model.config import AttentionBackend
-from cdlm.model.constrained import ConstrainedRows
-from cdlm.model.draws import Draws
-from cdlm.model.edits import LogitEditor
-from cdlm.model.finalise import choose, choose_by_threshold, first_stop
-from cdlm.model.guidance import guide, second_places, without_prompt
+from cdlm.model.decoding.confidence import confidence_and_best, confidence_and_best_of_head, entropy
+from cdlm.model.decoding.finalise import choose, choose_by_threshold, first_stop
+from cdlm.model.decoding.logprobs import RowScores
+from cdlm.model.decoding.processors.guidance import guide, second_places, without_prompt
+from cdlm.model.decoding.rows import Rows
 from cdlm.model.layout import StepLayout, build_layout, layout_key
-from cdlm.model.logprobs import RowScores
+from cdlm.model.loading.checkpoint import Checkpoint
 from cdlm.model.row import NOT_FINITE, RowResult, RowWork, Span, TokenScore
 from cdlm.model.scoring import ScoreWork, score
 from cdlm.model.staged import StagedForward
 
 
 class ModelRunner:
-    """Owns the transformer, the key-value pool and the canvas."""
+    """Owns the transformer, the key-value pool and the rows."""
 
     def __init__(
         self,
@@ -59,10 +56,15 @@ class ModelRunner:
         if self.followers is not None:
             self.followers.open_pool(num_pages, page_size, attention_backend)
             self.attention = self.followers.attend_with(factory)
-        self.canvas = Canvas(max_rows, self.manifest, config.hidden_size, self.device, self.dtype)
-        self.editor = LogitEditor(config.vocab_size, self.device)
-        self.constrained = ConstrainedRows(config.vocab_size, self.manifest.mask_token_id, self.device)
-        self.draws = Draws(self.manifest.block_length, self.device)
+        self.rows = Rows(
+            max_rows,
+            self.manifest,
+            hidden_size=config.hidden_size,
+            vocab_size=config.vocab_size,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        self.canvas = self.rows.canvas
         self.graphs: Callable[[list[RowWork], StepLayout], Tensor] | None = None
         if cuda_graphs:
             from cdlm.model.graphs import ForwardGraphs  # Older versions of torch have no varlen attention.
@@ -75,11 +77,9 @@ class ModelRunner:
             )
         self._layout: tuple[tuple[object, ...], StepLayout] | None = None
 
-    def release(self, row: int) -> None:
-        """Forgets what was kept for a row that its request has left."""
-        self.draws.release(row)
-        self.editor.release(row)
-        self.constrained.release(row)
+    def border(self, row: int) -> Tensor:
+        """A copy of the hidden state that predicts the first position of a row's block, [hidden]."""
+        return self.canvas.border[row].clone()
 
     def copy_page(self, source: int, target: int) -> None:
         """Copies keys and values of all layers from one page to another."""
@@ -95,12 +95,6 @@ class ModelRunner:
         if self.followers is not None:
             self.followers.clear(pages, start)
         self.cache.clear(pages, start)
-
-    def check(self, open_rows: set[int]) -> None:
-        """Asserts that what the host remembers of the rows is what the device holds, and of ``open_rows`` alone."""
-        self.canvas.check()
-        kept = self.draws.rows | self.editor.rows | self.constrained.rows
-        assert kept <= open_rows, f"rows {sorted(kept - open_rows)} are kept for nobody"
 
     @torch.inference_mode()
     def step(self, works: list[RowWork]) -> list[RowResult]:
@@ -130,14 +124,14 @@ class ModelRunner:
                 at, places = second_places(works, counts, chosen, self.canvas.block_length)
                 guide(works, counts, at, logits, self.transformer.logits(predicting.index_select(0, places)))
             scores = RowScores.of(works, counts, logits)
-            before_edits = self.constrained.keep(works, counts, logits)
-            self.editor.apply(works, counts, chosen, logits, self.canvas)
+            before_edits = self.rows.constrained.keep(works, counts, logits)
+            self.rows.editor.apply(works, counts, chosen, logits, self.canvas)
             confidence, token = confidence_and_best(logits, self.manifest.mask_token_id)
             entropies = entropy(logits) if any(work.needs_entropy for work in works) else None
-            self.draws.replace(works, counts, chosen, logits, token)
+            self.rows.draws.replace(works, counts, chosen, logits, token)
             now, broken = self._rules(works, rows, chosen, confidence, entropies)
-            failed = self.constrained.choose(
-                works, counts, self.canvas, logits, token, now, before_edits, lambda at: self.draws.pick(works[at])
+            failed = self.rows.constrained.choose(
+                works, counts, self.canvas, logits, token, now, before_edits, lambda at: self.rows.draws.pick(works[at])
             )
         # ``now`` is a subset of ``masked``.
         predicted = tokens.view(-1).index_copy(0, chosen, token).view_as(tokens)

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import AttentionFactory
-from cdlm.model.logprobs import token_logprobs
+from cdlm.model.attention.segments import Segment
+from cdlm.model.decoding.logprobs import token_logprobs
 from cdlm.model.row import TokenScore
-from cdlm.model.segments import Segment
 from cdlm.model.transformer import Transformer
 
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import AttentionFactory
-from cdlm.model.cost import attention_share
+from cdlm.model.attention.segments import clean_segments, cut
+from cdlm.model.parameters import attention_share
 from cdlm.model.row import Span
-from cdlm.model.segments import clean_segments, cut
 from cdlm.model.transformer import Transformer
 
 

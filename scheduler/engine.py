@@ -8,25 +8,27 @@ from pathlib import Path
 
 from cdlm.model.config import CheckpointError
 from cdlm.model.device import keep_freed_memory
-from cdlm.model.row import NOT_FINITE, RowResult, RowWork
+from cdlm.model.row import RowResult
 from cdlm.model.runner import ModelRunner
 from cdlm.scheduler.errors import EngineStartError, RequestError
-from cdlm.scheduler.faults import Fault, attempt
 from cdlm.scheduler.grammars import GrammarCompiler
+from cdlm.scheduler.kv.page_pool import PagePool
+from cdlm.scheduler.kv.prefix_cache import PrefixCache
 from cdlm.scheduler.loading import check_step_size, page_count
 from cdlm.scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest, StepReport
 from cdlm.scheduler.options import EngineOptions
-from cdlm.scheduler.outputs import engine_ready, step_output
-from cdlm.scheduler.page_pool import PagePool
-from cdlm.scheduler.prefix_cache import PrefixCache
-from cdlm.scheduler.ranks import leave, load
-from cdlm.scheduler.row_steps import RowSteps
+from cdlm.scheduler.ranks.leader import leave, load
 from cdlm.scheduler.scheduler import Scheduler
-from cdlm.scheduler.score_queue import ScoreQueue
+from cdlm.scheduler.scoring.queue import ScoreQueue
 from cdlm.scheduler.sequence import Sequence
-from cdlm.scheduler.staging import Staging
-from cdlm.scheduler.step_work import step_phase, work_tokens
-from cdlm.scheduler.threads import Threads
+from cdlm.scheduler.steps.batch import Batch, StepResult
+from cdlm.scheduler.steps.faults import Fault, attempt
+from cdlm.scheduler.steps.figures import step_figures
+from cdlm.scheduler.steps.outputs import engine_ready
+from cdlm.scheduler.steps.row_steps import RowSteps
+from cdlm.scheduler.steps.staging import Staging
+from cdlm.scheduler.steps.threads import Threads
+from cdlm.scheduler.steps.work import work_tokens
 from cdlm.scheduler.validation import check_request
 
 logger = logging.getLogger(__name__)
@@ -82,7 +84,7 @@ class Engine:
             self.manifest,
             self.pool,
             self.prefix_cache,
-            self.rows.leave,
+            self.rows,
             max_num_seqs=options.max_num_seqs,
             max_num_batched_tokens=options.max_num_batched_tokens,
             max_prefill_tokens=options.max_prefill_tokens,
@@ -143,61 +145,15 @@ class Engine:
         A request whose part of it raises, whose grammar cannot be compiled or followed, or whose logits are not finite
         ends with finish reason ``error``; the others go on.
         """
-        failed = self._take_grammars()
-        preemptions = self.scheduler.preemptions
-        self.scheduler.admitted.clear()
-        budget = self.options.max_num_batched_tokens
-        chosen = self.scheduler.schedule(self.scores.reserve(budget))
-        failed += [self._fail(sequence, fault.reason) for sequence, fault in self.scheduler.take_faults()]
-        chosen = [sequence for sequence in chosen if sequence.row is not None]
-        recomputed = sum(sequence.recompute for sequence in chosen)
-        started = time.monotonic()
-        for sequence in self.scheduler.admitted:
-            sequence.queued = started - sequence.arrival
-        if self.scheduler.admitted:
-            self.on_begin([sequence.request.request_id for sequence in self.scheduler.admitted])
-        works: list[RowWork] = []
-        finished: list[BlockOutput] = []
-        finalised = saved = 0
-        for sequence, done in self.rows.step(chosen):
-            if isinstance(done, Fault):
-                failed.append(self._fail(sequence, done.reason))
-                continue
-            work, result = done
-            works.append(work)
-            finalised += result.finalised
-            if self._observer is not None:
-                self._observer(sequence, result)
-            output = attempt("booking a step", partial(self._advance, sequence, result))
-            if isinstance(output, Fault):
-                failed.append(self._fail(sequence, output.reason))
-            elif output is not None:
-                finished.append(output)
-                if output.finish_reason == "stop":
-                    saved += max(0, -(-sequence.wanted // self.manifest.block_length) - 1)
-        tokens = sum(work_tokens(work, self.manifest.block_length) for work in works)
-        unstaged, staged_tokens = self._stage(tokens)
-        tokens += staged_tokens
-        # A preempted request waits for pages: what becomes free is for it.
-        preempted = self.scheduler.waiting.resuming
-        scored = self.scores.step(budget - tokens, admit=not preempted)
-        outputs = failed + finished + unstaged + scored
-        stats = self.stats(
-            forward_seconds=time.monotonic() - started,
-            phase=step_phase(works, staging=staged_tokens > 0, scoring=self.scores.rows > 0),
-            batch_rows=len(works) + (staged_tokens > 0) + self.scores.rows,
-            batch_tokens=tokens + self.scores.tokens,
-            finalized_tokens=finalised,
-            steps_per_block=[output.denoise_steps for output in finished if not output.partial],
-            queue_seconds=[sequence.queued for sequence in self.scheduler.admitted],
-            admitted_prompt_tokens=sum(sequence.prompt_length for sequence in self.scheduler.admitted),
-            cached_prompt_tokens=sum(sequence.cached for sequence in self.scheduler.admitted),
-            preemptions=self.scheduler.preemptions - preemptions,
-            recomputed_tokens=recomputed,
-            early_stop_saved_blocks=saved,
-            nonfinite_sequences=sum(output.error == NOT_FINITE for output in outputs),
-        )
-        return StepReport(outputs=outputs, stats=stats)
+        refused = self._take_grammars()
+        batch = self.scheduler.schedule(self.scores.reserve(self.options.max_num_batched_tokens))
+        result = self._run(batch)
+        outputs = refused + self.scheduler.update(batch, result)
+        for output in outputs:
+            if output.finish_reason is not None:
+                self.sequences.pop(output.request_id, None)
+        figures = step_figures(batch, result, outputs, self.manifest.block_length)
+        return StepReport(outputs=outputs, stats=self.stats(**figures))
 
     def stats(self, **figures: object) -> EngineStats:
         """The state of queue and pages, with the figures of a step if there was one."""
@@ -247,41 +203,34 @@ class Engine:
             else:
                 sequence.grammar, sequence.compiling = sequence.compiling.result(), None
                 self.scheduler.waiting.put_back(sequence)
-        return [self._fail(sequence, f"grammar: {error}") for sequence, error in wrong]
+        return [self.scheduler.fail(sequence, f"grammar: {error}") for sequence, error in wrong]
 
-    def _stage(self, beside: int) -> tuple[list[BlockOutput], int]:
-        """Advances the staged request: its end if that failed, and how many tokens' work it was."""
-        sequence = self.scheduler.staged
-        if sequence is None:
-            return [], 0
-        done = attempt("a staged forward", partial(self.staging.advance, sequence, beside))
-        return ([self._fail(sequence, done.reason)], 0) if isinstance(done, Fault) else ([], done)
-
-    def _advance(self, sequence: Sequence, result: RowResult) -> BlockOutput | None:
-        """Books a step's result; returns the block if it is finished, or what the request wants to see of it before."""
-        row = sequence.row
-        assert row is not None
-        sequence.computed, sequence.fresh = sequence.block_start, False
-        sequence.recompute = 0
-        self.prefix_cache.store(sequence, lambda: self.runner.canvas.border[row].clone())
-        sequence.forwards += 1
-        output = step_output(sequence, result, self.manifest)
-        if output is None or output.partial:
-            return output
-        self.scheduler.waiting.charge(sequence.request.client, answer_tokens=len(output.token_ids))
-        sequence.sent = 0
-        if output.finish_reason is not None:
-            del self.sequences[sequence.request.request_id]
-            self.scheduler.remove(sequence)
-        else:
-            sequence.token_ids += result.tokens[len(sequence.given) :]
-            sequence.block_start += self.manifest.block_length
-            sequence.block_open = False
-            sequence.forwards = 0
-        return output
-
-    def _fail(self, sequence: Sequence, reason: str) -> BlockOutput:
-        self.rows.clear(sequence)
-        self.sequences.pop(sequence.request.request_id, None)
-        self.scheduler.remove(sequence)
-        return BlockOutput(request_id=sequence.request.request_id, token_ids=[], finish_reason="error", error=reason)
+    def _run(self, batch: Batch) -> StepResult:
+        """The forwards of a step: of its rows, then of some pieces of the staged request, then of scored prompts."""
+        started = time.monotonic()
+        for sequence in batch.admitted:
+            sequence.queued = started - sequence.arrival
+        if batch.admitted:
+            self.on_begin([sequence.request.request_id for sequence in batch.admitted])
+        rows = self.rows.step(batch.rows)
+        tokens = 0
+        for sequence, done in rows:
+            if not isinstance(done, Fault):
+                work, result = done
+                tokens += work_tokens(work, self.manifest.block_length)
+                if self._observer is not None:
+                    self._observer(sequence, result)
+        staged: int | Fault = 0
+        if batch.staged is not None:
+            staged = attempt("a staged forward", partial(self.staging.advance, batch.staged, tokens))
+            tokens += 0 if isinstance(staged, Fault) else staged
+        scored = self.scores.step(self.options.max_num_batched_tokens - tokens, admit=not batch.resuming)
+        return StepResult(
+            rows=rows,
+            staged=staged,
+            scored=scored,
+            score_rows=self.scores.rows,
+            tokens=tokens + self.scores.tokens,
+            seconds=time.monotonic() - started,
+            border=self.runner.border,
+        )

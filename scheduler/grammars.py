@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from cdlm.model.grammar.compiled import CompiledGrammar
-from cdlm.model.grammar.vocabulary import Vocabulary
-from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.decoding.grammar.compiled import CompiledGrammar
+from cdlm.model.decoding.grammar.vocabulary import Vocabulary
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.sequence import Sequence
 
 KEPT_GRAMMARS = 64

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 
 from cdlm.model.attention.cache import PagedCache
-from cdlm.model.checkpoint import Checkpoint, load_checkpoint
 from cdlm.model.config import CheckpointError, Manifest
 from cdlm.model.device import free_memory, resolve_device, resolve_dtype
-from cdlm.model.packing import pack, packable, worthwhile
+from cdlm.model.loading.checkpoint import Checkpoint, load_checkpoint
+from cdlm.model.loading.packing import pack, packable, worthwhile
+from cdlm.model.loading.quantization import quantise
 from cdlm.model.parallel.transformer import RankTransformer
-from cdlm.model.quantization import quantise
 from cdlm.model.transformer import Transformer
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.options import EngineOptions

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from cdlm.model.rules import RuleName
+from cdlm.model.decoding.rules import RuleName
 
 FinishReason = Literal["stop", "length", "error"]
 Phase = Literal["prefill", "denoise", "commit", "score", "mixed", "idle"]
@@ -13,7 +13,7 @@ Phase = Literal["prefill", "denoise", "commit", "score", "mixed", "idle"]
 class DecodingParams(msgspec.Struct, frozen=True, kw_only=True):
     """How one request is decoded. ``None`` takes the engine's value.
 
-    ``decoding`` names the rule that finalises tokens (``model/finalise.py``): ``threshold`` uses
+    ``decoding`` names the rule that finalises tokens (``model/decoding/finalise.py``): ``threshold`` uses
     ``confidence_threshold`` in (0, 1]; ``factor`` uses ``decoding_factor`` > 0; ``entropy_bound`` uses
     ``entropy_bound`` >= 0, in nats; ``fixed_steps`` uses ``steps_per_block`` >= 1. A number that the rule does not use
     has no effect. Without ``decoding`` a ``confidence_threshold`` means ``threshold``, and anything else the engine's

@@ -3,26 +3,37 @@
 import msgspec
 
 from cdlm.model.config import AttentionBackend, Quantization
-from cdlm.model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
+from cdlm.model.decoding.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of one engine.
 
-    ``model`` is a checkpoint directory, ``adapter`` that of a LoRA adapter over it; ``device`` and ``dtype`` may be
-    ``"auto"``; ``block_length`` and ``confidence_threshold`` override the manifest's and the adapter's values;
-    ``decoding`` is the rule of requests that name none, and ``decoding_factor``, ``entropy_bound`` and
-    ``steps_per_block`` (``None`` is one step a token) are the numbers of requests that send none; ``max_model_len`` and
-    ``rope_scaling_factor`` are those of ``cdlm.model.checkpoint.load_checkpoint``; ``kv_cache_memory`` is in bytes
-    (``None`` takes a share of the free memory, at most ``max_num_seqs`` full contexts); ``max_num_batched_tokens``
-    bounds one forward; a request with more than ``max_prefill_tokens`` known tokens to compute is computed in pieces,
-    at most as much work a step as that many tokens; ``enable_prefix_caching`` keeps the pages of prompts for requests
-    that begin alike; ``attention_backend`` names an implementation of attention (``model/attention/``),
-    ``quantization`` how the layers' weights are stored (``model/quantization.py``); ``pack_weights`` brings large ones
-    into the order that a CPU multiplies fastest (``model/packing.py``); ``cuda_graphs`` replays recorded forwards
-    (``model/graphs.py``); ``tensor_parallel_size`` is how many processes, one a device, share the layers
-    (``model/parallel/``), ``kv_cache_memory`` and ``threads`` being those of each (``None`` chooses by the work of a
-    step).
+    Attributes:
+        model: checkpoint directory.
+        adapter: directory of a LoRA adapter over it.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: ``auto``, or the name of a torch dtype.
+        block_length: tokens per block, in place of the checkpoint's or the adapter's.
+        confidence_threshold: likewise, in (0, 1].
+        decoding: the rule of requests that name none.
+        decoding_factor, entropy_bound, steps_per_block: the rules' numbers where a request sends none; without
+            ``steps_per_block`` a block takes one step per token.
+        max_model_len, rope_scaling_factor: those of ``load_checkpoint``.
+        max_num_seqs: sequences per batch.
+        max_num_batched_tokens: tokens per forward.
+        max_prefill_tokens: a request with more known tokens to compute is computed in pieces, each at most as much work
+            per step as so many tokens.
+        kv_cache_memory: bytes; ``None`` takes a share of the free memory, at most ``max_num_seqs`` full contexts.
+        page_size: tokens per page.
+        enable_prefix_caching: keep the pages of prompts for requests that begin alike.
+        attention_backend: an implementation in ``model/attention/``.
+        quantization: how the layers' weights are stored.
+        pack_weights: bring large weights into the order that a CPU multiplies fastest.
+        cuda_graphs: replay recorded forwards.
+        tensor_parallel_size: processes that share the layers, one per device; ``kv_cache_memory`` and ``threads`` are
+            those of each.
+        threads: CPU threads of each step; ``None`` chooses by the work of a step.
     """
 
     model: str

@@ -1,16 +1,21 @@
 """Which requests take part in the next step: admission, page allocation, preemption."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 from cdlm.model.config import Manifest
-from cdlm.scheduler.fair_queue import FairQueue
-from cdlm.scheduler.faults import Fault, attempt
-from cdlm.scheduler.page_pool import PagePool
-from cdlm.scheduler.prefix_cache import PrefixCache
-from cdlm.scheduler.prefix_keys import Key
+from cdlm.model.row import RowResult
+from cdlm.scheduler.kv.page_pool import PagePool
+from cdlm.scheduler.kv.prefix_cache import PrefixCache
+from cdlm.scheduler.kv.prefix_keys import Key
+from cdlm.scheduler.messages import BlockOutput
+from cdlm.scheduler.queue import FairQueue
 from cdlm.scheduler.sequence import Sequence
+from cdlm.scheduler.steps.batch import Batch, StepResult
+from cdlm.scheduler.steps.faults import Fault, attempt
+from cdlm.scheduler.steps.outputs import step_output
+from cdlm.scheduler.steps.row_steps import RowSteps
 
 _LOOKS = 64
 """Waiting requests that a step looks at, at most; the next step goes on with the others."""
@@ -28,8 +33,6 @@ class Scheduler:
     and without pages, and shorter ones pass them; when the place is free they are admitted in their turn.
 
     What a step does here depends on what runs and not on how many wait.
-
-    ``leave`` is told of every request that is about to leave its row, at its end or when it is preempted.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class Scheduler:
         manifest: Manifest,
         pool: PagePool,
         prefix_cache: PrefixCache,
-        leave: Callable[[Sequence], None],
+        rows: RowSteps,
         *,
         max_num_seqs: int,
         max_num_batched_tokens: int,
@@ -46,17 +49,16 @@ class Scheduler:
         self.manifest = manifest
         self.pool = pool
         self.prefix_cache = prefix_cache
-        self._leave = leave
+        self.rows = rows
         self.max_num_batched_tokens = max_num_batched_tokens
         self.max_prefill_tokens = max_prefill_tokens
         self.waiting: FairQueue[Sequence] = FairQueue()
         self.running: list[Sequence] = []
         self.preemptions = 0
-        self.admitted: list[Sequence] = []  # For the first time, since the list was last emptied.
         self._parked: dict[Key, deque[Sequence]] = {}  # Set aside until the beginning of their prompt is computed.
         self._blocked: tuple[Sequence, int, int] | None = None  # Who did not get pages, and what it depended on.
         self._free_rows = list(range(max_num_seqs - 1, -1, -1))
-        self._faults: list[tuple[Sequence, Fault]] = []
+        self._batch = Batch()  # That of the step that is being scheduled.
 
     def __iter__(self) -> Iterator[Sequence]:
         yield from self.running
@@ -77,11 +79,9 @@ class Scheduler:
         elif sequence in self.waiting:  # One whose admission has raised is not.
             self.waiting.remove(sequence)
 
-    def schedule(self, reserved: int = 0) -> list[Sequence]:
-        """The requests of the next step, each with a row and with pages up to the end of its block.
-
-        ``reserved`` tokens of the step are kept for other work.
-        """
+    def schedule(self, reserved: int = 0) -> Batch:
+        """The next step. ``reserved`` tokens of it are kept for other work."""
+        self._batch = batch = Batch()
         preempted = self._secure_pages()
         budget = self.max_num_batched_tokens - reserved
         if self.staged is not None:
@@ -97,12 +97,38 @@ class Scheduler:
             budget -= cost if cost <= budget else 0
         # Whoever did not fit is first in line for the next step.
         self.running = left_out + chosen
-        return chosen if preempted else chosen + self._join(budget)
+        rows = chosen if preempted else chosen + self._join(budget)
+        ended = {sequence for sequence, _ in batch.faults}
+        batch.rows = [sequence for sequence in rows if sequence not in ended]
+        batch.staged = self.staged
+        # What becomes free is for a preempted request that waits for pages.
+        batch.resuming = self.waiting.resuming
+        batch.recomputed = sum(sequence.recompute for sequence in batch.rows)
+        return batch
 
-    def take_faults(self) -> list[tuple[Sequence, Fault]]:
-        """The requests whose admission or growth has raised since this was last asked; they are to be ended."""
-        faults, self._faults = self._faults, []
-        return faults
+    def update(self, batch: Batch, result: StepResult) -> list[BlockOutput]:
+        """Books what a step came to: finished blocks, parts that are asked for, and the ends of whose work raised."""
+        outputs = [self.fail(sequence, fault.reason) for sequence, fault in batch.faults]
+        for sequence, done in result.rows:
+            booked: BlockOutput | Fault | None
+            if isinstance(done, Fault):
+                booked = done
+            else:
+                booked = attempt("booking a step", partial(self._book, sequence, done[1], result))
+            if isinstance(booked, Fault):
+                outputs.append(self.fail(sequence, booked.reason))
+            elif booked is not None:
+                outputs.append(booked)
+        if batch.staged is not None and isinstance(result.staged, Fault):
+            outputs.append(self.fail(batch.staged, result.staged.reason))
+        return outputs + result.scored
+
+    def fail(self, sequence: Sequence, reason: str) -> BlockOutput:
+        """Ends a request, wherever it is, with an error."""
+        self.rows.clear(sequence)
+        self.remove(sequence)
+        name = sequence.request.request_id
+        return BlockOutput(request_id=name, token_ids=[], finish_reason="error", error=reason)
 
     @property
     def staged(self) -> Sequence | None:
@@ -133,7 +159,7 @@ class Scheduler:
             if isinstance(claimed, Fault):
                 self._return_pages(sequence)
                 self.waiting.remove(sequence)
-                self._faults.append((sequence, claimed))
+                self._batch.faults.append((sequence, claimed))
                 continue
             if not claimed:
                 break
@@ -183,7 +209,7 @@ class Scheduler:
             while sequence.row is not None:
                 grown = attempt("growing a page table", partial(self._grow, sequence))
                 if isinstance(grown, Fault):
-                    self._faults.append((sequence, grown))
+                    self._batch.faults.append((sequence, grown))
                 if grown:
                     break
                 self._preempt(max(self.running, key=lambda other: other.arrival))
@@ -199,6 +225,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self.preemptions += 1
+        self._batch.preemptions += 1
         sequence.recompute = sequence.computed
         self.running.remove(sequence)
         self._vacate(sequence)
@@ -210,18 +237,40 @@ class Scheduler:
             sequence.started = True
             sequence.cached = min(sequence.computed, sequence.prompt_length)
             self.waiting.charge(sequence.request.client, prompt_tokens=sequence.prompt_length)
-            self.admitted.append(sequence)
+            self._batch.admitted.append(sequence)
         self.running.append(sequence)
         self.prefix_cache.expect(sequence)
 
     def _vacate(self, sequence: Sequence) -> None:
         assert sequence.row is not None
         self.prefix_cache.withdraw(sequence)
-        self._leave(sequence)
+        self.rows.leave(sequence)
         self._return_pages(sequence)
         self._free_rows.append(sequence.row)
         sequence.row = None
         sequence.row_open = sequence.block_open = False
+
+    def _book(self, sequence: Sequence, result: RowResult, step: StepResult) -> BlockOutput | None:
+        """Books a row's step; returns the block if it is finished, or what the request wants to see of it before."""
+        row = sequence.row
+        assert row is not None
+        sequence.computed, sequence.fresh = sequence.block_start, False
+        sequence.recompute = 0
+        self.prefix_cache.store(sequence, lambda: step.border(row))
+        sequence.forwards += 1
+        output = step_output(sequence, result, self.manifest)
+        if output is None or output.partial:
+            return output
+        self.waiting.charge(sequence.request.client, answer_tokens=len(output.token_ids))
+        sequence.sent = 0
+        if output.finish_reason is not None:
+            self.remove(sequence)
+        else:
+            sequence.token_ids += result.tokens[len(sequence.given) :]
+            sequence.block_start += self.manifest.block_length
+            sequence.block_open = False
+            sequence.forwards = 0
+        return output
 
     def _return_pages(self, sequence: Sequence) -> None:
         for table in sequence.tables:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from cdlm.model.config import Manifest
-from cdlm.model.grammar.compiled import CompiledGrammar
+from cdlm.model.decoding.grammar.compiled import CompiledGrammar
+from cdlm.model.decoding.rules import RULE_NUMBERS, FinalisationRule
 from cdlm.model.row import LogitEdits, Sampling
-from cdlm.model.rules import RULE_NUMBERS, FinalisationRule
 from cdlm.model.staged import StagedForward
 from cdlm.scheduler.blocks import first_block_start
 from cdlm.scheduler.messages import DecodingParams, GenerateRequest, TokenLogprob

@@ -1,11 +1,11 @@
 """What a request may ask of the engine."""
 
-from cdlm.model.canvas import MAX_STOP_IDS
 from cdlm.model.config import Manifest
-from cdlm.model.rules import BAN
+from cdlm.model.decoding.canvas import MAX_STOP_IDS
+from cdlm.model.decoding.rules import BAN
 from cdlm.scheduler.errors import RequestError
+from cdlm.scheduler.kv.page_pool import PagePool
 from cdlm.scheduler.messages import GenerateRequest
-from cdlm.scheduler.page_pool import PagePool
 
 MAX_LOGPROBS = 20
 MAX_PRIORITY = 2**31 - 1

@@ -8,19 +8,24 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from cdlm.server import chat, completions, health, models, reference, responses
-from cdlm.server.auth import ApiKeyAuth
+from cdlm.server import health
 from cdlm.server.errors import install_handlers
-from cdlm.server.head import Head
-from cdlm.server.limits import BodyLimit, RequestId
-from cdlm.server.playground import playground_routes
-from cdlm.server.request_log import RequestLog
-from cdlm.server.root_path import RootPath
-from cdlm.server.schema.document import complete
+from cdlm.server.http.auth import ApiKeyAuth
+from cdlm.server.http.head import Head
+from cdlm.server.http.limits import BodyLimit, RequestId
+from cdlm.server.http.root_path import RootPath
+from cdlm.server.observe.request_log import RequestLog
+from cdlm.server.openai.chat import route as chat
+from cdlm.server.openai.completions import route as completions
+from cdlm.server.openai.responses import route as responses
+from cdlm.server.openai.schema.document import complete
+from cdlm.server.openai.tokens import route as models
+from cdlm.server.page import reference
+from cdlm.server.page.playground import playground_routes
 from cdlm.server.services import Services
 
 if TYPE_CHECKING:
-    from cdlm.server.spans import Tracing
+    from cdlm.server.observe.spans import Tracing
 
 
 def create_app(services: Services, tracing: "Tracing | None" = None) -> ASGIApp:

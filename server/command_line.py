@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp
 from pydantic_settings import SettingsError as SourceError
 
-from cdlm.server.keys import EMPTY_SECRET
+from cdlm.server.access.keys import EMPTY_SECRET
 from cdlm.server.settings import ENV_PREFIX, SECRETS, ServerSettings
 
 

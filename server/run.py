@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from cdlm.model.config import CheckpointError
-from cdlm.scheduler.client import EngineClient
 from cdlm.scheduler.errors import EngineError
+from cdlm.scheduler.process.client import EngineClient
 from cdlm.server.app import create_app
-from cdlm.server.descriptors import AcceptErrors, raise_limit
-from cdlm.server.request_log import print_bare_lines
+from cdlm.server.http.descriptors import AcceptErrors, raise_limit
+from cdlm.server.observe.request_log import print_bare_lines
+from cdlm.server.observe.tracing import TracingError, open_tracing
 from cdlm.server.services import Services, package_version
 from cdlm.server.settings import ServerSettings
 from cdlm.server.text import TextCodec, TextError
-from cdlm.server.tracing import TracingError, open_tracing
 
 if TYPE_CHECKING:
-    from cdlm.server.spans import Tracing
+    from cdlm.server.observe.spans import Tracing
 
 logger = logging.getLogger("cdlm")
 

@@ -8,14 +8,14 @@ from typing import Protocol
 import msgspec
 
 import cdlm
-from cdlm.model.rules import BAN
+from cdlm.model.decoding.rules import BAN
 from cdlm.scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest
-from cdlm.server.answer_grammar import AnswerGrammar
 from cdlm.server.errors import ApiError, invalid, too_long
-from cdlm.server.grammars import GrammarChecker
-from cdlm.server.limits import Gate
-from cdlm.server.metrics import EngineView, Metrics
-from cdlm.server.protocol.common import AnswerFields
+from cdlm.server.gate import Gate
+from cdlm.server.observe.metrics import EngineView, Metrics
+from cdlm.server.openai.forms.answer_grammar import AnswerGrammar
+from cdlm.server.openai.forms.grammars import GrammarChecker
+from cdlm.server.openai.protocol.fields import AnswerFields
 from cdlm.server.settings import ServerSettings
 from cdlm.server.text import TextCodec
 

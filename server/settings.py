@@ -9,11 +9,11 @@ from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_v
 from pydantic_settings import BaseSettings, CliImplicitFlag, NoDecode, SettingsConfigDict
 
 from cdlm.model.config import AttentionBackend, Quantization
-from cdlm.model.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
+from cdlm.model.decoding.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
 from cdlm.scheduler.options import EngineOptions
-from cdlm.server.keys import EMPTY_SECRET, ApiKey, check_distinct, named_keys, read_keys, split_keys
+from cdlm.server.access.keys import EMPTY_SECRET, ApiKey, check_distinct, named_keys, read_keys, split_keys
+from cdlm.server.observe.tracing import check_endpoint
 from cdlm.server.sizes import ByteSize
-from cdlm.server.tracing import check_endpoint
 
 ENV_PREFIX = "CDLM_"
 
@@ -245,7 +245,7 @@ class ServerSettings(BaseSettings):
             CheckpointError: one cannot be fetched, or a revision is asked of a directory.
         """
         from cdlm.model.config import CheckpointError
-        from cdlm.model.hub import fetch_checkpoint, is_hub_id
+        from cdlm.model.loading.hub import fetch_checkpoint, is_hub_id
 
         changes: dict[str, object] = {}
         if is_hub_id(self.model):

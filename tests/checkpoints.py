@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from cdlm.model.config import Manifest, TransformerConfig
-from cdlm.model.export import save_checkpoint
+from cdlm.model.loading.export import save_checkpoint
 from cdlm.model.transformer import Transformer
 
 VOCAB = 64

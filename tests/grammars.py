@@ -6,11 +6,11 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from cdlm.model.grammar.closing import Closing
-from cdlm.model.grammar.compiled import CompiledGrammar
-from cdlm.model.grammar.errors import GrammarError
-from cdlm.model.grammar.matcher import AnswerMatcher
-from cdlm.model.grammar.vocabulary import Vocabulary
+from cdlm.model.decoding.grammar.closing import Closing
+from cdlm.model.decoding.grammar.compiled import CompiledGrammar
+from cdlm.model.decoding.grammar.errors import GrammarError
+from cdlm.model.decoding.grammar.matcher import AnswerMatcher
+from cdlm.model.decoding.grammar.vocabulary import Vocabulary
 from tests.checkpoints import build_checkpoint
 
 MASK, EOS, OTHER_EOS = 0, 1, 2

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.parallel.messages import Command
-from cdlm.scheduler.client import EngineClient
 from cdlm.scheduler.messages import EngineInput, EngineOutput
 from cdlm.scheduler.options import EngineOptions
+from cdlm.scheduler.process.client import EngineClient
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("cdlm", "server", "scheduler", "model", "training")

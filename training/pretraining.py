@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from cdlm.model.checkpoint import load_checkpoint
 from cdlm.model.config import Manifest
-from cdlm.model.export import save_checkpoint
-from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.loading.export import save_checkpoint
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.model.transformer import Transformer
 from cdlm.training.config import OptimisationSection, RecipeConfig
 from cdlm.training.data.mixture import draw_problems

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.loading.checkpoint import DTYPES
 from cdlm.model.assets import BUNDLED_STUDENT
-from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.loading.checkpoint import load_checkpoint
 
 _STATUS = Path("/proc/self/status")
 _SAMPLE_S = 0.002

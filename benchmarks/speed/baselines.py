@@ -8,8 +8,8 @@ from typing import Any, Literal
 import torch
 
 from benchmarks.speed.load import Load, Prompts, Sample, sample
-from cdlm.model.checkpoint import load_checkpoint
 from cdlm.model.device import resolve_dtype
+from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.training.decoding.decoder import FullDecoder, TeacherDecoder
 from cdlm.training.decoding.dual_cache import DualCacheDecoder
 from cdlm.training.decoding.prefix_cache import PrefixCacheDecoder

@@ -10,7 +10,7 @@ from benchmarks.speed.load import BLOCK, Load, Prompts, Sample, sample
 from benchmarks.speed.offline import Offline, decoding
 from benchmarks.speed.served import Served
 from benchmarks.speed.settings import Settings
-from cdlm.cli.completions import complete
+from cdlm.cli.bench.client import complete
 from cdlm.scheduler.messages import GenerateRequest
 
 SHORT_PROMPT = 32

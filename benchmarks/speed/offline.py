@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from benchmarks.speed.load import Load, Prompts, Sample, sample
 from benchmarks.speed.raw import Recording, recorded
-from cdlm.scheduler.llm import LLM
 from cdlm.scheduler.messages import DecodingParams, EngineStats, GenerateRequest
+from cdlm.scheduler.offline import OfflineEngine
 from cdlm.scheduler.options import EngineOptions
 
 StepCallback = Callable[[EngineStats], None]
@@ -21,7 +21,7 @@ class Offline:
     """An engine and the loads put on it."""
 
     def __init__(self, options: EngineOptions) -> None:
-        self.llm = LLM(options)
+        self.llm = OfflineEngine(options)
         ready = self.llm.engine.describe()
         self.prompts, self.max_model_len = Prompts(ready.vocab_size), ready.max_model_len
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from benchmarks.speed.load import BLOCK
 from cdlm.model.assets import BUNDLED_STUDENT
-from cdlm.model.tokenizer import load_tokenizer
-from cdlm.scheduler.llm import LLM
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.messages import GenerateRequest
+from cdlm.scheduler.offline import OfflineEngine
 from cdlm.scheduler.options import EngineOptions
 from cdlm.training.data.mixture import draw_problems
 
@@ -38,7 +38,7 @@ class Pace:
 
 def measure_pace(problems: int, options: EngineOptions) -> Pace:
     """Answers development word problems as the bundled student is served, 16 at a time."""
-    llm = LLM(options)
+    llm = OfflineEngine(options)
     tokenizer = load_tokenizer(BUNDLED_STUDENT)
     requests = [
         GenerateRequest(

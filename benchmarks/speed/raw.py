@@ -15,10 +15,10 @@ from torch import Tensor
 
 import cdlm.model.runner
 from benchmarks.speed.load import Sample, Unavailable, sample
-from cdlm.model.confidence import confidence_and_best_of_head
+from cdlm.model.decoding.confidence import confidence_and_best_of_head
 from cdlm.model.head import Head
 from cdlm.model.transformer import Attention, Transformer
-from cdlm.scheduler.llm import LLM
+from cdlm.scheduler.offline import OfflineEngine
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ class _TimedAttention:
 
 
 @contextlib.contextmanager
-def recorded(llm: LLM) -> Iterator[Recording]:
+def recorded(llm: OfflineEngine) -> Iterator[Recording]:
     """Records every forward that the engine makes inside the block."""
     transformer = llm.engine.runner.transformer
     recording = Recording(transformer)

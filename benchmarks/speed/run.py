@@ -19,7 +19,7 @@ from benchmarks.speed.result import Result
 from benchmarks.speed.settings import Settings
 from benchmarks.speed.shapes import Shape
 from benchmarks.speed.workbench import Workbench, engine_options
-from cdlm.cli.completions import CompletionError
+from cdlm.cli.bench.client import CompletionError
 from cdlm.cli.local_server import LocalServerError
 from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.config import CheckpointError

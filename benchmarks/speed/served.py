@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import httpx
 
 from benchmarks.speed.load import BLOCK, Load, Prompts, Sample, Unavailable, sample
-from cdlm.cli.completions import Completion, complete, make_client, served_model
+from cdlm.cli.bench.client import Completion, complete, make_client, served_model
 from cdlm.cli.local_server import stop
 
 VLLM_START_S = 600.0

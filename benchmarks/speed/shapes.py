@@ -17,9 +17,9 @@ from benchmarks.speed.vocabulary import write_vocabulary
 from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.backbones.decoder import DecoderNames
 from cdlm.model.backbones.native import NativeBackbone
-from cdlm.model.checkpoint import load_checkpoint
 from cdlm.model.config import TransformerConfig
 from cdlm.model.files import read_json
+from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.transformer import Transformer
 
 CONTEXT = 2048

@@ -26,7 +26,7 @@ from benchmarks.speed.served import Served
 from benchmarks.speed.shapes import SHAPES, default_cache
 from cdlm.cli.local_server import local_server
 from cdlm.scheduler.child import WAITING
-from cdlm.scheduler.threads import free_cores
+from cdlm.scheduler.steps.threads import free_cores
 
 NICE = 10
 PROMPT = 32

@@ -12,9 +12,9 @@ from typer.main import get_command
 COMMANDS = {
     "serve": ("cdlm.cli.serve:serve", "Serve a checkpoint over HTTP."),
     "generate": ("cdlm.cli.generate:generate", "Answer one prompt without a server."),
-    "eval": ("cdlm.cli.evaluate:evaluate", "Measure answers on problems that training never sees."),
-    "bench": ("cdlm.cli.bench:bench", "Load a server and print throughput, latencies and diffusion figures."),
-    "plan": ("cdlm.cli.plan:plan", "What a model can do on an accelerator, computed and not measured."),
+    "eval": ("cdlm.cli.eval.command:evaluate", "Measure answers on problems that training never sees."),
+    "bench": ("cdlm.cli.bench.command:bench", "Load a server and print throughput, latencies and diffusion figures."),
+    "plan": ("cdlm.cli.plan.command:plan", "What a model can do on an accelerator, computed and not measured."),
     "doctor": ("cdlm.cli.doctor.command:doctor", "Whether a model can be served on this machine, and how."),
     "key": ("cdlm.cli.key:key", "Draw an API key."),
     "train": ("cdlm.cli.train:app", "Train a student stage by stage."),

@@ -40,8 +40,8 @@ def generate(
     os.environ.update(waiting_variables())  # Before torch is loaded.
     from cdlm.model.config import CheckpointError
     from cdlm.scheduler.errors import EngineError, RequestError
-    from cdlm.scheduler.llm import LLM
     from cdlm.scheduler.messages import DecodingParams, GenerateRequest
+    from cdlm.scheduler.offline import OfflineEngine
     from cdlm.server.command_line import SettingsError, parse_settings
     from cdlm.server.errors import ApiError
     from cdlm.server.text import TextCodec, TextError
@@ -57,7 +57,7 @@ def generate(
         prompt_ids = _prompt_ids(codec, prompt, system, raw=raw)
         printer = StepPrinter(console, codec) if show_steps else None
         options = settings.model_copy(update={"max_num_seqs": 1, "enable_prefix_caching": False}).engine_options()
-        llm = LLM(options, printer)
+        llm = OfflineEngine(options, printer)
         manifest = llm.engine.manifest
         if printer:
             printer.manifest = manifest

@@ -16,7 +16,7 @@ def key(
     The key goes to standard error, its line for the file of --api-key-file to standard output: the file then holds a
     hash, and `cdlm key NAME >> keys` shows the key once.
     """
-    from cdlm.server.keys import new_key
+    from cdlm.server.access.keys import new_key
 
     try:
         secret, line = new_key(

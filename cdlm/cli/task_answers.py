@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cdlm.cli.completions import complete, make_client, served_model
+from cdlm.cli.bench.client import complete, make_client, served_model
 from cdlm.cli.local_server import local_server
 from cdlm.cli.progress import progress_bar
 from cdlm.training.natural.answers import Asked, append, pending

@@ -84,7 +84,7 @@ TaskOutputOption = Annotated[Path, typer.Option(help="Directory of the training.
 @app.command()
 def task_answers(config: TaskConfigOption, output: TaskOutputOption) -> None:
     """Have the base model answer the task adapter's chat prompts and requests for functions, which are checked."""
-    from cdlm.cli.completions import CompletionError
+    from cdlm.cli.bench.client import CompletionError
     from cdlm.cli.local_server import LocalServerError
     from cdlm.cli.task_answers import collect_answers
     from cdlm.training.config import read_config

@@ -14,11 +14,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from cdlm.server.auth import ApiKeyAuth
 from cdlm.server.errors import ApiError
-from cdlm.server.limits import BodyLimit
+from cdlm.server.http.auth import ApiKeyAuth
+from cdlm.server.http.limits import BodyLimit
+from cdlm.server.http.sse import event
 from cdlm.server.settings import ServerSettings
-from cdlm.server.sse import event
 from deploy.ray.affinity import prompt_key
 from deploy.ray.metrics import merged
 

@@ -9,8 +9,8 @@ from typing import Any
 from ray import serve
 from starlette.types import Message
 
-from cdlm.scheduler.client import EngineClient
 from cdlm.scheduler.errors import EngineStartError
+from cdlm.scheduler.process.client import EngineClient
 from cdlm.server.app import create_app
 from cdlm.server.services import Services
 from cdlm.server.settings import ServerSettings

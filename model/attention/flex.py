@@ -17,7 +17,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import PagedAttention
-from cdlm.model.segments import Segment
+from cdlm.model.attention.segments import Segment
 
 _QUERIES = 32  # A block of queries.
 

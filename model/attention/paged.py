@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cdlm.model.attention.cache import PagedCache
-from cdlm.model.segments import Indices, Segment
+from cdlm.model.attention.segments import Indices, Segment
 
 
 class PagedAttention(ABC):

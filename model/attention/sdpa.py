@@ -9,7 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import PagedAttention
-from cdlm.model.segments import Indices, Segment
+from cdlm.model.attention.segments import Indices, Segment
 
 
 @dataclass(frozen=True, slots=True)

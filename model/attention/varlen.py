@@ -12,7 +12,7 @@ from torch.nn.attention.varlen import varlen_attn
 
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import PagedAttention
-from cdlm.model.segments import Segment
+from cdlm.model.attention.segments import Segment
 
 
 @dataclass(frozen=True, slots=True)

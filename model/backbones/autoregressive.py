@@ -7,8 +7,8 @@ from typing import Any
 from cdlm.model.backbones import keys
 from cdlm.model.backbones.base import NO_NAMES
 from cdlm.model.backbones.decoder import DecoderNames, read_shape, with_defaults
+from cdlm.model.backbones.token_names import TokenNames
 from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
-from cdlm.model.token_names import TokenNames
 
 
 class AutoregressiveManifest(Manifest):

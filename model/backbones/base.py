@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from cdlm.model.backbones.token_names import TokenNames
 from cdlm.model.config import Manifest, TransformerConfig
-from cdlm.model.token_names import TokenNames
 
 NO_NAMES = TokenNames()
 

@@ -6,8 +6,8 @@ from typing import Any
 from cdlm.model.backbones import keys
 from cdlm.model.backbones.base import NO_NAMES
 from cdlm.model.backbones.decoder import POSITIONS, DecoderNames, read_shape
+from cdlm.model.backbones.token_names import TokenNames
 from cdlm.model.config import Manifest, TransformerConfig
-from cdlm.model.token_names import TokenNames
 
 TRAINED_CONTEXT = 2048  # max_position_embeddings is inherited from Qwen2.5, Dream was not trained that far.
 

@@ -6,8 +6,8 @@ from typing import Any
 from cdlm.model.backbones import keys
 from cdlm.model.backbones.base import NO_NAMES
 from cdlm.model.backbones.decoder import POSITIONS, DecoderNames, read_shape
+from cdlm.model.backbones.token_names import TokenNames
 from cdlm.model.config import Manifest, TransformerConfig
-from cdlm.model.token_names import TokenNames
 
 MASK, MASK_NAME = 151665, "|<MASK>|"  # The configuration does not name it.
 BLOCK_LENGTH = 32  # What the configuration class assumes for an absent bd_size.

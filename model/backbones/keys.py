@@ -4,8 +4,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from cdlm.model.backbones.token_names import TokenNames
 from cdlm.model.config import CheckpointError, Manifest
-from cdlm.model.token_names import TokenNames
 
 logger = logging.getLogger(__name__)
 

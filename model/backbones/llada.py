@@ -7,8 +7,8 @@ from typing import Any
 from cdlm.model.backbones import keys
 from cdlm.model.backbones.base import NO_NAMES
 from cdlm.model.backbones.refusals import refuse_unimplemented
+from cdlm.model.backbones.token_names import TokenNames
 from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
-from cdlm.model.token_names import TokenNames
 
 EOT = "<|eot_id|>"  # Ends a turn of the chat template.
 MASK = "<|mdm_mask|>"

@@ -5,15 +5,14 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from cdlm.model.backbones.base import NO_NAMES
+from cdlm.model.backbones.token_names import TokenNames
 from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
-from cdlm.model.export import MODEL_TYPE
-from cdlm.model.token_names import TokenNames
 
 
 class NativeBackbone:
-    """Checkpoints written by ``cdlm.model.export.save_checkpoint``."""
+    """Checkpoints written by ``cdlm.model.loading.export.save_checkpoint``."""
 
-    model_type = MODEL_TYPE
+    model_type = "cdlm"
 
     def read(self, config: Mapping[str, Any], _names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Both sections; a missing or unknown key is a ``CheckpointError``."""

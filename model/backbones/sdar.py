@@ -6,8 +6,8 @@ from typing import Any
 from cdlm.model.backbones import keys
 from cdlm.model.backbones.base import NO_NAMES
 from cdlm.model.backbones.decoder import POSITIONS, DecoderNames, read_shape, with_defaults
+from cdlm.model.backbones.token_names import TokenNames
 from cdlm.model.config import Manifest, TransformerConfig
-from cdlm.model.token_names import TokenNames
 
 # What the configuration class, or the code that runs the checkpoints, assumes for an absent key.
 HEAD_DIM = 128

@@ -10,9 +10,9 @@ from torch import Tensor
 from cdlm.model.attention.backends import find_attention
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import PagedAttention
+from cdlm.model.attention.segments import Segment
 from cdlm.model.parallel.messages import Attend, Clear, Command, CopyPage, OpenPool, Predict, RunLayers, WriteLayer
 from cdlm.model.parallel.transformer import RankTransformer
-from cdlm.model.segments import Segment
 
 
 class Follower:

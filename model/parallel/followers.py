@@ -10,9 +10,9 @@ import msgspec
 
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import AttentionFactory, PagedAttention
+from cdlm.model.attention.segments import Segment
 from cdlm.model.config import AttentionBackend
 from cdlm.model.parallel.messages import Attend, Clear, Command, CopyPage, OpenPool
-from cdlm.model.segments import Segment
 
 _LEAVE_S = 2.0
 

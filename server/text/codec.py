@@ -12,8 +12,8 @@ from pydantic import JsonValue
 from tokenizers import Tokenizer
 
 from cdlm.model.config import CheckpointError
-from cdlm.model.grammar.vocabulary import Vocabulary
-from cdlm.model.token_bytes import TokenBytes
+from cdlm.model.decoding.grammar.vocabulary import Vocabulary
+from cdlm.model.tokens.token_bytes import TokenBytes
 from cdlm.server.errors import invalid, too_long
 from cdlm.server.text.detokenizer import Detokenizer
 from cdlm.server.text.encoder import TextEncoder
@@ -92,7 +92,7 @@ class TextCodec:
 
         ``chat_template`` is a file that replaces the checkpoint's.
         """
-        from cdlm.model.tokenizer import load_tokenizer  # Imports transformers, which takes seconds.
+        from cdlm.model.tokens.tokenizer import load_tokenizer  # Imports transformers, which takes seconds.
 
         try:
             loaded: Any = load_tokenizer(directory, chat_template)

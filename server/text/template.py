@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from cdlm.server.text.environment import marking_template
 from cdlm.server.text.marked import Marked, concat, mark
-from cdlm.server.tool_format import forms, plain_messages
+from cdlm.server.text.tool_format import forms, plain_messages
 
 # What a template is given besides what requests may name.
 RESERVED = frozenset(

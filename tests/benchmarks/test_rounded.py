@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from benchmarks.rounded import main
-from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.loading.checkpoint import load_checkpoint
 from tests.checkpoints import build_checkpoint
 
 

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from cdlm.cli.doctor.gpus import gpu_warnings, gpus
 from cdlm.cli.doctor.machine import container
 from cdlm.cli.main import app
-from cdlm.model.adapter import write_adapter
 from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.backbones import find_backbone
-from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.loading.adapter import write_adapter
+from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.options import EngineOptions

@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import pytest
 
-from cdlm.cli.completions import Completion
-from cdlm.cli.evaluate import Runs, summarise, wilson_interval
-from cdlm.cli.evaluation_sets import is_right
-from cdlm.cli.load import Attempt, Load, poisson_arrivals
-from cdlm.cli.load_figures import summarise as summarise_load
+from cdlm.cli.bench.client import Completion
+from cdlm.cli.bench.figures import summarise as summarise_load
+from cdlm.cli.bench.load import Attempt, Load, poisson_arrivals
+from cdlm.cli.eval.command import Runs, summarise, wilson_interval
+from cdlm.cli.eval.sets import is_right
 from cdlm.training.data.mixture import draw_problems
 
 USAGE = {"completion_tokens": 60, "forward_passes": 12, "denoise_steps": 10}

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from cdlm.cli.main import app
 from cdlm.model.assets import BUNDLED_STUDENT
-from cdlm.model.tokenizer import load_tokenizer
-from cdlm.scheduler.llm import LLM
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.messages import GenerateRequest
+from cdlm.scheduler.offline import OfflineEngine
 from cdlm.scheduler.options import EngineOptions
 from cdlm.server.settings import ServerSettings
 from tests.hf_checkpoints import build_dream
@@ -24,7 +24,7 @@ def answer(directory: Path, prompt: str, max_tokens: int) -> str:
     """What the engine and transformers' tokenizer make of a prompt's text."""
     tokenizer = load_tokenizer(directory)
     ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    llm = LLM(EngineOptions(model=str(directory), device="cpu", max_num_seqs=1))
+    llm = OfflineEngine(EngineOptions(model=str(directory), device="cpu", max_num_seqs=1))
     [done] = llm.generate([GenerateRequest(request_id="0", prompt_ids=ids, max_tokens=max_tokens)])
     return str(tokenizer.decode(done.token_ids, skip_special_tokens=True))
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cdlm.cli.main import app
-from cdlm.cli.plan_units import quantity
+from cdlm.cli.plan.units import quantity
 from tests.checkpoints import build_checkpoint
 
 H100 = ("--model", "dream-7b", "--device", "h100")

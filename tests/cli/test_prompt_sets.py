@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cdlm.cli.prompt_sets import Prompt, PromptError, read_prompts
+from cdlm.cli.bench.prompts import Prompt, PromptError, read_prompts
 
 SHAREGPT = {
     "id": "a",

@@ -7,8 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from cdlm.cli.completions import make_client, served_model
-from cdlm.server.loopback import is_loopback
+from cdlm.cli.bench.client import make_client, served_model
+from cdlm.server.http.loopback import is_loopback
 
 NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 

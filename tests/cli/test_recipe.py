@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.loading.checkpoint import load_checkpoint
 
 RECIPE = """
 seed = 5

@@ -11,13 +11,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from cdlm.cli.eval.rows import NAIVE, REFERENCE_STUDENT, ROWS, TRUNCATED, Models
+from cdlm.cli.eval.table import tokens_per_step
 from cdlm.cli.main import app
-from cdlm.cli.table import tokens_per_step
-from cdlm.cli.table_rows import NAIVE, REFERENCE_STUDENT, ROWS, TRUNCATED, Models
 from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.config import Manifest, TransformerConfig
-from cdlm.model.export import save_checkpoint
-from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.loading.export import save_checkpoint
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.model.transformer import Transformer
 from tests.checkpoints import AXES
 

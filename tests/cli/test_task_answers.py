@@ -10,7 +10,7 @@ import pytest
 
 from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.files import read_json
-from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.natural.answers import append, pending
 from cdlm.training.natural.config import AnswersSection
 from tests.hf_block_checkpoints import build

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from cdlm.server.protocol.fields.row import CHATS, COMPLETIONS, DETOKENIZE, RESPONSES, TOKENIZE
+from cdlm.server.openai.fields.row import CHATS, COMPLETIONS, DETOKENIZE, RESPONSES, TOKENIZE
 from tests.clients.environments import CACHE
 
 VERSIONS = {"vllm": "0.33.0", "sglang": "0.5.10.post1", "llama-cpp-python": "0.3.36"}

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from cdlm.server.protocol.fields.row import LLAMA, SGLANG, VLLM
-from cdlm.server.protocol.fields.table import rows_of
+from cdlm.server.openai.fields.row import LLAMA, SGLANG, VLLM
+from cdlm.server.openai.fields.table import rows_of
 from tests.clients.peer_sources import Fields, llama_fields, sglang_fields, vllm_fields
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(1200)]

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from cdlm.scheduler.messages import EngineReady, EngineStats
+from cdlm.server.access.keys import digest
 from cdlm.server.command_line import SettingsError, parse_settings
 from cdlm.server.health import router
-from cdlm.server.keys import digest
-from cdlm.server.metrics import Metrics
+from cdlm.server.observe.metrics import Metrics
 from cdlm.server.run import _READINESS_PAUSE_S
 from tests.deploy.custom_resources import SPECS
 from tests.deploy.objects import FULL, PLAIN, Objects, environment, plain, pod, rendered, server

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cdlm.cli.evaluation_sets import is_right
+from cdlm.cli.eval.sets import is_right
 from cdlm.training.data.mixture import draw_problems
 from tests.e2e.conftest import Server
 

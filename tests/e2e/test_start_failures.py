@@ -67,7 +67,8 @@ def test_an_interpreter_that_is_gone(tmp_path: Path) -> None:
 
 def test_an_engine_that_is_killed_while_it_loads(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
-        "import os, signal, sys\nif 'cdlm.scheduler.process' in sys.orig_argv: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "import os, signal, sys\n"
+        "if 'cdlm.scheduler.process.server' in sys.orig_argv: os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     said = refused(serve(), env=environment(PYTHONPATH=str(tmp_path)))
     assert "the engine process was ended by SIGKILL while it loaded the model" in said

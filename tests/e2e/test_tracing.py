@@ -205,7 +205,7 @@ def test_a_collector_that_is_gone_harms_nothing(tmp_path: Path) -> None:
 
 
 def test_a_collector_that_never_answers_does_not_hold_the_exit_up() -> None:
-    from cdlm.server.spans import Tracing
+    from cdlm.server.observe.spans import Tracing
 
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -224,10 +224,10 @@ import sys
 import cdlm.server.run
 from cdlm.server.app import create_app
 from cdlm.server.command_line import parse_settings
-from cdlm.server.tracing import open_tracing
+from cdlm.server.observe.tracing import open_tracing
 settings = parse_settings([])
 assert open_tracing(settings.otlp_endpoint, "m", "1") is None
-kept = ("opentelemetry.sdk", "opentelemetry.exporter", "cdlm.server.spans")
+kept = ("opentelemetry.sdk", "opentelemetry.exporter", "cdlm.server.observe.spans")
 print([name for name in sys.modules if name.startswith(kept)])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
-from cdlm.server.schema.document import OPERATIONS
+from cdlm.server.openai.schema.document import OPERATIONS
 from tests.fuzz.test_protocol import JSON, PLAIN
 from tests.server.conftest import Bench, codec, make_bench  # noqa: F401 - fixtures
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdlm.server.sse import event
+from cdlm.server.http.sse import event
 from tests.server.conftest import Bench, codec, make_bench  # noqa: F401 - fixtures
 
 SCALARS = st.one_of(
@@ -33,9 +33,9 @@ PLAIN: dict[str, dict[str, Any]] = {
 
 def names(path: str) -> list[str]:
     """The fields of a route's body, as its OpenAPI schema has them."""
-    from cdlm.server.protocol.chat import ChatRequest
-    from cdlm.server.protocol.completions import CompletionRequest
-    from cdlm.server.protocol.responses import ResponsesRequest
+    from cdlm.server.openai.chat.request import ChatRequest
+    from cdlm.server.openai.completions.request import CompletionRequest
+    from cdlm.server.openai.responses.request import ResponsesRequest
 
     models = {
         "/v1/completions": CompletionRequest,

@@ -11,8 +11,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdlm.model.checkpoint import load_checkpoint
 from cdlm.model.config import CheckpointError
+from cdlm.model.loading.checkpoint import load_checkpoint
 from tests.checkpoints import build_checkpoint
 
 LIMITS = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

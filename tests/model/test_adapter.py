@@ -11,9 +11,9 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cdlm.model.adapter import write_adapter
 from cdlm.model.backbones import find_backbone
-from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.loading.adapter import write_adapter
+from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.transformer import Transformer
 from cdlm.training.attention import causal_mask
 from tests.checkpoints import build_checkpoint

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cdlm.model.adapter import read_adapter
-from cdlm.model.checkpoint import load_checkpoint
 from cdlm.model.config import CheckpointError
+from cdlm.model.loading.adapter import read_adapter
+from cdlm.model.loading.checkpoint import load_checkpoint
 from tests.hf_checkpoints import HIDDEN, INTERMEDIATE, build_dream
 from tests.hf_references import dream_base, train_with_peft
 

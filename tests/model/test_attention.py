@@ -11,9 +11,9 @@ from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.flex import FlexAttention
 from cdlm.model.attention.paged import PagedAttention
 from cdlm.model.attention.sdpa import SdpaAttention
+from cdlm.model.attention.segments import Segment, cut
 from cdlm.model.attention.varlen import VarlenAttention
 from cdlm.model.config import CheckpointError, TransformerConfig
-from cdlm.model.segments import Segment, cut
 
 CONFIG = TransformerConfig(
     vocab_size=8, hidden_size=32, intermediate_size=8, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16

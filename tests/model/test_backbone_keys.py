@@ -3,8 +3,8 @@
 import pytest
 
 from cdlm.model.backbones import find_backbone
+from cdlm.model.backbones.token_names import TokenNames
 from cdlm.model.config import CheckpointError
-from cdlm.model.token_names import TokenNames
 from tests.hf_checkpoints import DREAM_CONFIG, EOS, HEADS, HIDDEN, LLADA_CONFIG, MASK, VOCAB
 
 CONFIGS = {"Dream": DREAM_CONFIG, "llada": LLADA_CONFIG}

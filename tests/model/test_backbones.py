@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cdlm.model.backbones import find_backbone
-from cdlm.model.checkpoint import load_checkpoint
 from cdlm.model.config import CheckpointError
+from cdlm.model.loading.checkpoint import load_checkpoint
 from tests.hf_checkpoints import build_dream, build_llada
 from tests.hf_references import STD, LladaReference, llama, logits, qwen2, random_ids
 

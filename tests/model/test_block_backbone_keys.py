@@ -7,8 +7,8 @@ import pytest
 from cdlm.model.backbones import find_backbone
 from cdlm.model.backbones.base import NO_NAMES
 from cdlm.model.backbones.keys import LONGEST_CONTEXT
+from cdlm.model.backbones.token_names import TokenNames
 from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
-from cdlm.model.token_names import TokenNames
 from tests.hf_block_checkpoints import CONFIGS, EOS, MASK, VOCAB
 
 ABSENT = object()

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cdlm.model.backbones import find_backbone
-from cdlm.model.checkpoint import load_checkpoint
-from cdlm.model.confidence import confidence_and_best
 from cdlm.model.config import CheckpointError
-from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.decoding.confidence import confidence_and_best
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.messages import GenerateRequest

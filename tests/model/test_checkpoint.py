@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cdlm.model.checkpoint import load_checkpoint
 from cdlm.model.config import CheckpointError
+from cdlm.model.loading.checkpoint import load_checkpoint
 from tests.checkpoints import AXES, build_checkpoint
 
 

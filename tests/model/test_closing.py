@@ -7,15 +7,15 @@ from typing import Any
 import jsonschema
 import pytest
 
-from cdlm.model.grammar.byte_matching import ends_with
-from cdlm.model.grammar.compiled import CompiledGrammar
-from cdlm.model.grammar.ending import NEVER, Speller
-from cdlm.model.grammar.examples import example
-from cdlm.model.grammar.literals import spelled_texts
-from cdlm.model.grammar.matcher import AnswerMatcher
-from cdlm.model.grammar.vocabulary import Vocabulary
-from cdlm.server.answer_grammar import constraint_grammar
-from cdlm.server.protocol.formats import Constraint
+from cdlm.model.decoding.grammar.byte_matching import ends_with
+from cdlm.model.decoding.grammar.compiled import CompiledGrammar
+from cdlm.model.decoding.grammar.ending import NEVER, Speller
+from cdlm.model.decoding.grammar.examples import example
+from cdlm.model.decoding.grammar.literals import spelled_texts
+from cdlm.model.decoding.grammar.matcher import AnswerMatcher
+from cdlm.model.decoding.grammar.vocabulary import Vocabulary
+from cdlm.server.openai.forms.answer_grammar import constraint_grammar
+from cdlm.server.openai.protocol.formats import Constraint
 from tests.grammars import EOS, VOCAB, make_json_tokenizer, way_to_end
 from tests.schemas import schemas
 

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from cdlm.model.canvas import Canvas
 from cdlm.model.config import Manifest
-from cdlm.model.edits import LogitEditor
-from cdlm.model.logprobs import token_logprobs
+from cdlm.model.decoding.canvas import Canvas
+from cdlm.model.decoding.logprobs import token_logprobs
+from cdlm.model.decoding.processors.edits import LogitEditor
+from cdlm.model.decoding.rules import FinalisationRule
 from cdlm.model.row import LogitEdits, RowWork
-from cdlm.model.rules import FinalisationRule
 from tests.oracle import OracleEdits, edit
 
 VOCAB, MASK, BLOCK = 11, 10, 4

@@ -3,7 +3,7 @@
 import numpy as np
 from llguidance import LLMatcher
 
-from cdlm.model.grammar.compiled import CompiledGrammar
+from cdlm.model.decoding.grammar.compiled import CompiledGrammar
 from tests.model.test_closing import PAIRS, VOCABULARY, grammar_of
 
 # Texts that the search may go through, and how many of the schemas it has to be enough for.

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cdlm.model.confidence import entropy
-from cdlm.model.finalise import choose, choose_by_threshold, first_stop
-from cdlm.model.rules import RULES, RuleName
+from cdlm.model.decoding.confidence import entropy
+from cdlm.model.decoding.finalise import choose, choose_by_threshold, first_stop
+from cdlm.model.decoding.rules import RULES, RuleName
 from tests.oracle import pass_entropy_bound, pass_factor
 
 THRESHOLD, FACTOR, ENTROPY_BOUND, FIXED_STEPS = range(4)

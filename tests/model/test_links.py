@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from cdlm.model.assets import BUNDLED_STUDENT
-from cdlm.model.checkpoint import load_checkpoint
 from cdlm.model.config import CheckpointError
-from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.tokens.tokenizer import load_tokenizer
 
 
 def snapshot(cache: Path) -> Path:

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 
 from cdlm.model.backbones import BACKBONES, find_backbone
 from cdlm.model.backbones.autoregressive import AutoregressiveBackbone
-from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.backbones.token_names import read_token_names
 from cdlm.model.config import CheckpointError
-from cdlm.model.token_names import read_token_names
+from cdlm.model.loading.checkpoint import load_checkpoint
 from tests import hf_block_checkpoints, hf_checkpoints
 from tests.hf_checkpoints import VOCAB, build_dream, build_llada
 

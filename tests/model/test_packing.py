@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import cdlm.model.packing
+import cdlm.model.loading.packing
 from cdlm.model.attention.dense import DenseAttention
-from cdlm.model.checkpoint import load_checkpoint
-from cdlm.model.confidence import confidence_and_best, confidence_and_best_of_head
 from cdlm.model.config import TransformerConfig
+from cdlm.model.decoding.confidence import confidence_and_best, confidence_and_best_of_head
 from cdlm.model.head import LmHead
-from cdlm.model.packing import PackedHead, PackedProduct, pack, packable, worthwhile
-from cdlm.model.quantization import quantise
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.loading.packing import PackedHead, PackedProduct, pack, packable, worthwhile
+from cdlm.model.loading.quantization import quantise
 from cdlm.model.transformer import Transformer
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.options import EngineOptions
@@ -31,7 +31,7 @@ DTYPES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 def everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny models are packed too, their vocabulary in several parts."""
     monkeypatch.setattr("cdlm.scheduler.loading.worthwhile", lambda weight, block_length: True)  # noqa: ARG005
-    monkeypatch.setattr(cdlm.model.packing, "HEAD_COLUMNS", 24)
+    monkeypatch.setattr(cdlm.model.loading.packing, "HEAD_COLUMNS", 24)
 
 
 def random_transformer(dtype: torch.dtype, **shape: bool) -> Transformer:
@@ -95,7 +95,7 @@ def test_states_and_logits_stay_and_plain_matrices_go(shape: dict[str, bool]) ->
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mask", [0, 30, 89, 90])
 def test_the_search_of_a_packed_head(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, mask: int) -> None:
-    monkeypatch.setattr("cdlm.model.confidence._HEAD_PART_BYTES", {"cpu": 4 * 24 * 5})  # Five rows at a time.
+    monkeypatch.setattr("cdlm.model.decoding.confidence._HEAD_PART_BYTES", {"cpu": 4 * 24 * 5})  # Five rows at a time.
     generator = torch.Generator().manual_seed(1)
     head = LmHead(16, 90, bias=False)
     head.weight = nn.Parameter(torch.randn(90, 16, generator=generator).to(dtype), requires_grad=False)

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from cdlm.model.assets import BUNDLED_STUDENT
-from cdlm.model.checkpoint import load_checkpoint
-from cdlm.model.quantization import quantise
-from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.loading.quantization import quantise
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.errors import EngineStartError
-from cdlm.scheduler.llm import LLM
 from cdlm.scheduler.messages import GenerateRequest
+from cdlm.scheduler.offline import OfflineEngine
 from cdlm.scheduler.options import EngineOptions
 from cdlm.training.data.mixture import draw_problems
 
@@ -51,7 +51,7 @@ def test_the_engine_runs_it_and_most_answers_stay_the_same() -> None:
     answers = []
     for quantization in ("none", "int8"):
         options = EngineOptions(model=str(BUNDLED_STUDENT), dtype="float32", quantization=quantization)
-        answers.append([completion.token_ids for completion in LLM(options).generate(requests)])
+        answers.append([completion.token_ids for completion in OfflineEngine(options).generate(requests)])
     same = sum(before == after for before, after in zip(*answers, strict=True))
     assert 6 <= same <= len(requests)
     assert all(answers[1])
@@ -60,4 +60,4 @@ def test_the_engine_runs_it_and_most_answers_stay_the_same() -> None:
 def test_without_torchao_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(EngineStartError, match=r"int8 needs torchao: pip install 'cdlm-serve\[quantization\]'"):
-        LLM(EngineOptions(model=str(BUNDLED_STUDENT), quantization="int8"))
+        OfflineEngine(EngineOptions(model=str(BUNDLED_STUDENT), quantization="int8"))

@@ -7,16 +7,17 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cdlm.model.accelerators import ACCELERATORS, UnknownAcceleratorError, find_accelerator
+from cdlm.cli.plan.accelerators import ACCELERATORS, UnknownAcceleratorError, find_accelerator
+from cdlm.cli.plan.capacity import Capacity, replicas, request_work
+from cdlm.cli.plan.cost import PRECISIONS, Decoding, ModelCost
+from cdlm.cli.plan.presets import PRESETS
+from cdlm.cli.plan.roofline import Roof, Work, crossover_batch, ridge_batch, whole_batch
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.sdpa import SdpaAttention
+from cdlm.model.attention.segments import Segment
 from cdlm.model.backbones import find_backbone
-from cdlm.model.capacity import Capacity, replicas, request_work
 from cdlm.model.config import TransformerConfig
-from cdlm.model.cost import PRECISIONS, Decoding, ModelCost, count_parameters
-from cdlm.model.presets import PRESETS
-from cdlm.model.roofline import Roof, Work, crossover_batch, ridge_batch, whole_batch
-from cdlm.model.segments import Segment
+from cdlm.model.parameters import count_parameters
 from cdlm.model.transformer import Transformer
 
 TINY = TransformerConfig(

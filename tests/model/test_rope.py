@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cdlm.model.checkpoint import load_checkpoint
 from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
+from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.rope import stretch
 from cdlm.model.transformer import RotaryEmbedding
 from tests.checkpoints import build_checkpoint

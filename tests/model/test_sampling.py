@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from cdlm.model.sampling import filter_logits, gumbel_noise, sample
+from cdlm.model.decoding.sampling import filter_logits, gumbel_noise, sample
 
 CPU = torch.device("cpu")
 

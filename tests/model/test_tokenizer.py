@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from cdlm.model.config import CheckpointError
-from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from tests.hf_checkpoints import EOS, MASK, VOCAB, build_dream, build_llada
 
 

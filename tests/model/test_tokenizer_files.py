@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from cdlm.model.backbones.token_names import read_token_names
 from cdlm.model.config import CheckpointError
-from cdlm.model.token_names import read_token_names
 from cdlm.server.text import TextCodec, TextError
 from tests.server.tokenizer_kinds import byte_level
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cdlm.server.auth import OPEN_PATHS
+from cdlm.server.http.auth import OPEN_PATHS
 from cdlm.server.settings import ENV_PREFIX, ServerSettings
 from tests.e2e.conftest import free_port
 from tests.operate.expressions import ROOT

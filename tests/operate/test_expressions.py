@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from cdlm.scheduler.messages import EngineReady
-from cdlm.server.metrics import Metrics
+from cdlm.server.observe.metrics import Metrics
 from tests.operate.expressions import DASHBOARDS, ROOT, Expression, alerts, dashboards, everything, selects, walk
 from tests.server.fakes import FakeEngine
 

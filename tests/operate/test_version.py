@@ -8,7 +8,7 @@ import tomllib
 import yaml
 
 import cdlm
-from cdlm.server.schema.examples import EXAMPLES
+from cdlm.server.openai.schema.examples import EXAMPLES
 from tests.operate.expressions import ROOT
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]

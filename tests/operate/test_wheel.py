@@ -91,7 +91,7 @@ def test_what_is_in_the_wheel(folder: Path, venv: Path) -> None:
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"cdlm", "cdlm_serve"}
     rooms = {name.split("/")[1] for name in names if name.startswith("cdlm/") and name.count("/") > 1}
     assert rooms == {"cli", "model", "scheduler", "server", "training"}
-    assert {"cdlm/py.typed", "cdlm/__main__.py", "cdlm/server/static/page.js"} <= set(names)
+    assert {"cdlm/py.typed", "cdlm/__main__.py", "cdlm/server/page/static/page.js"} <= set(names)
     assert "cdlm/model/assets/cdlm-nano/model.safetensors" in names
     assert not [name for name in names if "__pycache__" in name or "test" in name.lower().rpartition("/")[2]]
     metadata = email.message_from_bytes(archive.read(next(name for name in names if name.endswith("/METADATA"))))

@@ -15,8 +15,8 @@ import pytest
 
 import cdlm
 from cdlm.model.assets import BUNDLED_STUDENT
-from cdlm.scheduler.llm import LLM as InProcess
 from cdlm.scheduler.messages import GenerateRequest
+from cdlm.scheduler.offline import OfflineEngine
 from cdlm.scheduler.options import EngineOptions
 
 QUESTION = "Tom has 14 apples. Then Tom buys 3 bags of 12 apples. How many apples does Tom have now?"
@@ -43,7 +43,7 @@ def gone(pids: list[int | None]) -> bool:
 
 def test_answers_are_the_engine_s(llm: cdlm.LLM) -> None:
     [one] = llm.generate(QUESTION, cdlm.SamplingParams(max_tokens=96))
-    engine = InProcess(EngineOptions(model=str(BUNDLED_STUDENT), threads=1))
+    engine = OfflineEngine(EngineOptions(model=str(BUNDLED_STUDENT), threads=1))
     request = GenerateRequest(request_id="0", prompt_ids=one.prompt_token_ids, max_tokens=96)
     [done] = engine.generate([request])
     [answer] = one.outputs

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cdlm.model.assets import BUNDLED_STUDENT
-from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.loading.checkpoint import load_checkpoint
 from tests.e2e.conftest import Server, running_server
 from tests.reliability.load import check_well, resident_mb
 from tests.reliability.report import Report

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cdlm.server.keys import new_key
+from cdlm.server.access.keys import new_key
 from tests.e2e.conftest import Server, running_server
 from tests.reliability.load import Answer, Streams, check_well, engine_of, resident_mb
 from tests.reliability.report import Report
@@ -99,7 +99,7 @@ def test_requests_that_do_not_fit_the_pool_together_are_preempted_and_right(tmp_
 def page_size_in_bytes() -> int:
     from cdlm.model.assets import BUNDLED_STUDENT
     from cdlm.model.attention.cache import PagedCache
-    from cdlm.model.checkpoint import load_checkpoint
+    from cdlm.model.loading.checkpoint import load_checkpoint
 
     transformer = load_checkpoint(BUNDLED_STUDENT).transformer
     return PagedCache.bytes_per_page(transformer.config, 32, transformer.embed_tokens.weight.dtype)

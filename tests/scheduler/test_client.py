@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import zmq
 
-from cdlm.scheduler.client import EngineClient
 from cdlm.scheduler.errors import EngineDeadError, EngineStartError
 from cdlm.scheduler.messages import BlockOutput, DecodingParams, GenerateRequest
 from cdlm.scheduler.options import EngineOptions
+from cdlm.scheduler.process.client import EngineClient
 from tests.checkpoints import build_checkpoint
 
 SLOW = DecodingParams(confidence_threshold=1.0)  # One token a step.
@@ -130,8 +130,8 @@ def test_what_a_killed_engine_had_not_begun_is_served_by_the_next(directory: Pat
 def test_stopping_between_two_lives_ends_what_waited_for_the_next(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cdlm.scheduler.client.FIRST_BACKOFF_S", 60.0)
-    monkeypatch.setattr("cdlm.scheduler.client.STOP_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("cdlm.scheduler.process.client.FIRST_BACKOFF_S", 60.0)
+    monkeypatch.setattr("cdlm.scheduler.process.client.STOP_TIMEOUT_S", 0.1)
 
     async def scenario() -> None:
         async with running(directory, rows=1) as client:
@@ -183,7 +183,7 @@ def test_a_checkpoint_that_cannot_load_is_a_start_error(tmp_path: Path) -> None:
 
 PARENT = """
 import asyncio, sys
-from cdlm.scheduler.client import EngineClient
+from cdlm.scheduler.process.client import EngineClient
 from cdlm.scheduler.options import EngineOptions
 
 async def main():

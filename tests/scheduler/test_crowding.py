@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from cdlm.scheduler.crowding import CROWDED, FIRST_HOLD_S, LONGEST_HOLD_S, Crowding, waiting_seconds
+from cdlm.scheduler.steps.crowding import CROWDED, FIRST_HOLD_S, LONGEST_HOLD_S, Crowding, waiting_seconds
 
 
 class Machine:
@@ -82,7 +82,7 @@ def test_the_kernel_tells_how_long_threads_wait() -> None:
     code = (
         "import os, sys, time; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
         "end = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass\n"
-        "from cdlm.scheduler.crowding import waiting_seconds; print(waiting_seconds())"
+        "from cdlm.scheduler.steps.crowding import waiting_seconds; print(waiting_seconds())"
     )
     both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     waited = [float(process.communicate()[0]) for process in both]

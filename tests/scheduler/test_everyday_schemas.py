@@ -7,12 +7,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from cdlm.model.grammar.compiled import CompiledGrammar
+from cdlm.model.decoding.grammar.compiled import CompiledGrammar
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
-from cdlm.server.answer_grammar import constraint_grammar
-from cdlm.server.protocol.formats import Constraint
+from cdlm.server.openai.forms.answer_grammar import constraint_grammar
+from cdlm.server.openai.protocol.formats import Constraint
 from tests.grammars import build_json_checkpoint
 from tests.scheduler.test_oracle import run
 from tests.scheduler.test_structured import PARAMS, TOKENIZER, VOCABULARY

@@ -10,9 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cdlm.model.config import Manifest
 from cdlm.scheduler.engine import Engine
-from cdlm.scheduler.fair_queue import OLDEST_EVERY, FairQueue
 from cdlm.scheduler.messages import GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
+from cdlm.scheduler.queue import OLDEST_EVERY, FairQueue
 from cdlm.scheduler.sequence import Sequence
 from tests.checkpoints import build_checkpoint
 

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from cdlm.scheduler.errors import EngineDeadError
-from cdlm.scheduler.flights import MAX_LIVES, Flights
 from cdlm.scheduler.messages import BlockOutput, GenerateRequest, ScoreRequest
+from cdlm.scheduler.process.flights import MAX_LIVES, Flights
 
 
 def generate(name: str) -> GenerateRequest:

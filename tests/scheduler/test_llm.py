@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from cdlm.scheduler.errors import EngineError, RequestError
-from cdlm.scheduler.llm import LLM
 from cdlm.scheduler.messages import EngineStats, GenerateRequest
+from cdlm.scheduler.offline import OfflineEngine
 from cdlm.scheduler.options import EngineOptions
 from tests.checkpoints import build_checkpoint
 
@@ -17,15 +17,15 @@ def directory(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def llm(directory: Path) -> LLM:
-    return LLM(EngineOptions(model=str(directory), max_num_seqs=2, page_size=4))
+def llm(directory: Path) -> OfflineEngine:
+    return OfflineEngine(EngineOptions(model=str(directory), max_num_seqs=2, page_size=4))
 
 
 def request(name: str, prompt: int, max_tokens: int = 20) -> GenerateRequest:
     return GenerateRequest(request_id=name, prompt_ids=list(range(prompt)), max_tokens=max_tokens, ignore_eos=True)
 
 
-def test_completions_come_in_the_order_of_the_requests_and_are_counted(llm: LLM) -> None:
+def test_completions_come_in_the_order_of_the_requests_and_are_counted(llm: OfflineEngine) -> None:
     steps: list[EngineStats] = []
     done = llm.generate([request("long", 5, 40), request("short", 3, 2), request("third", 4, 9)], steps.append)
     assert [len(completion.token_ids) for completion in done] == [40, 2, 9]
@@ -38,7 +38,7 @@ def test_completions_come_in_the_order_of_the_requests_and_are_counted(llm: LLM)
     assert alone[0].token_ids == done[1].token_ids
 
 
-def test_a_request_that_cannot_be_served_leaves_the_others_unrun(llm: LLM) -> None:
+def test_a_request_that_cannot_be_served_leaves_the_others_unrun(llm: OfflineEngine) -> None:
     with pytest.raises(RequestError, match="prompt is empty"):
         llm.generate([request("fine", 5), request("empty", 0)])
     assert not llm.engine.busy
@@ -47,7 +47,7 @@ def test_a_request_that_cannot_be_served_leaves_the_others_unrun(llm: LLM) -> No
     assert not llm.engine.busy
 
 
-def test_a_step_that_fails_frees_everything(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_that_fails_frees_everything(llm: OfflineEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(works: object) -> None:
         raise MemoryError
 

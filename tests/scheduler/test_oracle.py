@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file
 
 from cdlm.model.assets import BUNDLED_STUDENT
-from cdlm.model.checkpoint import load_checkpoint
-from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import BlockOutput, DecodingParams, GenerateRequest
 from cdlm.scheduler.options import EngineOptions

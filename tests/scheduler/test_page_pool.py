@@ -3,7 +3,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from cdlm.scheduler.page_pool import PagePool
+from cdlm.scheduler.kv.page_pool import PagePool
 
 
 def test_grow_is_all_or_nothing() -> None:

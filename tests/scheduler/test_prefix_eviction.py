@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cdlm.model.config import Manifest
+from cdlm.scheduler.kv.page_pool import PagePool
+from cdlm.scheduler.kv.prefix_cache import PrefixCache
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
-from cdlm.scheduler.page_pool import PagePool
-from cdlm.scheduler.prefix_cache import PrefixCache
 from cdlm.scheduler.sequence import Sequence
 
 OPTIONS = EngineOptions(model="")
@@ -258,7 +258,7 @@ def test_a_prompt_that_is_in_use_is_not_given_up_for_its_copied_end() -> None:
 @pytest.mark.parametrize("tokens", [20, 64])
 def test_each_token_is_hashed_once(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
     hashed: list[int] = []
-    from cdlm.scheduler import prefix_keys
+    from cdlm.scheduler.kv import prefix_keys
 
     digest = prefix_keys._digest
     monkeypatch.setattr(prefix_keys, "_digest", lambda before, ids: hashed.append(len(ids)) or digest(before, ids))

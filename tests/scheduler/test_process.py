@@ -10,7 +10,7 @@ import zmq
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import BlockOutput, EngineOutput, GenerateRequest, ShutdownRequest, StepReport
 from cdlm.scheduler.options import EngineOptions
-from cdlm.scheduler.process import EngineServer
+from cdlm.scheduler.process.server import EngineServer
 from cdlm.scheduler.sequence import Sequence
 from tests.checkpoints import build_checkpoint
 

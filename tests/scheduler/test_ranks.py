@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.parallel.followers import LostRank
-from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.messages import GenerateRequest, ScoreRequest

@@ -7,27 +7,27 @@ from typing import Any
 import pytest
 import torch
 
-import cdlm.model.draws
-import cdlm.model.logprobs
+import cdlm.model.decoding.draws
+import cdlm.model.decoding.logprobs
 import cdlm.model.runner
-import cdlm.scheduler.engine
-import cdlm.scheduler.row_steps
-import cdlm.scheduler.staging
-from cdlm.model.canvas import Canvas
-from cdlm.model.constrained import ConstrainedRows
-from cdlm.model.draws import Draws
-from cdlm.model.edits import LogitEditor
-from cdlm.model.grammar.matcher import AnswerMatcher
-from cdlm.model.logprobs import RowScores
+import cdlm.scheduler.scheduler
+import cdlm.scheduler.steps.row_steps
+import cdlm.scheduler.steps.staging
+from cdlm.model.decoding.canvas import Canvas
+from cdlm.model.decoding.draws import Draws
+from cdlm.model.decoding.grammar.matcher import AnswerMatcher
+from cdlm.model.decoding.logprobs import RowScores
+from cdlm.model.decoding.processors.constrained import ConstrainedRows
+from cdlm.model.decoding.processors.edits import LogitEditor
 from cdlm.model.parallel.followers import LostRank
 from cdlm.model.runner import ModelRunner
 from cdlm.model.staged import StagedForward
 from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.kv.prefix_cache import PrefixCache
 from cdlm.scheduler.messages import BlockOutput, DecodingParams, GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
-from cdlm.scheduler.prefix_cache import PrefixCache
 from cdlm.scheduler.scheduler import Scheduler
-from cdlm.scheduler.scoring import Scoring
+from cdlm.scheduler.scoring.request import Scoring
 from tests.grammars import SCHEMAS, build_json_checkpoint, json_grammar
 from tests.scheduler.test_oracle import oracle_answer
 
@@ -87,7 +87,7 @@ def run(engine: Engine, requests: list[GenerateRequest | ScoreRequest], on_step:
         engine.check()
     assert engine.pool.active == 0
     assert not engine.scheduler.running
-    assert sorted(engine.scheduler._free_rows) == list(range(engine.runner.canvas.rows))
+    assert sorted(engine.scheduler._free_rows) == list(range(engine.runner.rows.size))
     return outputs
 
 
@@ -133,7 +133,7 @@ def of_row_work(engine: Engine, name: str, _self: object, work: Any, *_: Any) ->
 
 def its_matcher(engine: Engine, name: str, matcher: AnswerMatcher, *_: Any) -> bool:
     row = row_of(engine, name)
-    state = None if row is None else engine.runner.constrained._rows.get(row)
+    state = None if row is None else engine.runner.rows.constrained._rows.get(row)
     return state is not None and state.matcher is matcher
 
 
@@ -167,7 +167,7 @@ STAGES: list[Stage] = [
     ("bad", Scheduler, "_claim", is_sequence),
     ("bad", Scheduler, "_grow", is_sequence),
     ("bad", PrefixCache, "attach", is_sequence),
-    ("bad", cdlm.scheduler.row_steps.RowSteps, "_work", is_sequence),
+    ("bad", cdlm.scheduler.steps.row_steps.RowSteps, "_work", is_sequence),
     ("bad", Canvas, "open_row", first_is_row),
     ("bad", Canvas, "open_block", first_is_row),
     ("bad", LogitEditor, "open_row", first_is_row),
@@ -187,8 +187,8 @@ STAGES: list[Stage] = [
     ("bad", cdlm.model.runner, "entropy", many_logits),
     ("bad", Draws, "replace", in_works),
     ("bad", Draws, "pick", of_row_work),
-    ("bad", cdlm.model.draws, "sample", lambda *_, temperature, **__: temperature == 0.7),
-    ("bad", cdlm.model.draws, "gumbel_noise", lambda _engine, _name, seed, *_: seed == 3),
+    ("bad", cdlm.model.decoding.draws, "sample", lambda *_, temperature, **__: temperature == 0.7),
+    ("bad", cdlm.model.decoding.draws, "gumbel_noise", lambda _engine, _name, seed, *_: seed == 3),
     ("bad", ModelRunner, "_rules", in_works),
     ("bad", ConstrainedRows, "choose", in_works),
     ("bad", AnswerMatcher, "take", its_matcher),
@@ -196,12 +196,12 @@ STAGES: list[Stage] = [
     ("bad", AnswerMatcher, "closes_after", its_matcher),
     ("bad", ModelRunner, "_results", in_works),
     ("bad", RowScores, "added", many_logits),
-    ("bad", cdlm.model.logprobs, "token_logprobs", many_logits),
+    ("bad", cdlm.model.decoding.logprobs, "token_logprobs", many_logits),
     ("bad", Canvas, "close_step", in_works),
     ("bad", PrefixCache, "store", is_sequence),
-    ("bad", cdlm.scheduler.engine, "step_output", is_sequence),
+    ("bad", cdlm.scheduler.scheduler, "step_output", is_sequence),
     ("bad staged", ModelRunner, "stage", lambda _e, _n, _s, spans, *_, **__: LONG[-1] == spans[0].token_ids[0]),
-    ("bad staged", cdlm.scheduler.staging.Staging, "advance", is_sequence),
+    ("bad staged", cdlm.scheduler.steps.staging.Staging, "advance", is_sequence),
     ("bad staged", StagedForward, "advance", lambda engine, name, staged, *_: staged is engine.sequences[name].staged),
     ("bad score", Scoring, "admit", its_scoring),
     ("bad score", Scoring, "plan", its_scoring),

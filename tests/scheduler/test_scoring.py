@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import RequestError
 from cdlm.scheduler.messages import BlockOutput, GenerateRequest, ScoreRequest

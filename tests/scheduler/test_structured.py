@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from safetensors.torch import load_file
 
-from cdlm.model.checkpoint import load_checkpoint
-from cdlm.model.grammar.vocabulary import Vocabulary
+from cdlm.model.decoding.grammar.vocabulary import Vocabulary
+from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import RequestError
 from cdlm.scheduler.messages import DecodingParams, GenerateRequest
@@ -231,7 +231,7 @@ def test_an_abort_leaves_nothing(engine: Engine) -> None:
         engine.abort("a")
         assert not engine.busy
         engine.check()
-    assert not engine.runner.constrained._rows
+    assert not engine.runner.rows.constrained._rows
 
 
 def test_every_stop_token_of_the_request_ends_it_where_the_grammar_does(engine: Engine) -> None:

@@ -11,11 +11,11 @@ import torch
 
 from cdlm.model.row import RowResult, RowWork
 from cdlm.scheduler import child
-from cdlm.scheduler.client import EngineClient
-from cdlm.scheduler.llm import LLM
 from cdlm.scheduler.messages import GenerateRequest
+from cdlm.scheduler.offline import OfflineEngine
 from cdlm.scheduler.options import EngineOptions
-from cdlm.scheduler.threads import WORK_PER_THREAD, Threads, cpu_quota, free_cores, worth_threads
+from cdlm.scheduler.process.client import EngineClient
+from cdlm.scheduler.steps.threads import WORK_PER_THREAD, Threads, cpu_quota, free_cores, worth_threads
 from tests.checkpoints import build_checkpoint
 from tests.reliability.load import children
 
@@ -40,11 +40,11 @@ def test_a_step_gets_the_threads_that_its_work_is_worth() -> None:
 
 
 def test_small_steps_of_an_engine_take_fewer_threads(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdlm.scheduler.threads.free_cores", lambda: 4)
+    monkeypatch.setattr("cdlm.scheduler.steps.threads.free_cores", lambda: 4)
     torch.set_num_threads(4)
-    llm = LLM(EngineOptions(model=str(directory), page_size=8))
+    llm = OfflineEngine(EngineOptions(model=str(directory), page_size=8))
     tokens = 4 * llm.engine.manifest.block_length  # Of four rows.
-    monkeypatch.setattr("cdlm.scheduler.threads.WORK_PER_THREAD", tokens * llm.engine.rows.parameters / 4)
+    monkeypatch.setattr("cdlm.scheduler.steps.threads.WORK_PER_THREAD", tokens * llm.engine.rows.parameters / 4)
     used: dict[int, set[int]] = {}
     step = llm.engine.runner.step
 
@@ -78,7 +78,7 @@ def test_what_a_user_set_is_the_number_of_every_step(monkeypatch: pytest.MonkeyP
 
 def test_ranks_share_the_cores_and_nobody_takes_more_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     for torchs, cores, ranks, expected in ((8, 8, 1, 8), (8, 3, 1, 3), (8, 8, 2, 4), (8, 3, 4, 1), (2, 8, 1, 2)):
-        monkeypatch.setattr("cdlm.scheduler.threads.free_cores", lambda cores=cores: cores)
+        monkeypatch.setattr("cdlm.scheduler.steps.threads.free_cores", lambda cores=cores: cores)
         torch.set_num_threads(torchs)
         Threads(EngineOptions(model="", tensor_parallel_size=ranks))
         assert torch.get_num_threads() == expected

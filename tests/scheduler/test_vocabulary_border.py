@@ -8,8 +8,8 @@ import msgspec
 import pytest
 import torch
 
-from cdlm.model.checkpoint import load_checkpoint
 from cdlm.model.config import CheckpointError
+from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import EngineStartError, RequestError
 from cdlm.scheduler.messages import DecodingParams, GenerateRequest, ScoreRequest

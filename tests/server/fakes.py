@@ -6,7 +6,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import msgspec
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from cdlm.scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest, TokenLogprob
+from cdlm.scheduler.messages import (
+    BlockOutput,
+    EngineReady,
+    EngineStats,
+    GenerateRequest,
+    ScoreRequest,
+    TokenLogprob,
+)
 from cdlm.server.text.template import ChatTemplate
 
 MASK, EOS, USER, ASSISTANT = "<|mask|>", "<|endoftext|>", "<|user|>", "<|assistant|>"

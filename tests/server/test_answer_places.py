@@ -3,7 +3,7 @@
 import pytest
 
 from cdlm.scheduler.messages import BlockOutput, TokenLogprob
-from cdlm.server.answer_text import AnswerText, TextRules
+from cdlm.server.openai.answers.text import AnswerText, TextRules
 from cdlm.server.text import TextCodec
 from tests.server.test_tokenizer_kinds import TEMPLATE, loaded
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cdlm.model.grammar.ending import Speller
+from cdlm.model.decoding.grammar.ending import Speller
 from tests.server.conftest import Bench
 from tests.server.test_structured import CHAT, POINT, TOOL, widen
 

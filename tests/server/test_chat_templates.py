@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken
 
-from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.server.errors import ApiError
 from cdlm.server.text import Chat, TextCodec
 from cdlm.server.text.template import ChatTemplate

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from cdlm.model.grammar.compiled import CompiledGrammar
-from cdlm.server.client_grammar import lark_of
+from cdlm.model.decoding.grammar.compiled import CompiledGrammar
+from cdlm.server.openai.forms.client_grammar import lark_of
 from tests.server.conftest import Bench
 from tests.server.test_structured import widen
 

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cdlm.server.protocol.effort import Effort, effort_threshold
+from cdlm.server.openai.protocol.effort import Effort, effort_threshold
 from tests.server.conftest import Bench
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from cdlm.server import sse
+from cdlm.server.http import sse
 
 pytestmark = pytest.mark.anyio
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from pydantic import JsonValue
 
-from cdlm.server.protocol.chat import ChatRequest
-from cdlm.server.protocol.common import ApiModel
-from cdlm.server.protocol.completions import CompletionRequest
-from cdlm.server.protocol.fields.page import page
-from cdlm.server.protocol.fields.row import INNER, PEERS, ROUTES, Row
-from cdlm.server.protocol.fields.table import TABLE, rows_of
-from cdlm.server.protocol.responses import ResponsesRequest
-from cdlm.server.protocol.tokens import DetokenizeRequest, TokenizeRequest
+from cdlm.server.openai.chat.request import ChatRequest
+from cdlm.server.openai.completions.request import CompletionRequest
+from cdlm.server.openai.fields.page import page
+from cdlm.server.openai.fields.row import INNER, PEERS, ROUTES, Row
+from cdlm.server.openai.fields.table import TABLE, rows_of
+from cdlm.server.openai.protocol.fields import ApiModel
+from cdlm.server.openai.responses.request import ResponsesRequest
+from cdlm.server.openai.tokens.request import DetokenizeRequest, TokenizeRequest
 from tests.server.conftest import Bench, widen
 
 pytestmark = pytest.mark.anyio
@@ -206,5 +206,5 @@ async def test_false_is_not_zero(bench: Bench) -> None:
 
 
 def test_the_page_of_the_table_is_current() -> None:
-    """``python -m cdlm.server.protocol.fields.page > docs/fields.md`` makes it anew."""
+    """``python -m cdlm.server.openai.fields.page > docs/fields.md`` makes it anew."""
     assert (Path(__file__).parents[2] / "docs/fields.md").read_text() == "".join(page())

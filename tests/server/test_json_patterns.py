@@ -7,10 +7,10 @@ import re
 import pytest
 from llguidance import LLMatcher
 
-from cdlm.model.grammar.byte_matching import BYTES, ends_with
-from cdlm.server.answer_grammar import constraint_grammar
-from cdlm.server.json_patterns import compilable
-from cdlm.server.protocol.formats import Constraint
+from cdlm.model.decoding.grammar.byte_matching import BYTES, ends_with
+from cdlm.server.openai.forms.answer_grammar import constraint_grammar
+from cdlm.server.openai.forms.json_patterns import compilable
+from cdlm.server.openai.protocol.formats import Constraint
 
 BODIES = [
     r"[^\"\\]+\"", r'[^"]+', r"[^\\]+", r"[^a]+", r"[^\n]*", r'[^"\n]+', r"[^\s\\]*", r'[^-"]+', r'([^"])+|\\',

@@ -9,14 +9,14 @@ from typing import Any
 import jsonschema
 import pytest
 
-from cdlm.model.grammar.compiled import CompiledGrammar
-from cdlm.model.grammar.errors import GrammarError
-from cdlm.model.grammar.vocabulary import Vocabulary
-from cdlm.server.answer_grammar import constraint_grammar
+from cdlm.model.decoding.grammar.compiled import CompiledGrammar
+from cdlm.model.decoding.grammar.errors import GrammarError
+from cdlm.model.decoding.grammar.vocabulary import Vocabulary
 from cdlm.server.errors import ApiError
-from cdlm.server.json_formats import FORMATS, PATTERNS
-from cdlm.server.json_schema import prepared
-from cdlm.server.protocol.structured import Constraint
+from cdlm.server.openai.forms.answer_grammar import constraint_grammar
+from cdlm.server.openai.forms.json_formats import FORMATS, PATTERNS
+from cdlm.server.openai.forms.json_schema import prepared
+from cdlm.server.openai.forms.structured import Constraint
 from tests.grammars import VOCAB, make_json_tokenizer
 
 VOCABULARY = Vocabulary(make_json_tokenizer(), VOCAB)

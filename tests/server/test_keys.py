@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cdlm.cli.main import app
-from cdlm.server.keys import ApiKey, check_distinct, digest, new_key, read_keys
+from cdlm.server.access.keys import ApiKey, check_distinct, digest, new_key, read_keys
 
 
 def test_lines_with_hashes_names_and_limits(tmp_path: Path) -> None:

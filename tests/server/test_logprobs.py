@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from cdlm.scheduler.messages import DecodingParams, GenerateRequest
-from cdlm.server.answer_text import place_prompt
+from cdlm.server.openai.answers.text import place_prompt
 from cdlm.server.text import TextCodec
 from tests.server.conftest import ANSWER, Bench
 from tests.server.fakes import TEMPLATE, make_tokenizer, scores

@@ -1,6 +1,5 @@
 """Every field that the official client can send is known here, at every depth, so that none is refused as unknown."""
 
-import inspect
 from types import ModuleType
 from typing import Any
 
@@ -42,16 +41,24 @@ from openai.types.responses.response_input_item_param import FunctionCallOutput
 from openai.types.shared_params import response_format_json_schema as schemas
 from pydantic import BaseModel
 
-from cdlm.server.protocol.chat import ChatRequest
-from cdlm.server.protocol.common import AnyStreamOptions, ApiModel, StreamOptions
-from cdlm.server.protocol.completions import CompletionRequest
-from cdlm.server.protocol.fields.table import rows_of
-from cdlm.server.protocol.formats import JsonSchema, ResponseFormat, TextFormat
-from cdlm.server.protocol.items import CallItem, ContentPart, MessageItem, ReasoningItem, ResultItem
-from cdlm.server.protocol.message import Message, TextPart
-from cdlm.server.protocol.response_tools import AllowedTools, ChosenFunction, FunctionTool
-from cdlm.server.protocol.responses import Reasoning, ResponsesRequest, TextConfig
-from cdlm.server.protocol.tools import AllowedChoice, AllowedSet, CalledFunction, ChosenTool, Function, Tool, ToolCall
+from cdlm.server.openai.chat.request import ChatRequest
+from cdlm.server.openai.completions.request import CompletionRequest
+from cdlm.server.openai.fields.table import rows_of
+from cdlm.server.openai.protocol.fields import AnyStreamOptions, ApiModel, StreamOptions
+from cdlm.server.openai.protocol.formats import JsonSchema, ResponseFormat, TextFormat
+from cdlm.server.openai.protocol.message import Message, TextPart
+from cdlm.server.openai.protocol.tools import (
+    AllowedChoice,
+    AllowedSet,
+    CalledFunction,
+    ChosenTool,
+    Function,
+    Tool,
+    ToolCall,
+)
+from cdlm.server.openai.responses.items import CallItem, ContentPart, MessageItem, ReasoningItem, ResultItem
+from cdlm.server.openai.responses.request import Reasoning, ResponsesRequest, TextConfig
+from cdlm.server.openai.responses.tools import AllowedTools, ChosenFunction, FunctionTool
 from tests.server.conftest import Bench
 
 
@@ -110,30 +117,16 @@ def test_every_field_is_known(sent: set[str], known: type[ApiModel]) -> None:
 
 def test_no_object_of_a_body_is_left_out() -> None:
     """Each model of a body has a place of its own, which the table and messages name."""
-    import cdlm.server.protocol.chat
-    import cdlm.server.protocol.completions
-    import cdlm.server.protocol.responses
-    import cdlm.server.protocol.tokens
+    import cdlm.server.openai.chat.request
+    import cdlm.server.openai.completions.request
+    import cdlm.server.openai.responses.request
+    import cdlm.server.openai.tokens.request  # noqa: F401
 
-    models = [
-        model
-        for name in (
-            "chat",
-            "common",
-            "completions",
-            "formats",
-            "items",
-            "response_tools",
-            "responses",
-            "tokens",
-            "tools",
-        )
-        for model in vars(vars(cdlm.server.protocol)[name]).values()
-        if inspect.isclass(model)
-        and issubclass(model, ApiModel)
-        and model.model_fields
-        and "Fields" not in model.__name__
-    ]  # fmt: skip
+    known, models = [ApiModel], []
+    for model in known:
+        known += model.__subclasses__()
+        if model.__module__.startswith("cdlm.server") and model.model_fields and "Fields" not in model.__name__:
+            models.append(model)
     assert len(models) > 20
     assert all(model.place for model in models)
 

@@ -7,9 +7,9 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from cdlm.scheduler.errors import EngineDeadError
-from cdlm.server.reference import render
-from cdlm.server.schema.document import OPERATIONS
-from cdlm.server.schema.examples import EXAMPLES
+from cdlm.server.openai.schema.document import OPERATIONS
+from cdlm.server.openai.schema.examples import EXAMPLES
+from cdlm.server.page.reference import render
 from tests.server.conftest import Bench
 
 pytestmark = pytest.mark.anyio

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-import cdlm.server.playground
+import cdlm.server.page.playground
 from cdlm.server.command_line import parse_settings
 from tests.server.conftest import Bench
 
 pytestmark = pytest.mark.anyio
 
-FOLDER = Path(cdlm.server.playground.__file__).parent / "static"
+FOLDER = Path(cdlm.server.page.playground.__file__).parent / "static"
 TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 FILES = sorted(path.name for path in FOLDER.iterdir() if path.name != "index.html")
 

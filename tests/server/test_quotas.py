@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdlm.server.access.keys import ApiKey, new_key
+from cdlm.server.access.quotas import Quota, TokenBucket
 from cdlm.server.errors import ApiError
-from cdlm.server.keys import ApiKey, new_key
-from cdlm.server.quotas import Quota, TokenBucket
 from tests.server.conftest import Bench
 
 

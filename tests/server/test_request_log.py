@@ -19,8 +19,10 @@ PROMPT = "a secret nobody may read"
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Lines]:
-    with caplog.at_level(logging.INFO, "cdlm.server.request_log"):
-        yield lambda: [json.loads(r.getMessage()) for r in caplog.records if r.name == "cdlm.server.request_log"]
+    with caplog.at_level(logging.INFO, "cdlm.server.observe.request_log"):
+        yield lambda: [
+            json.loads(r.getMessage()) for r in caplog.records if r.name == "cdlm.server.observe.request_log"
+        ]
     for record in caplog.records:
         assert PROMPT not in record.getMessage()
         assert ANSWER[:5] not in record.getMessage()
@@ -95,7 +97,7 @@ async def test_probes_scrapes_and_pages_leave_no_line(bench: Bench, lines: Lines
 
 
 async def test_a_hostile_path_stays_one_short_line(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "cdlm.server.request_log"):
+    with caplog.at_level(logging.INFO, "cdlm.server.observe.request_log"):
         await bench.client.post("/x%0d%0a%1b[31m" + "y" * 5000)
     message = caplog.records[-1].getMessage()
     assert message.isprintable()

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from cdlm.server.access.keys import ApiKey, digest
 from cdlm.server.command_line import SettingsError, parse_settings
-from cdlm.server.keys import ApiKey, digest
 from cdlm.server.settings import ServerSettings
 from cdlm.server.sizes import parse_bytes
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cdlm.server.tool_calls import CallPiece, ToolCallReader
+from cdlm.server.text.tool_calls import CallPiece, ToolCallReader
 from tests.server.conftest import Bench, widen
 
 pytestmark = pytest.mark.anyio

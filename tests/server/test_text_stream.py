@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdlm.server.stops import StopMatcher
 from cdlm.server.text import Detokenizer
+from cdlm.server.text.stops import StopMatcher
 from tests.server.fakes import make_tokenizer
 
 TOKENIZER = make_tokenizer()

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from cdlm.server.body import parse_json
 from cdlm.server.errors import ApiError
+from cdlm.server.openai.protocol.body import parse_json
 from cdlm.server.text import Chat, TextCodec
 from tests.server.fakes import ASSISTANT, EOS, MASK, TEMPLATE, USER, make_tokenizer
 

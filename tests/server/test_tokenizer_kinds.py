@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.server.text import Chat, TextCodec
 from cdlm.server.text.marked import concat
 from tests.server.tokenizer_kinds import KINDS, SPACED, SPECIAL, TEMPLATE, build_tokenizer

@@ -8,7 +8,7 @@ from threading import Thread
 
 import pytest
 
-from cdlm.server.tracing import TracingError, check_endpoint, open_tracing
+from cdlm.server.observe.tracing import TracingError, check_endpoint, open_tracing
 
 BASE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 ADDRESS = "http://localhost:4318"
@@ -59,7 +59,7 @@ def test_a_variable_that_cannot_be_honoured_is_named(monkeypatch: pytest.MonkeyP
         open_tracing(None, "m", "1")
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_PROTOCOL")
     monkeypatch.setitem(sys.modules, EXPORTER, None)
-    with pytest.raises(TracingError, match=rf"{BASE}: .*install cdlm-serve\[tracing\]"):
+    with pytest.raises(TracingError, match=rf"{BASE}: .*install .cdlm-serve\[tracing\]"):
         open_tracing(None, "m", "1")
 
 

@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.training.attention import RowAttention
 from cdlm.training.backbone.collect import collect_backbone
 from cdlm.training.backbone.config import AdapterConfig, load_adapter_config

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cdlm.model.checkpoint import load_checkpoint
 from cdlm.model.config import Manifest
+from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.training.decoding.decoder import Decoding, FullDecoder
 from cdlm.training.decoding.dual_cache import DualCacheDecoder
 from cdlm.training.decoding.prefix_cache import PrefixCacheDecoder

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from cdlm.model.checkpoint import Checkpoint, load_checkpoint
+from cdlm.model.loading.checkpoint import Checkpoint, load_checkpoint
 from cdlm.model.transformer import Transformer
 from cdlm.training.decoding.decoder import CachedDecoder, FullDecoder, TeacherDecoder
 from cdlm.training.decoding.dkv_cache import DelayedCacheDecoder

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cdlm.model.checkpoint import Checkpoint, load_checkpoint
-from cdlm.model.sampling import gumbel_noise
+from cdlm.model.decoding.sampling import gumbel_noise
+from cdlm.model.loading.checkpoint import Checkpoint, load_checkpoint
 from cdlm.training.decoding.full import FullDecoding, decode_full
 from cdlm.training.decoding.rules import TopConfidence
 from tests.checkpoints import MASK, VOCAB, build_checkpoint

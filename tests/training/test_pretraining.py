@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.training.config import ConfigError, RecipeConfig, load_config
 from cdlm.training.errors import TrainingError
 from cdlm.training.loop import Loop

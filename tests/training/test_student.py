@@ -11,8 +11,8 @@ from tokenizers.models import WordLevel
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import PreTrainedTokenizerFast
 
-from cdlm.model.checkpoint import load_checkpoint
-from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.checkpoint import load_state
 from cdlm.training.config import RecipeConfig
 from cdlm.training.errors import TrainingError

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cdlm.model.checkpoint import load_checkpoint
+from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.training.errors import TrainingError
 from cdlm.training.packed import AskedRows
 from cdlm.training.student.objective import AskedLogits

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from cdlm.model.checkpoint import load_checkpoint
 from cdlm.model.config import Manifest, TransformerConfig
-from cdlm.model.export import save_checkpoint
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.loading.export import save_checkpoint
 from cdlm.model.transformer import Transformer
 from cdlm.training.config import RecipeConfig, load_config
 from cdlm.training.data.mixture import training_stream

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.errors import TrainingError
 from cdlm.training.tokenizer import train_tokenizer
 from cdlm.training.trajectories.shard import Provenance
@@ -150,7 +150,7 @@ def test_tokenizer_fingerprint_is_stable_and_sees_every_id(tmp_path: Path) -> No
     assert tokenizer_fingerprint(small) != tokenizer_fingerprint(large)
     small.save_pretrained(tmp_path / "copy")
     code = (
-        "import sys; from pathlib import Path; from cdlm.model.tokenizer import load_tokenizer;"
+        "import sys; from pathlib import Path; from cdlm.model.tokens.tokenizer import load_tokenizer;"
         "from cdlm.training.trajectories.store import tokenizer_fingerprint;"
         "print(tokenizer_fingerprint(load_tokenizer(Path(sys.argv[1]))))"
     )

@@ -7,9 +7,9 @@ import torch
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
-from cdlm.model.checkpoint import load_checkpoint
 from cdlm.model.config import Manifest
-from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.backbone.config import AdapterConfig
 from cdlm.training.backbone.examples import read_examples
 from cdlm.training.errors import TrainingError

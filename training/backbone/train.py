@@ -13,12 +13,12 @@ from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from cdlm.model.adapter import write_adapter
 from cdlm.model.backbones import find_backbone
-from cdlm.model.checkpoint import load_checkpoint
 from cdlm.model.config import Manifest
 from cdlm.model.files import read_json
-from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.loading.adapter import write_adapter
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.backbone.accelerator import make_accelerator
 from cdlm.training.backbone.config import AdapterConfig
 from cdlm.training.backbone.lora import adapter_weights, add_adapter, checkpoint_gradients, trainable, whole

@@ -8,8 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cdlm.model.confidence import confidence_and_best, entropy
 from cdlm.model.config import Manifest
+from cdlm.model.decoding.confidence import confidence_and_best, entropy
 from cdlm.model.transformer import Transformer
 from cdlm.training.decoding.full import decode_full
 from cdlm.training.decoding.rules import Rule

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cdlm.model.config import Manifest
-from cdlm.model.sampling import gumbel_noise, sample
+from cdlm.model.decoding.sampling import gumbel_noise, sample
 from cdlm.model.transformer import Transformer
 from cdlm.training.attention import RowAttention
 from cdlm.training.decoding.rules import Rule, confidence_rank

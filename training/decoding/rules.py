@@ -5,8 +5,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cdlm.model.finalise import choose
-from cdlm.model.rules import RULES, FinalisationRule
+from cdlm.model.decoding.finalise import choose
+from cdlm.model.decoding.rules import RULES, FinalisationRule
 
 
 class Rule(Protocol):
@@ -40,7 +40,7 @@ class TopConfidence:
 
 
 class _EngineRule:
-    """A rule of the serving engine (``model/finalise.py``), with at least one position a row."""
+    """A rule of the serving engine (``model/decoding/finalise.py``), with at least one position a row."""
 
     def __init__(self, rule: FinalisationRule) -> None:
         self.rule = rule

@@ -11,12 +11,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
-from cdlm.model.adapter import write_adapter
 from cdlm.model.backbones import find_backbone
-from cdlm.model.checkpoint import load_checkpoint
 from cdlm.model.device import keep_freed_memory
 from cdlm.model.files import read_json
-from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.loading.adapter import write_adapter
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.model.transformer import Transformer
 from cdlm.training.backbone.lora import adapter_weights, add_adapter, trainable
 from cdlm.training.errors import TrainingError

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from cdlm.model.checkpoint import load_checkpoint
-from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.config import RecipeConfig
 from cdlm.training.data.mixture import training_stream
 from cdlm.training.data.problem import Task

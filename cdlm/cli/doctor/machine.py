@@ -43,7 +43,7 @@ def processor() -> dict[str, Any]:
     """Name and features, cores that this process may use, and what torch makes of them."""
     import torch
 
-    from cdlm.scheduler.threads import cpu_quota, free_cores
+    from cdlm.scheduler.steps.threads import cpu_quota, free_cores
 
     name, flags = None, set()
     for line in _lines(Path("/proc/cpuinfo")):

@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from cdlm.cli.doctor.outlook import Outlook, outlook
 from cdlm.model.config import CheckpointError
-from cdlm.model.hub import downloaded, is_hub_id
+from cdlm.model.loading.hub import downloaded, is_hub_id
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.options import EngineOptions
-from cdlm.scheduler.outlook import Outlook, outlook
-from cdlm.scheduler.threads import Threads
+from cdlm.scheduler.steps.threads import Threads
 from cdlm.server.settings import ServerSettings
 from cdlm.server.text import TextCodec, TextError
 

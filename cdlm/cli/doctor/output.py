@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from cdlm.cli.plan_units import quantity
+from cdlm.cli.plan.units import quantity
 
 _MAIN_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "torchao")
 

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from cdlm.model.assets import BUNDLED_STUDENT
-from cdlm.model.checkpoint import load_checkpoint
 from cdlm.model.files import read_json
-from cdlm.model.tokenizer import load_tokenizer
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.attention import RowAttention, causal_mask
 from cdlm.training.backbone.lora import add_adapter, trainable
 from cdlm.training.config import read_config

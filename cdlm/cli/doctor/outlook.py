@@ -1,0 +1,103 @@
+"""What an engine would load, and whether it fits: all that can be known without reading the weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cdlm.cli.plan.cost import ModelCost, Precision
+from cdlm.model.attention.backends import find_attention
+from cdlm.model.attention.cache import PagedCache
+from cdlm.model.config import CheckpointError
+from cdlm.model.device import free_memory, resolve_dtype
+from cdlm.model.loading.checkpoint import Description, describe_checkpoint
+from cdlm.model.loading.packing import packable
+from cdlm.model.loading.quantization import check_quantization
+from cdlm.model.parallel.transformer import share_config
+from cdlm.model.parameters import count_parameters
+from cdlm.scheduler.errors import EngineStartError
+from cdlm.scheduler.loading import check_step_size, pool_pages, rank_device
+from cdlm.scheduler.options import EngineOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """An engine that could start.
+
+    Attributes:
+        described: what the checkpoint's files say.
+        device: that of the first rank.
+        dtype: of the weights and of what is computed.
+        parameters: weights of the whole transformer.
+        weight_bytes: memory of one rank's weights once they are loaded.
+        free_bytes: free on the device now.
+        page_bytes: memory of a page of keys and values, on one rank.
+        pages: of the pool.
+        packed: large weights are brought into the order of a CPU's kernels.
+    """
+
+    described: Description
+    device: torch.device
+    dtype: torch.dtype
+    parameters: int
+    weight_bytes: int
+    free_bytes: int
+    page_bytes: int
+    pages: int
+    packed: bool
+
+
+def outlook(options: EngineOptions) -> Outlook:
+    """Follows the start of an engine as far as it goes without reading weights.
+
+    Raises:
+        EngineStartError: the engine could not start; the message says why.
+    """
+    device = rank_device(options, 0)
+    size = options.tensor_parallel_size
+    try:
+        dtype = resolve_dtype(options.dtype, device)
+        described = describe_checkpoint(
+            Path(options.model),
+            adapter=Path(options.adapter) if options.adapter else None,
+            block_length=options.block_length,
+            confidence_threshold=options.confidence_threshold,
+            max_model_len=options.max_model_len,
+            rope_scaling_factor=options.rope_scaling_factor,
+        )
+        described.check_weights()
+        share = share_config(described.shape, size)
+        check_quantization(options.quantization)
+        find_attention(
+            options.attention_backend,
+            device=device,
+            dtype=dtype,
+            page_size=options.page_size,
+            cuda_graphs=options.cuda_graphs,
+            shared=size > 1,
+        )
+    except CheckpointError as error:
+        raise EngineStartError(str(error)) from error
+    check_step_size(options, described.manifest)
+    plain = Precision(dtype.itemsize, dtype.itemsize, dtype.itemsize == 2)
+    stored = plain if options.quantization == "none" else Precision(1, dtype.itemsize, dtype.itemsize == 2)
+    # Weights are loaded as they are, and quantised where they lie.
+    loaded, kept = (int(ModelCost(described.shape, how, size).weight_bytes) for how in (plain, stored))
+    free = free_memory(device)
+    ranks_here = 1 if device.type == "cuda" else size
+    if loaded * ranks_here > free:
+        raise EngineStartError(
+            f"the weights take {loaded * ranks_here} bytes in {str(dtype)[6:]}, and {free} are free on {device}"
+        )
+    page = PagedCache.bytes_per_page(share, options.page_size, dtype)
+    return Outlook(
+        described=described,
+        device=device,
+        dtype=dtype,
+        parameters=count_parameters(described.shape).total,
+        weight_bytes=kept,
+        free_bytes=free,
+        page_bytes=page,
+        pages=pool_pages(options, described.manifest, page, device, free - kept * ranks_here),
+        packed=options.pack_weights and size == 1 and device.type == "cpu" and packable(),
+    )

@@ -1,0 +1,144 @@
+"""What ``cdlm plan`` was asked: a model by name or directory, a device, a load; each checked with its option's name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cdlm.cli.plan.accelerators import Accelerator
+from cdlm.cli.plan.cost import PRECISIONS, Decoding, ModelCost
+from cdlm.cli.plan.presets import PRESETS
+from cdlm.cli.plan.roofline import Roof
+from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
+
+NANO = "cdlm-nano"
+MODELS = (*PRESETS, NANO)
+
+
+class PlanError(ValueError):
+    """An option that cannot be used; the message begins with its name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A model: its shape and decoding, and the directory with its weights if there is one."""
+
+    name: str
+    config: TransformerConfig
+    manifest: Manifest
+    directory: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """Everything a plan is made from, all of it checked.
+
+    Attributes:
+        stated: the tokens a forward were given, not the default.
+        context: positions a row has cached when its forward runs.
+        compute_efficiency, memory_efficiency: share of the device's peaks that is taken to be reached.
+    """
+
+    shape: Shape
+    block_length: int
+    device: Accelerator
+    dtype: str
+    context: int
+    prompt_length: int
+    tokens_per_forward: float
+    stated: bool
+    tokens_per_request: int
+    batches: tuple[int, ...]
+    tensor_parallel: int
+    compute_efficiency: float
+    memory_efficiency: float
+    reserve: float
+    page_size: int
+    target_tokens_per_s: float | None
+    target_requests_per_s: float | None
+
+    @property
+    def cost(self) -> ModelCost:
+        """Costs of one of the devices."""
+        return ModelCost(self.shape.config, PRECISIONS[self.dtype], self.tensor_parallel)
+
+    @property
+    def roof(self) -> Roof:
+        """Peaks of one device."""
+        return self.device.roof(PRECISIONS[self.dtype], self.compute_efficiency, self.memory_efficiency)
+
+    @property
+    def decoding(self) -> Decoding:
+        """How blocks are decoded."""
+        blocks = -(-self.tokens_per_request // self.block_length)
+        return Decoding(
+            block_length=self.block_length,
+            tokens_per_forward=self.tokens_per_forward,
+            # A block of one token is only ever computed clean.
+            commit_share=1.0 if self.block_length == 1 else (blocks - 1) / blocks,
+            commit_alone=self.shape.manifest.first_token == "autoregressive",
+        )
+
+    @property
+    def requests_per_s(self) -> float | None:
+        """The load asked for, if any."""
+        if self.target_tokens_per_s is not None:
+            return self.target_tokens_per_s / self.tokens_per_request
+        return self.target_requests_per_s
+
+
+def read_shape(model: str) -> Shape:
+    """A preset's shape, or that of a checkpoint directory; its weights are not read."""
+    from cdlm.model.backbones import find_backbone
+    from cdlm.model.backbones.token_names import TokenNames, read_token_names
+    from cdlm.model.files import read_json
+
+    directory = BUNDLED_STUDENT if model == NANO else None if model in PRESETS else Path(model)
+    if directory is not None and not directory.is_dir():
+        raise PlanError(f"--model: {model!r} is no checkpoint directory and no preset; presets: {', '.join(MODELS)}")
+    try:
+        config = PRESETS[model] if directory is None else read_json(directory, "config.json")
+        names = TokenNames() if directory is None else read_token_names(directory)
+        shape, manifest = find_backbone(config.get("model_type")).read(config, names)
+    except CheckpointError as error:
+        raise PlanError(f"--model: {error}") from error
+    return Shape(name=model, config=shape, manifest=manifest, directory=directory)
+
+
+def read_block_length(shape: Shape, given: int | None) -> int:
+    """The block length given, or the checkpoint's."""
+    trained = shape.manifest.block_length
+    if trained == 1 and given not in (None, 1):
+        raise PlanError(f"--block-length: {shape.name} is autoregressive, its blocks have one token")
+    return trained if given is None else given
+
+
+def read_tokens_per_forward(shape: Shape, block_length: int, given: float | None) -> float:
+    """The tokens a forward finalises; by default an eighth of the block, at least one."""
+    value = max(1.0, block_length / 8) if given is None else given
+    # A block whose first token comes from its own commit pass takes two forwards at least.
+    two = shape.manifest.first_token == "autoregressive" and block_length > 1
+    most = block_length / 2 if two else block_length
+    if not 1 <= value <= most:
+        why = f"{'half ' if two else ''}the block length {block_length}"
+        raise PlanError(f"--tokens-per-forward: {value:g} is not between 1 and {why}")
+    return value
+
+
+def read_batches(text: str) -> tuple[int, ...]:
+    """Comma-separated batch sizes, ascending, each once."""
+    try:
+        batches = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        raise PlanError(f"--batch: {text!r} is not a list of whole numbers such as 1,8,64") from None
+    if batches[0] < 1:
+        raise PlanError(f"--batch: {batches[0]} is not a batch size")
+    return tuple(batches)
+
+
+def check_tensor_parallel(shape: Shape, devices: int) -> None:
+    """Heads are dealt out whole."""
+    heads, kv_heads = shape.config.num_heads, shape.config.num_kv_heads
+    if heads % devices or (kv_heads % devices and devices % kv_heads):
+        raise PlanError(
+            f"--tensor-parallel: {devices} devices cannot share {heads} heads and {kv_heads} key-value heads evenly"
+        )

@@ -1,0 +1,128 @@
+"""The blocks being denoised: one row a running request, kept on the device and edited in place."""
+
+from collections.abc import Mapping
+
+import torch
+
+from cdlm.model.config import Manifest
+from cdlm.model.decoding.rules import RULES, FinalisationRule
+from cdlm.model.row import RowResult, RowWork
+
+MAX_STOP_IDS = 32
+
+# The rules that look at each position's confidence by itself.
+BY_THRESHOLD = ("threshold", "fixed_steps")
+
+
+class Canvas:
+    """State of every row's current block; ``rows`` is S.
+
+    Attributes (S rows, B block length, H hidden size), on the device:
+        tokens: [S, B] int64, the mask token where nothing is finalised.
+        masked: [S, B] bool, positions without a token. Kept apart from ``tokens``, since a prompt may
+            contain the mask token's id.
+        known: [S, B] bool, positions whose token was known before the block's first step.
+        rule: [S] int64, how positions are finalised: index into ``model.rules.RULES``.
+        limit: [S] fp32, the rule's number.
+        stop_ids: [S, MAX_STOP_IDS] int64, padded with -1.
+        border: [2 * S, H], for shifted backbones: the hidden state that predicts the block's first position; the
+            second half is for the passes without the prompt of guided rows.
+
+    On the host, a list entry a row, so that a step can be prepared without asking the device:
+        left: positions without a token.
+        first: where generated positions begin (a prompt's tail may share the block).
+        steps: denoise steps the block has taken.
+        max_steps: the most it may take.
+        by_threshold: the rule looks at each position's confidence by itself (``choose_by_threshold``).
+        stops: number of stop ids.
+    """
+
+    def __init__(
+        self, rows: int, manifest: Manifest, hidden_size: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self.rows = rows
+        self.block_length = manifest.block_length
+        self.mask_token_id = manifest.mask_token_id
+        shape = (rows, self.block_length)
+        self.tokens = torch.full(shape, self.mask_token_id, device=device)
+        self.masked, self.known = (torch.zeros(shape, dtype=torch.bool, device=device) for _ in range(2))
+        self.rule = torch.zeros(rows, dtype=torch.long, device=device)
+        self.limit = torch.full((rows,), manifest.confidence_threshold, device=device)
+        self.stop_ids = torch.full((rows, MAX_STOP_IDS), -1, device=device)
+        self.border = torch.zeros((2 * rows, hidden_size), dtype=dtype, device=device)
+        self.left, self.first, self.steps, self.max_steps, self.stops = ([0] * rows for _ in range(5))
+        self.by_threshold = [True] * rows
+
+    def open_row(
+        self,
+        row: int,
+        *,
+        rule: FinalisationRule,
+        max_steps: int,
+        stop_ids: list[int],
+        border: torch.Tensor | None = None,
+    ) -> None:
+        """Gives a row to a request; ``border`` is its border state where no forward will bring it.
+
+        Raises:
+            ValueError: more than ``MAX_STOP_IDS`` stop tokens.
+        """
+        if len(stop_ids) > MAX_STOP_IDS:
+            raise ValueError(f"at most {MAX_STOP_IDS} stop token ids, got {len(stop_ids)}")
+        # The mask token is never generated; as a stop id it would be found wherever nothing is finalised.
+        stop_ids = [token for token in stop_ids if token != self.mask_token_id]
+        if border is not None:
+            self.border[row] = border
+        self.rule[row] = RULES.index(rule.name)
+        self.limit[row] = rule.limit
+        self.stop_ids[row] = torch.tensor(stop_ids + [-1] * (MAX_STOP_IDS - len(stop_ids)))
+        self.max_steps[row], self.stops[row] = max_steps, len(stop_ids)
+        self.by_threshold[row] = rule.name in BY_THRESHOLD
+
+    def open_block(self, row: int, given: list[int], pinned: Mapping[int, int] | None = None) -> None:
+        """Starts a block of masks.
+
+        ``given`` are prompt tokens that lie inside it, at its beginning; ``pinned`` are known tokens behind the end of
+        the answer, by their offset.
+        """
+        known = {**dict(enumerate(given)), **(pinned or {})}
+        self.tokens[row] = self.mask_token_id
+        self.masked[row] = True
+        self.known[row] = False
+        if known:
+            where = torch.tensor(list(known), device=self.tokens.device)
+            self.tokens[row, where] = torch.tensor(list(known.values()), device=self.tokens.device)
+            self.masked[row, where] = False
+            self.known[row, where] = True
+        self.left[row], self.first[row], self.steps[row] = self.block_length - len(known), len(given), 0
+
+    def close_step(
+        self,
+        works: list[RowWork],
+        rows: torch.Tensor,
+        tokens: torch.Tensor,
+        masked: torch.Tensor,
+        results: list[RowResult],
+    ) -> None:
+        """Writes what a step has decided: tokens and masked [rows, block] of ``rows`` [rows], those of ``works``."""
+        self.tokens.index_copy_(0, rows, tokens)
+        self.masked.index_copy_(0, rows, masked)
+        for work, result in zip(works, results, strict=True):
+            self.left[work.row] -= result.finalised
+            self.steps[work.row] = result.steps
+
+    def check(self) -> None:
+        """Asserts that what the host remembers is what the device holds."""
+        given = self.known.long().cumprod(dim=1).sum(dim=1)
+        held = torch.stack((self.masked.sum(dim=1), given, (self.stop_ids >= 0).sum(dim=1), self.rule), dim=1)
+        for row, (left, first, stops, rule) in enumerate(held.tolist()):
+            assert self.left[row] == left, f"row {row} has {left} masked positions, not {self.left[row]}"
+            assert self.first[row] == first, f"row {row} begins with {first} known tokens, not {self.first[row]}"
+            assert self.stops[row] == stops, f"row {row} has {stops} stop tokens, not {self.stops[row]}"
+            assert self.by_threshold[row] == (RULES[rule] in BY_THRESHOLD), f"row {row} has the rule {RULES[rule]}"
+        assert not bool((self.masked & self.known).any()), "a known position is masked"
+        assert not bool((self.masked & (self.tokens != self.mask_token_id)).any()), "a masked position has a token"
+
+    def at_least(self, row: int) -> int:
+        """How many positions the next step must finalise so that the block does not take more steps than it may."""
+        return max(1, -(-self.left[row] // max(1, self.max_steps[row] - self.steps[row])))

@@ -1,0 +1,1 @@
+"""Checkpoint and adapter directories to weights in memory."""

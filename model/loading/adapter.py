@@ -1,0 +1,189 @@
+"""LoRA adapters (Hu et al., 2021, arXiv 2106.09685) in the directory format of PEFT: read, merge, write."""
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cdlm.model.backbones import Backbone
+from cdlm.model.config import CheckpointError
+from cdlm.model.files import read_tensors, weights_file
+from cdlm.model.loading.adapter_config import CONFIG_FILE, DECODING_FILE, AdapterConfig, AdapterDecoding, read_decoding
+from cdlm.model.transformer import Transformer
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+_KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
+
+
+@dataclass(frozen=True, slots=True)
+class LowRankUpdate:
+    """``scale * up @ down`` is added to a weight [out, in]; down (LoRA's A) is [r, in], up (B) is [out, r]."""
+
+    down: Tensor
+    up: Tensor
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter in memory; ``updates`` go by module, in the names of the base's format."""
+
+    path: Path
+    config: AdapterConfig
+    decoding: AdapterDecoding
+    updates: Mapping[str, LowRankUpdate]
+
+
+def read_adapter(directory: Path) -> Adapter:
+    """Reads and validates an adapter written by PEFT or by ``write_adapter``.
+
+    Raises:
+        CheckpointError: a file is missing, pickled or unreadable; the configuration asks for more than plain LoRA;
+            a tensor is unknown, lacks its partner, or has another rank or module than the configuration says.
+    """
+    config = AdapterConfig(directory)
+    path = weights_file(directory, WEIGHTS_FILE)
+    halves: dict[str, dict[str, Tensor]] = {}
+    for _, key, tensor in read_tensors([path]):
+        match = _KEY.fullmatch(key)
+        if match is None or tensor.ndim != 2 or not tensor.is_floating_point():
+            raise CheckpointError(f"{path}: tensor {key!r} is not a LoRA matrix of a linear layer")
+        module, half = match.groups()
+        if config.targets(module) is False:
+            raise CheckpointError(f"{path}: tensor {key!r} is not among the target_modules of {CONFIG_FILE}")
+        rank = tensor.shape[0 if half == "A" else 1]
+        if rank != config.rank(module):
+            raise CheckpointError(f"{path}: tensor {key!r} has rank {rank}, {CONFIG_FILE} says {config.rank(module)}")
+        halves.setdefault(module, {})[half] = tensor
+    if not halves:
+        raise CheckpointError(f"{path}: holds no LoRA matrices")
+    for module, pair in halves.items():
+        if len(pair) < 2:
+            raise CheckpointError(f"{path}: tensor lora_{'B' if 'A' in pair else 'A'} of {module!r} is missing")
+    updates = {module: LowRankUpdate(pair["A"], pair["B"], config.scale(module)) for module, pair in halves.items()}
+    return Adapter(path, config, read_decoding(directory), updates)
+
+
+def check_adapter(transformer: Transformer, adapter: Adapter, backbone: Backbone) -> dict[str, LowRankUpdate]:
+    """The updates by the names of the transformer's linear layers.
+
+    Raises:
+        CheckpointError: a module is not a linear layer of the base, its head is tied, a shape differs, or a layer
+            that the adapter's configuration names has no tensors.
+    """
+    linears = [name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)]
+    shapes = transformer.stored_shapes()
+    updates = {}
+    for stored, update in adapter.updates.items():
+        name = backbone.module_name(stored) or ""
+        if name not in linears:
+            raise CheckpointError(f"{adapter.path}: module {stored!r} is not a linear layer of the base")
+        if name == "lm_head" and transformer.config.tie_word_embeddings:
+            raise CheckpointError(f"{adapter.path}: module {stored!r} is tied to the embedding and cannot be adapted")
+        whole = shapes[f"{name}.weight"]
+        shape = (update.up.shape[0], update.down.shape[1])
+        if shape != whole:
+            raise CheckpointError(
+                f"{adapter.path}: the matrices of {stored!r} make an update of shape {shape}, "
+                f"the base's weight has {tuple(whole)}"
+            )
+        updates[name] = update
+    for name in linears:
+        stored = backbone.stored_module(name)
+        # A head that a short name such as LLaDA's ``ff_out`` happens to match need not be adapted.
+        if name != "lm_head" and adapter.config.targets(stored) and stored not in adapter.updates:
+            raise CheckpointError(f"{adapter.path}: the tensors of {stored!r}, a target in {CONFIG_FILE}, are missing")
+    return updates
+
+
+def merge_adapter(transformer: Transformer, adapter: Adapter, backbone: Backbone) -> None:
+    """Adds every update to its weight, computed in fp32 and rounded once to the weight's dtype.
+
+    Raises:
+        CheckpointError: as ``check_adapter``.
+    """
+    for name, update in check_adapter(transformer, adapter, backbone).items():
+        device = transformer.get_submodule(name).get_parameter("weight").device
+        up, down = (half.to(device, torch.float32) for half in (update.up, update.down))
+        for weight, part in transformer.parts(f"{name}.weight", update.scale * (up @ down)):
+            weight.copy_(weight.float() + part)
+
+
+def write_adapter(
+    directory: Path,
+    lora: Mapping[str, tuple[Tensor, Tensor]],
+    *,
+    backbone: Backbone,
+    r: int,
+    alpha: float,
+    base: str,
+    block_length: int,
+    confidence_threshold: float,
+) -> None:
+    """Writes a directory that ``read_adapter`` and PEFT load over the base; each file is replaced atomically.
+
+    Args:
+        directory: made if it is not there.
+        lora: A [r, in] and B [out, r] of each adapted module, by its name in ``Transformer``
+            (``layers.0.self_attn.q_proj``).
+        backbone: the base's format, whose module names are written.
+        r: rank of every pair.
+        alpha: the update is ``alpha / r * B @ A``.
+        base: where the base comes from, for the reader's information.
+        block_length: tokens denoised together in the adapter's training.
+        confidence_threshold: the one to decode with.
+
+    Raises:
+        ValueError: nothing to write, a pair whose rank is not ``r``, or a module without a name in the format.
+    """
+    if not lora:
+        raise ValueError("an adapter needs at least one module")
+    tensors: dict[str, Tensor] = {}
+    for name, (down, up) in lora.items():
+        if down.ndim != 2 or up.ndim != 2 or not down.shape[0] == up.shape[1] == r:
+            raise ValueError(f"module {name!r}: A {tuple(down.shape)} and B {tuple(up.shape)} are not of rank {r}")
+        key = f"base_model.model.{backbone.stored_module(name)}"
+        tensors[f"{key}.lora_A.weight"] = down.detach().cpu().contiguous().clone()
+        tensors[f"{key}.lora_B.weight"] = up.detach().cpu().contiguous().clone()
+    config: dict[str, object] = {
+        "peft_type": "LORA",
+        "task_type": None,
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": r,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+        "use_dora": False,
+        "use_rslora": False,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        # Whole paths: PEFT matches a bare ``ff_out`` with LLaDA's LM head too.
+        "target_modules": sorted(backbone.stored_module(name) for name in lora),
+        "modules_to_save": None,
+    }
+    decoding = {"block_length": block_length, "confidence_threshold": confidence_threshold}
+    directory.mkdir(parents=True, exist_ok=True)
+    _replace(directory / WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    _replace(directory / DECODING_FILE, lambda path: _write_json(path, decoding))
+    _replace(directory / CONFIG_FILE, lambda path: _write_json(path, config))
+
+
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    write(partial)
+    partial.chmod(0o644)  # safetensors creates private files.
+    os.replace(partial, path)

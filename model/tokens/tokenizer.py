@@ -1,0 +1,59 @@
+"""Loads a checkpoint's tokenizer from disk with transformers, without running code from the checkpoint."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase, Qwen2Tokenizer
+
+from cdlm.model.backbones.fast_dllm_v2 import FastDllmV2Backbone
+from cdlm.model.backbones.llada import LladaBackbone
+from cdlm.model.backbones.native import NativeBackbone
+from cdlm.model.backbones.sdar import SdarBackbone
+from cdlm.model.config import CheckpointError
+from cdlm.model.files import check_links, read_json
+from cdlm.model.tokens.chat_templates import default_template, use_template
+
+CONFIG_FILE = "tokenizer_config.json"
+
+# Classes that are Python code in their checkpoints, and the one of transformers that reads the same files.
+_LIBRARY_CLASSES: dict[object, Any] = {"DreamTokenizer": Qwen2Tokenizer}
+
+
+@cache
+def _register() -> None:
+    """Tells transformers that these formats exist; it reads their ``config.json`` and would warn about unknown ones."""
+    for backbone in (NativeBackbone, LladaBackbone, SdarBackbone, FastDllmV2Backbone):
+        name = backbone.model_type
+        # The base class warns about the old key rope_scaling, which published files have.
+        known = type(f"{name}Config", (PretrainedConfig,), {"model_type": name, "rope_scaling": None})
+        AutoConfig.register(name, known, exist_ok=True)
+
+
+def load_tokenizer(directory: Path, chat_template: Path | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a checkpoint directory.
+
+    Its chat template is that of the file ``chat_template``, else its own, else that of the checkpoint's format.
+
+    Raises:
+        CheckpointError: the directory or its tokenizer is missing or unreadable, or the file is no template.
+    """
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such checkpoint directory")
+    _register()
+    check_links(directory)
+    named = read_json(directory, CONFIG_FILE).get("tokenizer_class") if (directory / CONFIG_FILE).exists() else None
+    loader = _LIBRARY_CLASSES.get(str(named), AutoTokenizer)
+    try:
+        tokenizer = loader.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # The libraries look at few of the values in these files before they use them.
+        kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{directory}: cannot load the tokenizer: {kind}{reason}") from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    if chat_template is not None:
+        use_template(tokenizer, chat_template)
+    elif not tokenizer.chat_template and (directory / "config.json").exists():
+        model_type = read_json(directory, "config.json").get("model_type")
+        tokenizer.chat_template = default_template(model_type, tokenizer.get_added_vocab())
+    return tokenizer

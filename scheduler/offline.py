@@ -1,0 +1,85 @@
+"""Generation without a server: a list of requests in, their completions out."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from cdlm.scheduler.engine import Engine, StepObserver
+from cdlm.scheduler.errors import EngineError
+from cdlm.scheduler.messages import EngineStats, FinishReason, GenerateRequest, TokenLogprob
+from cdlm.scheduler.options import EngineOptions
+
+
+@dataclass(slots=True)
+class Completion:
+    """What one request came to.
+
+    ``logprobs`` has an entry for each of ``token_ids``, and one for the stop token after them if there was one, where
+    the request asks for them. ``denoise_steps`` and ``forward_passes`` are sums over its ``blocks``; ``finish_reason``
+    is ``stop`` or ``length``.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    denoise_steps: int = 0
+    forward_passes: int = 0
+    blocks: int = 0
+    finish_reason: FinishReason | None = None
+
+
+class OfflineEngine:
+    """An engine in the caller's process, for scripts and measurements.
+
+        engine = OfflineEngine(EngineOptions(model="model/assets/cdlm-nano"))
+        [done] = engine.generate([GenerateRequest(request_id="0", prompt_ids=[5, 6, 7], max_tokens=96)])
+
+    Args:
+        options: what to load and how much memory to use.
+        observer: called for every row after every step.
+
+    Raises:
+        EngineStartError: the checkpoint cannot be loaded, or the settings do not fit it.
+    """
+
+    def __init__(self, options: EngineOptions, observer: StepObserver | None = None) -> None:
+        self.engine = Engine(options, observer)
+
+    def generate(
+        self, requests: Iterable[GenerateRequest], on_step: Callable[[EngineStats], None] | None = None
+    ) -> list[Completion]:
+        """Completes all requests together; the answers come in their order.
+
+        Args:
+            requests: ids must differ.
+            on_step: receives the figures of every step.
+
+        Raises:
+            RequestError: one of them can never be served; none is run.
+            EngineError: a step failed. What was in flight is dropped, and the engine can be used again.
+        """
+        completions: dict[str, Completion] = {}
+        try:
+            for request in requests:
+                self.engine.add(request)
+                completions[request.request_id] = Completion()
+            while self.engine.busy:
+                report = self.engine.step()
+                if on_step is not None:
+                    on_step(report.stats)
+                for output in report.outputs:
+                    if output.error is not None:
+                        raise EngineError(f"request {output.request_id}: {output.error}")
+                    done = completions[output.request_id]
+                    done.token_ids += output.token_ids
+                    done.logprobs += output.logprobs or []
+                    done.denoise_steps += output.denoise_steps
+                    done.forward_passes += output.forward_passes
+                    done.blocks += not output.partial
+                    done.finish_reason = output.finish_reason
+        finally:
+            for request_id in completions:
+                self.engine.abort(request_id)  # Those that finished are unknown to it, which is no error.
+        return list(completions.values())
+
+    def close(self) -> None:
+        """Ends the processes that share the layers, if there are any."""
+        self.engine.close()

@@ -1,0 +1,299 @@
+"""The API process's end of the engine: starts it, watches it, restarts it, and carries requests to it."""
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+import zmq
+import zmq.asyncio
+
+from cdlm.scheduler import child
+from cdlm.scheduler.errors import EngineDeadError, EngineStartError
+from cdlm.scheduler.messages import (
+    AbortRequest,
+    BlockOutput,
+    EngineFailed,
+    EngineInput,
+    EngineOutput,
+    EngineReady,
+    EngineStats,
+    GenerateRequest,
+    ScoreRequest,
+    ShutdownRequest,
+    StepBegun,
+    StepReport,
+)
+from cdlm.scheduler.options import EngineOptions
+from cdlm.scheduler.process.flights import Flights
+from cdlm.scheduler.process.sockets import socket_directory
+
+logger = logging.getLogger(__name__)
+
+FIRST_BACKOFF_S = 0.2
+LONGEST_BACKOFF_S = 30.0
+STEADY_S = 60.0  # An engine that lived this long starts the backoff anew.
+STOP_TIMEOUT_S = 5.0
+
+
+class EngineClient:
+    """A supervised engine process. All methods belong to one event loop.
+
+    Args:
+        options: what the engine loads.
+        hang_timeout_s: seconds without a step, while requests are in flight, after which the engine is killed and
+            started again.
+    """
+
+    def __init__(self, options: EngineOptions, *, hang_timeout_s: float = math.inf) -> None:
+        self.options = options
+        self.hang_timeout_s = hang_timeout_s
+        self.stats_listeners: list[Callable[[EngineStats], None]] = []
+        self._context = zmq.asyncio.Context()
+        self._inbox: zmq.asyncio.Socket | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._ready: EngineReady | None = None
+        self._settled = asyncio.Event()
+        self._loaded_once = False
+        self._failure: str | None = None
+        self._reason: str | None = None  # Why the last start failed.
+        self._restarts = 0
+        self._stats = EngineStats()
+        self._last_step_time = time.monotonic()
+        self._flights = Flights()
+        self._stopping = False
+
+    @property
+    def ready(self) -> EngineReady | None:
+        """What the engine loaded; ``None`` while it loads, restarts or is gone."""
+        return self._ready
+
+    @property
+    def failure(self) -> str | None:
+        """Why there is no engine and none will be started, if so."""
+        return self._failure
+
+    @property
+    def restarts(self) -> int:
+        """How often the engine died and was started again."""
+        return self._restarts
+
+    @property
+    def last_step_time(self) -> float:
+        """``time.monotonic()`` of the newest report."""
+        return self._last_step_time
+
+    @property
+    def stats(self) -> EngineStats:
+        """The newest report's figures."""
+        return self._stats
+
+    @property
+    def in_flight(self) -> int:
+        """Sequences handed to the engine whose last block has not come back."""
+        return len(self._flights)
+
+    @property
+    def quiet_s(self) -> float:
+        """Seconds for which requests have been in flight in a loaded engine without a step."""
+        if not self._flights or self._ready is None:
+            return 0.0
+        return time.monotonic() - max(self._last_step_time, self._flights.busy_since)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the engine, if one runs."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
+
+    async def start(self) -> None:
+        """Starts the engine in the background and returns at once."""
+        self._supervisor = asyncio.create_task(self._supervise())
+        self._supervisor.add_done_callback(self._supervised)
+
+    async def stop(self) -> None:
+        """Asks the engine to leave, kills it if it does not, and ends every request in flight."""
+        self._stopping = True
+        if self._inbox is not None:
+            with contextlib.suppress(zmq.ZMQError):
+                # Not awaited: an engine that still loads takes it later, and one that dies meanwhile never does.
+                self._send_soon(ShutdownRequest())
+        if self._supervisor is not None:
+            ended, _ = await asyncio.wait({self._supervisor}, timeout=STOP_TIMEOUT_S)
+            if not ended:
+                if self._process is not None and self._process.returncode is None:
+                    self._process.kill()
+                self._supervisor.cancel()
+                await asyncio.gather(self._supervisor, return_exceptions=True)
+        self._flights.fail("the engine was stopped", queued=True)  # Those that waited for its next life.
+        self._context.destroy(linger=0)
+
+    async def wait_ready(self) -> EngineReady:
+        """Waits until the engine has loaded.
+
+        Raises:
+            EngineStartError: it never will; the message says why.
+        """
+        while self._ready is None:
+            if self._failure is not None:
+                raise EngineStartError(self._failure)
+            self._settled.clear()
+            await self._settled.wait()
+        return self._ready
+
+    async def generate(self, request: GenerateRequest | ScoreRequest) -> AsyncIterator[BlockOutput]:
+        """Yields the request's blocks as they finish; the last one has a finish reason. A scoring request has one.
+
+        Leaving early (closing the iterator, cancellation) aborts the request in the engine.
+
+        A request that no engine has begun outlives the engine, and is handed to the next one.
+
+        Raises:
+            EngineDeadError: the engine is not ready, or died while it worked on the request, or will not come back.
+        """
+        if self._ready is None:
+            raise EngineDeadError(self._failure or "the engine is not ready")
+        flight = self._flights.open(request)
+        finished = False
+        try:
+            with contextlib.suppress(EngineDeadError):  # Then the next engine is handed it, or it is ended.
+                await self._send(request)
+            while not finished:
+                output = await flight.next()
+                finished = output.finish_reason is not None
+                yield output
+        except EngineDeadError:
+            finished = True
+            raise
+        finally:
+            self._flights.close(flight)
+            if not finished and self._ready is not None:
+                self._send_soon(AbortRequest(request_id=request.request_id))
+
+    async def _send(self, message: EngineInput) -> None:
+        if self._inbox is None:
+            raise EngineDeadError("the engine is not ready")
+        sent = asyncio.ensure_future(self._inbox.send(msgspec.msgpack.encode(message)))
+        try:
+            await asyncio.shield(sent)
+        except asyncio.CancelledError:
+            if sent.cancelled():  # By the socket, which is closed when the engine is gone; nobody cancelled the caller.
+                raise EngineDeadError("the engine died") from None
+            raise
+        except zmq.ZMQError as error:
+            raise EngineDeadError(f"the engine died: {error}") from error
+
+    def _send_soon(self, message: EngineInput) -> None:
+        """Sends without awaiting: usable while the caller is being cancelled."""
+        if self._inbox is not None:
+            sent = asyncio.ensure_future(self._inbox.send(msgspec.msgpack.encode(message)))
+            # Whoever is gone needs nothing any more; an exception that nobody looks at would be logged.
+            sent.add_done_callback(lambda done: None if done.cancelled() else done.exception())
+
+    async def _supervise(self) -> None:
+        """One life of the engine after the other. Only a first start that fails is the end; one that served returns."""
+        backoff = FIRST_BACKOFF_S
+        while True:
+            started, self._reason = time.monotonic(), None
+            try:
+                await self._run_once()
+            except Exception as error:
+                self._reason = f"the engine process could not be started: {error or type(error).__name__}"
+            finally:
+                self._ready = None
+                self._flights.fail("the engine died while the request was in flight", queued=self._stopping)
+            if self._stopping:
+                return
+            if not self._loaded_once:
+                self._failure = self._reason or self._silent_end()
+                return
+            self._restarts += 1
+            if time.monotonic() - started > STEADY_S:
+                backoff = FIRST_BACKOFF_S
+            logger.error("%s; starting it again in %.1f s", self._reason or "the engine died", backoff)
+            await asyncio.sleep(backoff)
+            backoff = min(2 * backoff, LONGEST_BACKOFF_S)
+
+    def _supervised(self, supervisor: asyncio.Task[None]) -> None:
+        """No engine will be started any more: nobody waits for one in vain."""
+        if not self._stopping and self._failure is None:
+            error = None if supervisor.cancelled() else supervisor.exception()
+            self._failure = f"the engine is not watched any more: {error!r}"
+            logger.error("%s", self._failure)
+        self._flights.fail(self._failure or "the engine was stopped", queued=True)
+        self._settled.set()
+
+    def _silent_end(self) -> str:
+        """How a process ended that did not say why."""
+        code = self._process.returncode if self._process is not None else None
+        how = f"was ended by {signal.Signals(-code).name}" if code is not None and code < 0 else "died"
+        return f"the engine process {how} while it loaded the model; its log says more"
+
+    async def _run_once(self) -> None:
+        """One life of the engine process: fresh sockets, so that nothing of an earlier life is read."""
+        with socket_directory() as directory, contextlib.ExitStack() as held:
+            inbox, outbox = (held.enter_context(self._context.socket(kind)) for kind in (zmq.PUSH, zmq.PULL))
+            addresses = (f"ipc://{directory}/in", f"ipc://{directory}/out")
+            for socket, address in zip((inbox, outbox), addresses, strict=True):
+                socket.set_hwm(0)
+                socket.linger = 0
+                socket.bind(address)
+            level = str(logging.getLogger("cdlm").getEffectiveLevel())
+            command = child.command("cdlm.scheduler.process.server", *addresses, str(os.getpid()), level)
+            process = await asyncio.create_subprocess_exec(
+                *command, env=child.environment(), stdin=asyncio.subprocess.PIPE
+            )
+            self._process, self._inbox = process, inbox
+            reader = asyncio.create_task(self._read(outbox))
+            watchdog = asyncio.create_task(self._kill_when_hung(process))
+            try:
+                await process.communicate(msgspec.msgpack.encode(self.options))
+                with contextlib.suppress(TimeoutError):  # What it said last may still be on its way.
+                    await asyncio.wait_for(asyncio.shield(reader), 0.2)
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()  # Else its pipes outlive the event loop.
+                self._ready, self._inbox = None, None
+                for task in (reader, watchdog):
+                    task.cancel()
+                await asyncio.gather(reader, watchdog, return_exceptions=True)
+
+    async def _kill_when_hung(self, process: asyncio.subprocess.Process) -> None:
+        while True:
+            await asyncio.sleep(min(1.0, self.hang_timeout_s / 10))
+            if self.quiet_s > self.hang_timeout_s:
+                logger.error("the engine has not stepped for %.1f s; killing it", self.quiet_s)
+                process.kill()
+                return
+
+    async def _read(self, outbox: zmq.asyncio.Socket) -> None:
+        decoder = msgspec.msgpack.Decoder(EngineOutput)
+        while True:
+            message = decoder.decode(await outbox.recv())
+            match message:
+                case EngineReady():
+                    self._ready, self._loaded_once = message, True
+                    self._last_step_time = time.monotonic()
+                    for request in self._flights.take_again():
+                        self._send_soon(request)
+                    self._settled.set()
+                case EngineFailed():
+                    self._reason = message.message
+                    return
+                case StepBegun():
+                    self._flights.begin(message.request_ids)
+                case StepReport():
+                    self._deliver(message)
+
+    def _deliver(self, report: StepReport) -> None:
+        self._last_step_time = time.monotonic()
+        self._stats = report.stats
+        self._flights.deliver(report.outputs)
+        for listener in self.stats_listeners:
+            listener(report.stats)

@@ -1,0 +1,103 @@
+"""One of the processes that share a model's layers: joins the others, loads its share, does what the leader says.
+
+    python -m cdlm.scheduler.ranks.rank DESCRIPTOR
+
+DESCRIPTOR is an open connection to the leader, which sends ``RankStart`` and is told ``RankHere``, then ``RankReady``
+or ``RankFailed``.
+"""
+
+import os
+import signal
+import sys
+from contextlib import suppress
+from datetime import timedelta
+from multiprocessing.connection import Connection
+
+import msgspec
+import setproctitle
+import torch
+import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+from cdlm.model.device import free_memory, keep_freed_memory
+from cdlm.model.parallel.follower import Follower
+from cdlm.model.parallel.transformer import RankTransformer
+from cdlm.scheduler.errors import EngineStartError
+from cdlm.scheduler.loading import load_weights, rank_device
+from cdlm.scheduler.options import EngineOptions
+from cdlm.scheduler.steps.threads import Threads
+
+PROCESS_NAME = "cdlm-rank"
+HOST = "127.0.0.1"  # All ranks are on one machine.
+MEETING_TIMEOUT = timedelta(minutes=10)
+
+
+class RankStart(msgspec.Struct, frozen=True):
+    """Which rank a process is, and at which port of this machine the ranks meet."""
+
+    rank: int
+    port: int
+    options: EngineOptions
+
+
+class RankHere(msgspec.Struct, frozen=True, tag="here"):
+    """The rank is about to join: who waits for it in the group will not wait in vain."""
+
+
+class RankReady(msgspec.Struct, frozen=True, tag="ready"):
+    """The rank's weights are there, and this many bytes of its device are free."""
+
+    free_memory: int
+
+
+class RankFailed(msgspec.Struct, frozen=True, tag="failed"):
+    """The rank cannot start."""
+
+    message: str
+
+
+RankMessage = RankHere | RankReady | RankFailed
+
+
+def join(options: EngineOptions, rank: int, meeting: TCPStore) -> None:
+    """Makes this process a rank of the group: gloo on CPUs, NCCL on GPUs."""
+    device = rank_device(options, rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=meeting,
+        rank=rank,
+        world_size=options.tensor_parallel_size,
+        timeout=MEETING_TIMEOUT,
+    )
+
+
+def main() -> int:
+    """Entry point of a rank other than the leader."""
+    setproctitle.setproctitle(PROCESS_NAME)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # They may reach the whole group; it ends when its leader does.
+    connection = Connection(int(sys.argv[1]))
+    start = msgspec.msgpack.decode(connection.recv_bytes(), type=RankStart)
+    Threads(start.options)
+    with suppress(BrokenPipeError):
+        connection.send_bytes(msgspec.msgpack.encode(RankHere()))
+        try:
+            join(start.options, start.rank, TCPStore(HOST, start.port, is_master=False))
+            transformer = load_weights(start.options, start.rank).transformer
+        except EngineStartError as error:
+            connection.send_bytes(msgspec.msgpack.encode(RankFailed(message=str(error))))
+            return 1
+        assert isinstance(transformer, RankTransformer)
+        free = free_memory(transformer.lm_head.weight.device)
+        if transformer.lm_head.weight.device.type == "cpu":
+            keep_freed_memory()
+        connection.send_bytes(msgspec.msgpack.encode(RankReady(free_memory=free)))
+        Follower(transformer).serve(connection)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

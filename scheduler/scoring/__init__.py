@@ -1,0 +1,1 @@
+"""Requests that score a prompt."""

@@ -1,0 +1,163 @@
+"""The scoring requests of an engine: admission, a share of each step's tokens, answers."""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from cdlm.model.config import Manifest
+from cdlm.model.row import NOT_FINITE, TokenScore
+from cdlm.model.runner import ModelRunner
+from cdlm.scheduler.errors import RequestError
+from cdlm.scheduler.kv.page_pool import PagePool
+from cdlm.scheduler.messages import BlockOutput, ScoreRequest
+from cdlm.scheduler.queue import FairQueue
+from cdlm.scheduler.scoring.request import Scoring, ScoringPlan
+from cdlm.scheduler.steps.faults import Fault, attempt, run_apart
+from cdlm.scheduler.validation import check_logprobs, check_priority
+
+_SHARE = 4  # A step that follows one without scores keeps one part in so many of its tokens for them.
+
+
+class ScoreQueue:
+    """Scoring beside generation: it takes the tokens of a step that generation leaves.
+
+    Generation may leave none for as long as it is busy; so after a step without any, a part of the next is kept.
+    Those that wait are admitted fairly between clients, by what their scored prompts amount to. Whoever is admitted
+    holds the pages it needs to finish, and never waits for those of others.
+    """
+
+    def __init__(
+        self, manifest: Manifest, pool: PagePool, runner: ModelRunner, on_begin: Callable[[list[str]], None]
+    ) -> None:
+        self.manifest, self.pool, self.runner, self.on_begin = manifest, pool, runner, on_begin
+        self.waiting: FairQueue[Scoring] = FairQueue()
+        self.running: list[Scoring] = []
+        self._scorings: dict[str, Scoring] = {}
+        self.tokens = 0  # Of the last step.
+        self.rows = 0
+        self._starved = False
+
+    def __contains__(self, request_id: object) -> bool:
+        return request_id in self._scorings
+
+    @property
+    def busy(self) -> bool:
+        """Whether a step would score anything."""
+        return bool(self.running or self.waiting)
+
+    @property
+    def tables(self) -> Iterator[list[int]]:
+        """Every page table that is held."""
+        for scoring in self.running:
+            yield scoring.pages
+            yield from scoring.scratch
+
+    def add(self, request: ScoreRequest) -> None:
+        """Queues a request; raises ``RequestError`` for one that can never be served."""
+        vocab = self.runner.transformer.config.vocab_size
+        if not request.prompt_ids:
+            raise RequestError("prompt is empty")
+        if len(request.prompt_ids) > self.manifest.max_model_len:
+            raise RequestError(
+                f"prompt ({len(request.prompt_ids)}) exceeds the context of {self.manifest.max_model_len}"
+            )
+        if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= vocab:
+            raise RequestError(f"prompt has a token id outside 0..{vocab - 1}")
+        if self.manifest.mask_token_id in request.prompt_ids:
+            raise RequestError("prompt has the mask token, which has no probability")
+        check_logprobs(request.logprobs, vocab)
+        check_priority(request.priority)
+        scoring = Scoring(request, self.manifest, self.pool)
+        if scoring.pages_needed > self.pool.num_pages:
+            raise RequestError(f"prompt needs more than the {self.pool.num_pages} KV pages there are")
+        self._scorings[request.request_id] = scoring
+        self.waiting.append(scoring)
+
+    def abort(self, request_id: str) -> None:
+        """Drops a request and frees what it holds; an unknown id is no error."""
+        if request_id in self._scorings:
+            self._clear(self._scorings[request_id])
+            self._leave(self._scorings[request_id])
+
+    def reserve(self, budget: int) -> int:
+        """How many of a step's tokens generation must leave."""
+        return budget // _SHARE if self.busy and self._starved else 0
+
+    def step(self, budget: int, *, admit: bool = True) -> list[BlockOutput]:
+        """One forward in at most ``budget`` tokens; the requests it finished. ``admit`` lets waiting ones join.
+
+        A request that raises, or whose logits are not finite, ends with finish reason ``error``; the others go on.
+        """
+        plans, outputs = self._schedule(budget, admit)
+        self.rows, self.tokens = len(plans), sum(len(plan.work.token_ids) for _, plan in plans)
+        self._starved = self.busy and not plans
+        results = run_apart("a scoring step", [plan for _, plan in plans], self._run)
+        for (scoring, plan), scores in zip(plans, results, strict=True):
+            booked = scores if isinstance(scores, Fault) else attempt("scoring", partial(_book, scoring, plan, scores))
+            if booked is not None:
+                outputs.append(self._fail(scoring, booked.reason))
+        for scoring in [scoring for scoring in self.running if scoring.done]:
+            output = attempt("the end of scoring", scoring.output)
+            if isinstance(output, Fault):
+                output = self._fail(scoring, output.reason)
+            else:
+                self._leave(scoring)
+            outputs.append(output)
+        return outputs
+
+    def _run(self, plans: list[ScoringPlan]) -> list[list[TokenScore]]:
+        for source, target in (copy for plan in plans for copy in plan.copies):
+            self.runner.copy_page(source, target)
+        return self.runner.score([plan.work for plan in plans])
+
+    def _schedule(self, budget: int, admit: bool) -> tuple[list[tuple[Scoring, ScoringPlan]], list[BlockOutput]]:
+        """Who takes part in the step with which plan, and the ends of those whose plan could not be made."""
+        failed: list[BlockOutput] = []
+        while admit and len(self.running) < self.runner.rows.size:
+            scoring = self.waiting.first()
+            if scoring is None:
+                break
+            admitted = attempt("admission", scoring.admit)
+            if isinstance(admitted, Fault):
+                failed.append(self._fail(scoring, admitted.reason))
+                continue
+            if not admitted:
+                break
+            self.waiting.charge(scoring.request.client, prompt_tokens=len(scoring.ids))
+            self.waiting.take(scoring)
+            self.running.append(scoring)
+            self.on_begin([scoring.request.request_id])
+        plans = []
+        for scoring in list(self.running):
+            plan = attempt("planning scores", partial(scoring.plan, budget))
+            if isinstance(plan, Fault):
+                failed.append(self._fail(scoring, plan.reason))
+            elif plan is not None:
+                plans.append((scoring, plan))
+                budget -= len(plan.work.token_ids)
+        return plans, failed
+
+    def _leave(self, scoring: Scoring) -> None:
+        del self._scorings[scoring.request.request_id]
+        if scoring in self.waiting:
+            self.waiting.remove(scoring)
+        else:
+            self.running.remove(scoring)
+        scoring.release()
+
+    def _clear(self, scoring: Scoring) -> None:
+        """Zeroes what it has written to the pool: of its finished blocks nobody has seen a logit yet."""
+        for table in (scoring.pages, *scoring.scratch):
+            attempt("clearing pages", partial(self.runner.clear, table, 0))
+
+    def _fail(self, scoring: Scoring, reason: str) -> BlockOutput:
+        self._clear(scoring)
+        self._leave(scoring)
+        return BlockOutput(request_id=scoring.request.request_id, token_ids=[], finish_reason="error", error=reason)
+
+
+def _book(scoring: Scoring, plan: ScoringPlan, scores: list[TokenScore]) -> Fault | None:
+    if not all(math.isfinite(score.logprob) for score in scores):
+        return Fault(NOT_FINITE)
+    scoring.take(plan, scores)
+    return None

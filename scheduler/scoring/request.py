@@ -1,0 +1,176 @@
+"""One scoring request: the log-probability of every token of a prompt, given those before it (docs/sampling.md).
+
+The prompt is taken as blocks from position 0. First its finished blocks are computed, as if each had been generated and
+committed; then every token gets a **state**: its block with itself and all later tokens masked. Each state is a segment
+with pages of its own behind the shared ones of the earlier blocks, so any number of them share a forward.
+"""
+
+import time
+from dataclasses import dataclass, field
+
+from cdlm.model.attention.segments import Segment
+from cdlm.model.config import Manifest
+from cdlm.model.row import TokenScore
+from cdlm.model.scoring import ScoreWork
+from cdlm.scheduler.kv.page_pool import PagePool
+from cdlm.scheduler.messages import BlockOutput, ScoreRequest, TokenLogprob
+
+
+@dataclass(slots=True)
+class ScoringPlan:
+    """A step's share of one request.
+
+    Attributes:
+        work: for the runner.
+        positions: whose tokens the work's targets are.
+        copies: pages to copy before the forward, (source, target).
+        committed: positions below this have exact keys and values after it.
+    """
+
+    work: ScoreWork
+    positions: list[int]
+    copies: list[tuple[int, int]]
+    committed: int
+
+
+@dataclass(slots=True, eq=False)
+class Scoring:
+    """State of a scoring request.
+
+    Attributes:
+        pages: table of the finished blocks.
+        scratch: tables of the states' blocks; the first is held from admission on, the others for a step.
+        committed: positions below this have exact keys and values.
+        left: positions that still need a state, the next one last.
+        scores: by position.
+    """
+
+    request: ScoreRequest
+    manifest: Manifest
+    pool: PagePool
+    arrival: float = field(default_factory=time.monotonic)
+    pages: list[int] = field(default_factory=list)
+    scratch: list[list[int]] = field(default_factory=list)
+    committed: int = 0
+    left: list[int] = field(default_factory=list)
+    scores: dict[int, TokenScore] = field(default_factory=dict)
+    forwards: int = 0
+
+    def __post_init__(self) -> None:
+        # On a shifted backbone a block's first token is predicted by the clean row before it.
+        by_commit = self.manifest.block_length if self.manifest.shift else len(self.ids)
+        self.left = [position for position in range(len(self.ids) - 1, 0, -1) if position % by_commit]
+
+    @property
+    def ids(self) -> list[int]:
+        """The prompt."""
+        return self.request.prompt_ids
+
+    @property
+    def finished_blocks(self) -> int:
+        """Positions of all blocks but the last, which no token sees."""
+        block = self.manifest.block_length
+        return (len(self.ids) - 1) // block * block
+
+    @property
+    def done(self) -> bool:
+        """Whether every token has its score."""
+        return self.committed == self.finished_blocks and not self.left
+
+    @property
+    def pages_needed(self) -> int:
+        """The least it can run with: its finished blocks and one state."""
+        return self.pool.pages_for(self.finished_blocks) + self.pool.pages_for(self._tail)
+
+    @property
+    def _tail(self) -> int:
+        """The most positions of a state's own pages: its block, and what shares the page the block begins in."""
+        block, size = self.manifest.block_length, self.pool.page_size
+        return max(start % size for start in range(0, len(self.ids), block)) + block
+
+    def admit(self) -> bool:
+        """Takes the pages it needs; all or nothing."""
+        first: list[int] = []
+        if self.pool.grow(self.pages, self.finished_blocks) and self.pool.grow(first, self._tail):
+            self.scratch = [first]
+            return True
+        self.release()
+        return False
+
+    def release(self) -> None:
+        """Gives all pages back."""
+        self.trim(0)
+        self.pool.release(self.pages)
+
+    def trim(self, states: int = 1) -> None:
+        """Gives back the pages of all but that many states."""
+        while len(self.scratch) > states:
+            self.pool.release(self.scratch.pop())
+
+    def plan(self, budget: int) -> ScoringPlan | None:
+        """Its next step in at most ``budget`` tokens; ``None`` when they are too few."""
+        return self._plan_commit(budget) if self.committed < self.finished_blocks else self._plan_states(budget)
+
+    def take(self, plan: ScoringPlan, scores: list[TokenScore]) -> None:
+        """Books what a step brought."""
+        self.forwards += 1
+        self.committed = plan.committed
+        self.scores.update(zip(plan.positions, scores, strict=True))
+        scored = set(plan.positions)
+        self.left = [position for position in self.left if position not in scored]
+        self.trim()
+
+    def output(self) -> BlockOutput:
+        """The answer: an entry for every token but the first."""
+        entries = [
+            TokenLogprob(self.ids[position], score.logprob, 0, score.top_ids, score.top_logprobs)
+            for position, score in sorted(self.scores.items())
+        ]
+        return BlockOutput(
+            request_id=self.request.request_id,
+            token_ids=[],
+            forward_passes=self.forwards,
+            finish_reason="length",
+            logprobs=entries,
+        )
+
+    def _plan_commit(self, budget: int) -> ScoringPlan | None:
+        block = self.manifest.block_length
+        end = min(self.finished_blocks, self.committed + budget // block * block)
+        if end == self.committed:
+            return None
+        ids = self.ids[self.committed : end]
+        if block == 1:  # Blocks of one token are a causal run, which is one segment.
+            segments = [Segment(self.committed, len(ids), self.pages, causal=True)]
+        else:
+            segments = [Segment(start, block, self.pages) for start in range(self.committed, end, block)]
+        rows = list(range(block - 1, len(ids), block)) if self.manifest.shift else []
+        positions = [self.committed + row + 1 for row in rows]
+        targets = [self.ids[position] for position in positions]
+        return ScoringPlan(ScoreWork(segments, ids, rows, targets, self.request.logprobs), positions, [], end)
+
+    def _plan_states(self, budget: int) -> ScoringPlan | None:
+        block, size = self.manifest.block_length, self.pool.page_size
+        positions = self.left[: -1 - min(len(self.left), budget // block) : -1]
+        while len(self.scratch) < len(positions) and self.pool.pages_for(self._tail) <= self.pool.free:
+            self.scratch.append([])
+            self.pool.grow(self.scratch[-1], self._tail)
+        positions = positions[: len(self.scratch)]
+        if not positions:
+            return None
+        segments: list[Segment] = []
+        ids: list[int] = []
+        rows: list[int] = []
+        copies: list[tuple[int, int]] = []
+        for position, own in zip(positions, self.scratch, strict=False):
+            start = position // block * block
+            whole = start // size
+            if start % size:
+                copies.append((self.pages[whole], own[0]))
+            rows.append(len(ids) + position - start - int(self.manifest.shift))
+            segments.append(Segment(start, block, self.pages[:whole] + own))
+            ids += self.ids[start:position] + [self.manifest.mask_token_id] * (start + block - position)
+        targets = [self.ids[position] for position in positions]
+        return ScoringPlan(
+            ScoreWork(segments, ids, rows, targets, self.request.logprobs), positions, copies, self.committed
+        )

@@ -1,0 +1,104 @@
+"""What the engine tells: of itself once it is ready, and of a request after a step."""
+
+from cdlm.model.config import Manifest
+from cdlm.model.row import RowResult
+from cdlm.model.runner import ModelRunner
+from cdlm.scheduler.kv.page_pool import PagePool
+from cdlm.scheduler.messages import BlockCanvas, BlockOutput, EngineReady, FinishReason, TokenLogprob
+from cdlm.scheduler.sequence import Sequence
+
+
+def engine_ready(runner: ModelRunner, pool: PagePool, max_guided_len: int) -> EngineReady:
+    """What the front end needs to know about the loaded checkpoint."""
+    manifest, transformer = runner.manifest, runner.transformer
+    return EngineReady(
+        max_model_len=manifest.max_model_len,
+        max_guided_len=max_guided_len,
+        block_length=manifest.block_length,
+        confidence_threshold=manifest.confidence_threshold,
+        vocab_size=transformer.config.vocab_size,
+        mask_token_id=manifest.mask_token_id,
+        stop_token_ids=list(manifest.stop_token_ids),
+        page_size=pool.page_size,
+        num_pages=pool.num_pages,
+        device=str(runner.device),
+        dtype=str(runner.dtype).removeprefix("torch."),
+        parameters=sum(shape.numel() for shape in transformer.stored_shapes().values()),
+    )
+
+
+def step_output(sequence: Sequence, result: RowResult, manifest: Manifest) -> BlockOutput | None:
+    """The block if the step has finished it, or what the request wants to see of it before; ``None`` for nothing.
+
+    Keeps in the sequence what its next outputs of the block rest on.
+    """
+    for offset, score in result.scores.items():
+        sequence.logprobs[offset] = TokenLogprob(
+            result.tokens[offset], score.logprob, result.steps, score.top_ids, score.top_logprobs
+        )
+    canvas = _block_canvas(sequence, result, manifest) if sequence.request.stream_canvas else None
+    given, block = len(sequence.given), manifest.block_length
+    first = given + sequence.sent
+    reason: FinishReason | None = None
+    own_stop: int | None = None
+    if result.stop < min(result.frontier, sequence.wanted, block):
+        reason, end = "stop", result.stop
+        token = result.tokens[end]
+        own_stop = token if sequence.request.ignore_eos or token not in manifest.stop_token_ids else None
+    elif result.frontier >= sequence.wanted:
+        reason, end = "length", sequence.wanted
+    elif result.frontier >= block:
+        end = block
+    else:
+        end = max(first, result.frontier) if sequence.request.stream_prefix else first
+        if end == first and canvas is None:
+            return None
+        sequence.sent = end - given
+        return _block_output(sequence, result, first, end, canvas=canvas, partial=True)
+    return _block_output(
+        sequence, result, first, end, canvas=canvas, reason=reason, own_stop=own_stop,
+        denoise_steps=result.steps, forward_passes=sequence.forwards,
+    )  # fmt: skip
+
+
+def _block_output(
+    sequence: Sequence,
+    result: RowResult,
+    first: int,
+    end: int,
+    *,
+    reason: FinishReason | None = None,
+    own_stop: int | None = None,
+    denoise_steps: int = 0,
+    forward_passes: int = 0,
+    canvas: BlockCanvas | None = None,
+    partial: bool = False,
+) -> BlockOutput:
+    """The tokens of the current block from offset ``first`` up to ``end``, with what belongs to them."""
+    logprobs = None
+    if sequence.request.logprobs is not None:
+        logprobs = [sequence.logprobs[offset] for offset in range(first, end + (reason == "stop"))]
+    return BlockOutput(
+        request_id=sequence.request.request_id,
+        token_ids=result.tokens[first:end],
+        denoise_steps=denoise_steps,
+        forward_passes=forward_passes,
+        cached_tokens=sequence.cached,
+        queue_seconds=sequence.queued,
+        finish_reason=reason,
+        stop_token_id=own_stop,
+        logprobs=logprobs,
+        partial=partial,
+        canvas=canvas,
+    )
+
+
+def _block_canvas(sequence: Sequence, result: RowResult, manifest: Manifest) -> BlockCanvas:
+    """The current block as it is after the step; remembers in the sequence when each token was finalised."""
+    end = min(sequence.wanted, manifest.block_length)
+    tokens = result.tokens[len(sequence.given) : end]
+    shown = [None if token == manifest.mask_token_id else token for token in tokens]
+    for offset, token in enumerate(shown):
+        if token is not None:
+            sequence.finalised_at.setdefault(offset, result.steps)
+    return BlockCanvas(result.steps, shown, [sequence.finalised_at.get(offset) for offset in range(len(shown))])

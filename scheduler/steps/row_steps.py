@@ -1,0 +1,111 @@
+"""The rows of a step: their blocks opened on the canvas, their work listed, and one forward for all of them."""
+
+from functools import partial
+
+from cdlm.model.decoding.rows import BlockStart, RowSettings
+from cdlm.model.row import Guidance, RowResult, RowWork
+from cdlm.model.runner import ModelRunner
+from cdlm.scheduler.blocks import clean_spans
+from cdlm.scheduler.sequence import Sequence
+from cdlm.scheduler.steps.batch import Done
+from cdlm.scheduler.steps.faults import Fault, attempt, run_apart
+from cdlm.scheduler.steps.threads import Threads
+from cdlm.scheduler.steps.work import work_tokens
+
+
+class RowSteps:
+    """Steps requests with a row each, so that one whose work raises ends alone."""
+
+    def __init__(self, runner: ModelRunner, threads: Threads) -> None:
+        self.runner, self.manifest, self.threads = runner, runner.manifest, threads
+        self.parameters = sum(shape.numel() for shape in runner.transformer.stored_shapes().values())
+
+    def step(self, sequences: list[Sequence]) -> list[tuple[Sequence, Done | Fault]]:
+        """One forward over all of them, or several over parts of them where one raises; in their order."""
+        works = [attempt("opening a row", partial(self._work, sequence)) for sequence in sequences]
+        sound = [work for work in works if not isinstance(work, Fault)]
+        tokens = sum(work_tokens(work, self.manifest.block_length) for work in sound)
+        with self.threads.worth(tokens * self.parameters):
+            results = iter(run_apart("a step", sound, self.runner.step))
+        return [
+            (sequence, work if isinstance(work, Fault) else _done(work, next(results)))
+            for sequence, work in zip(sequences, works, strict=True)
+        ]
+
+    def leave(self, sequence: Sequence) -> None:
+        """Forgets what is kept for a row, before its request gives it and its pages back."""
+        assert sequence.row is not None
+        self.runner.rows.close(sequence.row)
+        if sequence.staged is not None or sequence.fresh:
+            self.clear(sequence)
+
+    def clear(self, sequence: Sequence) -> None:
+        """Zeroes the keys and values that no finite logit has come of yet: they may not be finite."""
+        start = sequence.stored if sequence.fresh else sequence.computed
+        for table in sequence.tables:
+            attempt("clearing pages", partial(self.runner.clear, table, start))
+
+    def check(self, running: list[Sequence]) -> None:
+        """Asserts that host and device agree about the rows of ``running``, and that no other row keeps anything."""
+        having = [(sequence.row, sequence) for sequence in running if sequence.row is not None]
+        self.runner.rows.check(
+            [row for row, sequence in having if sequence.row_open],
+            {row: self._start(sequence) for row, sequence in having if sequence.block_open},
+        )
+
+    def _work(self, sequence: Sequence) -> RowWork:
+        """Opens the block if it is new, and lists what the forward has to compute for this request."""
+        assert sequence.row is not None
+        if not sequence.block_open:
+            self._open_block(sequence, sequence.row)
+        clean = clean_spans(
+            sequence.token_ids, sequence.computed, sequence.block_start, sequence.prompt_length, self.manifest
+        )
+        # The first token taken from the commit pass must be known before the block is looked at.
+        committed = bool(clean) or sequence.fresh
+        alone = self.manifest.first_token == "autoregressive" and committed and not sequence.given
+        return RowWork(
+            sequence.row,
+            sequence.pages,
+            clean,
+            sequence.block_start,
+            denoise=not alone,
+            sampling=sequence.sampling,
+            needs_entropy=sequence.rule.name == "entropy_bound",
+            edited=sequence.edits is not None,
+            logprobs=sequence.request.logprobs,
+            constrained=sequence.grammar is not None,
+            guidance=(
+                Guidance(sequence.guidance_scale, sequence.second_pages, sequence.prompt_length)
+                if sequence.guided
+                else None
+            ),
+        )
+
+    def _open_block(self, sequence: Sequence, row: int) -> None:
+        if not sequence.row_open:
+            settings = RowSettings(
+                rule=sequence.rule,
+                max_steps=sequence.max_steps,
+                stop_ids=sequence.stop_ids,
+                prompt_ids=sequence.request.prompt_ids,
+                edits=sequence.edits,
+                grammar=sequence.grammar,
+                border=sequence.border,
+            )
+            self.runner.rows.open(row, settings)
+            sequence.row_open, sequence.border = True, None
+        self.runner.rows.open_block(row, self._start(sequence))
+        sequence.logprobs.clear()
+        sequence.finalised_at.clear()
+        sequence.block_open = True
+
+    def _start(self, sequence: Sequence) -> BlockStart:
+        generated = sequence.token_ids[sequence.prompt_length : sequence.block_start]
+        return BlockStart(sequence.given, generated, sequence.wanted, sequence.pinned(self.manifest.block_length))
+
+
+def _done(work: RowWork, result: RowResult | Fault) -> Done | Fault:
+    if isinstance(result, Fault):
+        return result
+    return (work, result) if result.error is None else Fault(result.error)

@@ -1,0 +1,80 @@
+"""Admission: how many sequences may be in hand, and whose."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+
+from cdlm.server.access.keys import ApiKey
+from cdlm.server.access.quotas import Quota
+from cdlm.server.errors import ApiError
+from cdlm.server.observe.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+
+class Gate:
+    """Admission: how many sequences the engine has in hand, and whether new ones may come."""
+
+    def __init__(self, limit: int, metrics: Metrics) -> None:
+        self.limit = limit
+        self.in_flight = 0
+        self.draining = False
+        self._quotas: dict[str, Quota] = {}
+        self._metrics = metrics
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.cut_listeners: set[Callable[[ApiError], None]] = set()
+
+    def check_size(self, sequences: int, param: str) -> None:
+        """Raises ``ApiError`` 400 naming ``param`` for a request that could never be admitted."""
+        if sequences > self.limit:
+            message = f"{sequences} sequences are asked for; this server takes at most {self.limit} at once"
+            raise ApiError(400, message, param=param)
+
+    def quota(self, key: ApiKey) -> Quota:
+        """What ``key`` uses of this gate."""
+        return self._quotas.setdefault(key.name, Quota(key))
+
+    @contextmanager
+    def admit(self, sequences: int, tokens: int = 0, key: ApiKey | None = None) -> Iterator[None]:
+        """Holds places for ``sequences`` sequences of together ``tokens`` tokens.
+
+        Raises ``ApiError``: 503 while draining, 429 when full or when ``key`` has used what it may, 400 where it never
+        may.
+        """
+        if self.draining:
+            self._metrics.rejected("draining")
+            raise ApiError(503, "The server is shutting down", retry_after=10)
+        if self.in_flight + sequences > self.limit:
+            self._metrics.rejected("queue_full")
+            raise ApiError(429, "Too many requests are waiting; retry later", retry_after=1)
+        with ExitStack() as held:
+            try:
+                held.enter_context(self.quota(key).hold(sequences, tokens) if key else nullcontext())
+            except ApiError as error:
+                if error.status == 429:
+                    self._metrics.rejected("rate_limited")
+                raise
+            self.in_flight += sequences
+            self._idle.clear()
+            try:
+                yield
+            finally:
+                self.in_flight -= sequences
+                if self.in_flight == 0:
+                    self._idle.set()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Lets running requests finish for ``timeout_s`` seconds, then cuts them; True when all finished."""
+        self.draining = True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            logger.warning("drain limit reached with %d sequences running; ending them", self.in_flight)
+            error = ApiError(503, "The server is shutting down", retry_after=10)
+            for listener in list(self.cut_listeners):
+                listener(error)
+            return False
+        return True

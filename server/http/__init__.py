@@ -1,0 +1,1 @@
+"""HTTP around the routes: keys, limits, bodies, errors, event streams."""

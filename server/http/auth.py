@@ -1,0 +1,55 @@
+"""Bearer keys, checked on the raw path before any routing."""
+
+import hmac
+from collections.abc import Sequence
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cdlm.server.access.keys import ApiKey, digest
+from cdlm.server.errors import ApiError
+
+# Probes, and what the API is like, which is the same for every server of this version: browsers send no key for a page.
+OPEN_PATHS = frozenset({"/health", "/livez", "/readyz", "/ping", "/docs", "/openapi.json"})
+
+
+class ApiKeyAuth:
+    """Lets through only ``OPEN_PATHS``, ``open_paths`` and requests whose ``Authorization: Bearer`` key is known.
+
+    Without keys every request passes. Any path that is not literally an open one needs a key. The request's record
+    (``server/observe/request_log.py``) learns whose it is.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[ApiKey], open_paths: frozenset[str] = frozenset()) -> None:
+        self._app = app
+        self._open = OPEN_PATHS | open_paths
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        open_path = scope["type"] == "lifespan" or scope.get("path") in self._open
+        key = None if open_path or not self._keys else self._recognise(scope)
+        if key is not None or open_path or not self._keys:
+            record = scope.get("state", {}).get("record")
+            if record is not None:
+                record.key = key
+            await self._app(scope, receive, send)
+            return
+        error = ApiError(
+            401,
+            "Missing or incorrect API key; send it as 'Authorization: Bearer KEY'",
+            code="invalid_api_key",
+            headers={"www-authenticate": "Bearer"},
+        )
+        await error.response()(scope, receive, send)
+
+    def _recognise(self, scope: Scope) -> ApiKey | None:
+        """The key that the request carries."""
+        values = [value for name, value in scope["headers"] if name == b"authorization"]
+        if len(values) != 1:
+            return None
+        scheme, _, given = values[0].partition(b" ")
+        if scheme.lower() != b"bearer":
+            return None
+        found = digest(given.strip())
+        # Every key is compared, so that the time tells nothing about which one came close.
+        matches = [key for key in self._keys if hmac.compare_digest(found, key.digest)]
+        return matches[0] if matches else None

@@ -1,0 +1,104 @@
+"""What keeps one client from hurting the rest: sizes of headers and bodies."""
+
+import asyncio
+import re
+import uuid
+from contextlib import suppress
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cdlm.server.errors import ApiError
+
+MAX_HEADER_BYTES = 32 * 1024
+MAX_HEADERS = 200
+# How long the rest of a body that is too large is read, and thrown away, after the answer.
+LINGER_S = 5.0
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+
+
+class RequestId:
+    """Puts ``x-request-id`` on every response: the client's when it is harmless, else a fresh one.
+
+    The id is for people and logs only; the engine uses ids of its own. Answers 431 to too many or too
+    large headers.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = [value for name, value in scope["headers"] if name == b"x-request-id"]
+        known = len(given) == 1 and _REQUEST_ID.fullmatch(given[0]) is not None
+        request_id = given[0] if known else uuid.uuid4().hex.encode()
+        scope.setdefault("state", {})["request_id"] = request_id.decode()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id)]
+            await send(message)
+
+        headers = scope["headers"]
+        if len(headers) > MAX_HEADERS or sum(len(k) + len(v) for k, v in headers) > MAX_HEADER_BYTES:
+            await ApiError(431, "The request headers are too large").response()(scope, receive, send_with_id)
+            return
+        await self._app(scope, receive, send_with_id)
+
+
+class BodyLimit:
+    """Answers 413 to bodies over ``max_bytes``, declared or chunked, before all of it is buffered.
+
+    Then it reads on for a while and forgets what it reads: a connection that is closed while the client still sends is
+    reset, and the client never sees the answer.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        error = ApiError(
+            413,
+            f"The request body is larger than {self._max} bytes",
+            # The unread rest of the body makes the connection useless for another request.
+            headers={"connection": "close"},
+        )
+        seen, ends = 0, False
+
+        async def read() -> Message:
+            nonlocal seen, ends
+            message = await receive()
+            seen += len(message.get("body", b""))
+            ends = not message.get("more_body", False)  # Or the client has left.
+            return message
+
+        async def counted() -> Message:
+            message = await read()
+            if seen > self._max:
+                raise error
+            return message
+
+        async def lingering(message: Message) -> None:
+            last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if not last or seen <= self._max:
+                await send(message)
+                return
+            await send({**message, "more_body": True})
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    while not ends:
+                        await read()
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared[:20]) > self._max:
+            seen = int(declared[:20])
+            await error.response()(scope, receive, lingering)
+        else:
+            await self._app(scope, counted, lingering)

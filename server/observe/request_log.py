@@ -1,0 +1,136 @@
+"""One JSON line for every POST, and its span where tracing is on; neither holds a prompt or an answer."""
+
+import json
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Literal, Protocol, Self
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cdlm.scheduler.messages import BlockOutput, GenerateRequest
+from cdlm.server.access.keys import ApiKey
+from cdlm.server.text.update import Update
+
+if TYPE_CHECKING:
+    from cdlm.server.observe.spans import RequestSpan, Tracing
+
+logger = logging.getLogger(__name__)
+
+Outcome = Literal["finished", "cancelled", "error"]
+
+_CLIENT_GONE = 499
+_PATH_CHARACTERS = 200
+
+
+def print_bare_lines() -> None:
+    """Sends the lines to stderr as they are, so that a collector of logs reads each as one JSON object."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+    logger.propagate = False
+
+
+class SequenceTrace(Protocol):
+    """Where the blocks of one sequence are noted while the ``with`` lasts."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None: ...
+    def block(self, block: BlockOutput, update: Update) -> None:
+        """A block, or a part of one, and what it added to the answer."""
+
+
+class _Untraced:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        pass
+
+    def block(self, block: BlockOutput, update: Update) -> None:
+        pass
+
+
+_UNTRACED = _Untraced()
+
+
+class RequestRecord:
+    """What one HTTP request came to: filled by whoever works on it, told when it has been answered.
+
+    ``sent`` is the status the client has seen, ``status`` what the request came to: a stream that fails has said 200
+    before. ``figures`` are those of the work, if any was begun; ``key`` is whose request it is, where keys are needed.
+    """
+
+    def __init__(self, path: str, span: "RequestSpan | None" = None) -> None:
+        self.path = path[:_PATH_CHARACTERS]
+        self.sent: int | None = None
+        self.outcome: Outcome | None = None
+        self.status: int | None = None
+        self.figures: dict[str, object] = {}
+        self.key: ApiKey | None = None
+        self._span = span
+        self._started = time.monotonic()
+
+    def asked(self, request: GenerateRequest, sequences: int, *, streamed: bool) -> None:
+        """So many sequences like ``request`` are going to be run."""
+        if self._span is not None:
+            self._span.asked(request, sequences, streamed=streamed)
+
+    def sequence(self, number: int) -> SequenceTrace:
+        """Where the blocks of sequence ``number`` are noted."""
+        return _UNTRACED if self._span is None else self._span.sequence(number)
+
+    def worked(self, outcome: Outcome, status: int, figures: dict[str, object]) -> None:
+        """The work on it has ended."""
+        self.outcome, self.status, self.figures = outcome, status, figures
+
+    def close(self, request_id: str) -> None:
+        """Writes the line and ends the span; ``request_id`` is the HTTP request's."""
+        status = self.status or self.sent or _CLIENT_GONE
+        outcome = self.outcome or (
+            "cancelled" if status == _CLIENT_GONE else "finished" if status < 400 else "error"
+        )  # fmt: skip
+        elapsed = time.monotonic() - self._started
+        line: dict[str, object] = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "request_id": request_id,
+            "path": self.path,
+            "outcome": outcome,
+            "status": status,
+            "e2e_ms": round(elapsed * 1000, 1),
+            **self.figures,
+        }
+        if self.key is not None:
+            line["key"] = self.key.name
+        if self._span is not None:
+            line["trace_id"] = self._span.trace_id
+            self._span.end(line, self.sent)
+        logger.info("%s", json.dumps(line))
+
+
+class RequestLog:
+    """Gives every POST a ``RequestRecord`` (``request.state.record``) and closes it after the answer."""
+
+    def __init__(self, app: ASGIApp, tracing: "Tracing | None" = None) -> None:
+        self._app = app
+        self._tracing = tracing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        span = None if self._tracing is None else self._tracing.request(scope["path"], scope["headers"])
+        record = RequestRecord(scope["path"], span)
+        state = scope.setdefault("state", {})
+        state["record"] = record
+
+        async def watched(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.sent = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            record.close(state.get("request_id", ""))

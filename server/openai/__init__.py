@@ -1,0 +1,1 @@
+"""OpenAI's routes, a package each, and what they share."""

@@ -1,0 +1,184 @@
+"""``POST /v1/chat/completions``."""
+
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from cdlm.scheduler.messages import EngineReady
+from cdlm.server.errors import ApiError
+from cdlm.server.http.sse import DONE, event, open_stream, unless_gone
+from cdlm.server.observe.request_log import RequestRecord
+from cdlm.server.openai.answers.choice import Choice
+from cdlm.server.openai.answers.diffusing import diffusing
+from cdlm.server.openai.answers.generation import Job
+from cdlm.server.openai.answers.logprobs import chat_logprobs
+from cdlm.server.openai.answers.stream import answer_events
+from cdlm.server.openai.chat.request import ChatRequest
+from cdlm.server.openai.forms.answer_grammar import answer_grammar
+from cdlm.server.openai.protocol.body import read_body
+from cdlm.server.services import Services, check_edits, check_stop_ids, token_budget
+from cdlm.server.text import TextCodec
+from cdlm.server.text.tool_calls import Piece, TextPiece, ToolCallReader
+from cdlm.server.text.update import PlacedToken, StopReason, Update
+
+router = APIRouter()
+
+Delta = dict[str, object]
+
+
+@router.post("/chat/completions")
+async def chat(request: Request) -> Response:
+    """Answers a chat."""
+    services: Services = request.app.state.services
+    body = await read_body(request, ChatRequest)
+    services.check_model(body.model)
+    body.check_supported(services.settings.decoding)
+    ready, codec = services.require_ready()
+    job = await _plan(services, body, ready, codec, request.state.record)
+    answer = _Answer(services, body, job, codec)
+    if body.stream:
+        return await open_stream(request, answer_events(job, answer))
+    return JSONResponse(await unless_gone(request, answer.whole()))
+
+
+async def _plan(
+    services: Services, body: ChatRequest, ready: EngineReady, codec: TextCodec, record: RequestRecord
+) -> Job:
+    services.gate.check_size(body.n, "n")
+    use = body.tool_use
+    wanted = answer_grammar(body.constraint, use)
+    grammar = await services.checked_grammar(wanted, body.stop_token_ids, ready, codec)
+    chat = body.chat(trust_template=services.settings.trust_request_chat_template)
+    ids = await codec.encode_chat(chat, ready.max_model_len, special=bool(body.add_special_tokens))
+    check_stop_ids(body.stop_token_ids, ready)
+    budget = token_budget(len(ids), body.token_limit, ready, "messages", guided=body.guidance_scale > 0)
+    check_edits(body, budget, ready)
+    await services.check_room(wanted, budget, body.limit_name, "messages", ready, codec)
+    return Job.plan(services, codec, record, body, [ids], [budget], grammar=grammar)
+
+
+class _Answer:
+    def __init__(self, services: Services, body: ChatRequest, job: Job, codec: TextCodec) -> None:
+        self._body = body
+        self._job = job
+        self._codec = codec
+        self._readers = [ToolCallReader(calls=bool(body.tool_use.functions)) for _ in job.choices]
+        self._started: set[int] = set()  # Choices that have an event.
+        self._head = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": services.model_name,
+            "system_fingerprint": services.fingerprint(),
+        }
+
+    async def whole(self) -> dict[str, object]:
+        choices = [self._choice(choice) for choice in await self._job.finish()]
+        answer: dict[str, object] = {"object": "chat.completion", "choices": choices, "usage": self._job.usage()}
+        return self._head | answer | self._prompt_ids()
+
+    def write(self, update: Update) -> Iterator[bytes]:
+        """Of a choice its role first, then an event for a piece of a block, then its end."""
+        if update.index not in self._started:
+            more = {} if self._started else self._prompt_ids()
+            self._started.add(update.index)
+            yield self._chunk(update.index, {"role": "assistant", "content": ""}, more=more)
+        for place, delta in enumerate(self._deltas(update)):
+            yield self._chunk(update.index, delta, None if place else update)
+        if update.finish_reason is not None:
+            reason = self._finish(update.index, update.finish_reason)
+            yield self._chunk(update.index, {}, finish_reason=reason, stop_reason=update.stop_reason)
+
+    def end(self) -> Iterator[bytes]:
+        """The usage if asked for, then the end mark."""
+        if self._body.stream_options.include_usage:
+            yield event(self._head | {"object": "chat.completion.chunk", "choices": [], "usage": self._job.usage()})
+        yield DONE
+
+    def fail(self, error: ApiError) -> Iterator[bytes]:
+        """The error, then the end mark."""
+        yield event(error.body())
+        yield DONE
+
+    def _deltas(self, update: Update) -> list[Delta]:
+        """What an update adds to the message; the first also carries what else was asked for."""
+        deltas = [_delta(piece) for piece in self._readers[update.index].take(update)]
+        # A block whose text is all held back says nothing, unless more was asked for.
+        more = self._body.return_token_ids or self._body.logprobs
+        if not deltas and update.token_ids and more:
+            deltas = [{"content": ""}]
+        elif not deltas and update.canvas is not None:
+            deltas = [{}]
+        return deltas
+
+    def _finish(self, index: int, reason: str | None) -> str | None:
+        # Of a call that a stop string cut, nobody should take the arguments for whole.
+        calls = self._readers[index].calls
+        return "tool_calls" if calls and calls[-1].complete and reason == "stop" else reason
+
+    def _choice(self, choice: Choice) -> dict[str, object]:
+        reader = self._readers[choice.index]
+        reader.feed(choice.text)
+        reader.finish(cut=choice.cut)
+        content = reader.content or (None if choice.text else "")
+        message: dict[str, object] = {"role": "assistant", "content": content, "refusal": None}
+        if reader.calls:
+            message["tool_calls"] = [call.shown() for call in reader.calls]
+        result: dict[str, object] = {
+            "index": choice.index,
+            "message": message,
+            "logprobs": self._logprobs(choice.logprobs, len(choice.token_ids)),
+            "finish_reason": self._finish(choice.index, choice.finish_reason),
+            "stop_reason": choice.stop_reason,
+        }
+        if self._body.return_token_ids:
+            result["token_ids"] = choice.token_ids
+        return result
+
+    def _chunk(
+        self,
+        index: int,
+        delta: Delta,
+        update: Update | None = None,
+        finish_reason: str | None = None,
+        stop_reason: StopReason = None,
+        more: Mapping[str, object] = {},
+    ) -> bytes:
+        choice: dict[str, object] = {
+            "index": index,
+            "delta": delta,
+            "logprobs": None if update is None else self._logprobs(update.logprobs, len(update.token_ids)),
+            "finish_reason": finish_reason,
+            "stop_reason": stop_reason,
+        }
+        if self._body.return_token_ids and update is not None:
+            choice["token_ids"] = update.token_ids
+        if update is not None and update.canvas is not None:
+            choice["diffusing"] = diffusing(
+                update.block, update.canvas, self._codec, keep_special=not self._body.skip_special_tokens
+            )
+        return event(
+            self._head
+            | {"object": "chat.completion.chunk", "choices": [choice], **more}
+            | self._job.chunk_usage(self._body.stream_options)
+        )
+
+    def _prompt_ids(self) -> dict[str, object]:
+        """The ids of the prompt, where they are asked for; they stand once beside the choices."""
+        return {"prompt_token_ids": self._job.prompts[0]} if self._body.return_token_ids else {}
+
+    def _logprobs(self, tokens: list[PlacedToken], count: int) -> dict[str, object] | None:
+        # A chat has no place for the token that ended it: it is no content.
+        if not self._body.logprobs:
+            return None
+        return chat_logprobs(tokens[:count], self._codec, as_ids=self._body.return_tokens_as_token_ids)
+
+
+def _delta(piece: Piece) -> Delta:
+    """A piece as streams of chats show it."""
+    if isinstance(piece, TextPiece):
+        return {"content": piece.text}
+    added = piece.call.shown("") if piece.begins else {"function": {"arguments": piece.arguments}}
+    return {"tool_calls": [{"index": piece.index} | added]}

@@ -1,0 +1,1 @@
+"""Bodies of requests and parts of answers that several routes share."""

@@ -1,0 +1,302 @@
+"""Fields that completions and chats share."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+
+from cdlm.model.decoding.rules import RULE_NUMBERS, RuleName
+from cdlm.scheduler.messages import DecodingParams
+from cdlm.server.errors import invalid
+from cdlm.server.openai.fields.row import STREAM_OPTIONS
+from cdlm.server.openai.fields.table import describe_rows, settle
+from cdlm.server.openai.protocol.conditions import Condition
+from cdlm.server.openai.protocol.effort import Effort, effort_threshold
+from cdlm.server.openai.protocol.whole import takes_integers, whole
+
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 1024
+MAX_BIASES = 1024
+
+
+def _describe_place(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    assert issubclass(model, ApiModel)
+    describe_rows(model.place, schema)
+    if model.conditions:
+        schema["allOf"] = list(model.conditions)
+
+
+class ApiModel(BaseModel):
+    """A JSON object in which null means absent and types are strict.
+
+    Names that it does not define are refused, unless the table of fields says for its ``place``, a route or a path
+    inside of bodies, that they ask for nothing.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, frozen=True, json_schema_extra=_describe_place
+    )
+
+    place: ClassVar[str]
+    # What its validators ask beyond the fields themselves, for the published schema.
+    conditions: ClassVar[tuple[Condition, ...]] = ()
+    field_names: ClassVar[frozenset[str]]
+    integers: ClassVar[frozenset[str]]
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.field_names = frozenset(field.alias or name for name, field in cls.model_fields.items())
+        cls.integers = frozenset(n for n, field in cls.model_fields.items() if takes_integers(field.annotation))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_is_asked(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        asked = settle(cls.place, cls.field_names, data)
+        return {name: whole(value) if name in cls.integers else value for name, value in asked.items()}
+
+
+def check_stops(value: object) -> tuple[str, ...]:
+    """One stop string or up to 16 of them, none empty; raises ``ValueError``."""
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, list | tuple):
+        raise ValueError("must be a string or a list of strings")
+    if len(stops) > MAX_STOPS:
+        raise ValueError(f"at most {MAX_STOPS} stop strings are allowed, not {len(stops)}")
+    for stop in stops:
+        if not isinstance(stop, str):
+            raise ValueError("must be a string or a list of strings")
+        if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
+            raise ValueError(f"a stop string has 1 to {MAX_STOP_CHARACTERS} characters, not {len(stop)}")
+    return tuple(stops)
+
+
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+StopInput = StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)]
+_BIASES = {
+    "type": "object",
+    "propertyNames": {"pattern": "^[0-9]{1,10}$"},
+    "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+    "maxProperties": MAX_BIASES,
+}
+
+
+def check_bias(value: object) -> dict[int, float]:
+    """Token ids and what is added to their logits; raises ``ValueError``."""
+    if not isinstance(value, dict):
+        raise ValueError("must be an object of token ids and numbers")
+    if len(value) > MAX_BIASES:
+        raise ValueError(f"at most {MAX_BIASES} tokens may have a bias, not {len(value)}")
+    value = {str(name): bias for name, bias in value.items()}  # In Python an id may be a number.
+    names = [name for name in value if not (name.isascii() and name.isdigit() and len(name) <= 10)]
+    # bool is an int to Python, not to JSON; the comparison is false for NaN too.
+    numbers = [
+        name
+        for name, bias in value.items()
+        if name not in names
+        and (isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100)
+    ]
+    wrong = [f"{_listed(names)} must be a token id"] if names else []
+    wrong += [f"the bias of {', '.join(numbers)} must be a number from -100 to 100"] if numbers else []
+    if wrong:
+        raise ValueError("; ".join(wrong))
+    return {int(name): float(bias) for name, bias in value.items()}
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(repr(name[:32]) for name in names)
+
+
+class AnyStreamOptions(ApiModel):
+    """Options of any stream."""
+
+    place = STREAM_OPTIONS
+
+
+class StreamOptions(AnyStreamOptions):
+    """When a stream carries usage."""
+
+    include_usage: bool = Field(default=False, description="Send a last chunk with the usage of the whole request.")
+    continuous_usage_stats: bool = Field(default=False, description="Send the usage so far on every chunk.")
+
+
+class SamplingFields(ApiModel):
+    """How answers are decoded and what ends them, on all routes."""
+
+    temperature: float = Field(0.0, ge=0, le=2, description="0, the default, decodes greedily.")
+    top_p: float = Field(1.0, ge=0, le=1)
+    top_k: int = Field(0, ge=-1, le=2**31 - 1, description="0 or -1 filters nothing.")
+    min_p: float = Field(0.0, ge=0, le=1)
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="Absent draws a fresh one.")
+    stop: Annotated[tuple[str, ...], PlainValidator(check_stops, json_schema_input_type=StopInput)] = Field(
+        (), description="Text that ends the answer and is left out of it; up to 16."
+    )
+    stop_token_ids: list[Annotated[int, Field(ge=0)]] = Field([], max_length=16)
+    ignore_eos: bool = Field(False, description="Go on after the end token, up to max_tokens.")
+    decoding: RuleName | None = Field(
+        None,
+        description="Which tokens a denoise step finalises; absent is threshold where confidence_threshold is sent, "
+        "and the server's rule elsewhere. threshold: those above confidence_threshold. factor: the n most confident, "
+        "as long as the n-th has a confidence of at least 1 - decoding_factor / (n + 1). entropy_bound: the n of "
+        "lowest entropy, as long as their entropies but the largest sum to at most entropy_bound. fixed_steps: the "
+        "most confident, so many that the block takes steps_per_block steps. Always at least one.",
+    )
+    confidence_threshold: float | None = Field(
+        None, gt=0, le=1, description="For decoding threshold; absent takes the server's."
+    )
+    decoding_factor: float | None = Field(
+        None, gt=0, le=1e6, description="For decoding factor; absent takes the server's. Larger is faster."
+    )
+    entropy_bound: float | None = Field(
+        None,
+        ge=0,
+        le=1e6,
+        description="For decoding entropy_bound, in nats; absent takes the server's. Larger is faster.",
+    )
+    steps_per_block: int | None = Field(
+        None, ge=1, le=4096, description="For decoding fixed_steps; absent takes the server's. Smaller is faster."
+    )
+    max_steps_per_block: int | None = Field(None, ge=1, le=4096, description="Most denoise steps of a block.")
+    skip_special_tokens: bool = Field(True, description="false shows special tokens in the text, by their names.")
+    include_stop_str_in_output: bool = Field(False, description="Leave the text of stop in the answer.")
+    priority: int = Field(
+        0,
+        ge=-(2**31),
+        le=2**31 - 1,
+        description="Of the waiting requests of one key those with a lower value begin first, one in eight by age.",
+    )
+    cache_salt: str = Field(
+        "", max_length=1024, description="Only requests with the same one share what is cached of their prompts."
+    )
+    presence_penalty: float = Field(0.0, ge=-2, le=2, description="Taken from the logits of tokens written before.")
+    frequency_penalty: float = Field(0.0, ge=-2, le=2, description="The same, as often as they were written.")
+    repetition_penalty: float = Field(
+        1.0,
+        ge=0.01,
+        le=100,
+        description="Divides positive and multiplies negative logits of tokens in the prompt or written before.",
+    )
+    logit_bias: Annotated[dict[int, float], PlainValidator(check_bias), WithJsonSchema(_BIASES)] = Field(
+        {}, description="Token ids, and what is added to their logits: -100 to 100, where -100 is a ban."
+    )
+    min_tokens: int = Field(0, ge=0, description="No stop token among that many tokens; a stop string still ends.")
+    guidance_scale: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="Classifier-free guidance: logits c become u + (guidance_scale + 1) (c - u), u being those without "
+        "the prompt. Above 0 a request takes twice the work.",
+    )
+
+
+class AnswerFields(SamplingFields):
+    """What all routes that generate have in common."""
+
+    effort_param: ClassVar[str] = "reasoning_effort"
+
+    model: str | None = Field(None, description="Model id; absent takes the one that is served.")
+    return_token_ids: bool = Field(False, description="Choices carry token_ids.")
+    stream: bool = False
+    user: str | None = None
+    diffusing: bool = Field(
+        False, description="Stream the block being denoised after every step; the text of the answer is not affected."
+    )
+    stream_granularity: Literal["block", "step"] = Field(
+        "block", description="Stream text by finished blocks, or after a step as soon as all before it is finalised."
+    )
+
+    @property
+    def engine_logprobs(self) -> int | None:
+        """How many alternatives to each token the engine is to report; ``None`` for no log-probabilities at all."""
+        return None
+
+    @property
+    def returned(self) -> int:
+        """Answers to each prompt that are returned."""
+        return 1
+
+    @property
+    def candidates(self) -> int:
+        """Answers to generate for each prompt."""
+        return self.returned
+
+    @property
+    def effort(self) -> Effort | None:
+        """The effort that is asked for, under whichever name the route has for it."""
+        return None
+
+    def rule(self, default: RuleName) -> RuleName:
+        """The rule that tokens are finalised by, where requests that name none have ``default``."""
+        names_threshold = self.confidence_threshold is not None or self.effort is not None
+        return self.decoding or ("threshold" if names_threshold else default)
+
+    def check_supported(self, default_rule: RuleName) -> None:
+        """Raises ``ApiError`` 400 for a field that would change the output and is not honoured.
+
+        ``default_rule`` is the server's.
+        """
+        rule = self.rule(default_rule)
+        for used_by, name in RULE_NUMBERS.items():
+            if used_by != rule and getattr(self, name) is not None:
+                raise invalid(f"{name} is used by decoding {used_by!r} only, not by {rule!r}", name)
+        for name in ("diffusing", "stream_granularity", "stream_options"):
+            if not self.stream and getattr(self, name) != type(self).model_fields[name].default:
+                raise invalid(f"{name} needs stream to be true", name)
+        if self.effort is not None:
+            self._check_effort(rule)
+
+    def _check_effort(self, rule: RuleName) -> None:
+        if rule != "threshold":
+            raise invalid(f"{self.effort_param} sets a threshold, which decoding {rule!r} has not", self.effort_param)
+        if self.confidence_threshold is not None:
+            raise invalid(
+                f"{self.effort_param} and confidence_threshold set the same number; send one of them",
+                self.effort_param,
+            )
+
+    def decoding_params(self, seed: int, threshold: float) -> DecodingParams:
+        """The engine's parameters, with the noise stream ``seed``; ``threshold`` is the checkpoint's own."""
+        return DecodingParams(
+            temperature=self.temperature,
+            top_k=max(self.top_k, 0),
+            # Zero means only the likeliest token, which an arbitrarily small share keeps.
+            top_p=max(self.top_p, 1e-9),
+            min_p=self.min_p,
+            seed=seed,
+            decoding=self.decoding,
+            confidence_threshold=(
+                self.confidence_threshold if self.effort is None else effort_threshold(self.effort, threshold)
+            ),
+            decoding_factor=self.decoding_factor,
+            entropy_bound=self.entropy_bound,
+            steps_per_block=self.steps_per_block,
+            max_steps_per_block=self.max_steps_per_block,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            repetition_penalty=self.repetition_penalty,
+            logit_bias=self.logit_bias,
+            min_tokens=self.min_tokens,
+            guidance_scale=self.guidance_scale,
+        )
+
+
+class GenerationFields(AnswerFields):
+    """What completions and chats have in common."""
+
+    n: int = Field(1, ge=1, le=128, description="Answers for each prompt.")
+    return_tokens_as_token_ids: bool = Field(
+        False, description="Tokens in log-probabilities are called token_id:N, which tells all of them apart."
+    )
+    stream_options: StreamOptions = StreamOptions()
+    reasoning_effort: Effort | None = Field(
+        None, description="How sure a token must be before it is written: none is fastest, medium the checkpoint's own."
+    )
+
+    @property
+    def returned(self) -> int:
+        return self.n
+
+    @property
+    def effort(self) -> Effort | None:
+        return self.reasoning_effort

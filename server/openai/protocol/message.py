@@ -1,0 +1,82 @@
+"""Messages of a chat."""
+
+from collections.abc import Collection
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, PlainValidator, model_validator
+
+from cdlm.server.openai.fields.row import MESSAGE, PART
+from cdlm.server.openai.fields.table import settle
+from cdlm.server.openai.protocol.conditions import either, given
+from cdlm.server.openai.protocol.fields import ApiModel
+from cdlm.server.openai.protocol.tools import ToolCall
+
+Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
+
+
+def check_content(value: object, kinds: Collection[str] = ("text",), place: str = PART) -> str:
+    """Message content as one text; raises ``ValueError`` for parts whose type is not one of ``kinds``."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise ValueError("must be a string or a list of text parts")
+    texts = []
+    for index, part in enumerate(value):
+        if not isinstance(part, dict) or not isinstance(kind := part.get("type"), str):
+            raise ValueError("every part must be an object with a type")
+        if kind not in kinds:
+            raise ValueError(f"parts of type {kind[:64]!r} are not supported; only {' and '.join(kinds)}")
+        if not isinstance(text := part.get("text"), str):
+            raise ValueError("a text part must have a string named text")
+        settle(place, ("type", "text"), part, f"[{index}].")
+        texts.append(text)
+    return "\n".join(texts)
+
+
+class TextPart(ApiModel):
+    """A part of a message."""
+
+    place = PART
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(ApiModel):
+    """One message of a chat."""
+
+    place = MESSAGE
+    conditions = (either(given("role", "assistant"), given("content")),)
+
+    role: Role
+    content: Annotated[str, PlainValidator(check_content, json_schema_input_type=str | list[TextPart])] = Field(
+        "", description="Text or text parts; only an assistant's may be absent."
+    )
+    name: str | None = None
+    tool_call_id: str | None = None
+    tool_calls: list[ToolCall] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _content_is_there(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("content") is None and data.get("role") != "assistant":
+            raise ValueError("content is required")
+        return data
+
+    @property
+    def has_content(self) -> bool:
+        """Whether there is content, which may be empty; only an assistant's message can be without."""
+        return "content" in self.model_fields_set
+
+    def fields(self) -> dict[str, JsonValue]:
+        """What the chat template sees; content that is absent or null is absent."""
+        shown: dict[str, JsonValue] = {"role": self.role}
+        if self.has_content:
+            shown["content"] = self.content
+        if self.name:
+            shown["name"] = self.name
+        if self.tool_call_id:
+            shown["tool_call_id"] = self.tool_call_id
+        if self.tool_calls:
+            shown["tool_calls"] = [call.fields() for call in self.tool_calls]
+        return shown

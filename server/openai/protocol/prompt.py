@@ -1,0 +1,79 @@
+"""What the prompt of a chat is made of, in every route that renders one."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, JsonValue
+
+from cdlm.server.errors import invalid
+from cdlm.server.openai.protocol.fields import ApiModel
+from cdlm.server.openai.protocol.message import Message
+from cdlm.server.openai.protocol.tools import MAX_TOOLS, Tool, ToolChoice, ToolUse
+from cdlm.server.text import Chat
+from cdlm.server.text.template import RESERVED
+
+
+def _check_variables(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    for name in value:
+        if name in RESERVED:
+            raise ValueError(f"{name!r} is no variable that a request may set here")
+    return value
+
+
+TemplateVariables = Annotated[dict[str, JsonValue], AfterValidator(_check_variables)]
+
+
+class ChatPromptFields(ApiModel):
+    """The fields of a chat that shape its prompt; ``messages`` are the route's."""
+
+    tools: list[Tool] = Field([], max_length=MAX_TOOLS)
+    tool_choice: ToolChoice = Field(
+        "auto",
+        description="auto leaves it to the model whether it answers or calls; required makes it call. The tools that "
+        "it may call can be fewer than those it hears of.",
+    )
+    add_generation_prompt: bool = Field(
+        True,
+        description="End the prompt where the assistant's answer begins. Absent is false with continue_final_message.",
+    )
+    continue_final_message: bool = Field(
+        False, description="End the prompt where the text of the last message ends: the answer goes on with it."
+    )
+    chat_template: str | None = Field(
+        None, description="A Jinja template for this chat; only with --trust-request-chat-template."
+    )
+    chat_template_kwargs: TemplateVariables = Field({}, description="Variables of the chat template, by their names.")
+    add_special_tokens: bool | None = Field(
+        None,
+        description="Put around the text what the tokenizer puts around a prompt. Absent is false for chats, whose "
+        "templates write what they need.",
+    )
+
+    def use_of_tools(self, *, several: bool = True) -> ToolUse:
+        """What the model may call; raises ``ApiError`` 400 where ``tool_choice`` does not fit ``tools``."""
+        return ToolUse.of(
+            [tool.function for tool in self.tools],
+            self.tool_choice,
+            several=several,
+            parameters="tools[{}].function.parameters",
+        )
+
+    def chat_of(self, messages: list[Message], *, trust_template: bool) -> Chat:
+        """What the prompt is made of; raises ``ApiError`` 400 for fields that do not go together."""
+        if self.chat_template is not None and not trust_template:
+            message = "chat_template is not supported by this server unless it has --trust-request-chat-template"
+            raise invalid(message, "chat_template")
+        if self.continue_final_message:
+            if self.add_generation_prompt and "add_generation_prompt" in self.model_fields_set:
+                message = "continue_final_message and add_generation_prompt cannot both be true"
+                raise invalid(message, "continue_final_message")
+            if messages[-1].tool_calls:
+                message = "continue_final_message: the last message has tool_calls, behind which there is no text"
+                raise invalid(message, "continue_final_message")
+        return Chat(
+            [message.fields() for message in messages],
+            [function.declaration() for function in self.use_of_tools().functions],
+            add_generation_prompt=self.add_generation_prompt and not self.continue_final_message,
+            continue_final_message=self.continue_final_message,
+            variables=self.chat_template_kwargs,
+            template=self.chat_template,
+        )

@@ -1,0 +1,132 @@
+"""Items of a response's input: messages, calls of functions, and their results."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, PlainValidator, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from cdlm.server.errors import invalid
+from cdlm.server.openai.fields.row import CALL_ITEM, ITEM, ITEM_PART, REASONING_ITEM, RESULT_ITEM
+from cdlm.server.openai.fields.table import UNWANTED
+from cdlm.server.openai.protocol.fields import ApiModel
+from cdlm.server.openai.protocol.message import Message, check_content
+from cdlm.server.openai.protocol.tools import CalledFunction, ToolCall
+
+_KINDS = ("message", "function_call", "function_call_output", "reasoning")
+
+
+def check_parts(value: object) -> str:
+    """The content of an item as one text; raises ``ValueError`` for parts that are not text."""
+    return check_content(value, ("input_text", "output_text"), ITEM_PART)
+
+
+class ContentPart(ApiModel):
+    """A part of a message, or of a function's result."""
+
+    place = ITEM_PART
+
+    type: Literal["input_text", "output_text"]
+    text: str
+
+
+Content = Annotated[
+    str,
+    PlainValidator(check_parts, json_schema_input_type=str | list[ContentPart]),
+    Field(description="Text or text parts."),
+]
+
+
+class MessageItem(ApiModel):
+    """A message."""
+
+    place = ITEM
+
+    type: Literal["message"] = "message"
+    role: Literal["user", "assistant", "system", "developer"]
+    content: Content
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_is_known(cls, data: Any) -> Any:
+        # Before the names of other items' fields are looked at.
+        if isinstance(data, dict) and (kind := data.get("type")) not in (None, *_KINDS):
+            reason = f"must be {', '.join(map(repr, _KINDS[:-1]))} or {_KINDS[-1]!r}, not {str(kind)[:64]!r}"
+            if kind == "item_reference":
+                reason += ": no response is kept; send the item itself, as clients do that are told store: false"
+            raise PydanticCustomError(UNWANTED, "{reason}", {"field": "type", "reason": reason})
+        return data
+
+
+class CallItem(ApiModel):
+    """A call that an earlier answer made."""
+
+    place = CALL_ITEM
+
+    type: Literal["function_call"]
+    call_id: str = Field(min_length=1, description="Its result has the same.")
+    name: str = Field(min_length=1)
+    arguments: str = Field(description="JSON text; empty stands for no arguments.")
+
+
+class ResultItem(ApiModel):
+    """What a function that was called has returned."""
+
+    place = RESULT_ITEM
+
+    type: Literal["function_call_output"]
+    call_id: str = Field(description="Of a call before it.")
+    output: Content
+
+
+class ReasoningItem(ApiModel):
+    """Reasoning of an earlier answer, which no answer of this server has: the model does not see it."""
+
+    place = REASONING_ITEM
+
+    type: Literal["reasoning"]
+
+
+def _tag(value: object) -> str:
+    # What is none of the others is a message, whose type then says what is wrong.
+    kind = value.get("type") if isinstance(value, dict) else None
+    return f"<{kind}>" if kind in _KINDS else "<message>"
+
+
+InputItem = Annotated[
+    Annotated[MessageItem, Tag("<message>")]
+    | Annotated[CallItem, Tag("<function_call>")]
+    | Annotated[ResultItem, Tag("<function_call_output>")]
+    | Annotated[ReasoningItem, Tag("<reasoning>")],
+    Discriminator(_tag),
+]
+
+
+def chat_messages(items: Sequence[InputItem]) -> list[Message]:
+    """The same as the messages of a chat: an assistant's text and the calls behind it are one message.
+
+    Raises ``ApiError`` 400 for the result of a call that is not there.
+    """
+    messages: list[dict[str, object]] = []
+    called: set[str] = set()
+    for index, item in enumerate(items):
+        match item:
+            case MessageItem():
+                messages.append({"role": item.role, "content": item.content})
+            case CallItem():
+                called.add(item.call_id)
+                if not messages or messages[-1]["role"] != "assistant":
+                    messages.append({"role": "assistant"})
+                calls = messages[-1].setdefault("tool_calls", [])
+                assert isinstance(calls, list)
+                calls.append(
+                    ToolCall(id=item.call_id, function=CalledFunction(name=item.name, arguments=item.arguments))
+                )
+            case ResultItem():
+                if item.call_id not in called:
+                    param = f"input[{index}].call_id"
+                    raise invalid(f"{param}: no function_call before it has the call_id {item.call_id[:64]!r}", param)
+                messages.append({"role": "tool", "content": item.output, "tool_call_id": item.call_id})
+            case ReasoningItem():
+                pass
+    return [Message.model_validate(message) for message in messages]

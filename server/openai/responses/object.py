@@ -1,0 +1,160 @@
+"""A response of ``/v1/responses`` in each state it goes through."""
+
+import time
+import uuid
+from typing import Literal
+
+from cdlm.server.errors import ApiError
+from cdlm.server.openai.answers.choice import Choice
+from cdlm.server.openai.answers.generation import Job
+from cdlm.server.openai.answers.logprobs import token_entries
+from cdlm.server.openai.responses.output import CalledItem, Item, Output, TextItem
+from cdlm.server.openai.responses.request import ResponsesRequest
+from cdlm.server.services import Services
+from cdlm.server.text import TextCodec
+from cdlm.server.text.tool_calls import Piece, ToolCallReader
+from cdlm.server.text.update import PlacedToken, Update
+
+Status = Literal["in_progress", "completed", "incomplete", "failed"]
+
+
+class ResponseObject:
+    """The response to one request, read from its only choice as that grows."""
+
+    def __init__(self, services: Services, body: ResponsesRequest, job: Job, codec: TextCodec) -> None:
+        self._body = body
+        self._job = job
+        self._codec = codec
+        self._created = int(time.time())
+        self._head = {
+            "id": f"resp_{uuid.uuid4().hex}",
+            "object": "response",
+            "created_at": self._created,
+            "model": services.model_name,
+            "system_fingerprint": services.fingerprint(),
+        }
+        self._may_call = bool(body.tool_use.functions)
+        self._reader = ToolCallReader(calls=self._may_call)
+        self.output = Output()
+
+    @property
+    def choice(self) -> Choice:
+        """The answer so far."""
+        return self._job.choices[0]
+
+    @property
+    def outcome(self) -> Status:
+        """How a finished answer ended."""
+        return "incomplete" if self.choice.finish_reason == "length" else "completed"
+
+    def begin(self) -> None:
+        """Opens the message where nothing but a message can come."""
+        if not self._may_call:
+            self.output.open_text()
+
+    def read(self, update: Update) -> list[Piece]:
+        """The pieces of a block or a part of one, which are still to be placed in the output."""
+        return self._reader.take(update)
+
+    def finish(self) -> None:
+        """Opens an empty message where an answer has ended without a word."""
+        if not self.output.items and not self.choice.text:
+            self.output.open_text()
+
+    def whole(self) -> dict[str, object]:
+        """The object of a finished answer of which nothing was read before."""
+        self.begin()
+        for piece in self._reader.feed(self.choice.text) + self._reader.finish(cut=self.choice.cut):
+            self.output.place(piece)
+        self.finish()
+        return self.state(self.outcome)
+
+    def state(self, status: Status, *, error: ApiError | None = None) -> dict[str, object]:
+        """The whole object; ``error`` goes with ``failed``."""
+        body = self._body
+        last = len(self.output.items) - 1
+        state = self._head | {
+            "status": status,
+            "completed_at": int(time.time()) if status == "completed" else None,
+            "error": None if error is None else {"code": "server_error", "message": error.message},
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+            "output": [
+                self.item(item, status if place == last else "completed")
+                for place, item in enumerate(self.output.items)
+            ],
+            "usage": None if status == "in_progress" else self._usage(),
+            "background": False,
+            "conversation": None,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "max_tool_calls": body.max_tool_calls,
+            "metadata": body.metadata,
+            "parallel_tool_calls": body.parallel_tool_calls,
+            "previous_response_id": None,
+            "prompt": None,
+            "prompt_cache_key": None,
+            "reasoning": {"effort": body.effort, "summary": None},
+            "safety_identifier": None,
+            "service_tier": "default",
+            "store": False,
+            "temperature": body.temperature,
+            "text": {"format": body.text.format.shown()},
+            "tool_choice": body.tool_choice if isinstance(body.tool_choice, str) else body.tool_choice.shown(),
+            "tools": [tool.shown() for tool in body.tools],
+            "top_logprobs": body.top_logprobs or 0,
+            "top_p": body.top_p,
+            "truncation": "disabled",
+            "user": body.user,
+        }
+        if body.return_token_ids:
+            state["prompt_token_ids"] = self.choice.request.prompt_ids
+            state["token_ids"] = self.choice.token_ids
+        return state
+
+    def item(self, item: Item, status: Status, *, opened: bool = True) -> dict[str, object]:
+        """An item of the output; ``opened`` is false before there is anything in it."""
+        if status in ("incomplete", "failed"):
+            # What cut the answer may have come behind the last sign of a call.
+            status = "completed" if isinstance(item, CalledItem) and item.call.complete else "incomplete"
+        elif status == "completed" and isinstance(item, CalledItem) and not item.call.complete:
+            status = "incomplete"  # A stop string cut it.
+        if isinstance(item, TextItem):
+            content = [self.part(item)] if opened else []
+            return {"id": item.id, "type": "message", "role": "assistant", "status": status, "content": content}
+        return {
+            "id": item.id,
+            "type": "function_call",
+            "call_id": item.call.id,
+            "name": item.call.name,
+            "arguments": item.call.arguments if opened else "",
+            "status": status,
+        }
+
+    def part(self, item: TextItem, *, opened: bool = True) -> dict[str, object]:
+        """The text of a message; ``opened`` is false before there is any."""
+        ids = self.choice.token_ids if opened else []
+        part: dict[str, object] = {
+            "type": "output_text",
+            "text": item.text if opened else "",
+            "annotations": [],
+            "logprobs": self.logprobs(self.choice.logprobs, len(ids)),
+        }
+        if self._body.return_token_ids:
+            part["token_ids"] = ids
+        return part
+
+    def logprobs(self, tokens: list[PlacedToken], count: int) -> list[dict[str, object]]:
+        """Entries of the first ``count`` of ``tokens``: the token that ended an answer is no part of its text."""
+        return token_entries(tokens[:count], self._codec) if self._body.reports_logprobs else []
+
+    def _usage(self) -> dict[str, object]:
+        """The usage of the request, under the names of this route."""
+        usage = self._job.usage()
+        details = usage.pop("prompt_tokens_details")
+        assert isinstance(details, dict)
+        return {
+            "input_tokens": usage.pop("prompt_tokens"),
+            "input_tokens_details": details | {"cache_write_tokens": 0},
+            "output_tokens": usage.pop("completion_tokens"),
+            "output_tokens_details": {"reasoning_tokens": 0},
+        } | usage

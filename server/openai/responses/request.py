@@ -1,0 +1,142 @@
+"""The body of a request for a response."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, JsonValue
+
+from cdlm.model.decoding.rules import RuleName
+from cdlm.server.errors import invalid
+from cdlm.server.openai.fields.row import REASONING, RESPONSES, TEXT
+from cdlm.server.openai.protocol.effort import Effort
+from cdlm.server.openai.protocol.fields import AnswerFields, AnyStreamOptions, ApiModel
+from cdlm.server.openai.protocol.formats import Constraint, TextFormat
+from cdlm.server.openai.protocol.message import Message
+from cdlm.server.openai.protocol.prompt import TemplateVariables
+from cdlm.server.openai.protocol.tools import MAX_TOOLS, ToolUse
+from cdlm.server.openai.responses.items import InputItem, chat_messages
+from cdlm.server.openai.responses.tools import FunctionTool, ToolChoice
+
+LOGPROBS = "message.output_text.logprobs"
+
+# All but the log-probabilities are parts of items that no answer here has.
+Includable = Literal[
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "message.output_text.logprobs",
+    "reasoning.encrypted_content",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+]
+
+
+def listed(value: object) -> object:
+    """Text as the one message it stands for; anything else is left to the validation of items."""
+    if not isinstance(value, str):
+        return value
+    if not value:
+        raise ValueError("must not be empty")
+    return [{"role": "user", "content": value}]
+
+
+_Input = Annotated[str, Field(min_length=1)] | Annotated[list[InputItem], Field(min_length=1)]
+
+
+class TextConfig(ApiModel):
+    """The form of the answer's text."""
+
+    place = TEXT
+
+    format: TextFormat = TextFormat(type="text")
+
+
+class Reasoning(ApiModel):
+    """What there is to set of reasoning."""
+
+    place = REASONING
+
+    effort: Effort | None = Field(None, description="How sure a token must be before it is written.")
+
+
+class ResponsesRequest(AnswerFields):
+    """``POST /v1/responses``."""
+
+    place = RESPONSES
+
+    effort_param: ClassVar[str] = "reasoning.effort"
+
+    input: Annotated[list[InputItem], BeforeValidator(listed, json_schema_input_type=_Input), Field(min_length=1)] = (
+        Field(description="Text of the user, or messages, calls and their results.")
+    )
+    instructions: str | None = Field(None, description="A system message in front of the input.")
+    max_output_tokens: int | None = Field(
+        None, ge=1, description="Most tokens of the answer; exact. Absent takes the rest of the context."
+    )
+    text: TextConfig = TextConfig()
+    reasoning: Reasoning = Reasoning()
+    include: list[Includable] = Field([], description=f"{LOGPROBS} has an effect; no answer has what the others add.")
+    top_logprobs: int | None = Field(
+        None, ge=0, le=20, description="How many of the likeliest tokens to report in each place; needs include."
+    )
+    metadata: Annotated[
+        dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
+    ] = Field({}, description="Returned as it is.")
+    stream_options: AnyStreamOptions = AnyStreamOptions()
+    tools: list[FunctionTool] = Field([], max_length=MAX_TOOLS)
+    tool_choice: ToolChoice = Field(
+        "auto", description="auto leaves it to the model whether it answers or calls; required makes it call."
+    )
+    parallel_tool_calls: bool = Field(True, description="Whether an answer may have several calls.")
+    max_tool_calls: int | None = Field(
+        None, ge=0, description="Most calls of built-in tools, of which there are none; returned as it is."
+    )
+
+    chat_template_kwargs: TemplateVariables = Field({}, description="Variables of the chat template, by their names.")
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the answer must be; ``None`` for free text."""
+        schema = self.text.format.schema_of_answer
+        return None if schema is None else Constraint("json", schema, "text.format")
+
+    @property
+    def reports_logprobs(self) -> bool:
+        """Whether the log-probabilities of the answer's tokens are shown."""
+        return LOGPROBS in self.include
+
+    @property
+    def engine_logprobs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.reports_logprobs else None
+
+    @property
+    def effort(self) -> Effort | None:
+        return self.reasoning.effort
+
+    @property
+    def tool_use(self) -> ToolUse:
+        """What the model may call; raises ``ApiError`` 400 where ``tool_choice`` does not fit ``tools``."""
+        return ToolUse.of(
+            self.tools, self.tool_choice, several=self.parallel_tool_calls, parameters="tools[{}].parameters"
+        )
+
+    def messages(self) -> list[dict[str, JsonValue]]:
+        """What the chat template sees: the instructions, then the input.
+
+        Raises ``ApiError`` 400 for the result of a call that is not there, and when there is no message at all.
+        """
+        first = [] if self.instructions is None else [Message(role="system", content=self.instructions)]
+        messages = first + chat_messages(self.input)
+        if not messages:
+            raise invalid("input needs an item that is no reasoning", "input")
+        return [message.fields() for message in messages]
+
+    def check_supported(self, default_rule: RuleName) -> None:
+        super().check_supported(default_rule)
+        if self.top_logprobs and not self.reports_logprobs:
+            raise invalid(f"top_logprobs needs include to have {LOGPROBS!r}", "top_logprobs")
+        use = self.tool_use
+        if self.ignore_eos and (use.functions or self.text.format.type != "text"):
+            raise invalid("ignore_eos cannot be used with text.format or tools: their answers end", "ignore_eos")
+        if self.diffusing and use.functions:
+            raise invalid("diffusing cannot be used with tools here; use /v1/chat/completions", "diffusing")

@@ -1,0 +1,127 @@
+"""``tools`` and ``tool_choice`` of a response, where a function and its type lie side by side."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from cdlm.server.openai.fields.row import RESPONSE_TOOL
+from cdlm.server.openai.fields.table import UNWANTED
+from cdlm.server.openai.protocol.fields import ApiModel
+from cdlm.server.openai.protocol.tools import ChoiceMode, Function
+
+
+def check_kind(data: Any, kinds: Sequence[str]) -> Any:
+    """An object whose type is one of ``kinds`` or absent; raises ``PydanticCustomError`` for another type.
+
+    It is looked at before the names of fields that only others have.
+    """
+    if isinstance(data, dict) and (kind := data.get("type")) not in (None, *kinds):
+        reason = f"must be {' or '.join(map(repr, kinds))}; {str(kind)[:64]!r} is not supported by this server"
+        raise PydanticCustomError(UNWANTED, "{reason}", {"field": "type", "reason": reason})
+    return data
+
+
+class FunctionTool(Function):
+    """A function that the model may call; functions are all the tools there are."""
+
+    place = RESPONSE_TOOL
+
+    type: Literal["function"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_is_known(cls, data: Any) -> Any:
+        return check_kind(data, ["function"])
+
+    def shown(self) -> dict[str, JsonValue]:
+        """The tool as responses repeat it."""
+        return {
+            "type": self.type,
+            "name": self.name,
+            "description": self.description or None,
+            "parameters": self.parameters,
+            "strict": self.strict,
+        }
+
+
+class ChosenFunction(ApiModel):
+    """The function that must be called."""
+
+    place = "tool_choice"
+
+    type: Literal["function"]
+    name: str
+
+    mode: ClassVar[ChoiceMode] = "required"
+    several: ClassVar[bool] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_is_known(cls, data: Any) -> Any:
+        return check_kind(data, ["function", "allowed_tools"])
+
+    @property
+    def names(self) -> list[str]:
+        """The functions that may be called."""
+        return [self.name]
+
+    def shown(self) -> dict[str, JsonValue]:
+        """The choice as responses repeat it."""
+        return {"type": self.type, "name": self.name}
+
+
+class NamedTool(ApiModel):
+    """A function by its name."""
+
+    place = "tool_choice.tools[]"
+
+    type: Literal["function"]
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_is_known(cls, data: Any) -> Any:
+        return check_kind(data, ["function"])
+
+
+class AllowedTools(ApiModel):
+    """The functions that may be called; the prompt shows the others too."""
+
+    place = "tool_choice"
+
+    type: Literal["allowed_tools"]
+    mode: ChoiceMode = Field(description="Whether one of them must be called.")
+    tools: list[NamedTool] = Field(min_length=1)
+
+    several: ClassVar[bool] = True
+
+    @property
+    def names(self) -> list[str]:
+        """The functions that may be called."""
+        return [tool.name for tool in self.tools]
+
+    def shown(self) -> dict[str, JsonValue]:
+        """The choice as responses repeat it."""
+        tools: list[JsonValue] = [{"type": tool.type, "name": tool.name} for tool in self.tools]
+        return {"type": self.type, "mode": self.mode, "tools": tools}
+
+
+def _tag(choice: object) -> str | None:
+    if not isinstance(choice, dict):
+        return "<word>" if isinstance(choice, str) else None
+    return "<allowed>" if choice.get("type") == "allowed_tools" else "<function>"
+
+
+# Tags have brackets, so that none is taken for the name of a field where an error says its place.
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("<word>")]
+    | Annotated[ChosenFunction, Tag("<function>")]
+    | Annotated[AllowedTools, Tag("<allowed>")],
+    Discriminator(
+        _tag,
+        custom_error_type="tool_choice",
+        custom_error_message="must be 'none', 'auto', 'required', or an object of type 'function' or 'allowed_tools'",
+    ),
+]

@@ -1,0 +1,167 @@
+"""The OpenAPI document: what each route takes and answers. The routes read and write their JSON by hand."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from cdlm.server.http.sse import event
+from cdlm.server.openai.chat.request import ChatRequest
+from cdlm.server.openai.chat.response import ChatCompletion, ChatCompletionChunk
+from cdlm.server.openai.completions.request import CompletionRequest
+from cdlm.server.openai.completions.response import Completion, CompletionChunk
+from cdlm.server.openai.protocol.response import Error
+from cdlm.server.openai.responses.request import ResponsesRequest
+from cdlm.server.openai.responses.response import ResponseAnswer, ResponseEvent
+from cdlm.server.openai.schema.examples import EXAMPLES
+from cdlm.server.openai.schema.others import Detokenized, ModelCard, ModelList, State, Tokenized, Version
+from cdlm.server.openai.tokens.request import DetokenizeRequest, TokenizeRequest
+
+_STATUSES = {
+    400: "A field, the body or its type is wrong; `param` names the field",
+    401: "No key that is known",
+    404: "No such model",
+    408: "The body took too long",
+    413: "The body is too large",
+    415: "The body is compressed",
+    429: "Too many requests are waiting",
+    431: "The headers are too large",
+    500: "A bug or a failed step",
+    503: "Loading, stopping, or the engine has died",
+    504: "The request took too long",
+}
+_ALWAYS = (413, 431, 500)
+_KEYED = (*_ALWAYS, 401)
+_READ = (*_KEYED, 400, 404, 408, 415, 503)
+_GENERATE = (*_READ, 429, 504)
+_RETRIED = (429, 503)
+_REF = "#/components/schemas/"
+_SHAPES = {"type", "$ref", "anyOf", "oneOf", "enum"}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One route: its answer (``None`` is plain text), the errors it can end with, its body, the events of a stream."""
+
+    answer: type[BaseModel] | None
+    errors: tuple[int, ...] = _KEYED
+    body: type[BaseModel] | None = None
+    event: type[BaseModel] | None = None
+    tag: str = "operate"
+
+
+OPERATIONS: dict[str, Operation] = {
+    "/v1/completions": Operation(Completion, _GENERATE, CompletionRequest, CompletionChunk, "generate"),
+    "/v1/chat/completions": Operation(ChatCompletion, _GENERATE, ChatRequest, ChatCompletionChunk, "generate"),
+    "/v1/responses": Operation(ResponseAnswer, _GENERATE, ResponsesRequest, ResponseEvent, "generate"),
+    "/v1/models": Operation(ModelList, tag="model"),
+    "/v1/models/{name}": Operation(ModelCard, (*_KEYED, 404), tag="model"),
+    "/v1/tokenize": Operation(Tokenized, _READ, TokenizeRequest, tag="model"),
+    "/v1/detokenize": Operation(Detokenized, _READ, DetokenizeRequest, tag="model"),
+    "/health": Operation(State, (*_ALWAYS, 503)),
+    "/readyz": Operation(State, (*_ALWAYS, 503)),
+    "/ping": Operation(State, (*_ALWAYS, 503)),
+    "/livez": Operation(State, (*_ALWAYS, 503)),
+    "/version": Operation(Version),
+    "/metrics": Operation(None),
+}
+
+
+def complete(document: dict[str, Any]) -> dict[str, Any]:
+    """Adds bodies, answers, errors and examples to the framework's document, in place."""
+    bodies = {op.body for op in OPERATIONS.values() if op.body}
+    answers = {model for op in OPERATIONS.values() for model in (op.answer, op.event) if model}
+    named = sorted(bodies | answers | {Error}, key=lambda model: model.__name__)
+    _, definitions = models_json_schema([(model, "validation") for model in named], ref_template=_REF + "{model}")
+    schemas: dict[str, Any] = definitions["$defs"]
+    for model in bodies:
+        _allow_null(schemas, schemas[model.__name__])
+    document["components"] = {
+        "schemas": schemas,
+        "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+    }
+    for path, operation in OPERATIONS.items():
+        [described] = document["paths"][path].values()
+        described["tags"] = [operation.tag]
+        described["responses"] = {"200": _success(operation)} | {
+            str(status): _failure(status) for status in sorted(operation.errors)
+        }
+        if operation.body is not None:
+            described["requestBody"] = {"required": True, "content": _json(operation.body)}
+        if 401 in operation.errors:
+            described["security"] = [{}, {"key": []}]
+    return document
+
+
+def _allow_null(schemas: dict[str, Any], schema: dict[str, Any]) -> None:
+    """Null means absent, wherever a field may be absent, also in the objects inside."""
+    required = schema.get("required", [])
+    for name, field in schema.get("properties", {}).items():
+        for inner in _refs(field):
+            _allow_null(schemas, schemas[inner])
+        choices = field.get("anyOf", [field])
+        null_is_fine = {"type": "null"} in choices or None in field.get("enum", []) or "x-verdict" in field
+        if name in required or null_is_fine or not _SHAPES & field.keys():
+            continue
+        about = {key: field.pop(key) for key in ("description", "default", "title") if key in field}
+        schema["properties"][name] = {"anyOf": [*field.get("anyOf", [field]), {"type": "null"}], **about}
+
+
+def _refs(schema: Any) -> Iterator[str]:
+    """The names of all schemas that one refers to."""
+    if isinstance(schema, dict):
+        if isinstance(ref := schema.get("$ref"), str):
+            yield ref.removeprefix(_REF)
+        for part in schema.values():
+            yield from _refs(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from _refs(part)
+
+
+def _ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _REF + model.__name__}
+
+
+def _json(model: type[BaseModel]) -> dict[str, Any]:
+    return {"application/json": {"schema": _ref(model), "example": EXAMPLES[model.__name__]}}
+
+
+def _success(operation: Operation) -> dict[str, Any]:
+    content: dict[str, Any] = {"text/plain": {"schema": {"type": "string"}}}
+    if operation.answer is not None:
+        content = _json(operation.answer)
+    if operation.event is not None:
+        content["text/event-stream"] = _events(operation.event)
+    headers = {"x-request-id": {"schema": {"type": "string"}}}
+    return {"description": "Success", "headers": headers, "content": content}
+
+
+def _failure(status: int) -> dict[str, Any]:
+    headers = {"x-request-id": {"schema": {"type": "string"}}}
+    if status in _RETRIED:
+        headers["retry-after"] = {"schema": {"type": "string"}}
+    return {"description": _STATUSES[status], "headers": headers, "content": _json(Error)}
+
+
+def _events(model: type[BaseModel]) -> dict[str, Any]:
+    """The stream whose events have a ``model`` as data. Before OpenAPI 3.2 a schema is that of each event."""
+    example = EXAMPLES[model.__name__]
+    named = "type" in example  # Those of a response, with one for errors among them and no mark at the end.
+    data: dict[str, Any] = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": _ref(model) if named else {"anyOf": [_ref(model), _ref(Error)]},
+    }
+    schema = {
+        "type": "object",
+        "description": "With stream.",
+        "properties": {
+            "event": {"type": "string"},
+            "data": data if named else {"anyOf": [data, {"const": "[DONE]"}]},
+        },
+        "required": ["data"],
+    }
+    return {"schema": schema, "example": event(example, example.get("type")).decode()}

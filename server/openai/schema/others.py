@@ -1,0 +1,53 @@
+"""Answers of the routes that generate nothing."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from cdlm.server.openai.protocol.response import Answer
+
+
+class ModelCard(Answer):
+    """The model that is served."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    root: str
+    parent: None
+    max_model_len: int | None
+
+
+class ModelList(Answer):
+    """All models: one."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class Tokenized(Answer):
+    """The ids of a prompt or a chat."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = Field(None, description="Only with return_token_strs; as the vocabulary has them.")
+
+
+class Detokenized(Answer):
+    """The text of ids."""
+
+    prompt: str
+
+
+class State(Answer):
+    """A probe that passes."""
+
+    status: Literal["ready", "alive"]
+
+
+class Version(Answer):
+    """The version of the server."""
+
+    version: str

@@ -1,0 +1,1 @@
+"""Pages for people: the playground at ``/`` and the reference at ``/docs``."""

@@ -1,1 +1,0 @@
-"""Requests of the HTTP interface as validated models."""

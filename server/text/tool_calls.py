@@ -1,0 +1,155 @@
+"""Reads calls of tools out of an answer's text as it comes."""
+
+import json
+import re
+import uuid
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cdlm.server.text.tool_format import CALL_BEGIN, CALL_END, CALL_MARK, CALL_SEPARATOR
+from cdlm.server.text.update import Update
+
+_HEAD = re.compile(re.escape(CALL_BEGIN) + r'\{"name":"([A-Za-z0-9_-]+)","arguments":')
+# JSON without free white space has no line feed, so the first one behind a brace is the end of the call.
+_END_OF_ARGUMENTS = CALL_END[:2]
+_TAIL = CALL_END[2:]
+
+
+@dataclass(slots=True)
+class Call:
+    """A call so far; ``arguments`` is JSON once it is complete."""
+
+    name: str
+    arguments: str = ""
+    id: str = field(default_factory=lambda: f"call_{uuid.uuid4().hex[:24]}")
+
+    @property
+    def complete(self) -> bool:
+        """Whether the arguments are whole."""
+        try:
+            json.loads(self.arguments)
+        except (ValueError, RecursionError):
+            return False
+        return True
+
+    def shown(self, arguments: str | None = None) -> dict[str, object]:
+        """The call in a message of a chat; ``arguments`` replaces what has come of them."""
+        shown = self.arguments if arguments is None else arguments
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": shown}}
+
+
+@dataclass(frozen=True, slots=True)
+class TextPiece:
+    """More text of an answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallPiece:
+    """More of call number ``index``: that it ``begins``, or a piece of its arguments."""
+
+    index: int
+    call: Call
+    arguments: str = ""
+    begins: bool = False
+
+
+Piece = TextPiece | CallPiece
+
+
+class ToolCallReader:
+    """Turns an answer's text into pieces: text, or calls.
+
+    Args:
+        calls: whether there may be calls; without tools nothing in a text is one.
+
+    Attributes:
+        content: text that is no call.
+        calls: the calls so far.
+    """
+
+    def __init__(self, *, calls: bool = True) -> None:
+        self.content = ""
+        self.calls: list[Call] = []
+        self._held = ""
+        self._state: Literal["start", "text", "head", "arguments", "tail"] = "start" if calls else "text"
+
+    def feed(self, text: str) -> list[Piece]:
+        """What ``text`` adds."""
+        self._held += text
+        pieces: list[Piece] = []
+        while self._advance(pieces):
+            pass
+        return pieces
+
+    def take(self, update: Update) -> list[Piece]:
+        """What a block or a part of one adds; the last one ends the text."""
+        return self.feed(update.text) + ([] if update.finish_reason is None else self.finish(cut=update.cut))
+
+    def finish(self, *, cut: bool) -> list[Piece]:
+        """What was held back, once no more text comes.
+
+        The head of a call without its name is dropped; so is what may be the beginning of one where the text was
+        ``cut``, by its length or a stop string. Where it ended by itself it is text.
+        """
+        if self._state == "start" and not cut:
+            self._state = "text"
+        elif self._state == "arguments" and self.calls[-1].complete:
+            self._held = ""  # The brace of a call that was cut off, not of its arguments.
+        pieces: list[Piece] = []
+        if self._state == "text":
+            self._say(self._held, pieces)
+        elif self._state == "arguments":
+            self._argue(self._held, pieces)
+        self._held = ""
+        return pieces
+
+    def _advance(self, pieces: list[Piece]) -> bool:
+        """Takes what can be told of the held text; whether there may be more of it."""
+        held = self._held
+        match self._state:
+            case "start":
+                if held and not CALL_MARK.startswith(held[: len(CALL_MARK)]):
+                    self._state = "text"
+                elif len(held) >= len(CALL_MARK):
+                    self._state = "head"
+                return self._state != "start"
+            case "text":
+                self._held = ""
+                self._say(held, pieces)
+                return False
+            case "head":
+                if (found := _HEAD.match(held)) is None:
+                    return False
+                call = Call(found[1])
+                self.calls.append(call)
+                pieces.append(CallPiece(len(self.calls) - 1, call, begins=True))
+                self._held, self._state = held[found.end() :], "arguments"
+                return True
+            case "arguments":
+                arguments, end, rest = held.partition(_END_OF_ARGUMENTS)
+                if end:
+                    self._held, self._state = rest, "tail"
+                else:
+                    # The last brace may be the one around name and arguments.
+                    arguments = held.removesuffix(_END_OF_ARGUMENTS[0])
+                    self._held = held[len(arguments) :]
+                self._argue(arguments, pieces)
+                return bool(end)
+            case "tail":
+                if not held.startswith(_TAIL + CALL_SEPARATOR):
+                    return False
+                self._held, self._state = held.removeprefix(_TAIL + CALL_SEPARATOR), "head"
+                return True
+
+    def _say(self, text: str, pieces: list[Piece]) -> None:
+        if text:
+            self.content += text
+            pieces.append(TextPiece(text))
+
+    def _argue(self, text: str, pieces: list[Piece]) -> None:
+        if text:
+            call = self.calls[-1]
+            call.arguments += text
+            pieces.append(CallPiece(len(self.calls) - 1, call, text))

@@ -1,0 +1,125 @@
+"""How calls of tools are written in text; ``server/openai/forms/answer_grammar.py`` makes models write them so."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+from pydantic import JsonValue
+
+CALL_MARK = "<tool_call>"
+CALL_BEGIN = f"{CALL_MARK}\n"
+CALL_END = "}\n</tool_call>"
+CALL_SEPARATOR = "\n"
+_SHORT_ID = 9  # Mistral's templates raise on ids of any other length.
+
+_INTRODUCTION = """You may call functions. To call one, answer with nothing but
+<tool_call>
+{"name":NAME,"arguments":ARGUMENTS}
+</tool_call>
+where ARGUMENTS is a JSON object. Results come back between <tool_response> and </tool_response>. The functions:"""
+
+Message = Mapping[str, JsonValue]
+
+
+def call_head(name: str) -> str:
+    """What stands before a call's arguments."""
+    return f'{{"name":{json.dumps(name)},"arguments":'
+
+
+def plain_messages(messages: Sequence[Message], tools: Sequence[JsonValue]) -> list[dict[str, JsonValue]]:
+    """Messages for a chat template that knows no tools: everything about them becomes text.
+
+    The declarations follow the first message if that is a system's, and otherwise come in one before all others; calls
+    are written as models write them, results between marks in a user's message.
+    """
+    plain = [_plain(message) for message in messages]
+    if not tools:
+        return plain
+    text = "\n".join([_INTRODUCTION, *(json.dumps(tool, ensure_ascii=False) for tool in tools)])
+    if plain[0]["role"] in ("system", "developer"):
+        first = plain[0] | {"content": f"{plain[0]['content']}\n\n{text}"}
+        return [first, *plain[1:]]
+    return [{"role": "system", "content": text}, *plain]
+
+
+def forms(messages: Sequence[Message]) -> tuple[list[list[Message]], str | None]:
+    """The forms of messages that a chat template which knows tools may want, the likeliest first; none twice.
+
+    transformers' is the first: a call's arguments are an object, and content that is null is absent. Other templates
+    join arguments as text, ask whether content is none, take content for a text, or want ids of nine letters.
+    Also returns where arguments are that cannot be an object.
+    """
+    parsed, unreadable = native_messages(messages)
+    found: list[list[Message]] = []
+    for fill in (None, {"content": None}, {"content": ""}):
+        for each in (parsed, messages):
+            form = [{**message, **fill} if fill and "content" not in message else message for message in each]
+            found += [form] if form not in found else []
+    short = [_with_short_ids(message) for message in parsed]
+    return [*found, short] if short not in found else found, unreadable
+
+
+def native_messages(messages: Sequence[Message]) -> tuple[list[dict[str, JsonValue]], str | None]:
+    """Messages for a chat template that knows tools, which wants a call's arguments as an object.
+
+    No arguments are an empty one. Arguments that are no JSON object, which a client may send when a model was cut off,
+    stay text; also returns where the first of those is.
+    """
+    native: list[dict[str, JsonValue]] = []
+    unreadable = None
+    for place, message in enumerate(messages):
+        calls = message.get("tool_calls")
+        native.append(dict(message))
+        if isinstance(calls, list):
+            parsed = [_parsed(call) for call in calls]
+            native[-1]["tool_calls"] = [call for call, _ in parsed]
+            broken = [number for number, (_, readable) in enumerate(parsed) if not readable]
+            if broken and unreadable is None:
+                unreadable = f"messages[{place}].tool_calls[{broken[0]}].function.arguments"
+    return native, unreadable
+
+
+def _plain(message: Message) -> dict[str, JsonValue]:
+    calls = message.get("tool_calls")
+    if isinstance(calls, list):
+        texts = [str(message["content"])] if message.get("content") else []
+        return {"role": message["role"], "content": CALL_SEPARATOR.join([*texts, *map(_written, calls)])}
+    if message["role"] in ("tool", "function"):
+        return {"role": "user", "content": f"<tool_response>\n{message['content']}\n</tool_response>"}
+    return {**message, "content": message.get("content", "")}
+
+
+def _with_short_ids(message: Message) -> Message:
+    """The same with ids of nine letters and digits, the same for the same id."""
+    short = dict(message)
+    if isinstance(ident := message.get("tool_call_id"), str):
+        short["tool_call_id"] = _short_id(ident)
+    if isinstance(calls := message.get("tool_calls"), list):
+        short["tool_calls"] = [
+            call | {"id": _short_id(str(call.get("id")))} if isinstance(call, dict) else call for call in calls
+        ]
+    return short
+
+
+def _short_id(ident: str) -> str:
+    if len(ident) == _SHORT_ID and ident.isascii() and ident.isalnum():
+        return ident
+    return hashlib.sha256(ident.encode("utf-8", "surrogatepass")).hexdigest()[:_SHORT_ID]
+
+
+def _written(call: JsonValue) -> str:
+    assert isinstance(call, dict)
+    assert isinstance(function := call["function"], dict)
+    return f"{CALL_BEGIN}{call_head(str(function['name']))}{function['arguments'] or '{}'}{CALL_END}"
+
+
+def _parsed(call: JsonValue) -> tuple[JsonValue, bool]:
+    assert isinstance(call, dict)
+    assert isinstance(function := call["function"], dict)
+    try:
+        arguments = json.loads(str(function["arguments"] or "{}"))
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        return call, False
+    return call | {"function": function | {"arguments": arguments}}, True
