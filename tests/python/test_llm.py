@@ -301,13 +301,3 @@ def test_the_public_names_are_listed_in_the_docs() -> None:
     assert set(dir(cdlm)) == set(cdlm.__all__)
     with pytest.raises(AttributeError, match="no attribute 'Engine'"):
         _ = cdlm.Engine  # type: ignore[attr-defined]
-
-
-def test_the_examples_of_the_docs_run() -> None:
-    page = (Path(__file__).parents[2] / "docs/python.md").read_text()
-    blocks = [part.partition("```")[0] for part in page.split("```python\n")[1:]]
-    assert len(blocks) == 4
-    code = "\n".join(blocks)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "The answer is" in done.stdout

@@ -1,4 +1,4 @@
-"""Classifier-free guidance: a second pass over a row whose prompt is masked (docs/sampling.md)."""
+"""Classifier-free guidance: a second pass over a row whose prompt is masked (docs/diffusion.md)."""
 
 from dataclasses import replace
 

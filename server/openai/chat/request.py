@@ -18,7 +18,7 @@ class ChatRequest(ChatPromptFields, GenerationFields, FormFields):
 
     place = CHATS
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, description="The conversation so far, oldest message first.")
     max_completion_tokens: int | None = Field(
         None, ge=1, description="Most tokens of an answer; absent takes the rest of the context."
     )

@@ -19,7 +19,7 @@ Objects inside of bodies are named by their paths: `tools[].function` is the fun
 """
 
 _SECTIONS: dict[Verdict, tuple[str, str]] = {
-    "honoured": ("Honoured", "`/openapi.json` and `/docs` say what each takes."),
+    "honoured": ("Honored", "[Parameters](parameters.md) says what each takes."),
     "harmless": ("Accepted without effect", "With any value."),
     "refused": (
         "Refused",

@@ -78,7 +78,9 @@ class StructuredOutputs(ApiModel):
 class FormFields(ApiModel):
     """The form that an answer has; only one of these fields may be there."""
 
-    response_format: ResponseFormat | None = None
+    response_format: ResponseFormat | None = Field(
+        None, description="Whether the answer is free text, a JSON object, or JSON of a schema."
+    )
     structured_outputs: StructuredOutputs | None = Field(None, description="As in vLLM.")
     json_schema: Schema | None = Field(None, description="Another name of structured_outputs.json.")
     regex: Text | None = Field(None, description="Another name of structured_outputs.regex.")

@@ -1,4 +1,4 @@
-"""Reasoning effort, which here is how sure a token must be before it is written (docs/sampling.md)."""
+"""Reasoning effort, which here is how sure a token must be before it is written (docs/diffusion.md)."""
 
 from typing import Literal
 

@@ -125,14 +125,16 @@ class SamplingFields(ApiModel):
     """How answers are decoded and what ends them, on all routes."""
 
     temperature: float = Field(0.0, ge=0, le=2, description="0, the default, decodes greedily.")
-    top_p: float = Field(1.0, ge=0, le=1)
+    top_p: float = Field(1.0, ge=0, le=1, description="Draw from the likeliest tokens that have this share together.")
     top_k: int = Field(0, ge=-1, le=2**31 - 1, description="0 or -1 filters nothing.")
-    min_p: float = Field(0.0, ge=0, le=1)
+    min_p: float = Field(0.0, ge=0, le=1, description="Draw from tokens with this share of the likeliest one's.")
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="Absent draws a fresh one.")
     stop: Annotated[tuple[str, ...], PlainValidator(check_stops, json_schema_input_type=StopInput)] = Field(
         (), description="Text that ends the answer and is left out of it; up to 16."
     )
-    stop_token_ids: list[Annotated[int, Field(ge=0)]] = Field([], max_length=16)
+    stop_token_ids: list[Annotated[int, Field(ge=0)]] = Field(
+        [], max_length=16, description="Tokens that end the answer and are left out of it."
+    )
     ignore_eos: bool = Field(False, description="Go on after the end token, up to max_tokens.")
     decoding: RuleName | None = Field(
         None,
@@ -197,8 +199,8 @@ class AnswerFields(SamplingFields):
 
     model: str | None = Field(None, description="Model id; absent takes the one that is served.")
     return_token_ids: bool = Field(False, description="Choices carry token_ids.")
-    stream: bool = False
-    user: str | None = None
+    stream: bool = Field(False, description="Send server-sent events as the answer grows.")
+    user: str | None = Field(None, description="Accepted without effect.")
     diffusing: bool = Field(
         False, description="Stream the block being denoised after every step; the text of the answer is not affected."
     )
@@ -288,7 +290,9 @@ class GenerationFields(AnswerFields):
     return_tokens_as_token_ids: bool = Field(
         False, description="Tokens in log-probabilities are called token_id:N, which tells all of them apart."
     )
-    stream_options: StreamOptions = StreamOptions()
+    stream_options: StreamOptions = Field(
+        StreamOptions(), description="include_usage and continuous_usage_stats: when a stream carries usage."
+    )
     reasoning_effort: Effort | None = Field(
         None, description="How sure a token must be before it is written: none is fastest, medium the checkpoint's own."
     )

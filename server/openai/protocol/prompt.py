@@ -25,7 +25,7 @@ TemplateVariables = Annotated[dict[str, JsonValue], AfterValidator(_check_variab
 class ChatPromptFields(ApiModel):
     """The fields of a chat that shape its prompt; ``messages`` are the route's."""
 
-    tools: list[Tool] = Field([], max_length=MAX_TOOLS)
+    tools: list[Tool] = Field([], max_length=MAX_TOOLS, description="Functions that the model may call.")
     tool_choice: ToolChoice = Field(
         "auto",
         description="auto leaves it to the model whether it answers or calls; required makes it call. The tools that "

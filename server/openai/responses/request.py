@@ -73,8 +73,8 @@ class ResponsesRequest(AnswerFields):
     max_output_tokens: int | None = Field(
         None, ge=1, description="Most tokens of the answer; exact. Absent takes the rest of the context."
     )
-    text: TextConfig = TextConfig()
-    reasoning: Reasoning = Reasoning()
+    text: TextConfig = Field(TextConfig(), description="format: free text, a JSON object, or JSON of a schema.")
+    reasoning: Reasoning = Field(Reasoning(), description="effort: how sure a token must be before it is written.")
     include: list[Includable] = Field([], description=f"{LOGPROBS} has an effect; no answer has what the others add.")
     top_logprobs: int | None = Field(
         None, ge=0, le=20, description="How many of the likeliest tokens to report in each place; needs include."
@@ -82,8 +82,8 @@ class ResponsesRequest(AnswerFields):
     metadata: Annotated[
         dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
     ] = Field({}, description="Returned as it is.")
-    stream_options: AnyStreamOptions = AnyStreamOptions()
-    tools: list[FunctionTool] = Field([], max_length=MAX_TOOLS)
+    stream_options: AnyStreamOptions = Field(AnyStreamOptions(), description="No option has an effect here.")
+    tools: list[FunctionTool] = Field([], max_length=MAX_TOOLS, description="Functions that the model may call.")
     tool_choice: ToolChoice = Field(
         "auto", description="auto leaves it to the model whether it answers or calls; required makes it call."
     )

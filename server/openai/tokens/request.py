@@ -20,10 +20,10 @@ class TokenizeRequest(ChatPromptFields):
 
     place = TOKENIZE
 
-    model: str | None = None
+    model: str | None = Field(None, description="Model id; absent takes the one that is served.")
     prompt: str | list[TokenId] | None = Field(None, description="Text, or token ids.")
     suffix: str | None = Field(None, description="Text behind the answer to a prompt.")
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = Field(None, description="Those of a chat.")
     return_token_strs: bool = Field(False, description="Also return the tokens as the vocabulary has them.")
 
     def check(self) -> None:
@@ -42,5 +42,5 @@ class DetokenizeRequest(ApiModel):
 
     place = DETOKENIZE
 
-    model: str | None = None
-    tokens: list[TokenId]
+    model: str | None = Field(None, description="Model id; absent takes the one that is served.")
+    tokens: list[TokenId] = Field(description="Ids of the vocabulary.")
