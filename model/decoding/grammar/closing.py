@@ -12,8 +12,10 @@ from cdlm.model.decoding.grammar.json_state import INSIDE, OUTSIDE, text_state
 if TYPE_CHECKING:
     from cdlm.model.decoding.grammar.compiled import CompiledGrammar
 
-# With so many tokens more than the last known end has, not knowing one is no reason to refuse a token.
-_FAR = 512
+# With so many tokens more than the last known end has, not knowing one is no reason to refuse a token. One is looked
+# for behind every so many tokens, behind brackets, and where so many bytes must come.
+_FAR, _SELDOM, _LONG = 256, 32, 32
+_BRACKETS = frozenset(b"{[")
 
 # Where so many are left, an end that was known before is good enough, be it not the shortest.
 _ROOMY = 32
@@ -29,16 +31,18 @@ _WIDTHS = (5, 2)
 class _Place:
     """Where an answer stands: its grammar over bytes, JSON's state, and a text that ends it.
 
-    Where none is ``known``, ``end`` is the last one that was.
+    Where none is ``known``, ``end`` is the last one that was; it is ``far`` from there if what was opened takes long to
+    close.
     """
 
     matcher: LLMatcher
     state: int
     end: Ending
     known: bool = True
+    far: bool = False
 
     def in_time(self, room: int) -> bool:
-        return self.end.tokens <= room if self.known else self.end.tokens + _FAR <= room
+        return self.end.tokens <= room if self.known else self.end.tokens + _FAR <= room and not self.far
 
 
 class Closing:
@@ -120,11 +124,15 @@ class Closing:
             after.end, after.known = here.end.behind(len(text)), True
         elif after.state == INSIDE and here.end.tokens + _ROOMY <= room:  # A shorter one can be found later.
             after.known = ends_with(after.matcher, here.end.text)
-        if not (after.known and after.in_time(room)):
-            work = _BEHIND_A_TOKEN if here.known and here.in_time(room + 1) else _OUT_OF_REACH
-            if not here.known and here.in_time(room + 1) and not here.in_time(room):
+        far, opens = here.end.tokens + _FAR <= room, _opens(here, text, after)
+        look = not far or opens or (self._count + 1) % _SELDOM == 0
+        if look and not (after.known and after.in_time(room)):
+            work = _BEHIND_A_TOKEN if here.in_time(room + 1) else _OUT_OF_REACH
+            # What opens in the distance has a long way to its end; and from here on one must be known.
+            if far and opens or not far and not here.known and here.in_time(room + 1):
                 work = _AT_FIRST
             self._search(after, room, work)
+            after.far = opens and not after.known
         return after
 
     def _search(self, place: _Place, room: int, work: int) -> None:
@@ -145,3 +153,11 @@ class Closing:
     def _room(self, count: int) -> int:
         """How many tokens may be written behind ``count`` of them, the end token not among them."""
         return self.limit - count - 1
+
+
+def _opens(here: _Place, text: bytes, after: _Place) -> bool:
+    """Whether ``text``, which leads from ``here`` to ``after``, may open what takes long to close."""
+    forced = after.matcher.compute_ff_bytes()
+    if not _BRACKETS.isdisjoint(forced) or len(forced) > _LONG:
+        return True
+    return not _BRACKETS.isdisjoint(text) and (here.state, after.state) != (INSIDE, INSIDE)
