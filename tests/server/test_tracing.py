@@ -59,7 +59,7 @@ def test_a_variable_that_cannot_be_honoured_is_named(monkeypatch: pytest.MonkeyP
         open_tracing(None, "m", "1")
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_PROTOCOL")
     monkeypatch.setitem(sys.modules, EXPORTER, None)
-    with pytest.raises(TracingError, match=rf"{BASE}: .*install .cdlm-serve\[tracing\]"):
+    with pytest.raises(TracingError, match=rf"{BASE}: .*pip install 'cdlm-serve\[tracing\]'"):
         open_tracing(None, "m", "1")
 
 
