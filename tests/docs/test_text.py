@@ -103,6 +103,16 @@ def test_lines_are_at_most_100_columns(page: Path) -> None:
     assert not [line for line in text.splitlines() if len(line) > 100 and not line.startswith("|")]
 
 
+@every_page
+def test_words_have_one_spelling(page: Path) -> None:
+    """The American one, as names of metrics have it; code and paths are left out."""
+    if page.name in GENERATED:
+        return
+    prose = re.sub(r"```.*?```|`[^`\n]+`|\]\([^)]*\)", "", page.read_text(), flags=re.S)
+    british = r"\w*(?:(?:final|token|quant|normal|util|vector|optim|minim)is(?:e|ed|es|er|ing|ation)|[ae]nalyse)\b"
+    assert not re.findall(rf"{british}|\w*(?:colour|honour|behaviour|neighbour|favour)\w*", prose, re.I)
+
+
 def test_the_readme_is_one_page() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
