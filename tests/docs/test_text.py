@@ -104,6 +104,15 @@ def test_lines_are_at_most_100_columns(page: Path) -> None:
 
 
 @every_page
+def test_paths_that_are_named_exist(page: Path) -> None:
+    """Files and folders of the repository; those with a placeholder in capitals are left out."""
+    rooms = "benchmarks|cdlm|deploy|docker|docs|model|scheduler|server|tests|training"
+    for path in re.findall(rf"`((?:{rooms})/[\w./-]*)`", page.read_text()):
+        made = path.startswith(("docker/secrets", "docker/models", "docker/server.env"))
+        assert made or re.search("[A-Z]{4}", path.removesuffix("README.md")) or (ROOT / path).exists(), path
+
+
+@every_page
 def test_words_have_one_spelling(page: Path) -> None:
     """The American one, as names of metrics have it; code and paths are left out."""
     if page.name in GENERATED:
