@@ -37,8 +37,12 @@ $(VENV)/.installed-training: $(VENV)/.installed
 serve: $(VENV)/.installed ## Serves the bundled student on 127.0.0.1:8000; ARGS="--port 9000" passes flags.
 	$(BIN)/cdlm serve $(ARGS)
 
-test: $(VENV)/.installed-dev ## Runs the tests; ARGS="-k oracle" passes pytest arguments.
-	$(BIN)/python -m pytest $(ARGS)
+# Files of tests are shared out over processes. Each core has one, and each of them about a gigabyte.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(1, min(4, os.cpu_count())))')
+# Several engines at once are faster with a thread each.
+test: export OMP_NUM_THREADS ?= 1
+test: $(VENV)/.installed-dev ## Runs the tests, a process per core; ARGS="-k oracle" passes pytest arguments, WORKERS=0 is one process.
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 clients: $(VENV)/.installed-dev ## Other people's clients against the server; installs them into ~/.cache/cdlm-clients (needs npm).
 	$(BIN)/python -m pytest -m clients tests/clients $(ARGS)

@@ -142,6 +142,7 @@ def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread, client: Engi
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        await loop.shutdown_default_executor()  # Its threads would outlive the loop for a moment.
 
     stopped = asyncio.run_coroutine_threadsafe(stop(), loop)
     stopped.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))

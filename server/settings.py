@@ -3,7 +3,7 @@
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliImplicitFlag, NoDecode, SettingsConfigDict
@@ -130,7 +130,8 @@ class ServerSettings(BaseSettings):
     )
     attention_backend: AttentionBackend = Field(
         default="sdpa",
-        description="sdpa runs everywhere; flex compiles a kernel that reads the pages in place; varlen is "
+        description="sdpa runs everywhere; flex compiles a kernel that reads the pages in place; triton "
+        "has a kernel of our own for that, on CUDA only; varlen is "
         "FlashAttention that does, on CUDA only.",
     )
     cuda_graphs: bool = Field(
@@ -271,29 +272,5 @@ class ServerSettings(BaseSettings):
 
     def engine_options(self) -> EngineOptions:
         """The part of the settings that the engine process needs."""
-        return EngineOptions(
-            model=self.model,
-            adapter=str(self.adapter) if self.adapter else None,
-            device=self.device,
-            dtype=self.dtype,
-            block_length=self.block_length,
-            confidence_threshold=self.confidence_threshold,
-            decoding=self.decoding,
-            decoding_factor=self.decoding_factor,
-            entropy_bound=self.entropy_bound,
-            steps_per_block=self.steps_per_block,
-            max_model_len=self.max_model_len,
-            rope_scaling_factor=self.rope_scaling_factor,
-            max_num_seqs=self.max_num_seqs,
-            max_num_batched_tokens=self.max_num_batched_tokens,
-            max_prefill_tokens=self.max_prefill_tokens,
-            kv_cache_memory=self.kv_cache_memory,
-            page_size=self.page_size,
-            enable_prefix_caching=self.enable_prefix_caching,
-            attention_backend=self.attention_backend,
-            quantization=self.quantization,
-            pack_weights=self.pack_weights,
-            cuda_graphs=self.cuda_graphs,
-            tensor_parallel_size=self.tensor_parallel_size,
-            threads=self.threads,
-        )
+        shared: dict[str, Any] = {name: getattr(self, name) for name in EngineOptions.__struct_fields__}
+        return EngineOptions(**shared | {"adapter": str(self.adapter) if self.adapter else None})

@@ -1,10 +1,20 @@
-"""Tests that install other people's programs run only when a marker expression names them."""
+"""What holds for all tests: how Triton runs, and what is only run when it is asked for."""
+
+import os
 
 import pytest
+import torch
+
+# Without a GPU Triton runs kernels on CPU tensors, in its interpreter. This must be set before anything imports it.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """``-m 'not slow'`` must not begin to download, so it is not enough that ``addopts`` leave them out."""
+    """Tests that install other people's programs run only when a marker expression names them.
+
+    ``-m 'not slow'`` must not begin to download, so it is not enough that ``addopts`` leave them out.
+    """
     if "clients" in config.getoption("markexpr"):
         return
     found = [item for item in items if item.get_closest_marker("clients")]

@@ -1,5 +1,8 @@
 """Which implementation of attention an engine uses."""
 
+import os
+from importlib.util import find_spec
+
 import torch
 
 from cdlm.model.attention.paged import PagedAttention
@@ -33,9 +36,21 @@ def find_attention(
             raise CheckpointError(
                 f"attention_backend varlen needs CUDA and a 16-bit dtype, got {device} and {str(dtype)[6:]}"
             )
+        if page_size % 256:  # FlashAttention-2 reads pages of no other sizes.
+            raise CheckpointError(
+                f"attention_backend varlen needs a page_size that is a multiple of 256, got {page_size}"
+            )
         from cdlm.model.attention.varlen import VarlenAttention
 
         return VarlenAttention
+    if name == "triton":
+        if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+            raise CheckpointError(f"attention_backend triton needs CUDA, got {device}")
+        if find_spec("triton") is None:
+            raise CheckpointError("attention_backend triton needs the package triton, which PyTorch for CUDA brings")
+        from cdlm.model.attention.triton import TritonAttention
+
+        return TritonAttention
     if name == "flex":
         if page_size % 16:
             raise CheckpointError(f"attention_backend flex needs a page_size that is a multiple of 16, got {page_size}")

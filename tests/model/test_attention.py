@@ -12,6 +12,7 @@ from cdlm.model.attention.flex import FlexAttention
 from cdlm.model.attention.paged import PagedAttention
 from cdlm.model.attention.sdpa import SdpaAttention
 from cdlm.model.attention.segments import Segment, cut
+from cdlm.model.attention.triton import TritonAttention
 from cdlm.model.attention.varlen import VarlenAttention
 from cdlm.model.config import CheckpointError, TransformerConfig
 
@@ -84,10 +85,11 @@ everywhere = pytest.mark.parametrize(
     [
         SdpaAttention,
         CheckedVarlen,
+        pytest.param(TritonAttention, marks=pytest.mark.skipif(torch.cuda.is_available(), reason="interpreted")),
         # What the compiler imports warns about itself.
         pytest.param(FlexAttention, marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]),
     ],
-    ids=["sdpa", "varlen", "flex"],
+    ids=["sdpa", "varlen", "triton", "flex"],
 )
 
 
@@ -147,12 +149,14 @@ def test_what_cannot_run_here_is_refused() -> None:
         find_attention("varlen", device=cpu, dtype=torch.float32, page_size=32)
     with pytest.raises(CheckpointError, match="multiple of 16, got 24"):
         find_attention("flex", device=cpu, dtype=torch.float32, page_size=24)
-    assert find_attention("varlen", device=torch.device("cuda"), dtype=torch.bfloat16, page_size=32) is VarlenAttention
+    assert find_attention("varlen", device=torch.device("cuda"), dtype=torch.bfloat16, page_size=256) is VarlenAttention
+    with pytest.raises(CheckpointError, match="varlen needs a page_size that is a multiple of 256, got 32"):
+        find_attention("varlen", device=torch.device("cuda"), dtype=torch.bfloat16, page_size=32)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("name", ["flex", "varlen"])
+@pytest.mark.parametrize("name", ["flex", "triton"])
 def test_on_a_gpu_the_kernels_equal_sdpa(name: str) -> None:
     cuda, results = torch.device("cuda"), []
     for attention in (SdpaAttention, find_attention(name, device=cuda, dtype=torch.bfloat16, page_size=PAGE)):  # type: ignore[arg-type]

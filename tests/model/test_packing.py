@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 import cdlm.model.loading.packing
-from cdlm.model.attention.dense import DenseAttention
 from cdlm.model.config import TransformerConfig
 from cdlm.model.decoding.confidence import confidence_and_best, confidence_and_best_of_head
 from cdlm.model.head import LmHead
@@ -19,6 +18,7 @@ from cdlm.model.loading.quantization import quantise
 from cdlm.model.transformer import Transformer
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.options import EngineOptions
+from cdlm.training.attention import RowAttention
 from tests.checkpoints import AXES, build_checkpoint
 from tests.scheduler.test_oracle import assert_equal_to_oracle, random_requests, run
 
@@ -78,7 +78,7 @@ def test_states_and_logits_stay_and_plain_matrices_go(shape: dict[str, bool]) ->
     plain, packed = (random_transformer(torch.float32, **shape) for _ in range(2))
     pack(packed, lambda _weight: True)
     ids, positions = torch.randint(90, (40,)), torch.arange(40)
-    attention = [DenseAttention(None) for _ in range(2)]
+    attention = [RowAttention(None) for _ in range(2)]
     with torch.inference_mode():
         before, after = (
             each(ids[None], positions[None], mask)[0] for each, mask in zip((plain, packed), attention, strict=True)
@@ -133,9 +133,9 @@ def test_quantised_layers_keep_their_weights(tmp_path: Path) -> None:
     quantise(transformer, "int8")
     ids, positions = torch.randint(60, (1, 9)), torch.arange(9)[None]
     with torch.inference_mode():
-        before = transformer(ids, positions, DenseAttention(None))
+        before = transformer(ids, positions, RowAttention(None))
         pack(transformer, lambda _weight: True)
-        assert transformer(ids, positions, DenseAttention(None)).equal(before)
+        assert transformer(ids, positions, RowAttention(None)).equal(before)
     assert isinstance(transformer.lm_head, PackedHead)
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from cdlm.model.attention.dense import DenseAttention
 from cdlm.model.config import TransformerConfig
 from cdlm.model.transformer import RotaryEmbedding, Transformer, rotate
+from cdlm.training.attention import RowAttention
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "biased"])
@@ -24,16 +24,16 @@ def transformer(request: pytest.FixtureRequest) -> Transformer:
 def test_fused_products_keep_states_names_and_memory(transformer: Transformer) -> None:
     ids, positions = torch.randint(50, (2, 7)), torch.arange(7).expand(2, 7)
     stored = {name: tensor.clone() for name, tensor in transformer.state_dict().items()}
-    before = transformer(ids, positions, DenseAttention(None))
+    before = transformer(ids, positions, RowAttention(None))
     transformer.fuse()
-    torch.testing.assert_close(transformer(ids, positions, DenseAttention(None)), before)
+    torch.testing.assert_close(transformer(ids, positions, RowAttention(None)), before)
     after = transformer.state_dict()
     assert all(after[name].equal(tensor) for name, tensor in stored.items())
     attention = transformer.layers[0].self_attn
     assert attention.q_proj.weight.untyped_storage().data_ptr() == attention.fused.weight.untyped_storage().data_ptr()
     # The single layers and the product read one memory.
     attention.v_proj.weight.zero_()
-    assert not transformer(ids, positions, DenseAttention(None)).allclose(before)
+    assert not transformer(ids, positions, RowAttention(None)).allclose(before)
 
 
 def test_what_is_trained_cannot_be_fused(transformer: Transformer) -> None:

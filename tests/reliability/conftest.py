@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,18 @@ _REPORT = Report()
 def report() -> Report:
     """Rows that are added here are printed when all cases have run."""
     return _REPORT
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist hands its rows to the process that prints."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["reliability"] = _REPORT.rows
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Takes the rows of a worker that has ended."""
+    _REPORT.rows += getattr(node, "workeroutput", {}).get("reliability", [])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
