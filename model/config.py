@@ -48,7 +48,7 @@ class Manifest:
 
     Attributes:
         block_length: tokens denoised together.
-        confidence_threshold: a masked position is finalised when its confidence exceeds this.
+        confidence_threshold: a masked position is finalized when its confidence exceeds this.
         mask_token_id: the id that stands for "not yet known"; never generated.
         stop_token_ids: ids that end a request.
         max_model_len: prompt plus generated tokens.

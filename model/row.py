@@ -72,9 +72,9 @@ class RowWork:
         denoise: whether the block's rows join the forward; false only where the block's first token is
             taken from the commit pass alone.
         sampling: ``None`` for greedy decoding.
-        needs_entropy: whether its finalisation rule ranks by entropy.
+        needs_entropy: whether its finalization rule ranks by entropy.
         edited: whether its logits are edited.
-        logprobs: how many alternatives to report with the log-probability of each finalised token; ``None``
+        logprobs: how many alternatives to report with the log-probability of each finalized token; ``None``
             reports none at all.
         constrained: whether its tokens follow a grammar.
         guidance: how its logits are moved away from those without its prompt; ``None`` leaves them.
@@ -117,19 +117,19 @@ class RowResult:
     """A row's block after the step.
 
     Attributes:
-        tokens: the block's ids, the mask token where nothing is finalised.
-        frontier: length of the finalised left prefix.
+        tokens: the block's ids, the mask token where nothing is finalized.
+        frontier: length of the finalized left prefix.
         stop: offset of the first stop token, the block length if there is none.
-        finalised: positions finalised in this step.
+        finalized: positions finalized in this step.
         steps: denoise steps the block has taken.
-        scores: by offset, those of the positions finalised in this step, if they were asked for.
+        scores: by offset, those of the positions finalized in this step, if they were asked for.
         error: why the row cannot be decoded any further, if so.
     """
 
     tokens: list[int]
     frontier: int
     stop: int
-    finalised: int
+    finalized: int
     steps: int
     scores: dict[int, TokenScore] = field(default_factory=dict)
     error: str | None = None

@@ -1,4 +1,4 @@
-"""Runs one engine step: the forward over all segments, and the finalisation of every row's block."""
+"""Runs one engine step: the forward over all segments, and the finalization of every row's block."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import AttentionFactory
 from cdlm.model.config import AttentionBackend
 from cdlm.model.decoding.confidence import confidence_and_best, confidence_and_best_of_head, entropy
-from cdlm.model.decoding.finalise import choose, choose_by_threshold, first_stop
+from cdlm.model.decoding.finalize import choose, choose_by_threshold, first_stop
 from cdlm.model.decoding.logprobs import RowScores
 from cdlm.model.decoding.processors.guidance import guide, second_places, without_prompt
 from cdlm.model.decoding.rows import Rows
@@ -98,7 +98,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def step(self, works: list[RowWork]) -> list[RowResult]:
-        """One forward and one round of finalisation; results come in the order of ``works``.
+        """One forward and one round of finalization; results come in the order of ``works``.
 
         Where this raises nothing has been decided, so that the same rows, or some of them, can be stepped again.
         """
@@ -203,7 +203,7 @@ class ModelRunner:
     def _rules(
         self, works: list[RowWork], rows: Tensor, chosen: Tensor, confidence: Tensor, entropies: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """The positions that each row's rule finalises, [rows, block] bool, and whose logits are not finite, [rows]."""
+        """The positions that each row's rule finalizes, [rows, block] bool, and whose logits are not finite, [rows]."""
         canvas = self.canvas
         shape = len(works), canvas.block_length
 
@@ -245,10 +245,10 @@ class ModelRunner:
         for index, (work, line) in enumerate(zip(works, torch.cat(figures, dim=1).tolist(), strict=True)):
             still, stop = line[-2 * block : -block], line[0] if width else block
             left = sum(still)
-            reached, finalised = still.index(1) if left else block, canvas.left[work.row] - left
+            reached, finalized = still.index(1) if left else block, canvas.left[work.row] - left
             error = NOT_FINITE if line[-2 * block - 1] else failed.get(index)
-            if error is None and not finalised:
-                error = "a step finalised none of its tokens"  # Nor would the next: the row would wait for ever.
+            if error is None and not finalized:
+                error = "a step finalized none of its tokens"  # Nor would the next: the row would wait for ever.
             steps = canvas.steps[work.row] + 1
-            results.append(RowResult(line[-block:], reached, stop, finalised, steps, error=error))
+            results.append(RowResult(line[-block:], reached, stop, finalized, steps, error=error))
         return results

@@ -67,7 +67,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """Root mean square normalisation in fp32 (Zhang and Sennrich, 2019, arXiv 1910.07467)."""
+    """Root mean square normalization in fp32 (Zhang and Sennrich, 2019, arXiv 1910.07467)."""
 
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ def fused(layers: Sequence[nn.Linear]) -> Product:
     return Product(weight, bias)
 
 
-def quantised(module: nn.Module) -> bool:
+def quantized(module: nn.Module) -> bool:
     """Whether a weight of the module is stored in some other form than a plain tensor."""
     return any(type(parameter.data) is not Tensor for parameter in module.parameters())
 
@@ -163,7 +163,7 @@ class SelfAttention(nn.Module):
     def _project(self, projected: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value out of all their heads, [..., heads + 2 * kv_heads, head_dim].
 
-        Queries and keys are normalised and rotated together: a small batch spends its time on the number of operations.
+        Queries and keys are normalized and rotated together: a small batch spends its time on the number of operations.
         """
         heads, kv_heads, _ = self.head_counts
         both, value = projected.split_with_sizes((heads + kv_heads, kv_heads), dim=-2)
@@ -260,7 +260,7 @@ class Transformer(nn.Module):
         yield self.get_parameter(name).data, whole
 
     def fuse(self) -> None:
-        """Prepares for inference, once: products that share their input become one, unless their weights are quantised.
+        """Prepares for inference, once: products that share their input become one, unless their weights are quantized.
 
         Raises:
             ValueError: a parameter is being trained; the fused product would not pass gradients on to it.
@@ -268,18 +268,18 @@ class Transformer(nn.Module):
         if any(parameter.requires_grad for parameter in self.parameters()):
             raise ValueError("a model that is being trained cannot be fused")
         for module in self.modules():
-            if isinstance(module, SelfAttention | MLP) and module.fused is None and not quantised(module):
+            if isinstance(module, SelfAttention | MLP) and module.fused is None and not quantized(module):
                 module.fuse()
 
     def forward(self, token_ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
-        """token_ids, positions [...] int64 -> normalised last hidden states [..., hidden_size]."""
+        """token_ids, positions [...] int64 -> normalized last hidden states [..., hidden_size]."""
         out: Tensor = self.norm(self.run_layers(self.embed_tokens(token_ids), positions, attention))
         return out
 
     def run_layers(
         self, x: Tensor, positions: Tensor, attention: Attention, first: int = 0, last: int | None = None
     ) -> Tensor:
-        """Layers ``first`` up to but not including ``last``: x [..., hidden_size] -> the same, not normalised."""
+        """Layers ``first`` up to but not including ``last``: x [..., hidden_size] -> the same, not normalized."""
         cos, sin = self.rotary(positions)
         for index, layer in enumerate(list(self.layers)[first:last], start=first):
             x = layer(x, cos, sin, index, attention)

@@ -10,7 +10,7 @@ from cdlm.model.config import CheckpointError, Manifest
 from cdlm.model.device import free_memory, resolve_device, resolve_dtype
 from cdlm.model.loading.checkpoint import Checkpoint, load_checkpoint
 from cdlm.model.loading.packing import pack, packable, worthwhile
-from cdlm.model.loading.quantization import quantise
+from cdlm.model.loading.quantization import quantize
 from cdlm.model.parallel.transformer import RankTransformer
 from cdlm.model.transformer import Transformer
 from cdlm.scheduler.errors import EngineStartError
@@ -60,7 +60,7 @@ def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
             rope_scaling_factor=options.rope_scaling_factor,
             build=Transformer if size == 1 else partial(RankTransformer, rank=rank, size=size),
         )
-        quantise(checkpoint.transformer, options.quantization)
+        quantize(checkpoint.transformer, options.quantization)
     except CheckpointError as error:
         raise EngineStartError(str(error)) from error
     if options.pack_weights and size == 1 and packable():

@@ -13,7 +13,7 @@ Phase = Literal["prefill", "denoise", "commit", "score", "mixed", "idle"]
 class DecodingParams(msgspec.Struct, frozen=True, kw_only=True):
     """How one request is decoded. ``None`` takes the engine's value.
 
-    ``decoding`` names the rule that finalises tokens (``model/decoding/finalise.py``): ``threshold`` uses
+    ``decoding`` names the rule that finalizes tokens (``model/decoding/finalize.py``): ``threshold`` uses
     ``confidence_threshold`` in (0, 1]; ``factor`` uses ``decoding_factor`` > 0; ``entropy_bound`` uses
     ``entropy_bound`` >= 0, in nats; ``fixed_steps`` uses ``steps_per_block`` >= 1. A number that the rule does not use
     has no effect. Without ``decoding`` a ``confidence_threshold`` means ``threshold``, and anything else the engine's
@@ -48,7 +48,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     """Generate at most ``max_tokens`` tokens after ``prompt_ids``.
 
     ``logprobs`` asks for the log-probability of every token and of that many alternatives. ``stream_prefix`` asks for
-    tokens as soon as all before them are finalised, ``stream_canvas`` for the block after every denoise step.
+    tokens as soon as all before them are finalized, ``stream_canvas`` for the block after every denoise step.
     ``grammar``, in the Lark dialect of llguidance, is what the answer must be by the time a stop token ends it
     (docs/structured-output.md).
 
@@ -111,7 +111,7 @@ EngineInput = GenerateRequest | ScoreRequest | AbortRequest | ShutdownRequest
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     """A token's log-probability in the model's own distribution (docs/sampling.md).
 
-    ``step`` is the denoise step of its block that finalised it, from 1 on; ``top_ids`` and ``top_logprobs`` are the
+    ``step`` is the denoise step of its block that finalized it, from 1 on; ``top_ids`` and ``top_logprobs`` are the
     likeliest tokens in its place, best first.
     """
 
@@ -123,9 +123,9 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class BlockCanvas(msgspec.Struct, frozen=True, array_like=True):
-    """A block after a denoise step: generated positions up to ``max_tokens``, ``None`` where nothing is finalised.
+    """A block after a denoise step: generated positions up to ``max_tokens``, ``None`` where nothing is finalized.
 
-    ``steps`` says after which denoise step each was finalised, from 1 on.
+    ``steps`` says after which denoise step each was finalized, from 1 on.
     """
 
     step: int

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cdlm.model.config import Manifest
 from cdlm.model.decoding.grammar.compiled import CompiledGrammar
-from cdlm.model.decoding.rules import RULE_NUMBERS, FinalisationRule
+from cdlm.model.decoding.rules import RULE_NUMBERS, FinalizationRule
 from cdlm.model.row import LogitEdits, Sampling
 from cdlm.model.staged import StagedForward
 from cdlm.scheduler.blocks import first_block_start
@@ -38,7 +38,7 @@ class Sequence:
         border: the state behind the computed positions, until the canvas row holds it.
         logprobs: by offset, those of the current block, if they were asked for.
         sent: tokens of the current block that partial outputs have carried.
-        finalised_at: by offset, the denoise step of the current block that finalised it, if its canvas is asked for.
+        finalized_at: by offset, the denoise step of the current block that finalized it, if its canvas is asked for.
         keys: what the prefix cache knows the beginnings of its tokens by; grows with them.
         recompute: positions whose keys were dropped by a preemption and are computed again on resuming.
         compiling: the grammar it waits for; taken away by the engine between two steps once it is done.
@@ -51,7 +51,7 @@ class Sequence:
     block_start: int
     sampling: Sampling | None
     stop_ids: list[int]
-    rule: FinalisationRule
+    rule: FinalizationRule
     max_steps: int
     edits: LogitEdits | None
     guidance_scale: float = 0.0
@@ -71,7 +71,7 @@ class Sequence:
     forwards: int = 0
     logprobs: dict[int, TokenLogprob] = field(default_factory=dict)
     sent: int = 0
-    finalised_at: dict[int, int] = field(default_factory=dict)
+    finalized_at: dict[int, int] = field(default_factory=dict)
     keys: list[bytes] = field(default_factory=list)
     recompute: int = 0
     started: bool = False
@@ -82,7 +82,7 @@ class Sequence:
     def from_request(cls, request: GenerateRequest, manifest: Manifest, options: EngineOptions) -> "Sequence":
         """A waiting sequence; ``None`` in the request's parameters takes the values of ``options`` and manifest."""
         params = request.params
-        rule = finalisation_rule(params, manifest, options)
+        rule = finalization_rule(params, manifest, options)
         max_steps = params.max_steps_per_block or manifest.block_length
         sampling = None
         if params.temperature > 0.0:
@@ -126,19 +126,19 @@ class Sequence:
         return dict(zip(range(self.wanted, block_length), self.request.pinned, strict=False))
 
 
-def finalisation_rule(params: DecodingParams, manifest: Manifest, options: EngineOptions) -> FinalisationRule:
+def finalization_rule(params: DecodingParams, manifest: Manifest, options: EngineOptions) -> FinalizationRule:
     """The rule a request asks for, its number from the request, else the checkpoint's threshold or the options'."""
     name = params.decoding or ("threshold" if params.confidence_threshold is not None else options.decoding)
     given: float | None = getattr(params, RULE_NUMBERS[name])
     if given is not None:
-        return FinalisationRule(name, given)
+        return FinalizationRule(name, given)
     match name:
         case "threshold":
-            return FinalisationRule(name, manifest.confidence_threshold)
+            return FinalizationRule(name, manifest.confidence_threshold)
         case "fixed_steps":
-            return FinalisationRule(name, options.steps_per_block or manifest.block_length)
+            return FinalizationRule(name, options.steps_per_block or manifest.block_length)
         case _:
-            return FinalisationRule(name, getattr(options, RULE_NUMBERS[name]))
+            return FinalizationRule(name, getattr(options, RULE_NUMBERS[name]))
 
 
 def logit_edits(params: DecodingParams) -> LogitEdits | None:

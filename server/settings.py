@@ -89,11 +89,11 @@ class ServerSettings(BaseSettings):
         default=None,
         gt=0,
         le=1,
-        description="Confidence at which a token is finalised, in (0, 1]. Default: the checkpoint's.",
+        description="Confidence at which a token is finalized, in (0, 1]. Default: the checkpoint's.",
     )
     decoding: RuleName = Field(
         default="threshold",
-        description="Rule that finalises tokens where a request names none: threshold, factor, entropy_bound or "
+        description="Rule that finalizes tokens where a request names none: threshold, factor, entropy_bound or "
         "fixed_steps.",
     )
     decoding_factor: float = Field(

@@ -17,7 +17,7 @@ from torch import Tensor
 class OracleAnswer:
     """``margin`` is how close the nearest decision was: a probability, to be compared with float noise.
 
-    ``scores`` has the log-probabilities of all tokens at the step that finalised each answer position, and that step.
+    ``scores`` has the log-probabilities of all tokens at the step that finalized each answer position, and that step.
     """
 
     token_ids: list[int]
@@ -197,7 +197,7 @@ def constrain(
     stops: tuple[int, ...],
     at_least: int,
 ) -> list[int]:
-    """What a step finalises in a row that follows a grammar: ``choices`` and what follows, from the frontier on.
+    """What a step finalizes in a row that follows a grammar: ``choices`` and what follows, from the frontier on.
 
     ``room`` is how many tokens the answer may still have; ``at_least`` positions take what the grammar leaves them.
     """

@@ -25,7 +25,7 @@ def make_optimizers(model: Transformer, section: OptimisationSection) -> list[to
     return [muon, adam]
 
 
-def initialise(model: Transformer, seed: int) -> None:
+def initialize(model: Transformer, seed: int) -> None:
     """Normal weights of deviation 0.02, residual outputs smaller with depth (GPT-2's scheme)."""
     generator = torch.Generator().manual_seed(seed)
     depth = (2 * model.config.num_layers) ** -0.5

@@ -25,7 +25,7 @@ from cdlm.training.data.mixture import draw_problems
 from cdlm.training.errors import TrainingError
 from cdlm.training.loop import Loop, workers_share
 from cdlm.training.objectives import token_loss
-from cdlm.training.optimisation import initialise, make_optimizers
+from cdlm.training.optimisation import initialize, make_optimizers
 from cdlm.training.parallel import barrier, rank
 from cdlm.training.rows import Example, RowBatch, block_rows, frontier_rows, masked_rows, next_token_rows
 from cdlm.training.stream import ExampleStream, encode
@@ -162,7 +162,7 @@ class _Pretraining:
 
     def _first_weights(self) -> None:
         if self.stage == "autoregressive":
-            initialise(self.model, self.config.seed)
+            initialize(self.model, self.config.seed)
             return
         source = self.directory / "autoregressive" / "checkpoint"
         if not (source / "model.safetensors").exists():

@@ -88,7 +88,7 @@ def masked_rows(
     - a quarter: a random block is active, masked with ratio t and asked; blocks before it are clean, those behind
       it masked and not asked;
     - half: the same, but the active block is clean up to a random position and masked from there on, in half of
-      these rows with some positions filled in: what a decoder that finalises one token a step mostly sees.
+      these rows with some positions filled in: what a decoder that finalizes one token a step mostly sees.
 
     Positions weigh as in ``frontier_weights``. Canvases are as long as the longest example asks, in a quarter of the
     batches longer, up to ``generation_length``; examples that would then exceed ``budget`` tokens are left out.

@@ -1,4 +1,4 @@
-"""Turns problems into groups of examples: formatting, tokenising, bucketing by length; resumable at any group."""
+"""Turns problems into groups of examples: formatting, tokenizing, bucketing by length; resumable at any group."""
 
 import itertools
 import random

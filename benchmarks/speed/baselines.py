@@ -36,7 +36,7 @@ class TeacherLoops:
         self.prompts = Prompts(self.model.config.vocab_size)
 
     def run(self, name: LoopName, load: Load) -> Sample:
-        """A batch of prompts of one length; a step finalises ``load.tokens_per_step`` tokens of each."""
+        """A batch of prompts of one length; a step finalizes ``load.tokens_per_step`` tokens of each."""
         decode = _LOOPS[name](
             self.model,
             self.manifest,

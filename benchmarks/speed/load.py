@@ -16,7 +16,7 @@ class Load:
     Attributes:
         prompts: tokens of each prompt.
         new_tokens: tokens generated for each, exactly.
-        steps_per_block: denoise steps of a block of 32; the engine finalises equal shares. 32 is one token a forward.
+        steps_per_block: denoise steps of a block of 32; the engine finalizes equal shares. 32 is one token a forward.
         streams: that many requests run at a time, the next one begins when one ends; ``None`` is all at once.
     """
 
@@ -46,7 +46,7 @@ class Load:
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of a block that a step finalises."""
+        """Tokens of a block that a step finalizes."""
         return -(-BLOCK // self.steps_per_block)
 
     def one_block(self) -> "Load":

@@ -13,7 +13,7 @@ StepCallback = Callable[[EngineStats], None]
 
 
 def decoding(load: Load) -> DecodingParams:
-    """No confidence exceeds 1, so a step finalises exactly the share that ``steps_per_block`` leaves to it."""
+    """No confidence exceeds 1, so a step finalizes exactly the share that ``steps_per_block`` leaves to it."""
     return DecodingParams(confidence_threshold=1.0, max_steps_per_block=load.steps_per_block)
 
 

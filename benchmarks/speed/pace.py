@@ -1,4 +1,4 @@
-"""How many tokens a forward the bundled student finalises: the pace at which random weights are made to run."""
+"""How many tokens a forward the bundled student finalizes: the pace at which random weights are made to run."""
 
 from dataclasses import dataclass
 

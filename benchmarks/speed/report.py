@@ -130,7 +130,7 @@ def _meaning(data: dict[str, Any], measured: dict[str, Entry]) -> Iterator[str]:
     yield ""
     if pace.problems:
         yield (
-            f"- Student's pace: the bundled student finalised {pace.tokens_per_forward:.2f} tokens a forward "
+            f"- Student's pace: the bundled student finalized {pace.tokens_per_forward:.2f} tokens a forward "
             f"({pace.denoise_steps_per_block:.2f} denoise steps a block) on {pace.problems} development word problems "
             f"at its threshold {pace.threshold:g}."
         )

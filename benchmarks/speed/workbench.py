@@ -57,7 +57,7 @@ class Workbench:
         return Load.equal(batch, prompt, self.settings.new_tokens)
 
     def student_pace(self, batch: int, prompt: int) -> Load:
-        """As many tokens a forward as the bundled student finalises."""
+        """As many tokens a forward as the bundled student finalizes."""
         return Load.equal(batch, prompt, self.settings.new_tokens, self.pace.steps_per_block)
 
     def student_streams(self, streams: int, prompt: int) -> Load:

@@ -110,7 +110,7 @@ class StepPrinter:
             block = (sequence.block_start - sequence.prompt_length) // len(result.tokens)
             self.console.print(Text(f"block {block + 1}", style="bold"))
             self._before = [mask] * len(result.tokens)
-        line = Text(f"  step {result.steps:2d} +{result.finalised:2d}  ", style="dim")
+        line = Text(f"  step {result.steps:2d} +{result.finalized:2d}  ", style="dim")
         for before, token in zip(self._before, result.tokens, strict=True):
             if token == mask:
                 line.append(MASK_SIGN, style="not dim blue")

@@ -1,4 +1,4 @@
-"""``cdlm key``: a fresh API key, and what the server needs to recognise it."""
+"""``cdlm key``: a fresh API key, and what the server needs to recognize it."""
 
 from typing import Annotated
 

@@ -40,7 +40,7 @@ _QK_NORM = ("qk_layernorm", "qk_norm", "use_qk_norm")
 def refuse_unimplemented(config: Mapping[str, Any], *, qk_norm: bool) -> None:
     """Raises ``CheckpointError`` naming a key whose value asks for what the transformer does not compute.
 
-    ``qk_norm`` says whether the format normalises queries and keys.
+    ``qk_norm`` says whether the format normalizes queries and keys.
     """
     for key, neutral in _NEUTRAL.items():
         value = config.get(key)

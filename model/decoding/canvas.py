@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 
 from cdlm.model.config import Manifest
-from cdlm.model.decoding.rules import RULES, FinalisationRule
+from cdlm.model.decoding.rules import RULES, FinalizationRule
 from cdlm.model.row import RowResult, RowWork
 
 MAX_STOP_IDS = 32
@@ -18,11 +18,11 @@ class Canvas:
     """State of every row's current block; ``rows`` is S.
 
     Attributes (S rows, B block length, H hidden size), on the device:
-        tokens: [S, B] int64, the mask token where nothing is finalised.
+        tokens: [S, B] int64, the mask token where nothing is finalized.
         masked: [S, B] bool, positions without a token. Kept apart from ``tokens``, since a prompt may
             contain the mask token's id.
         known: [S, B] bool, positions whose token was known before the block's first step.
-        rule: [S] int64, how positions are finalised: index into ``model.rules.RULES``.
+        rule: [S] int64, how positions are finalized: index into ``model.rules.RULES``.
         limit: [S] fp32, the rule's number.
         stop_ids: [S, MAX_STOP_IDS] int64, padded with -1.
         border: [2 * S, H], for shifted backbones: the hidden state that predicts the block's first position; the
@@ -57,7 +57,7 @@ class Canvas:
         self,
         row: int,
         *,
-        rule: FinalisationRule,
+        rule: FinalizationRule,
         max_steps: int,
         stop_ids: list[int],
         border: torch.Tensor | None = None,
@@ -69,7 +69,7 @@ class Canvas:
         """
         if len(stop_ids) > MAX_STOP_IDS:
             raise ValueError(f"at most {MAX_STOP_IDS} stop token ids, got {len(stop_ids)}")
-        # The mask token is never generated; as a stop id it would be found wherever nothing is finalised.
+        # The mask token is never generated; as a stop id it would be found wherever nothing is finalized.
         stop_ids = [token for token in stop_ids if token != self.mask_token_id]
         if border is not None:
             self.border[row] = border
@@ -108,7 +108,7 @@ class Canvas:
         self.tokens.index_copy_(0, rows, tokens)
         self.masked.index_copy_(0, rows, masked)
         for work, result in zip(works, results, strict=True):
-            self.left[work.row] -= result.finalised
+            self.left[work.row] -= result.finalized
             self.steps[work.row] = result.steps
 
     def check(self) -> None:
@@ -124,5 +124,5 @@ class Canvas:
         assert not bool((self.masked & (self.tokens != self.mask_token_id)).any()), "a masked position has a token"
 
     def at_least(self, row: int) -> int:
-        """How many positions the next step must finalise so that the block does not take more steps than it may."""
+        """How many positions the next step must finalize so that the block does not take more steps than it may."""
         return max(1, -(-self.left[row] // max(1, self.max_steps[row] - self.steps[row])))

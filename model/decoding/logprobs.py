@@ -57,19 +57,19 @@ class RowScores:
     def added(
         self, results: list[RowResult], now: Tensor, chosen: Tensor, tokens: Tensor, mask_token_id: int
     ) -> list[RowResult]:
-        """The results with the log-probabilities of what the step finalised, in one transfer more.
+        """The results with the log-probabilities of what the step finalized, in one transfer more.
 
         Args:
             results: those of ``works``.
-            now: [rows, block] bool, what the step finalised.
+            now: [rows, block] bool, what the step finalized.
             chosen: [positions] int64, where each predicted position lies in [rows, block], flattened.
             tokens: [rows, block] int64, after the step.
             mask_token_id: as in ``token_logprobs``.
         """
         wanting = [index for index, work in enumerate(self.works) if work.logprobs is not None]
         places, block = chosen.index_select(0, self.at), tokens.shape[1]
-        # How many were finalised the host has just learnt, so the device need not be asked again.
-        count = sum(results[index].finalised for index in wanting)
+        # How many were finalized the host has just learnt, so the device need not be asked again.
+        count = sum(results[index].finalized for index in wanting)
         fresh = torch.nonzero_static(now.view(-1)[places], size=count)[:, 0]
         places = places[fresh]
         top = max(self.works[index].logprobs or 0 for index in wanting)

@@ -12,7 +12,7 @@ from cdlm.model.decoding.draws import Draws
 from cdlm.model.decoding.grammar.compiled import CompiledGrammar
 from cdlm.model.decoding.processors.constrained import ConstrainedRows
 from cdlm.model.decoding.processors.edits import LogitEditor
-from cdlm.model.decoding.rules import FinalisationRule
+from cdlm.model.decoding.rules import FinalizationRule
 from cdlm.model.row import LogitEdits
 
 
@@ -30,7 +30,7 @@ class RowSettings:
         border: [hidden], the state behind the known tokens, where no forward will bring it.
     """
 
-    rule: FinalisationRule
+    rule: FinalizationRule
     max_steps: int
     stop_ids: list[int]
     prompt_ids: list[int]

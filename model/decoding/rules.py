@@ -1,4 +1,4 @@
-"""Names and numbers of the finalisation rules and of bans; free of torch, since the API process reads it too."""
+"""Names and numbers of the finalization rules and of bans; free of torch, since the API process reads it too."""
 
 from typing import Literal, NamedTuple
 
@@ -22,7 +22,7 @@ DEFAULT_ENTROPY_BOUND = 0.1
 BAN = -100.0
 
 
-class FinalisationRule(NamedTuple):
+class FinalizationRule(NamedTuple):
     """A rule and its one number: a confidence in (0, 1], a factor > 0, an entropy in nats >= 0, or steps >= 1."""
 
     name: RuleName

@@ -2,8 +2,8 @@
 
 Tokens are drawn with the Gumbel-max trick: ``argmax(logits / temperature + noise)`` is a draw from the
 tempered softmax. The noise of a block depends on (seed, first position) alone, so neither the batch nor the
-number of denoise steps changes it; which positions are finalised depends on the model's confidence and not
-on the noise, so a finalised token is an unbiased draw.
+number of denoise steps changes it; which positions are finalized depends on the model's confidence and not
+on the noise, so a finalized token is an unbiased draw.
 """
 
 import torch

@@ -29,8 +29,8 @@ _REFUSED_KEYS = (
     "use_dora",
     "use_qalora",
 )
-# The other initialisations take the first product out of the base's weights, which are then not the stored ones.
-_PLAIN_INITIALISATIONS = (None, True, False, "gaussian", "eva")
+# The other initializations take the first product out of the base's weights, which are then not the stored ones.
+_PLAIN_INITIALIZATIONS = (None, True, False, "gaussian", "eva")
 
 
 class AdapterConfig:
@@ -50,7 +50,7 @@ class AdapterConfig:
         for key in _REFUSED_KEYS:
             if self._keys.get(key) not in (None, False, [], {}):
                 raise self._error(f"{key} is {self._keys[key]!r}; only plain LoRA can be merged")
-        if self._keys.get("init_lora_weights") not in _PLAIN_INITIALISATIONS:
+        if self._keys.get("init_lora_weights") not in _PLAIN_INITIALIZATIONS:
             value = self._keys["init_lora_weights"]
             raise self._error(f"init_lora_weights is {value!r}, which changes the base; convert it to plain LoRA first")
         self._targets = self._keys.get("target_modules")

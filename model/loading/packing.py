@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cdlm.model.head import LmHead
-from cdlm.model.transformer import Layer, Product, Transformer, quantised
+from cdlm.model.transformer import Layer, Product, Transformer, quantized
 
 # The order depends on the number of rows that are expected: those of a small batch of blocks.
 _EXPECTED_ROWS = 32
@@ -120,7 +120,7 @@ def worthwhile(weight: Tensor, block_length: int) -> bool:
 def pack(transformer: Transformer, wanted: Callable[[Tensor], bool]) -> None:
     """Packs the matrices that are ``wanted``, layer by layer, and frees what they were.
 
-    Layers that are quantised, or shared with other ranks, keep theirs. The transformer is fused, and from now on is
+    Layers that are quantized, or shared with other ranks, keep theirs. The transformer is fused, and from now on is
     for inference alone.
     """
     transformer.fuse()
@@ -152,7 +152,7 @@ def _packed(product: Product, wanted: Callable[[Tensor], bool]) -> PackedProduct
 
 
 def _plain(module: nn.Module) -> bool:
-    return type(module) is nn.Linear and not quantised(module)
+    return type(module) is nn.Linear and not quantized(module)
 
 
 def _forget(*linears: nn.Linear) -> None:

@@ -1,4 +1,4 @@
-"""Weight-only quantisation: smaller weights in memory, the arithmetic stays in the model's type (torchao)."""
+"""Weight-only quantization: smaller weights in memory, the arithmetic stays in the model's type (torchao)."""
 
 from cdlm.model.config import CheckpointError, Quantization
 from cdlm.model.transformer import Transformer
@@ -14,7 +14,7 @@ def check_quantization(name: Quantization) -> None:
         raise CheckpointError(f"quantization {name} needs torchao: pip install 'cdlm-serve[quantization]'") from error
 
 
-def quantise(transformer: Transformer, name: Quantization) -> None:
+def quantize(transformer: Transformer, name: Quantization) -> None:
     """Replaces the layers' weights in place; embedding, norms and LM head keep theirs.
 
     ``int8`` stores a signed byte a weight and one scale an output row, symmetric, rounded to nearest. Each product

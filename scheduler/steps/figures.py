@@ -21,7 +21,7 @@ def step_figures(batch: Batch, result: StepResult, outputs: list[BlockOutput], b
         "phase": step_phase(works, staging=staged, scoring=result.score_rows > 0),
         "batch_rows": len(works) + staged + result.score_rows,
         "batch_tokens": result.tokens,
-        "finalized_tokens": sum(each.finalised for _, each in result.done),
+        "finalized_tokens": sum(each.finalized for _, each in result.done),
         "steps_per_block": [output.denoise_steps for output in ended],
         "queue_seconds": [sequence.queued for sequence in batch.admitted],
         "admitted_prompt_tokens": sum(sequence.prompt_length for sequence in batch.admitted),

@@ -94,11 +94,11 @@ def _block_output(
 
 
 def _block_canvas(sequence: Sequence, result: RowResult, manifest: Manifest) -> BlockCanvas:
-    """The current block as it is after the step; remembers in the sequence when each token was finalised."""
+    """The current block as it is after the step; remembers in the sequence when each token was finalized."""
     end = min(sequence.wanted, manifest.block_length)
     tokens = result.tokens[len(sequence.given) : end]
     shown = [None if token == manifest.mask_token_id else token for token in tokens]
     for offset, token in enumerate(shown):
         if token is not None:
-            sequence.finalised_at.setdefault(offset, result.steps)
-    return BlockCanvas(result.steps, shown, [sequence.finalised_at.get(offset) for offset in range(len(shown))])
+            sequence.finalized_at.setdefault(offset, result.steps)
+    return BlockCanvas(result.steps, shown, [sequence.finalized_at.get(offset) for offset in range(len(shown))])

@@ -97,7 +97,7 @@ class RowSteps:
             sequence.row_open, sequence.border = True, None
         self.runner.rows.open_block(row, self._start(sequence))
         sequence.logprobs.clear()
-        sequence.finalised_at.clear()
+        sequence.finalized_at.clear()
         sequence.block_open = True
 
     def _start(self, sequence: Sequence) -> BlockStart:

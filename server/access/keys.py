@@ -1,4 +1,4 @@
-"""API keys: what each is called, how it is recognised, and what it may ask for."""
+"""API keys: what each is called, how it is recognized, and what it may ask for."""
 
 import hashlib
 import re

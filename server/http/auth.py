@@ -26,7 +26,7 @@ class ApiKeyAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         open_path = scope["type"] == "lifespan" or scope.get("path") in self._open
-        key = None if open_path or not self._keys else self._recognise(scope)
+        key = None if open_path or not self._keys else self._recognize(scope)
         if key is not None or open_path or not self._keys:
             record = scope.get("state", {}).get("record")
             if record is not None:
@@ -41,7 +41,7 @@ class ApiKeyAuth:
         )
         await error.response()(scope, receive, send)
 
-    def _recognise(self, scope: Scope) -> ApiKey | None:
+    def _recognize(self, scope: Scope) -> ApiKey | None:
         """The key that the request carries."""
         values = [value for name, value in scope["headers"] if name == b"authorization"]
         if len(values) != 1:

@@ -46,7 +46,7 @@ class Metrics:
         self._forward = self._histogram("forward_duration_seconds", "Duration of a forward pass", _FAST)
         self._steps = self._histogram("denoise_steps_per_block", "Denoise steps a block took", _STEPS)
         self._finalized = self._histogram(
-            "tokens_finalized_per_forward", "Tokens finalised by a forward pass, all rows", (0, *_POWERS)
+            "tokens_finalized_per_forward", "Tokens finalized by a forward pass, all rows", (0, *_POWERS)
         )
         self._rows = self._histogram("batch_rows", "Rows of a forward pass", _POWERS)
         self._tokens = self._histogram("batch_tokens", "Tokens of a forward pass", _TOKENS)

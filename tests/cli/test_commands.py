@@ -99,7 +99,7 @@ def test_generate_shows_the_canvas_fill_up_and_prints_the_answer() -> None:
     steps = [line for line in lines if line.startswith("  step")]
     masks = [line.count("░") for line in steps]
     assert masks == sorted(masks, reverse=True)
-    assert masks[0] == 31  # Threshold 1 finalises one token a step.
+    assert masks[0] == 31  # Threshold 1 finalizes one token a step.
     assert "tokens in 1 blocks" in lines[-1]
 
 

@@ -6,9 +6,9 @@ from itertools import pairwise
 import pytest
 
 from cdlm.cli.bench.client import Completion
-from cdlm.cli.bench.figures import summarise as summarise_load
+from cdlm.cli.bench.figures import summarize as summarize_load
 from cdlm.cli.bench.load import Attempt, Load, poisson_arrivals
-from cdlm.cli.eval.command import Runs, summarise, wilson_interval
+from cdlm.cli.eval.command import Runs, summarize, wilson_interval
 from cdlm.cli.eval.sets import is_right
 from cdlm.training.data.mixture import draw_problems
 
@@ -36,7 +36,7 @@ def test_errors_count_as_wrong_and_are_reported() -> None:
     done = Completion(text="", usage=USAGE)
     runs.rows = [(problems[0], done, True), (problems[1], done, False), (problems[2], None, False)]
     runs.seconds = 2.0
-    result = summarise(runs)
+    result = summarize(runs)
     assert result["score"] == pytest.approx(1 / 3)
     assert (result["n"], result["errors"]) == (3, 1)
     assert result["tokens_per_s"] == 60.0
@@ -54,7 +54,7 @@ def test_load_figures() -> None:
     ]  # fmt: skip
     attempts.append(Attempt(due=2.0, sent=2.2, over=2.25, error="500: no"))
     counters = {"cdlm_denoise_steps_per_block_sum": 40.0, "cdlm_denoise_steps_per_block_count": 8.0}
-    figures = summarise_load(Load(attempts, 3.0, counters))
+    figures = summarize_load(Load(attempts, 3.0, counters))
     assert (figures["completed"], figures["failed"], figures["error_counts"]) == (4, 1, {"500: no": 1})
     assert (figures["total_input_tokens"], figures["total_output_tokens"]) == (40, 240)
     assert figures["output_throughput"] == 80.0
@@ -73,7 +73,7 @@ def test_load_figures() -> None:
 
 
 def test_a_load_without_answers_has_no_percentiles() -> None:
-    figures = summarise_load(Load([Attempt(0.0, 0.0, 1.0, error="refused")], 1.0))
+    figures = summarize_load(Load([Attempt(0.0, 0.0, 1.0, error="refused")], 1.0))
     assert figures["p99_e2el_ms"] is figures["mean_ttft_ms"] is figures["total_input_tokens"] is None
     assert figures["output_throughput"] == 0.0
 

@@ -16,7 +16,7 @@ def texts(chunks: list[Any]) -> list[str]:
     return [choice["text"] for chunk in chunks for choice in chunk["choices"]]
 
 
-def test_text_comes_as_soon_as_all_before_it_is_finalised(server: Server) -> None:
+def test_text_comes_as_soon_as_all_before_it_is_finalized(server: Server) -> None:
     whole = server.complete(**BODY)
     blocks = server.stream("/v1/completions", STREAMED)
     steps = server.stream("/v1/completions", STREAMED | {"stream_granularity": "step"})

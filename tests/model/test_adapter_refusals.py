@@ -140,7 +140,7 @@ def test_keys_of_later_releases_of_peft_are_tolerated(tmp_path: Path) -> None:
     assert len(read_adapter(tmp_path / "lora").updates) == 2
 
 
-def test_an_adapter_given_as_the_model_is_recognised(tmp_path: Path) -> None:
+def test_an_adapter_given_as_the_model_is_recognized(tmp_path: Path) -> None:
     train_with_peft(dream_base(build_dream(tmp_path / "base")), tmp_path / "lora", target_modules=["q_proj"])
     with pytest.raises(CheckpointError, match="holds a LoRA adapter, not a model"):
         load_checkpoint(tmp_path / "lora")

@@ -28,7 +28,7 @@ def grammar_of(schema: dict[str, Any]) -> str:
 
 
 def walk(grammar: CompiledGrammar, limit: int, rng: random.Random, prefers: tuple[bytes, ...] = ()) -> str | None:
-    """A random answer of at most ``limit`` tokens, end token included, as the engine finalises it; if it ends.
+    """A random answer of at most ``limit`` tokens, end token included, as the engine finalizes it; if it ends.
 
     What it ``prefers`` is written wherever it is admitted.
     """
@@ -148,7 +148,7 @@ def test_forced_text_is_cut_in_fewer_tokens_where_the_limit_needs_it() -> None:
     texts = [text.decode() for text in VOCABULARY.ids if len(text) > 1 and text.isascii()]
     for _ in range(1500):
         text = "".join(rng.choices(texts, k=3))
-        usual, fewest = VOCABULARY.tokenise(text.encode()), Speller(VOCABULARY, []).ending(text.encode()).tokens
+        usual, fewest = VOCABULARY.tokenize(text.encode()), Speller(VOCABULARY, []).ending(text.encode()).tokens
         if fewest < len(usual):
             grammar, found = CompiledGrammar(f"start: {json.dumps(text)}", VOCABULARY, 100), found + 1
             for limit in range(fewest + 1, len(usual) + 3):
@@ -197,7 +197,7 @@ def test_what_closes_follows_what_is_written() -> None:
     }
     for written, end in (('{"file":"report', '.csv"}'), ('{"file":"report.cs', 'v"}'), ('{"file":"a.csv.gz', '.csv"}')):
         matcher = AnswerMatcher(CompiledGrammar(grammar_of(schema), VOCABULARY, 500), [EOS])
-        matcher.restart(VOCABULARY.tokenise(written.encode()))
+        matcher.restart(VOCABULARY.tokenize(written.encode()))
         path = way_to_end(matcher, 20)
         assert path is not None
         assert b"".join(VOCABULARY.tokens[token] for token in path).decode() == end

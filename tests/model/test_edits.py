@@ -9,7 +9,7 @@ from cdlm.model.config import Manifest
 from cdlm.model.decoding.canvas import Canvas
 from cdlm.model.decoding.logprobs import token_logprobs
 from cdlm.model.decoding.processors.edits import LogitEditor
-from cdlm.model.decoding.rules import FinalisationRule
+from cdlm.model.decoding.rules import FinalizationRule
 from cdlm.model.row import LogitEdits, RowWork
 from tests.oracle import OracleEdits, edit
 
@@ -28,7 +28,7 @@ def canvas_of(rows: list[list[int | None]], given: int = 0) -> Canvas:
     """A canvas whose blocks hold those tokens; ``None`` is masked."""
     canvas = Canvas(len(rows), MANIFEST, 8, CPU, torch.float32)
     for row, tokens in enumerate(rows):
-        canvas.open_row(row, rule=FinalisationRule("threshold", 0.9), max_steps=BLOCK, stop_ids=[9])
+        canvas.open_row(row, rule=FinalizationRule("threshold", 0.9), max_steps=BLOCK, stop_ids=[9])
         canvas.open_block(row, [token for token in tokens[:given] if token is not None])
         for offset, token in enumerate(tokens[given:], given):
             if token is not None:

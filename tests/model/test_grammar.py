@@ -55,13 +55,13 @@ def test_forced_text_is_cut_into_tokens_of_the_same_bytes(text: str) -> None:
     bundled = Tokenizer.from_file(str(BUNDLED_STUDENT / "tokenizer.json"))
     for tokenizer in (make_json_tokenizer(), bundled, sentencepiece_like()):
         found = Vocabulary(tokenizer, 1100)
-        ids = found.tokenise(text.encode())
+        ids = found.tokenize(text.encode())
         assert b"".join(found.tokens[ident] for ident in ids) == text.encode()
         assert not set(ids) & found._special
 
 
 def test_part_of_a_character_is_cut_too(vocabulary: Vocabulary) -> None:
-    ids = vocabulary.tokenise("日".encode()[:2])
+    ids = vocabulary.tokenize("日".encode()[:2])
     assert b"".join(vocabulary.tokens[ident] for ident in ids) == "日".encode()[:2]
 
 
@@ -153,7 +153,7 @@ def test_numbers_end(vocabulary: Vocabulary, name: str, seed: int) -> None:
 )
 def test_text_may_have_long_numbers(vocabulary: Vocabulary, text: str) -> None:
     matcher = AnswerMatcher(CompiledGrammar(text, vocabulary, 500), [EOS])
-    for token in vocabulary.tokenise(b"7" * 100):
+    for token in vocabulary.tokenize(b"7" * 100):
         assert matcher.admits(token)
         assert matcher.admitted()[token]
         matcher.take(token)
@@ -161,7 +161,7 @@ def test_text_may_have_long_numbers(vocabulary: Vocabulary, text: str) -> None:
 
 def test_strings_may_have_long_numbers(vocabulary: Vocabulary) -> None:
     matcher = AnswerMatcher(CompiledGrammar(json_grammar({"type": "string"}), vocabulary, 500), [EOS])
-    for token in vocabulary.tokenise(b'"' + b"7" * 100 + b'"'):
+    for token in vocabulary.tokenize(b'"' + b"7" * 100 + b'"'):
         assert matcher.admits(token)
         matcher.take(token)
 
@@ -172,7 +172,7 @@ def test_a_token_of_many_digits_is_no_way_around(vocabulary: Vocabulary) -> None
     ids = [token for token in range(VOCAB) if len(vocabulary.tokens[token]) > 1 and vocabulary.number_heads[token] > 1]
     assert ids, tokenizer
     matcher = AnswerMatcher(CompiledGrammar(json_grammar({"type": "integer"}), vocabulary, 500), [EOS])
-    matcher.restart(vocabulary.tokenise(b"7" * (MAX_NUMBER - 1)))
+    matcher.restart(vocabulary.tokenize(b"7" * (MAX_NUMBER - 1)))
     for token in ids:
         assert not matcher.admits(token)
         assert not matcher.admitted()[token]

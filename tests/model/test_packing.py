@@ -14,7 +14,7 @@ from cdlm.model.decoding.confidence import confidence_and_best, confidence_and_b
 from cdlm.model.head import LmHead
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.loading.packing import PackedHead, PackedProduct, pack, packable, worthwhile
-from cdlm.model.loading.quantization import quantise
+from cdlm.model.loading.quantization import quantize
 from cdlm.model.transformer import Transformer
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.options import EngineOptions
@@ -128,9 +128,9 @@ def test_it_can_be_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("everything")
-def test_quantised_layers_keep_their_weights(tmp_path: Path) -> None:
+def test_quantized_layers_keep_their_weights(tmp_path: Path) -> None:
     transformer = load_checkpoint(build_checkpoint(tmp_path)).transformer
-    quantise(transformer, "int8")
+    quantize(transformer, "int8")
     ids, positions = torch.randint(60, (1, 9)), torch.arange(9)[None]
     with torch.inference_mode():
         before = transformer(ids, positions, RowAttention(None))

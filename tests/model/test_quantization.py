@@ -1,4 +1,4 @@
-"""Weight-only quantisation: a byte a weight, products close to the full ones, a clear refusal without torchao."""
+"""Weight-only quantization: a byte a weight, products close to the full ones, a clear refusal without torchao."""
 
 import sys
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.loading.checkpoint import load_checkpoint
-from cdlm.model.loading.quantization import quantise
+from cdlm.model.loading.quantization import quantize
 from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.messages import GenerateRequest
@@ -19,7 +19,7 @@ from cdlm.training.data.mixture import draw_problems
 
 def test_every_layer_holds_a_byte_a_weight_rounded_to_nearest() -> None:
     plain, small = (load_checkpoint(BUNDLED_STUDENT).transformer for _ in range(2))
-    quantise(small, "int8")
+    quantize(small, "int8")
     linears = 0
     for (name, before), after in zip(plain.named_modules(), small.modules(), strict=True):
         if not isinstance(before, nn.Linear):

@@ -106,7 +106,7 @@ SOME_AXES = ("plain", "shifted", "absolute_shifted", "first_token_autoregressive
 
 
 @pytest.mark.parametrize("axis", SOME_AXES)
-def test_logprobs_are_those_of_the_step_that_finalised_the_token(tmp_path: Path, axis: str) -> None:
+def test_logprobs_are_those_of_the_step_that_finalized_the_token(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=8)
     requests = [
         msgspec.structs.replace(request, logprobs=(None, 0, 3, 20)[index % 4])

@@ -46,7 +46,7 @@ DIFFERENCES: dict[str, tuple[Callable[[Engine], None], str]] = {
     "rule": (lambda engine: engine.runner.canvas.rule[0].fill_(1), "has the rule factor"),
     "by threshold": (lambda engine: engine.runner.canvas.by_threshold.__setitem__(0, False), "has the rule threshold"),
     "tokens": (lambda engine: engine.runner.canvas.tokens[0, -1:].fill_(9), "a masked position has a token"),
-    "finalised": (lambda engine: engine.runner.canvas.tokens[0, :1].fill_(MASK), "row 0"),
+    "finalized": (lambda engine: engine.runner.canvas.tokens[0, :1].fill_(MASK), "row 0"),
     "counts": (lambda engine: engine.runner.rows.editor._rows[0].counts[5].add_(1), "counted other tokens"),
     "counted": (lambda engine: setattr(engine.runner.rows.editor._rows[0], "counted", 1), "has counted 1 of"),
     "matcher": (lambda engine: engine.runner.rows.constrained._rows[0].matcher.tokens.pop(), "row 0"),

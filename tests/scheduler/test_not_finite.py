@@ -134,7 +134,7 @@ def test_a_token_that_the_model_rules_out_is_no_error(tmp_path: Path) -> None:
 
 
 def test_a_row_ends_at_the_first_step_with_a_nan_wherever_it_lies(tmp_path: Path) -> None:
-    """At one position that is not the next to be finalised, in a block that was sound until then."""
+    """At one position that is not the next to be finalized, in a block that was sound until then."""
     directory = build_checkpoint(tmp_path, seed=4)
     engine = Engine(EngineOptions(model=str(directory), page_size=4))
     forward, steps = engine.runner.forward, 0

@@ -24,7 +24,7 @@ def admits(bench: Bench, grammar: str | None, text: str) -> bool:
     assert grammar is not None
     assert bench.engine.ready is not None
     vocabulary = bench.codec.vocabulary(bench.engine.ready.vocab_size)
-    tokens = vocabulary.tokenise(text.encode())
+    tokens = vocabulary.tokenize(text.encode())
     matcher = CompiledGrammar(grammar, vocabulary, 100).fresh()
     return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
 

@@ -26,7 +26,7 @@ def admits(schema: dict[str, Any], value: Any) -> bool:
     """Whether an answer may be ``value``; what may be is valid under the schema as it was sent."""
     text = constraint_grammar(Constraint("json", schema, "response_format")).text
     matcher = CompiledGrammar(text, VOCABULARY, 2000).fresh()
-    tokens = VOCABULARY.tokenise(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
+    tokens = VOCABULARY.tokenize(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode())
     admitted = bool(matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting())
     if admitted:
         jsonschema.Draft202012Validator(schema).validate(value)
@@ -165,7 +165,7 @@ def test_kept_formats_are_kept() -> None:
             constraint_grammar(Constraint("json", {"type": "string", "format": name}, "x")).text, VOCABULARY, 200
         )
         for text, right in ((valid, True), (wrong, False)):
-            tokens = VOCABULARY.tokenise(json.dumps(text).encode())
+            tokens = VOCABULARY.tokenize(json.dumps(text).encode())
             walk = matcher.fresh()
             assert (walk.try_consume_tokens(tokens) == len(tokens) and walk.is_accepting()) == right, (name, text)
 
@@ -265,7 +265,7 @@ def test_dates_are_those_of_the_calendar() -> None:
 def test_dates_and_times_are_kept(schema: dict[str, Any], text: str, valid: bool) -> None:
     grammar = constraint_grammar(Constraint("json", {"type": "string"} | schema, "x")).text
     matcher = CompiledGrammar(grammar, VOCABULARY, 400).fresh()
-    tokens = VOCABULARY.tokenise(json.dumps(text).encode())
+    tokens = VOCABULARY.tokenize(json.dumps(text).encode())
     assert (matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()) == valid
 
 

@@ -69,7 +69,7 @@ def test_no_line_raises_anything_else(line: str) -> None:
             assert read_keys(path)
 
 
-def test_a_fresh_key_is_recognised_by_its_line(tmp_path: Path) -> None:
+def test_a_fresh_key_is_recognized_by_its_line(tmp_path: Path) -> None:
     secret, line = new_key("team", requests_per_minute=60)
     (tmp_path / "keys").write_text(line)
     assert read_keys(tmp_path / "keys") == [ApiKey("team", digest(secret.encode()), requests_per_minute=60)]

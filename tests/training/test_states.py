@@ -44,7 +44,7 @@ def positions(chosen: Tensor) -> list[int]:
         (6, [10, 11, 12, 13, 14, 15]),
     ],
 )
-def test_state_after_k_finalisations(k: int, state: list[int]) -> None:
+def test_state_after_k_finalizations(k: int, state: list[int]) -> None:
     trajectory = make()
     assert state_after(trajectory, k, M).tolist() == state
     assert trajectory.tokens.tolist() == TOKENS

@@ -150,8 +150,8 @@ def test_batches_fill_a_budget_that_counts_all_forwards(share) -> None:
     assert sorted(seen) == list(range(30))
 
 
-def test_blocks_can_be_taken_before_their_first_finalisation() -> None:
-    for share, masked in ((1.0, 1.0), (0.0, 5 / 8)):  # Uniform over 0..3 finalisations: 2.5 of 4 are masked.
+def test_blocks_can_be_taken_before_their_first_finalization() -> None:
+    for share, masked in ((1.0, 1.0), (0.0, 5 / 8)):  # Uniform over 0..3 finalizations: 2.5 of 4 are masked.
         batches = [batch for _, _, batch in islice(_stream(first_step=share, max_rows=4).batches(), 60)]
         asked = sum(int(batch.states.asked.sum()) for batch in batches)
         positions = sum(len(_store(30)[n].tokens) for b in batches for n in b.states.token_ids[:, 0].tolist())

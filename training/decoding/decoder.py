@@ -22,7 +22,7 @@ class Decoding:
     Attributes:
         tokens: what comes before the first stop token.
         steps: denoise steps, each one forward.
-        filled: positions that were finalised, those behind the stop token included.
+        filled: positions that were finalized, those behind the stop token included.
         computed: positions sent through the model, summed over the steps; a measure of work without a clock.
     """
 
@@ -97,7 +97,7 @@ class CachedDecoder(ABC):
     Args:
         generation_length: masks on each canvas, a multiple of the manifest's block length.
         early_stop: ends a row when its active block is complete and contains a stop token.
-        rule: which masked positions of the active block are finalised in a step.
+        rule: which masked positions of the active block are finalized in a step.
 
     Raises:
         ValueError: ``generation_length`` is not a positive multiple of the block length.

@@ -1,6 +1,6 @@
 """dKV-Cache-Decode (Ma et al., 2025, arXiv 2505.15781; code: horseee/dKV-Cache).
 
-Keys and values change most in the step in which their token is finalised. So a position is computed once more in
+Keys and values change most in the step in which their token is finalized. So a position is computed once more in
 the step after that, with its token in place, and stays cached from then on; masks are computed at every step. The
 cache is refreshed with a forward over the whole canvas at the beginning of a block and every ``refresh_interval``
 steps of it.

@@ -23,11 +23,11 @@ class FullDecoding:
 
     Attributes:
         tokens: [n] int64, n a multiple of the block length.
-        order: [n] int64: ``order[i] == k`` where position i was the (k+1)-th to be finalised. Positions of one step
+        order: [n] int64: ``order[i] == k`` where position i was the (k+1)-th to be finalized. Positions of one step
             are ranked by confidence, ties from left to right.
         steps: forwards of the row.
         hidden: [n, hidden_size] in the dtype of the forward, the last hidden state that predicted each position at
-            the step that finalised it (for a shifted model the state before the position); ``None`` if not kept.
+            the step that finalized it (for a shifted model the state before the position); ``None`` if not kept.
     """
 
     tokens: Tensor
@@ -55,7 +55,7 @@ def decode_full(
 
     Args:
         generation_length: masks on each canvas, a multiple of the manifest's block length.
-        rule: which masked positions of the active block are finalised in a step.
+        rule: which masked positions of the active block are finalized in a step.
         temperature: 0 takes the most probable token. Otherwise a token is argmax(logits / temperature + Gumbel noise)
             with fresh noise at every step that depends on the row's seed and step alone; its confidence is still
             its untempered probability.
@@ -99,7 +99,7 @@ class _Canvas:
         step: forwards so far.
         ids: [running, L] int64; a row's canvas ends at ``end``.
         start, end: [running] int64, where the active block begins and where the canvas ends.
-        finalised: [running] int64, positions filled so far.
+        finalized: [running] int64, positions filled so far.
         order, hidden: the record of all rows, by position behind the prompt.
     """
 
@@ -111,7 +111,7 @@ class _Canvas:
         self.rows = torch.arange(len(prompts), device=device)
         self.start = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.int64, device=device)
         self.end = self.start + generation_length
-        self.finalised = torch.zeros_like(self.start)
+        self.finalized = torch.zeros_like(self.start)
         length = max((len(prompt) for prompt in prompts), default=0) + generation_length
         ids = torch.full((len(prompts), length), manifest.mask_token_id)
         for row, prompt in enumerate(prompts):
@@ -148,12 +148,12 @@ class _Canvas:
         return out
 
     def place(self, token: Tensor, chosen: Tensor, confidence: Tensor, hidden: Tensor | None) -> None:
-        """Finalises the ``chosen`` positions of the active blocks; all [running, block], hidden [..., hidden_size]."""
+        """Finalizes the ``chosen`` positions of the active blocks; all [running, block], hidden [..., hidden_size]."""
         row, position = (index.expand_as(chosen)[chosen] for index in self._active())
         self.ids[row, position] = token[chosen]
         record = self.rows[row], position - (self.end[row] - self.generation_length)
-        self.order[record] = (self.finalised[:, None] + confidence_rank(confidence, chosen))[chosen]
-        self.finalised = self.finalised + chosen.sum(dim=-1)
+        self.order[record] = (self.finalized[:, None] + confidence_rank(confidence, chosen))[chosen]
+        self.finalized = self.finalized + chosen.sum(dim=-1)
         if hidden is not None:
             if self.hidden is None:
                 self.hidden = hidden.new_zeros(*self.order.shape, hidden.shape[-1])
@@ -176,7 +176,7 @@ class _Canvas:
             kept = None if self.hidden is None else self.hidden[row, : end - first]
             decodings[row] = FullDecoding(self.ids[index, first:end], self.order[row, : end - first], self.step, kept)
         self.rows, self.start, self.end = self.rows[~done], self.start[~done], self.end[~done]
-        self.ids, self.finalised = self.ids[~done], self.finalised[~done]
+        self.ids, self.finalized = self.ids[~done], self.finalized[~done]
         self._fit()
         return decodings
 

@@ -3,7 +3,7 @@
 A block opens with a forward over the whole canvas, which fills the cache and is the block's first denoise step.
 Later steps compute the active block again and, with the prefix cache, the masks behind it; the dual cache leaves
 those as they were. The block's first position of a shifted model is predicted by the position before the block,
-which is computed again too; the reference code finalises it in the opening forward instead.
+which is computed again too; the reference code finalizes it in the opening forward instead.
 """
 
 from torch import Tensor

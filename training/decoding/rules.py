@@ -1,16 +1,16 @@
-"""Finalisation rules: which masked positions of the active blocks become tokens in a step."""
+"""Finalization rules: which masked positions of the active blocks become tokens in a step."""
 
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from cdlm.model.decoding.finalise import choose
-from cdlm.model.decoding.rules import RULES, FinalisationRule
+from cdlm.model.decoding.finalize import choose
+from cdlm.model.decoding.rules import RULES, FinalizationRule
 
 
 class Rule(Protocol):
-    """Chooses positions to finalise."""
+    """Chooses positions to finalize."""
 
     def __call__(self, confidence: Tensor, entropy: Tensor, masked: Tensor) -> Tensor:
         """Chooses at least one position in every row that has a masked one.
@@ -40,9 +40,9 @@ class TopConfidence:
 
 
 class _EngineRule:
-    """A rule of the serving engine (``model/decoding/finalise.py``), with at least one position a row."""
+    """A rule of the serving engine (``model/decoding/finalize.py``), with at least one position a row."""
 
-    def __init__(self, rule: FinalisationRule) -> None:
+    def __init__(self, rule: FinalizationRule) -> None:
         self.rule = rule
 
     def __call__(self, confidence: Tensor, entropy: Tensor, masked: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class Threshold(_EngineRule):
     def __init__(self, tau: float) -> None:
         if not 0 < tau <= 1:
             raise ValueError(f"tau must lie in (0, 1], got {tau}")
-        super().__init__(FinalisationRule("threshold", tau))
+        super().__init__(FinalizationRule("threshold", tau))
 
 
 class Factor(_EngineRule):
@@ -67,7 +67,7 @@ class Factor(_EngineRule):
     def __init__(self, factor: float) -> None:
         if not factor > 0:
             raise ValueError(f"factor must be positive, got {factor}")
-        super().__init__(FinalisationRule("factor", factor))
+        super().__init__(FinalizationRule("factor", factor))
 
 
 class EntropyBound(_EngineRule):
@@ -76,7 +76,7 @@ class EntropyBound(_EngineRule):
     def __init__(self, gamma: float) -> None:
         if not gamma >= 0:
             raise ValueError(f"gamma must not be negative, got {gamma}")
-        super().__init__(FinalisationRule("entropy_bound", gamma))
+        super().__init__(FinalizationRule("entropy_bound", gamma))
 
 
 def confidence_rank(confidence: Tensor, among: Tensor) -> Tensor:

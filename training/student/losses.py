@@ -16,7 +16,7 @@ def _divergence(target: Tensor, student: Tensor) -> Tensor:
 
 
 def distillation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """What the teacher knew at the step that finalised a position: 1/|U| * sum over U of KL(teacher || student(y)).
+    """What the teacher knew at the step that finalized a position: 1/|U| * sum over U of KL(teacher || student(y)).
 
     Args:
         student_logits: [|U|, vocab] of state y.

@@ -26,7 +26,7 @@ class StudentBatch:
             its masks, asked, are U: masked in y, filled in y*.
         teacher_hidden: [|U|, hidden_size], the teacher's states for U.
         state: rows [prompt | canvas] of the trajectories whose later blocks are visited too, y: the canvas after k
-            finalisations. Asked is S: masked in y and in y*.
+            finalizations. Asked is S: masked in y and in y*.
         completed: [rows, L] int64, y*: the same canvas when y's active block has just been completed.
         truth: packed rows of the ground truth; the masked positions are asked.
         targets: [masked] int64, the ids there.
@@ -60,7 +60,7 @@ def whole_blocks(length: int, block_length: int) -> int:
 
 
 def packed_states(
-    trajectories: Sequence[Trajectory], finalised: Sequence[Sequence[int]], *, mask_id: int, block_length: int
+    trajectories: Sequence[Trajectory], finalized: Sequence[Sequence[int]], *, mask_id: int, block_length: int
 ) -> tuple[AskedRows, Tensor]:
     """One state of every block of every trajectory.
 
@@ -68,13 +68,13 @@ def packed_states(
     one row and predict what they would in rows of their own.
 
     Args:
-        finalised: for each trajectory the finalisations that each block's state is after, counted in the block.
+        finalized: for each trajectory the finalizations that each block's state is after, counted in the block.
 
     Returns:
         The rows, asked at U of every state, and the teacher's hidden states of U, [|U|, hidden_size].
     """
     hidden = []
-    for trajectory, counts in zip(trajectories, finalised, strict=True):
+    for trajectory, counts in zip(trajectories, finalized, strict=True):
         undecided = torch.zeros(len(trajectory.order), dtype=torch.bool)
         for block, count in enumerate(counts):
             undecided |= index_sets(trajectory.order, block * block_length + count, block_length)[0]
@@ -87,11 +87,11 @@ def packed_states(
 
 
 def later_blocks(
-    trajectories: Sequence[Trajectory], finalised: Sequence[int], *, mask_id: int, block_length: int
+    trajectories: Sequence[Trajectory], finalized: Sequence[int], *, mask_id: int, block_length: int
 ) -> tuple[AskedRows, Tensor]:
-    """State y of each trajectory after k = ``finalised`` finalisations, asked at S, and the ids of y*."""
+    """State y of each trajectory after k = ``finalized`` finalizations, asked at S, and the ids of y*."""
     states, completions, remaining = [], [], []
-    for trajectory, k in zip(trajectories, finalised, strict=True):
+    for trajectory, k in zip(trajectories, finalized, strict=True):
         prompt = torch.tensor(trajectory.prompt)
         completion = block_completion(k, block_length)
         states.append(torch.cat((prompt, state_after(trajectory, k, mask_id))))

@@ -25,8 +25,8 @@ class StudentStream:
         block_length: tokens in a block.
         max_rows: trajectories in a batch.
         max_tokens: tokens of a batch's forwards, filling included; a fresh truth counts as the trajectory's own does.
-        first_step: share of the blocks taken before their first finalisation, beside those that a uniform number of
-            finalisations brings there. A decoder that finalises many tokens a step meets that state in every block.
+        first_step: share of the blocks taken before their first finalization, beside those that a uniform number of
+            finalizations brings there. A decoder that finalizes many tokens a step meets that state in every block.
         consistency_share: share of a batch's trajectories whose later blocks are visited too.
         fresh_truth: draws, from a seed, as many examples to take the masked ground truth from; ``None`` takes that of
             the trajectories.
@@ -74,11 +74,11 @@ class StudentStream:
                     yield number, index, self.rows(group, f"{number}/{index * self.world_size + self.rank}")
 
     def rows(self, group: Sequence[int], visit: str) -> StudentBatch:
-        """The trajectories numbered ``group``, each after uniform numbers of finalisations; ``visit`` seeds it."""
+        """The trajectories numbered ``group``, each after uniform numbers of finalizations; ``visit`` seeds it."""
         rng = random.Random(f"{self.seed}/{visit}")
         trajectories = [self.trajectories[number] for number in group]
         counts = [
-            [self._finalised(rng) for _ in range(len(trajectory.tokens) // self.block_length)]
+            [self._finalized(rng) for _ in range(len(trajectory.tokens) // self.block_length)]
             for trajectory in trajectories
         ]
         ids = {"mask_id": self.mask_id, "block_length": self.block_length}
@@ -92,7 +92,7 @@ class StudentStream:
         truth, targets, weights = masked_truth(examples, end_id=self.end_id, rng=rng, **ids)
         return StudentBatch(states, hidden, state, completed, truth, targets, weights)
 
-    def _finalised(self, rng: random.Random) -> int:
+    def _finalized(self, rng: random.Random) -> int:
         return 0 if rng.random() < self.first_step else rng.randrange(self.block_length)
 
     def _epoch(self, number: int) -> Iterator[list[int]]:

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from cdlm.cli.bench.client import CompletionError, Endpoint, make_client, served_model
-from cdlm.cli.bench.figures import details, summarise
+from cdlm.cli.bench.figures import details, summarize
 from cdlm.cli.bench.load import Attempt, Load, poisson_arrivals, run_load
 from cdlm.cli.bench.output import PictureError, draw_load, print_figures, require_matplotlib
 from cdlm.cli.bench.prompts import BUILT_IN, Prompt, PromptError, problem_prompts, random_prompts, read_prompts
@@ -88,7 +88,7 @@ def bench(
     except (CompletionError, LocalServerError, PictureError, PromptError) as error:
         typer.echo(f"cdlm bench: {error}", err=True)
         raise typer.Exit(1) from None
-    result = {**_conditions(plan, name, len(load.attempts)), **summarise(load)}
+    result = {**_conditions(plan, name, len(load.attempts)), **summarize(load)}
     if json_file is not None:
         json_file.write_text(json.dumps(result | (details(load) if detailed else {}), indent=2) + "\n")
     how = f"{request_rate:g} a second" if request_rate is not None else f"{plan.concurrency} at a time"

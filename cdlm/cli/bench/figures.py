@@ -19,7 +19,7 @@ LATENCIES = {
 }
 
 
-def summarise(load: Load) -> dict[str, Any]:
+def summarize(load: Load) -> dict[str, Any]:
     """Counts, throughput a second, latencies in milliseconds, and the server's own means over the load.
 
     What there is no value of is ``None``.

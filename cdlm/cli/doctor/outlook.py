@@ -81,7 +81,7 @@ def outlook(options: EngineOptions) -> Outlook:
     check_step_size(options, described.manifest)
     plain = Precision(dtype.itemsize, dtype.itemsize, dtype.itemsize == 2)
     stored = plain if options.quantization == "none" else Precision(1, dtype.itemsize, dtype.itemsize == 2)
-    # Weights are loaded as they are, and quantised where they lie.
+    # Weights are loaded as they are, and quantized where they lie.
     loaded, kept = (int(ModelCost(described.shape, how, size).weight_bytes) for how in (plain, stored))
     free = free_memory(device)
     ranks_here = 1 if device.type == "cuda" else size

@@ -94,7 +94,7 @@ def evaluate(
         typer.echo(f"cdlm eval: {error}", err=True)
         raise typer.Exit(1) from None
     drawn = {} if is_natural(task) else {"split": split}
-    result = {"task": task, **drawn, "seed": seed, **summarise(answered)}
+    result = {"task": task, **drawn, "seed": seed, **summarize(answered)}
     if failures is not None:
         wrong = ((p, r) for p, r, ok in answered.rows if r and not ok)
         lines = ({"prompt": p.prompt, "got": r.text, "expected": p.completion or p.check} for p, r in wrong)
@@ -187,7 +187,7 @@ async def _answer_all(
     return runs
 
 
-def summarise(runs: Runs) -> dict[str, Any]:
+def summarize(runs: Runs) -> dict[str, Any]:
     """Score with its 95% Wilson interval (Wilson, 1927), errors, and speed."""
     n = len(runs.rows)
     right = sum(ok for _, _, ok in runs.rows)

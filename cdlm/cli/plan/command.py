@@ -33,7 +33,7 @@ def plan(
     block_length: Annotated[int | None, typer.Option(min=1, help="Tokens denoised together. [checkpoint's]")] = None,
     tokens_per_forward: Annotated[
         float | None,
-        typer.Option(help="Tokens a forward of a request finalises, from 'cdlm bench'. [an eighth of the block]"),
+        typer.Option(help="Tokens a forward of a request finalizes, from 'cdlm bench'. [an eighth of the block]"),
     ] = None,
     tokens_per_request: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 256,
     batch: Annotated[str, typer.Option(help="Requests in a forward, comma-separated.")] = "1,2,4,8,16,32,64,128,256",

@@ -43,9 +43,9 @@ class Decoding:
 
     Attributes:
         block_length: B, tokens denoised together.
-        tokens_per_forward: k, tokens of the answer that one forward of a row finalises; a block takes B/k forwards.
+        tokens_per_forward: k, tokens of the answer that one forward of a row finalizes; a block takes B/k forwards.
         commit_share: blocks that are committed, of all: the last block of an answer is not.
-        commit_alone: the commit has a forward of its own, which also finalises the next block's first token;
+        commit_alone: the commit has a forward of its own, which also finalizes the next block's first token;
             else it rides with the next block's first step.
     """
 

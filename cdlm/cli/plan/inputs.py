@@ -113,7 +113,7 @@ def read_block_length(shape: Shape, given: int | None) -> int:
 
 
 def read_tokens_per_forward(shape: Shape, block_length: int, given: float | None) -> float:
-    """The tokens a forward finalises; by default an eighth of the block, at least one."""
+    """The tokens a forward finalizes; by default an eighth of the block, at least one."""
     value = max(1.0, block_length / 8) if given is None else given
     # A block whose first token comes from its own commit pass takes two forwards at least.
     two = shape.manifest.first_token == "autoregressive" and block_length > 1

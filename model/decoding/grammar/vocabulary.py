@@ -35,12 +35,12 @@ class Vocabulary:
         self.tokens = [as_bytes(ident) for ident in range(size)]
         special = [ident for ident in as_bytes.special.values() if ident < size]
         self._special = frozenset(special)
-        source = _Source([*self.tokens, b"<end of the text>"], size, [*special, size], self.tokenise)
+        source = _Source([*self.tokens, b"<end of the text>"], size, [*special, size], self.tokenize)
         self.matching = LLTokenizer(
             TokenizerWrapper(source), n_vocab=size + 1, eos_token=size, slices=LLTokenizer.json_slices()
         )
 
-    def tokenise(self, text: bytes) -> list[int]:
+    def tokenize(self, text: bytes) -> list[int]:
         """Ids whose bytes are exactly ``text``: as the tokenizer cuts it, or where it changes text, longest first."""
         try:
             ids: list[int] = self._tokenizer.encode(text.decode(), add_special_tokens=False).ids
@@ -140,10 +140,10 @@ class _Source:
     bos_token_id = None
 
     def __init__(
-        self, tokens: Sequence[bytes], end: int, special: list[int], tokenise: Callable[[bytes], list[int]]
+        self, tokens: Sequence[bytes], end: int, special: list[int], tokenize: Callable[[bytes], list[int]]
     ) -> None:
         self.tokens, self.eos_token_id, self.special_token_ids = tokens, end, special
-        self._tokenise = tokenise
+        self._tokenize = tokenize
 
     def __call__(self, text: bytes) -> list[int]:
-        return self._tokenise(text)
+        return self._tokenize(text)

@@ -1,4 +1,4 @@
-"""Finalisation of rows that follow a grammar: from the left only, each token admitted after the ones before it."""
+"""Finalization of rows that follow a grammar: from the left only, each token admitted after the ones before it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,7 +107,7 @@ class ConstrainedRows:
         before_edits: dict[int, Tensor],
         pick: Callable[[int], Pick],
     ) -> dict[int, str]:
-        """Replaces what is finalised in rows that follow a grammar.
+        """Replaces what is finalized in rows that follow a grammar.
 
         Args:
             works: the rows of the step.
@@ -115,12 +115,12 @@ class ConstrainedRows:
             canvas: not changed.
             logits: [positions, vocab], edited.
             token: [positions] int64, the model's own choice; changed in place.
-            now: [rows, block] bool, what each row's rule finalises; changed in place.
+            now: [rows, block] bool, what each row's rule finalizes; changed in place.
             before_edits: what ``keep`` returned.
             pick: by index in ``works``, how the row takes a token from logits.
 
         Returns:
-            By index in ``works``, why a row cannot go on; nothing of it is finalised.
+            By index in ``works``, why a row cannot go on; nothing of it is finalized.
         """
         failed: dict[int, str] = {}
         if not self._rows:
@@ -158,7 +158,7 @@ class _Walk:
     """One row's step, from its first position without a token (offset ``first``) on.
 
     ``choices`` and ``passes`` are the model's own token at each predicted position, and whether the row's rule
-    finalises it; ``at_least`` positions are finalised in any case. logits [positions, vocab].
+    finalizes it; ``at_least`` positions are finalized in any case. logits [positions, vocab].
     """
 
     state: _RowState
@@ -171,7 +171,7 @@ class _Walk:
     pick: Pick
 
     def run(self) -> list[int]:
-        """The tokens finalised now, at least one; the matcher stands behind them."""
+        """The tokens finalized now, at least one; the matcher stands behind them."""
         matcher = self.state.matcher
         length = min(len(self.choices), self.state.left - self.first)
         written: list[int] = []

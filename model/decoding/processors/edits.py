@@ -88,7 +88,7 @@ class LogitEditor:
             counts: how many of the predicted positions belong to each of them.
             chosen: [positions] int64, where each lies in [rows, block], flattened.
             logits: [positions, vocab].
-            canvas: holds what the current blocks have finalised so far.
+            canvas: holds what the current blocks have finalized so far.
         """
         asking = [index for index, work in enumerate(works) if work.edited]
         if not asking:

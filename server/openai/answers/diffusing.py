@@ -5,9 +5,9 @@ from cdlm.server.text import TextCodec
 
 
 def diffusing(block: int, canvas: BlockCanvas, codec: TextCodec, *, keep_special: bool) -> dict[str, object]:
-    """``diffusing`` of a chunk: parallel lists, one entry a position, null where nothing is finalised.
+    """``diffusing`` of a chunk: parallel lists, one entry a position, null where nothing is finalized.
 
-    ``block`` counts from 0; ``steps`` says after which denoise step of the block each token was finalised. A token that
+    ``block`` counts from 0; ``steps`` says after which denoise step of the block each token was finalized. A token that
     is a part of a character shows as the replacement character, a special token as "" unless ``keep_special``.
     """
     return {

@@ -28,7 +28,7 @@ def chat_logprobs(tokens: Sequence[PlacedToken], codec: TextCodec, *, as_ids: bo
 
 
 def token_entries(tokens: Sequence[PlacedToken], codec: TextCodec, *, as_ids: bool = False) -> list[dict[str, object]]:
-    """One object a token, with the likeliest in its place and the denoise step that finalised it."""
+    """One object a token, with the likeliest in its place and the denoise step that finalized it."""
     return [
         _entry(token.score.token_id, token.score.logprob, codec, as_ids)
         | {

@@ -138,7 +138,7 @@ class SamplingFields(ApiModel):
     ignore_eos: bool = Field(False, description="Go on after the end token, up to max_tokens.")
     decoding: RuleName | None = Field(
         None,
-        description="Which tokens a denoise step finalises; absent is threshold where confidence_threshold is sent, "
+        description="Which tokens a denoise step finalizes; absent is threshold where confidence_threshold is sent, "
         "and the server's rule elsewhere. threshold: those above confidence_threshold. factor: the n most confident, "
         "as long as the n-th has a confidence of at least 1 - decoding_factor / (n + 1). entropy_bound: the n of "
         "lowest entropy, as long as their entropies but the largest sum to at most entropy_bound. fixed_steps: the "
@@ -205,7 +205,7 @@ class AnswerFields(SamplingFields):
         False, description="Stream the block being denoised after every step; the text of the answer is not affected."
     )
     stream_granularity: Literal["block", "step"] = Field(
-        "block", description="Stream text by finished blocks, or after a step as soon as all before it is finalised."
+        "block", description="Stream text by finished blocks, or after a step as soon as all before it is finalized."
     )
 
     @property
@@ -229,7 +229,7 @@ class AnswerFields(SamplingFields):
         return None
 
     def rule(self, default: RuleName) -> RuleName:
-        """The rule that tokens are finalised by, where requests that name none have ``default``."""
+        """The rule that tokens are finalized by, where requests that name none have ``default``."""
         names_threshold = self.confidence_threshold is not None or self.effort is not None
         return self.decoding or ("threshold" if names_threshold else default)
 

@@ -41,12 +41,12 @@ class Usage(Work):
 
 
 class Canvas(Answer):
-    """The block being denoised; parallel lists, null where nothing is finalised."""
+    """The block being denoised; parallel lists, null where nothing is finalized."""
 
     block: int = Field(description="Number of the block, from 0.")
     step: int = Field(description="Denoise step of the block, from 1.")
     tokens: list[str | None]
-    steps: list[int | None] = Field(description="The step that finalised each token.")
+    steps: list[int | None] = Field(description="The step that finalized each token.")
 
 
 class LikelyToken(Answer):
@@ -61,7 +61,7 @@ class ScoredToken(LikelyToken):
     """A token of the answer, and the likeliest ones in its place."""
 
     top_logprobs: list[LikelyToken]
-    denoise_step: int = Field(description="The step of its block that finalised it, from 1.")
+    denoise_step: int = Field(description="The step of its block that finalized it, from 1.")
 
 
 class ErrorDetail(Answer):

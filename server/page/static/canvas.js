@@ -1,4 +1,4 @@
-/** Draws the blocks of an answer, each token in the colour of the denoise step that finalised it. */
+/** Draws the blocks of an answer, each token in the colour of the denoise step that finalized it. */
 
 /** @typedef {import("./recording.js").Position} Position */
 

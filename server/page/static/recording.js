@@ -3,7 +3,7 @@
 import { settle } from "./settle.js";
 
 /**
- * A block after a denoise step, as a stream with `diffusing` shows it: null where nothing is finalised.
+ * A block after a denoise step, as a stream with `diffusing` shows it: null where nothing is finalized.
  * @typedef {{block: number, step: number, tokens: (string | null)[], steps: (number | null)[]}} Canvas
  *
  * The canvas of one step, the text that was certain then, the usage so far, and milliseconds since sending.

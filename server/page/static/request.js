@@ -39,7 +39,7 @@ export function currentRequest(model) {
 }
 
 /**
- * The same question, answered one token a step: no confidence exceeds 1, so a step finalises the surest token alone.
+ * The same question, answered one token a step: no confidence exceeds 1, so a step finalizes the surest token alone.
  *
  * @param {object} body
  */

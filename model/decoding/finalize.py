@@ -1,4 +1,4 @@
-"""The finalisation rules: which masked positions of a batch of blocks become tokens in a denoise step."""
+"""The finalization rules: which masked positions of a batch of blocks become tokens in a denoise step."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from cdlm.model.decoding.rules import RULES
 def choose(
     confidence: Tensor, masked: Tensor, rule: Tensor, limit: Tensor, at_least: Tensor, entropies: Tensor | None = None
 ) -> Tensor:
-    """Positions to finalise now: those that pass their row's rule, and never fewer than ``at_least``.
+    """Positions to finalize now: those that pass their row's rule, and never fewer than ``at_least``.
 
     With masked positions ranked 1, 2, ... by descending confidence (``entropy_bound``: ascending entropy H):
 
@@ -50,7 +50,7 @@ def choose(
 def choose_by_threshold(confidence: Tensor, limit: Tensor, at_least: Tensor | int) -> Tensor:
     """``choose`` where every row has the rule ``threshold`` or ``fixed_steps``, whose limit no confidence exceeds.
 
-    confidence [rows, block] fp32, 0 at positions that may not be finalised; limit [rows]; at_least [rows] int64, or the
+    confidence [rows, block] fp32, 0 at positions that may not be finalized; limit [rows]; at_least [rows] int64, or the
     same number for all rows -> [rows, block] bool.
     """
     now = confidence > limit[:, None]

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from cdlm.model.decoding.confidence import entropy
-from cdlm.model.decoding.finalise import choose, choose_by_threshold, first_stop
+from cdlm.model.decoding.finalize import choose, choose_by_threshold, first_stop
 from cdlm.model.decoding.rules import RULES, RuleName
 from tests.oracle import pass_entropy_bound, pass_factor
 
@@ -60,7 +60,7 @@ def test_positions_with_a_token_never_change() -> None:
     assert now.tolist() == [[False, True, False]]
 
 
-def test_a_row_may_have_to_finalise_several() -> None:
+def test_a_row_may_have_to_finalize_several() -> None:
     confidence = torch.tensor([[0.1, 0.3, 0.2, 0.05], [0.1, 0.3, 0.2, 0.05]])
     masked = torch.ones(2, 4, dtype=torch.bool)
     now = choose(confidence, masked, torch.tensor([0, 0]), torch.tensor([0.9, 0.9]), torch.tensor([2, 1]))
@@ -144,7 +144,7 @@ def test_rows_of_different_rules_equal_each_alone_and_the_plain_reference(seed: 
     assert without.equal(now[:2])
 
 
-def test_stop_is_found_among_generated_finalised_positions_only() -> None:
+def test_stop_is_found_among_generated_finalized_positions_only() -> None:
     tokens = torch.tensor([[9, 9, 5, 9], [9, 5, 5, 5], [5, 5, 9, 5]])
     masked = torch.tensor([[False] * 4, [False] * 4, [False, False, True, False]])
     first = torch.tensor([2, 0, 0])
