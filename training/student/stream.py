@@ -26,7 +26,7 @@ class StudentStream:
         max_rows: trajectories in a batch.
         max_tokens: tokens of a batch's forwards, filling included; a fresh truth counts as the trajectory's own does.
         first_step: share of the blocks taken before their first finalization, beside those that a uniform number of
-            finalizations brings there. A decoder that finalizes many tokens a step meets that state in every block.
+            finalizations brings there. A decoder that finalizes many tokens per step meets that state in every block.
         consistency_share: share of a batch's trajectories whose later blocks are visited too.
         fresh_truth: draws, from a seed, as many examples to take the masked ground truth from; ``None`` takes that of
             the trajectories.
