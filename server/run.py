@@ -149,8 +149,9 @@ class _Runner:
             logging.disable(logging.CRITICAL)
             return 130
         await asyncio.gather(self._client.stop(), *([self._tracing.close()] if self._tracing else []))
-        if not self._exit_code:  # Whatever else fails then has the reason that was told.
-            serving.result()
+        failure = serving.exception()
+        if failure is not None and not self._exit_code:  # Else it has the reason that was told.
+            raise failure
         return self._exit_code
 
     def _on_signal(self) -> None:

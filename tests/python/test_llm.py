@@ -272,6 +272,7 @@ def test_an_interrupt_ends_the_call_and_not_the_engine(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import cdlm, os, signal, threading\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # Jobs in the background ignore it.
         "with cdlm.LLM(threads=1) as llm:\n"
         "    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
         "    try:\n"
