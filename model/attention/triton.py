@@ -12,7 +12,7 @@ from cdlm.model.attention.segments import Segment
 
 # Keys that one program reads where a segment of at most so many queries shares its keys among several.
 PART, SHARING = 1024, 64
-# What a program holds at a time; at least 16 of each, which tensor cores multiply.
+# Query heads times queries of a tile: fixed, since another size may add up in another order.
 _ROWS = 64
 
 
@@ -47,7 +47,7 @@ class TritonAttention(PagedAttention):
         heads, dim = query.shape[1:]
         kv_heads = keys.shape[1]
         group = heads // kv_heads
-        rows = max(16, next_power_of_2(group), min(_ROWS, next_power_of_2(group * self._longest)))
+        rows = max(_ROWS, next_power_of_2(group))
         wide = dim > 128 or query.element_size() > 2  # What is held must fit into an SM.
         query, out = query.contiguous(), query.new_empty(query.shape)
         shared_rows = self._shared_tokens * heads
@@ -68,10 +68,6 @@ class TritonAttention(PagedAttention):
             added = (sums * weights[..., None]).sum(0) / (totals * weights).sum(0)[..., None]
             out.index_copy_(0, self._shared, added.view(-1, heads, dim).to(out.dtype))
         return out
-
-    @property
-    def _longest(self) -> int:
-        return max(each.length for each in self.segments)
 
     def _tiles_of(self, queries: int) -> Tensor:
         """[tiles, 2] int32: each tile's segment and first query, with so many queries to a tile."""
