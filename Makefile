@@ -45,7 +45,7 @@ test: $(VENV)/.installed-dev ## Runs the tests, a process per core; ARGS="-k ora
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 clients: $(VENV)/.installed-dev ## Other people's clients against the server; installs them into ~/.cache/cdlm-clients (needs npm).
-	$(BIN)/python -m pytest -m clients tests/clients $(ARGS)
+	$(BIN)/python -m pytest -m clients tests/external/clients $(ARGS)
 
 check: $(VENV)/.installed-dev ## Lint, formatting, types, the one-way import rules, and the workflow files.
 	$(BIN)/ruff check .
@@ -67,10 +67,10 @@ load: $(VENV)/.installed ## Load on a running server: tokens/s, TTFT, latency, s
 	$(BIN)/cdlm bench $(ARGS)
 
 reliability: $(VENV)/.installed-dev ## Faults, overload and hostile input against a real server, as a table (a few minutes).
-	$(BIN)/python -m pytest tests/reliability $(ARGS)
+	$(BIN)/python -m pytest tests/e2e/reliability $(ARGS)
 
 soak: $(VENV)/.installed-dev ## Half an hour of everything at once, one engine kill; SOAK_MINUTES=5 for less.
-	$(BIN)/python -m pytest tests/reliability -m soak $(ARGS)
+	$(BIN)/python -m pytest tests/e2e/reliability -m soak $(ARGS)
 
 bench: $(VENV)/.installed-training ## Speed next to raw forwards and other decoders (hours); ARGS="--quick", "--minutes 60".
 	$(BIN)/python -m benchmarks.speed $(ARGS)
@@ -104,7 +104,7 @@ chromium: ## Installs Chromium on Debian, which the tests of the page at / need 
 	apt-get update && apt-get install -y --no-install-recommends chromium
 
 dashboards: $(VENV)/.installed-dev ## Draws the dashboards of a server under load; ARGS="--output DIR".
-	$(BIN)/python -m tests.operate.render $(ARGS)
+	$(BIN)/python -m tests.external.monitoring.render $(ARGS)
 
 clean: ## Removes the environment and caches.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from cdlm.model.assets import BUNDLED_STUDENT
-from tests.clients.environments import CACHE, python_of
-from tests.clients.peer_sources import source_of
+from tests.external.clients.environments import CACHE, python_of
+from tests.external.clients.peer_sources import source_of
 from tests.external.peers.suites import SUITES, Suite
 
 STANDINS = Path(__file__).parent / "standins"

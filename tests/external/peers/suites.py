@@ -9,7 +9,7 @@ class Suite:
 
     Attributes:
         name: of the list of expected failures, and of the standin's module.
-        package: the archive, whose version ``tests/clients/peer_sources.py`` names.
+        package: the archive, whose version ``tests/external/clients/peer_sources.py`` names.
         root: the folder in the archive that it is run from.
         files: those that talk to a server over HTTP about what every server of the kind does.
         plugin: the standin for its launcher.

@@ -1,0 +1,129 @@
+"""The engine process dies, hangs, loses a rank or runs out of memory under load."""
+
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.reliability.load import Streams, check_well, children, engine_of
+from tests.e2e.reliability.report import Report
+from tests.support.server.served import Server, running_server
+
+HANG_S = 3.0
+# One token a step: long enough that everything is still running when the fault comes.
+SLOW = ("--confidence-threshold", "1")
+
+
+def bodies(count: int, max_tokens: int) -> list[dict[str, Any]]:
+    return [{"prompt": f"hello {number}", "max_tokens": max_tokens, "ignore_eos": True} for number in range(count)]
+
+
+def ready(server: Server) -> bool:
+    return server.client.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_streams_that_had_begun_end_with_an_error_and_queued_ones_are_served(
+    fault: int, tmp_path: Path, report: Report
+) -> None:
+    """Of 48 requests 32 run: those get an error event, the others never notice."""
+    running, count = 32, 48
+    flags = ("--max-num-seqs", str(running), "--engine-hang-timeout-s", f"{HANG_S:g}", *SLOW)
+    with running_server(tmp_path / "log", *flags) as server:
+        expected = server.complete()["choices"]
+        streams = Streams(server, bodies(count, 256))
+        server.wait_for(lambda: sum(answer.begun for answer in streams.answers) == running, 120)
+        server.wait_for(lambda: server.metric("cdlm_num_requests_waiting") == count - running, 60)
+        begun = [answer for answer in streams.answers if answer.begun]
+        os.kill(engine_of(server), fault)
+        struck = time.monotonic()
+        server.wait_for(lambda: not ready(server), 60)
+        unready_s = time.monotonic() - struck
+        server.wait_for(lambda: all(answer.failed for answer in begun), 60)
+        server.wait_ready()
+        recovery_s = time.monotonic() - struck
+        answers = streams.join()
+        assert all(answer.failed for answer in begun)
+        served = [answer for answer in answers if answer.complete and answer.status == 200]
+        assert len(served) == count - running
+        check_well(server, expected)
+        assert server.metric("cdlm_engine_restarts_total") == 1
+        errors_s = max(answer.ended for answer in begun) - struck
+        waited = {signal.SIGKILL: "killed", signal.SIGSTOP: f"stopped, hang limit {HANG_S:g} s"}[signal.Signals(fault)]
+        report.row(
+            f"engine {waited}, {running} streams running, {count - running} requests queued", tried=count,
+            survived=len(begun) + len(served), recovery_s=recovery_s, error_events_s=round(errors_s, 2),
+            unready_s=round(unready_s, 2),
+        )  # fmt: skip
+
+
+def test_restarts_of_an_engine_that_keeps_dying_are_spaced(tmp_path: Path, report: Report) -> None:
+    with running_server(tmp_path / "log") as server:
+        times = []
+        for restart in range(1, 4):
+            started = time.monotonic()
+            os.kill(engine_of(server), signal.SIGKILL)
+            server.wait_for(lambda: not ready(server))
+            server.wait_ready()
+            times.append(time.monotonic() - started)
+            assert times[-1] > 0.2 * 2 ** (restart - 1)  # The pauses are 0.2, 0.4, 0.8 s.
+        check_well(server)
+        report.row("engine killed three times in a row", tried=3, survived=len(times), recovery_s=max(times))
+
+
+def test_a_lost_rank_costs_what_a_lost_engine_does(tmp_path: Path, report: Report) -> None:
+    """Two processes share the layers: a request that runs when one dies ends with an error, and both come back."""
+    flags = ("--tensor-parallel-size", "2", "--threads", "1", *SLOW)
+    with running_server(tmp_path / "log", *flags) as server:
+        expected = server.complete()["choices"]
+        for count in (0, 2):
+            streams = Streams(server, bodies(count, 1500))
+            server.wait_for(lambda streams=streams: all(answer.begun for answer in streams.answers))  # type: ignore[misc]
+            (rank,) = children(engine_of(server))
+            os.kill(rank, signal.SIGKILL)
+            struck = time.monotonic()
+            server.wait_for(lambda: not ready(server))
+            server.wait_ready()
+            recovery_s = time.monotonic() - struck
+            answers = streams.join()
+            check_well(server, expected)
+        assert server.metric("cdlm_engine_restarts_total") == 2
+        report.row(
+            "a process that shares the layers killed", tried=2, survived=sum(answer.failed for answer in answers),
+            recovery_s=recovery_s,
+        )  # fmt: skip
+
+
+def test_an_engine_without_memory_ends_requests_and_serves_again(tmp_path: Path, report: Report) -> None:
+    """Allocations fail for real: the engine's address space is limited to what it has, under load."""
+    with running_server(tmp_path / "log", "--max-num-seqs", "16", *SLOW) as server:
+        expected = server.complete()["choices"]
+        streams = Streams(server, bodies(8, 600))
+        server.wait_for(lambda: all(answer.begun for answer in streams.answers), 60)
+        engine = engine_of(server)
+        limits = resource.prlimit(engine, resource.RLIMIT_AS)
+        size = int(Path(f"/proc/{engine}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.prlimit(engine, resource.RLIMIT_AS, (size, limits[1]))
+        # A prompt this long needs memory that no request before it has needed.
+        long = {"prompt": list(range(10, 60)) * 36, "max_tokens": 8, "ignore_eos": True}
+        more = Streams(server, [long | {"seed": number} for number in range(4)])
+        struck = time.monotonic()
+        answers = [*streams.join(), *more.join()]
+        recovery_s = None
+        if children(server.process.pid) == [engine]:
+            resource.prlimit(engine, resource.RLIMIT_AS, limits)
+        else:
+            server.wait_ready()
+            recovery_s = time.monotonic() - struck
+        check_well(server, expected)
+        told = [answer for answer in answers if answer.failed or answer.refused]
+        assert told
+        report.row(
+            "engine's allocations fail", tried=len(answers), recovery_s=recovery_s, errors=len(told),
+            survived=len(told) + sum(answer.complete for answer in answers),
+            engine="went on" if recovery_s is None else "restarted",
+        )  # fmt: skip

@@ -1,0 +1,172 @@
+"""The container files, checked by the linters and by Compose itself; no image is built."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdlm.server.http.auth import OPEN_PATHS
+from cdlm.server.settings import ENV_PREFIX, ServerSettings
+from tests.support.places import ROOT
+from tests.support.server.served import free_port
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+HEALTHCHECK = ROOT / "docker" / "healthcheck.py"
+
+
+def program(name: str) -> str:
+    """A program of the environment that the tests run in."""
+    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    assert found is not None, f"{name} is not installed; it comes with the extra 'dev'"
+    return found
+
+
+def stages() -> dict[str, list[str]]:
+    """The instructions of every stage, its parent's first."""
+    found: dict[str, list[str]] = {}
+    current: list[str] = []
+    for line in re.sub(r"\\\n", " ", DOCKERFILE).splitlines():
+        if start := re.fullmatch(r"FROM (\S+) AS (\S+)", line):
+            current = [*found.get(start[1], [line])]
+            found[start[2]] = current
+        elif line and not line.startswith("#"):
+            current.append(line)
+    return found
+
+
+def compose(tmp_path: Path) -> dict[str, Any]:
+    """The whole configuration, as Compose understands it."""
+    command = [program("docker-compose"), "--profile", "cpu", "config", "--format", "json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "level=warning" not in done.stderr, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def test_hadolint_finds_nothing() -> None:
+    done = subprocess.run([program("hadolint"), str(ROOT / "Dockerfile")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_the_final_stages_are_small_and_unprivileged(target: str) -> None:
+    lines = stages()[target]
+    assert re.fullmatch(r"FROM python:\d+\.\d+\.\d+-slim-\w+ AS runtime", lines[0])
+    assert 'ENTRYPOINT ["cdlm", "serve"]' in lines
+    assert any(re.fullmatch(r"USER [1-9]\d*:[1-9]\d*", line) for line in lines)
+    assert any(line.startswith("HEALTHCHECK") and 'CMD ["python"' in line for line in lines)
+    work = [line for line in lines if line.startswith(("RUN", "COPY"))]
+    assert not re.search(r"apt-get|gcc|build-essential|pip install|curl", "\n".join(work))
+    assert work[-1] == f"COPY --from=venv-{target} /opt/venv /opt/venv"
+
+
+def test_every_base_is_pinned() -> None:
+    named = set(stages())
+    for image in re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE):
+        assert image in named or re.fullmatch(r"[\w/]+:\d+\.\d+\.\d+[\w-]*", image), image
+
+
+def test_what_the_image_copies_is_let_through_and_exists() -> None:
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = set()
+    for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE):
+        copied |= set(line.split()[:-1])
+    assert copied == allowed
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_variables_of_the_image_are_settings(tmp_path: Path) -> None:
+    known = {ENV_PREFIX + name.upper() for name in ServerSettings.model_fields}
+    example = (ROOT / "docker/server.env.example").read_text()
+    services = compose(tmp_path)["services"]
+    used = set(re.findall(r"\b(CDLM_\w+)=", DOCKERFILE + example))
+    used |= {name for name in services["server"]["environment"] if name.startswith(ENV_PREFIX)}
+    assert "CDLM_API_KEY_FILE" in used
+    assert used <= known
+
+
+def test_compose_hardens_every_service(tmp_path: Path) -> None:
+    services = compose(tmp_path)["services"]
+    assert set(services) == {"server", "server-cpu", "prometheus", "grafana"}
+    for name, service in services.items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["tmpfs"], name
+        assert service["healthcheck"]["test"], name
+        assert {"memory", "pids"} <= set(service["deploy"]["resources"]["limits"]), name
+        assert "build" in service or re.search(r":v?\d+\.\d+\.\d+$", service["image"]), name
+        for volume in service["volumes"]:
+            assert volume["type"] == "volume" or volume["read_only"] is True, (name, volume)
+    for name in ("prometheus", "grafana"):
+        assert all(port["host_ip"] == "127.0.0.1" for port in services[name]["ports"])
+
+
+def test_compose_has_a_gpu_and_a_cpu_server(tmp_path: Path) -> None:
+    services = compose(tmp_path)["services"]
+    gpu, cpu = services["server"], services["server-cpu"]
+    (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
+    assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", 1, ["gpu"])
+    assert "reservations" not in cpu["deploy"]["resources"]
+    assert (gpu["build"]["target"], cpu["build"]["target"]) == ("cuda", "cpu")
+    assert "profiles" not in gpu
+    assert cpu["profiles"] == ["cpu"]
+    # The scrape configuration knows one name.
+    assert "server:8000" in (ROOT / "docker/prometheus/prometheus.yml").read_text()
+    assert cpu["networks"]["default"]["aliases"] == ["server"]
+
+
+def test_the_grace_period_has_room_for_the_drain(tmp_path: Path) -> None:
+    server = compose(tmp_path)["services"]["server"]
+    assert server["stop_grace_period"] == "45s"
+    assert float(server["environment"]["CDLM_DRAIN_TIMEOUT_S"]) + 10 < 45
+
+
+def test_the_key_reaches_server_and_prometheus_as_a_file(tmp_path: Path) -> None:
+    config = compose(tmp_path)
+    for name in ("server", "server-cpu", "prometheus"):
+        (secret,) = config["services"][name]["secrets"]
+        assert secret["target"] == "/run/secrets/api_key"
+    assert "credentials_file: /run/secrets/api_key" in (ROOT / "docker/prometheus/prometheus.yml").read_text()
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert {"docker/secrets/", "docker/server.env"} <= set(ignored)
+
+
+def healthcheck(port: int) -> int:
+    # A proxy that does not exist must not matter.
+    environment = {"CDLM_PORT": str(port), "http_proxy": "http://127.0.0.1:9"}
+    return subprocess.run([sys.executable, "-I", str(HEALTHCHECK)], env=environment, check=False).returncode
+
+
+@pytest.mark.parametrize(("failing", "code"), [(None, 0), ("/livez", 1), ("/readyz", 1)])
+def test_the_health_check_asks_both_probes(failing: str | None, code: int) -> None:
+    asked = []
+
+    class Probes(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(503 if self.path == failing else 200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Probes) as probes:
+        threading.Thread(target=probes.serve_forever, daemon=True).start()
+        assert healthcheck(probes.server_port) == code
+        probes.shutdown()
+    assert set(asked) <= OPEN_PATHS
+    assert failing is not None or asked == ["/livez", "/readyz"]
+
+
+def test_the_health_check_fails_without_a_server() -> None:
+    assert healthcheck(free_port()) == 1

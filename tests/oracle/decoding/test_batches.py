@@ -1,0 +1,262 @@
+"""The engine equals the slow decoder token for token, for every backbone axis, alone and in mixed batches."""
+
+import random
+from collections import defaultdict
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.tokens.tokenizer import load_tokenizer
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.messages import BlockOutput, DecodingParams, GenerateRequest
+from cdlm.scheduler.options import EngineOptions
+from cdlm.training.data.mixture import draw_problems
+from tests.support.models.checkpoints import AXES, EOS, MASK, VOCAB, build_checkpoint
+from tests.support.oracle import OracleAnswer, OracleEdits, decode
+
+
+class Answer:
+    """All blocks of one request."""
+
+    def __init__(self, outputs: list[BlockOutput]) -> None:
+        self.token_ids = [token for output in outputs for token in output.token_ids]
+        self.logprobs = [entry for output in outputs for entry in output.logprobs or []]
+        self.finish_reason = outputs[-1].finish_reason
+        self.steps = [output.denoise_steps for output in outputs]
+
+
+def run(engine: Engine, requests: list[GenerateRequest], join_every: int = 0) -> dict[str, Answer]:
+    """Serves all requests; with ``join_every`` a new one joins after that many steps."""
+    queue = list(requests)
+    outputs: dict[str, list[BlockOutput]] = defaultdict(list)
+    step = 0
+    while queue or engine.busy:
+        while queue and (not join_every or step % join_every == 0 or not engine.busy):
+            engine.add(queue.pop(0))
+            if join_every:
+                break
+        for output in engine.step().outputs:
+            outputs[output.request_id].append(output)
+        engine.check()
+        step += 1
+    assert engine.pool.active == 0
+    return {name: Answer(blocks) for name, blocks in outputs.items()}
+
+
+def engine_with_few_pages(directory: Path) -> Engine:
+    """30 pages of 4 tokens, so that eight requests cannot all run at once."""
+    roomy = Engine(EngineOptions(model=str(directory), page_size=4))
+    bytes_per_page = roomy.runner.cache.keys[:, :4].numel() * 2 * 4
+    return Engine(EngineOptions(model=str(directory), page_size=4, kv_cache_memory=30 * bytes_per_page))
+
+
+def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
+    checkpoint = load_checkpoint(directory)
+    weights = {name: tensor.float() for name, tensor in load_file(directory / "model.safetensors").items()}
+    return decode(
+        weights,
+        checkpoint.transformer.config,
+        checkpoint.manifest,
+        list(request.prompt_ids),
+        request.max_tokens,
+        rule=request.params.decoding or "threshold",
+        threshold=request.params.confidence_threshold,
+        factor=1.0 if request.params.decoding_factor is None else request.params.decoding_factor,
+        entropy_bound=0.1 if request.params.entropy_bound is None else request.params.entropy_bound,
+        steps_per_block=request.params.steps_per_block,
+        guidance_scale=request.params.guidance_scale,
+        ignore_eos=request.ignore_eos,
+        edits=OracleEdits(
+            presence_penalty=request.params.presence_penalty,
+            frequency_penalty=request.params.frequency_penalty,
+            repetition_penalty=request.params.repetition_penalty,
+            logit_bias=request.params.logit_bias,
+            min_tokens=request.params.min_tokens,
+        ),
+        pinned=request.pinned,
+    )
+
+
+def random_requests(count: int, seed: int) -> list[GenerateRequest]:
+    rng = random.Random(seed)
+    return [
+        GenerateRequest(
+            request_id=f"r{index}",
+            prompt_ids=[rng.randrange(EOS) for _ in range(rng.randint(1, 37))],
+            max_tokens=rng.randint(1, 45),
+            params=DecodingParams(confidence_threshold=rng.choice((None, 0.2, 0.9))),
+            ignore_eos=rng.random() < 0.5,
+        )
+        for index in range(count)
+    ]
+
+
+def assert_equal_to_oracle(directory: Path, requests: list[GenerateRequest], answers: dict[str, Answer]) -> None:
+    for request in requests:
+        truth, answer = oracle_answer(directory, request), answers[request.request_id]
+        assert answer.token_ids == truth.token_ids, request
+        assert (answer.finish_reason, answer.steps) == (truth.finish_reason, truth.steps), request
+
+
+@pytest.mark.parametrize("axis", AXES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_mixed_batch_equals_oracle(tmp_path: Path, axis: str, seed: int) -> None:
+    directory = build_checkpoint(tmp_path, axis, seed)
+    requests = random_requests(12, seed)
+    engine = Engine(EngineOptions(model=str(directory), max_num_seqs=32, page_size=4))
+    assert_equal_to_oracle(directory, requests, run(engine, requests, join_every=2))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # What the compiler imports warns about itself.
+def test_the_compiled_attention_equals_oracle(tmp_path: Path) -> None:
+    directory = build_checkpoint(tmp_path, "shifted", seed=5)
+    requests = random_requests(4, seed=5)
+    engine = Engine(EngineOptions(model=str(directory), max_num_seqs=4, page_size=16, attention_backend="flex"))
+    assert_equal_to_oracle(directory, requests, run(engine, requests, join_every=2))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernel is compiled here")
+def test_the_interpreted_attention_equals_oracle(tmp_path: Path) -> None:
+    directory = build_checkpoint(tmp_path, "shifted", seed=5)
+    requests = random_requests(3, seed=5)
+    engine = Engine(EngineOptions(model=str(directory), max_num_seqs=3, page_size=4, attention_backend="triton"))
+    assert_equal_to_oracle(directory, requests, run(engine, requests, join_every=2))
+
+
+@pytest.mark.parametrize("axis", ["plain", "shifted"])
+def test_thirty_two_ragged_rows_equal_oracle_and_themselves_alone(tmp_path: Path, axis: str) -> None:
+    directory = build_checkpoint(tmp_path, axis, seed=7)
+    requests = random_requests(32, seed=7)
+    engine = Engine(EngineOptions(model=str(directory), max_num_seqs=32, page_size=16))
+    together = run(engine, requests)
+    assert_equal_to_oracle(directory, requests, together)
+    for request in requests[:6]:
+        alone = run(engine, [request])[request.request_id]
+        assert alone.token_ids == together[request.request_id].token_ids
+
+
+RULES = (
+    DecodingParams(decoding="factor"),
+    DecodingParams(decoding="factor", decoding_factor=1.5),
+    DecodingParams(decoding="factor", decoding_factor=2.0),
+    DecodingParams(decoding="entropy_bound"),
+    DecodingParams(decoding="entropy_bound", entropy_bound=1.5),
+    DecodingParams(decoding="entropy_bound", entropy_bound=3.0),
+    DecodingParams(decoding="fixed_steps", steps_per_block=6),
+    DecodingParams(decoding="fixed_steps", steps_per_block=3),
+    DecodingParams(decoding="fixed_steps", steps_per_block=1),
+    DecodingParams(decoding="threshold", confidence_threshold=0.6),
+    DecodingParams(),
+)
+
+
+@pytest.mark.parametrize("axis", ["plain", "shifted", "absolute_shifted", "first_token_autoregressive"])
+def test_rows_of_one_batch_under_different_rules_equal_oracle(tmp_path: Path, axis: str) -> None:
+    directory = build_checkpoint(tmp_path, axis, seed=4)
+    requests = [
+        msgspec.structs.replace(request, params=RULES[index % len(RULES)])
+        for index, request in enumerate(random_requests(22, seed=4))
+    ]
+    engine = Engine(EngineOptions(model=str(directory), max_num_seqs=32, page_size=4))
+    assert_equal_to_oracle(directory, requests, run(engine, requests, join_every=2))
+
+
+def test_every_rule_and_its_number_change_the_steps(tmp_path: Path) -> None:
+    """Guards the test above: rules that decide alike would make it vacuous."""
+    directory = build_checkpoint(tmp_path, "plain", seed=4)
+    engine = Engine(EngineOptions(model=str(directory), page_size=4))
+    requests = [
+        GenerateRequest(request_id=str(index), prompt_ids=[5, 9, 2], max_tokens=40, params=params, ignore_eos=True)
+        for index, params in enumerate(RULES)
+    ]
+    answers = run(engine, requests)
+    steps = [answers[str(index)].steps for index in range(len(RULES))]
+    assert len({tuple(found) for found in steps}) == len(RULES), steps
+    for slow, fast in ((0, 1), (1, 2), (3, 4), (4, 5), (6, 7), (7, 8)):
+        assert sum(steps[slow]) > sum(steps[fast]), steps
+
+
+def test_several_steps_and_several_tokens_a_step_both_occur(tmp_path: Path) -> None:
+    """Guards the tests above: a threshold that never decides would make them vacuous."""
+    directory = build_checkpoint(tmp_path, "plain", seed=0)
+    requests = random_requests(12, seed=0)
+    engine = Engine(EngineOptions(model=str(directory), page_size=4))
+    steps = [step for answer in run(engine, requests).values() for step in answer.steps]
+    assert min(steps) < 8
+    assert max(steps) > 2
+
+
+@pytest.mark.parametrize("axis", ["plain", "shifted", "absolute_shifted"])
+def test_preempted_and_resumed_equals_oracle(tmp_path: Path, axis: str) -> None:
+    directory = build_checkpoint(tmp_path, axis, seed=3, max_model_len=96)
+    requests = random_requests(8, seed=3)
+    engine = engine_with_few_pages(directory)
+    answers = run(engine, requests)
+    assert engine.scheduler.preemptions > 0
+    assert_equal_to_oracle(directory, requests, answers)
+
+
+def test_larger_max_tokens_starts_with_the_same_tokens(tmp_path: Path) -> None:
+    directory = build_checkpoint(tmp_path, "plain", seed=1)
+    engine = Engine(EngineOptions(model=str(directory), page_size=4))
+    prompt = [5, 9, 2, 40]
+    long = run(engine, [GenerateRequest(request_id="a", prompt_ids=prompt, max_tokens=40, ignore_eos=True)])["a"]
+    for wanted in (1, 7, 8, 9, 21):
+        request = GenerateRequest(request_id="b", prompt_ids=prompt, max_tokens=wanted, ignore_eos=True)
+        short = run(engine, [request])["b"]
+        assert short.token_ids == long.token_ids[:wanted]
+        assert short.finish_reason == "length"
+
+
+def test_mask_id_in_a_prompt_is_never_denoised(tmp_path: Path) -> None:
+    directory = build_checkpoint(tmp_path, "absolute", seed=2)
+    request = GenerateRequest(request_id="a", prompt_ids=[1, MASK, 3, MASK, 5], max_tokens=9, ignore_eos=True)
+    engine = Engine(EngineOptions(model=str(directory), page_size=4))
+    answer = run(engine, [request])["a"]
+    assert answer.token_ids == oracle_answer(directory, request).token_ids
+    assert len(answer.token_ids) == 9
+    assert MASK not in answer.token_ids
+    assert max(answer.token_ids) < VOCAB
+
+
+# Two summation orders in fp32 may settle a decision closer than this either way. A confidence near 1 is exact to a
+# small part of what it lacks of 1, and the student decides there.
+FLOAT_NOISE = 1e-6
+
+
+def test_the_bundled_student_equals_the_oracle_alone_and_in_a_batch_of_32() -> None:
+    tokenizer = load_tokenizer(BUNDLED_STUDENT)
+    rng = random.Random(5)
+    problems = draw_problems("words", 24, seed=11) + draw_problems("functions", 8, seed=11)
+    rng.shuffle(problems)
+    requests = [
+        GenerateRequest(
+            request_id=str(index),
+            prompt_ids=tokenizer.encode(problem.prompt, add_special_tokens=False),
+            max_tokens=rng.choice((70, 100, 128)),
+        )
+        for index, problem in enumerate(problems)
+    ]
+    engine = Engine(EngineOptions(model=str(BUNDLED_STUDENT), max_num_seqs=32))
+    together = run(engine, requests)
+    staggered = run(engine, requests, join_every=1)
+    compared = 0
+    for index, request in enumerate(requests):
+        truth = oracle_answer(BUNDLED_STUDENT, request)
+        if truth.margin < FLOAT_NOISE:
+            continue
+        compared += 1
+        answers = [together[request.request_id], staggered[request.request_id]]
+        if index < 6:
+            answers.append(run(engine, [request])[request.request_id])
+        for answer in answers:
+            assert answer.token_ids == truth.token_ids, (request, truth.margin)
+            assert (answer.finish_reason, answer.steps) == (truth.finish_reason, truth.steps)
+    assert compared >= 28
+    assert max(len(answer.steps) for answer in together.values()) >= 3  # Several blocks.

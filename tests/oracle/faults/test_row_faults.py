@@ -1,0 +1,301 @@
+"""An error in one request's part of a step ends that request alone, whatever raises; the others get their tokens."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import cdlm.model.decoding.draws
+import cdlm.model.decoding.logprobs
+import cdlm.model.runner
+import cdlm.scheduler.scheduler
+import cdlm.scheduler.steps.row_steps
+import cdlm.scheduler.steps.staging
+from cdlm.model.decoding.canvas import Canvas
+from cdlm.model.decoding.draws import Draws
+from cdlm.model.decoding.grammar.matcher import AnswerMatcher
+from cdlm.model.decoding.logprobs import RowScores
+from cdlm.model.decoding.processors.constrained import ConstrainedRows
+from cdlm.model.decoding.processors.edits import LogitEditor
+from cdlm.model.parallel.followers import LostRank
+from cdlm.model.runner import ModelRunner
+from cdlm.model.staged import StagedForward
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.kv.prefix_cache import PrefixCache
+from cdlm.scheduler.messages import BlockOutput, DecodingParams, GenerateRequest, ScoreRequest
+from cdlm.scheduler.options import EngineOptions
+from cdlm.scheduler.scheduler import Scheduler
+from cdlm.scheduler.scoring.request import Scoring
+from tests.oracle.decoding.test_batches import oracle_answer
+from tests.support.models.grammars import SCHEMAS, build_json_checkpoint, json_grammar
+
+GRAMMAR = json_grammar(SCHEMAS["recursive"])
+LONG = [(7 * position) % 90 + 3 for position in range(40)]
+
+
+def generate(name: str, first: int, **fields: Any) -> GenerateRequest:
+    values = {"prompt_ids": [first, 9, 2, first + 1, 30], "max_tokens": 20, "ignore_eos": True, **fields}
+    return GenerateRequest(request_id=name, **values)
+
+
+# What is asked for decides which parts of a step a row goes through; those that "bad" asks for are all but staging.
+SAMPLED = DecodingParams(temperature=0.9, seed=5)
+EVERYTHING = DecodingParams(
+    temperature=0.7, seed=3, guidance_scale=1.0, presence_penalty=0.5, decoding="entropy_bound", entropy_bound=0.3
+)
+REQUESTS: list[GenerateRequest | ScoreRequest] = [
+    generate("greedy", 5),
+    generate("edited", 11, params=DecodingParams(frequency_penalty=0.7, logit_bias={17: 2.0})),
+    generate("sampled", 23, params=SAMPLED),
+    generate("bad", 31, params=EVERYTHING, grammar=GRAMMAR, ignore_eos=False, logprobs=2, stream_canvas=True),
+    generate("scored", 41, logprobs=2),
+    generate("ranked", 47, params=DecodingParams(decoding="entropy_bound", entropy_bound=1.0)),
+    generate("guided", 53, params=DecodingParams(guidance_scale=1.5)),
+    generate("grammar", 61, grammar=GRAMMAR, ignore_eos=False),
+    generate("staged", 0, prompt_ids=LONG),
+    generate("bad staged", 0, prompt_ids=LONG[::-1]),
+    ScoreRequest(request_id="score", prompt_ids=LONG[:11], logprobs=1),
+    ScoreRequest(request_id="bad score", prompt_ids=LONG[5:16], logprobs=1),
+]
+GREEDY = ("greedy", "edited", "scored", "ranked", "guided", "staged")
+VICTIMS = ("bad", "bad staged", "bad score")
+
+
+@pytest.fixture(scope="module", params=["plain", "absolute_shifted"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    directory = build_json_checkpoint(tmp_path_factory.mktemp("checkpoint"), request.param, seed=2, max_model_len=128)
+    return Engine(EngineOptions(model=str(directory), page_size=4, max_prefill_tokens=24, enable_prefix_caching=True))
+
+
+Answers = dict[str, list[BlockOutput]]
+
+
+def run(engine: Engine, requests: list[GenerateRequest | ScoreRequest], on_step: Callable[[], None]) -> Answers:
+    """Serves all, comparing host and device after every step; the cache is emptied first."""
+    everything: list[int] = []
+    assert engine.pool.grow(everything, engine.pool.num_pages * engine.pool.page_size)
+    engine.pool.release(everything)
+    for request in requests:
+        engine.add(request)
+    outputs: Answers = {request.request_id: [] for request in requests}
+    while engine.busy:
+        on_step()
+        for output in engine.step().outputs:
+            outputs[output.request_id].append(output)
+        engine.check()
+    assert engine.pool.active == 0
+    assert not engine.scheduler.running
+    assert sorted(engine.scheduler._free_rows) == list(range(engine.runner.rows.size))
+    return outputs
+
+
+def told(outputs: list[BlockOutput]) -> tuple[list[int], list[tuple[int, int]], str | None]:
+    """What an answer came to: its tokens, those with a log-probability and the step of it, and how it ended."""
+    entries = [(entry.token_id, entry.step) for output in outputs for entry in output.logprobs or []]
+    return [token for output in outputs for token in output.token_ids], entries, outputs[-1].finish_reason
+
+
+@pytest.fixture(scope="module")
+def expected(engine: Engine) -> dict[str, tuple[list[int], list[tuple[int, int]], str | None]]:
+    """What everybody is told when nothing fails; the greedy ones by the slow decoder."""
+    answers = {name: told(outputs) for name, outputs in run(engine, REQUESTS, lambda: None).items()}
+    for request in REQUESTS:
+        if request.request_id in GREEDY:
+            assert isinstance(request, GenerateRequest)
+            assert answers[request.request_id][0] == oracle_answer(Path(engine.options.model), request).token_ids
+    return answers
+
+
+def row_of(engine: Engine, name: str) -> int | None:
+    sequence = engine.sequences.get(name)
+    return None if sequence is None else sequence.row
+
+
+def first_is_row(engine: Engine, name: str, _self: object, row: int, *_: Any, **__: Any) -> bool:
+    return row == row_of(engine, name)
+
+
+def in_works(engine: Engine, name: str, *arguments: Any) -> bool:
+    """Whether the victim is among the rows of the step, which the function is given as one of its first arguments."""
+    works = next(value for value in arguments if isinstance(value, list))
+    return any(work.row == row_of(engine, name) for work in works)
+
+
+def is_sequence(engine: Engine, name: str, *arguments: Any) -> bool:
+    return any(value is engine.sequences.get(name) for value in arguments[:2])
+
+
+def of_row_work(engine: Engine, name: str, _self: object, work: Any, *_: Any) -> bool:
+    return bool(work.row == row_of(engine, name))
+
+
+def its_matcher(engine: Engine, name: str, matcher: AnswerMatcher, *_: Any) -> bool:
+    row = row_of(engine, name)
+    state = None if row is None else engine.runner.rows.constrained._rows.get(row)
+    return state is not None and state.matcher is matcher
+
+
+def many_logits(engine: Engine, name: str, *_: Any) -> bool:
+    """For functions that are not told whose logits they have: while the victim is there."""
+    return in_works(engine, name, STEPPED["works"])
+
+
+def its_scoring(engine: Engine, name: str, scoring: Scoring, *_: Any) -> bool:
+    return scoring.request.request_id == name
+
+
+def in_scores(engine: Engine, name: str, _self: object, works: Any) -> bool:
+    return any(work.segments[0].pages[0] in table for work in works for table in tables_of(engine, name))
+
+
+def tables_of(engine: Engine, name: str) -> list[list[int]]:
+    return [
+        table
+        for scoring in engine.scores.running
+        if scoring.request.request_id == name
+        for table in (scoring.pages, *scoring.scratch)
+    ]
+
+
+STEPPED: dict[str, Any] = {"works": []}
+
+# Victim, where the function is looked up, its name, and whether a call has to do with the victim.
+Stage = tuple[str, Any, str, Callable[..., bool]]
+STAGES: list[Stage] = [
+    ("bad", Scheduler, "_claim", is_sequence),
+    ("bad", Scheduler, "_grow", is_sequence),
+    ("bad", PrefixCache, "attach", is_sequence),
+    ("bad", cdlm.scheduler.steps.row_steps.RowSteps, "_work", is_sequence),
+    ("bad", Canvas, "open_row", first_is_row),
+    ("bad", Canvas, "open_block", first_is_row),
+    ("bad", LogitEditor, "open_row", first_is_row),
+    ("bad", LogitEditor, "open_block", first_is_row),
+    ("bad", ConstrainedRows, "open_row", first_is_row),
+    ("bad", ConstrainedRows, "open_block", first_is_row),
+    ("bad", ModelRunner, "layout", in_works),
+    ("bad", ModelRunner, "forward", many_logits),
+    ("bad", ModelRunner, "_predictable", many_logits),
+    ("bad", cdlm.model.runner, "without_prompt", lambda engine, name, work, *_: work.row == row_of(engine, name)),
+    ("bad", cdlm.model.runner, "second_places", in_works),
+    ("bad", cdlm.model.runner, "guide", in_works),
+    ("bad", RowScores, "of", in_works),
+    ("bad", ConstrainedRows, "keep", in_works),
+    ("bad", LogitEditor, "apply", in_works),
+    ("bad", cdlm.model.runner, "confidence_and_best", many_logits),
+    ("bad", cdlm.model.runner, "entropy", many_logits),
+    ("bad", Draws, "replace", in_works),
+    ("bad", Draws, "pick", of_row_work),
+    ("bad", cdlm.model.decoding.draws, "sample", lambda *_, temperature, **__: temperature == 0.7),
+    ("bad", cdlm.model.decoding.draws, "gumbel_noise", lambda _engine, _name, seed, *_: seed == 3),
+    ("bad", ModelRunner, "_rules", in_works),
+    ("bad", ConstrainedRows, "choose", in_works),
+    ("bad", AnswerMatcher, "take", its_matcher),
+    ("bad", AnswerMatcher, "forced", its_matcher),
+    ("bad", AnswerMatcher, "closes_after", its_matcher),
+    ("bad", ModelRunner, "_results", in_works),
+    ("bad", RowScores, "added", many_logits),
+    ("bad", cdlm.model.decoding.logprobs, "token_logprobs", many_logits),
+    ("bad", Canvas, "close_step", in_works),
+    ("bad", PrefixCache, "store", is_sequence),
+    ("bad", cdlm.scheduler.scheduler, "step_output", is_sequence),
+    ("bad staged", ModelRunner, "stage", lambda _e, _n, _s, spans, *_, **__: LONG[-1] == spans[0].token_ids[0]),
+    ("bad staged", cdlm.scheduler.steps.staging.Staging, "advance", is_sequence),
+    ("bad staged", StagedForward, "advance", lambda engine, name, staged, *_: staged is engine.sequences[name].staged),
+    ("bad score", Scoring, "admit", its_scoring),
+    ("bad score", Scoring, "plan", its_scoring),
+    ("bad score", Scoring, "take", its_scoring),
+    ("bad score", Scoring, "output", its_scoring),
+    ("bad score", ModelRunner, "score", in_scores),
+]
+
+# What is done once for a request, in its first steps.
+ONCE = ("_claim", "attach", "open_row", "stage", "admit", "gumbel_noise", "take", "plan", "output", "score")
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: f"{getattr(stage[1], '__name__', '')}.{stage[2]}")
+def test_a_failure_in_any_part_of_a_step_ends_one_request(
+    engine: Engine, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch, stage: Stage
+) -> None:
+    """At once on one axis; on the other in a later step, when blocks are half written."""
+    after = int(engine.manifest.shift)
+    victim, owner, attribute, concerns = stage
+    original = getattr(owner, attribute)
+    steps = hits = 0
+
+    def raising(*arguments: Any, **named: Any) -> Any:
+        nonlocal hits
+        if steps > after and concerns(engine, victim, *arguments, **named):
+            hits += 1
+            raise RuntimeError("injected")
+        return original(*arguments, **named)
+
+    def on_step() -> None:
+        nonlocal steps
+        steps += 1
+
+    watched = ModelRunner.step
+
+    def step(self: ModelRunner, works: Any) -> Any:
+        STEPPED["works"] = works
+        return watched(self, works)
+
+    monkeypatch.setattr(ModelRunner, "step", step)
+    monkeypatch.setattr(owner, attribute, raising)
+    outputs = run(engine, REQUESTS, on_step)
+    monkeypatch.undo()
+    if not hits:
+        assert after == 1
+        assert attribute in ONCE
+        return
+    assert (outputs[victim][-1].finish_reason, outputs[victim][-1].error) == ("error", "RuntimeError")
+    others = {name: told(found) for name, found in outputs.items() if name != victim}
+    assert others == {name: answer for name, answer in expected.items() if name != victim}
+
+
+def test_failures_leave_nothing_behind(engine: Engine, expected: dict[str, Any]) -> None:
+    """After all of the above the same requests are answered as before."""
+    assert {name: told(found) for name, found in run(engine, REQUESTS, lambda: None).items()} == expected
+
+
+def test_a_step_that_is_too_large_for_memory_is_taken_in_parts(
+    engine: Engine, expected: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = ModelRunner.forward
+
+    def limited(self: ModelRunner, layout: Any) -> torch.Tensor:
+        if len(layout.rows) > 3:
+            raise torch.OutOfMemoryError("no memory for so many rows")
+        return forward(self, layout)
+
+    monkeypatch.setattr(ModelRunner, "forward", limited)
+    outputs = run(engine, REQUESTS, lambda: None)
+    assert {name: told(found) for name, found in outputs.items()} == expected
+
+
+def test_what_fails_for_everybody_ends_everybody(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> torch.Tensor:
+        raise RuntimeError("no kernel")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelRunner, "forward", broken)
+        outputs = run(engine, REQUESTS, lambda: None)
+    ends = {name: (found[-1].finish_reason, found[-1].error) for name, found in outputs.items()}
+    assert {name for name, end in ends.items() if end != ("error", "RuntimeError")} == {"score", "bad score"}
+
+
+@pytest.mark.parametrize("error", [LostRank("gone"), torch.AcceleratorError("device-side assert")])
+def test_after_some_errors_nothing_can_go_on(engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def broken(*_: Any) -> torch.Tensor:
+        raise error
+
+    engine.add(generate("a", 5))
+    engine.add(generate("b", 6))
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelRunner, "forward", broken)
+        with pytest.raises(type(error)):
+            engine.step()
+    for name in "ab":
+        engine.abort(name)
+    engine.check()

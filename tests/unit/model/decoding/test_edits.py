@@ -1,0 +1,113 @@
+"""The edits of logits, next to their definition token by token, in a batch where some rows ask for them."""
+
+import math
+
+import pytest
+import torch
+
+from cdlm.model.config import Manifest
+from cdlm.model.decoding.canvas import Canvas
+from cdlm.model.decoding.logprobs import token_logprobs
+from cdlm.model.decoding.processors.edits import LogitEditor
+from cdlm.model.decoding.rules import FinalizationRule
+from cdlm.model.row import LogitEdits, RowWork
+from tests.support.oracle import OracleEdits, edit
+
+VOCAB, MASK, BLOCK = 11, 10, 4
+CPU = torch.device("cpu")
+MANIFEST = Manifest(
+    block_length=BLOCK, confidence_threshold=0.9, mask_token_id=MASK, stop_token_ids=(9,), max_model_len=64
+)
+
+
+def work(row: int, start: int, *, edited: bool) -> RowWork:
+    return RowWork(row, [], [], start, edited=edited)
+
+
+def canvas_of(rows: list[list[int | None]], given: int = 0) -> Canvas:
+    """A canvas whose blocks hold those tokens; ``None`` is masked."""
+    canvas = Canvas(len(rows), MANIFEST, 8, CPU, torch.float32)
+    for row, tokens in enumerate(rows):
+        canvas.open_row(row, rule=FinalizationRule("threshold", 0.9), max_steps=BLOCK, stop_ids=[9])
+        canvas.open_block(row, [token for token in tokens[:given] if token is not None])
+        for offset, token in enumerate(tokens[given:], given):
+            if token is not None:
+                canvas.tokens[row, offset], canvas.masked[row, offset] = token, False
+    return canvas
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_each_row_gets_its_own_edits_and_others_none(dtype: torch.dtype) -> None:
+    edits = LogitEdits(presence=1.5, frequency=-0.5, repetition=1.3, bias=((2, 5.0), (3, -100.0)), min_tokens=6)
+    other = LogitEdits(repetition=0.5)
+    editor = LogitEditor(VOCAB, CPU)
+    canvas = canvas_of([[4, None, None, 4], [None] * 4, [None, 6, None, None]])
+    editor.open_row(0, edits, [1, 2, 2], [9])
+    editor.open_block(0, [5, 4, 5, 7])
+    editor.open_row(1, None, [1], [9])
+    editor.open_row(2, other, [8], [])
+    works = [work(0, 7, edited=True), work(1, 7, edited=False), work(2, 1, edited=True)]
+    chosen = canvas.masked.view(-1).nonzero()[:, 0]
+    counts = canvas.masked.sum(-1).tolist()
+    logits = torch.randn(len(chosen), VOCAB, generator=torch.Generator().manual_seed(0)).to(dtype)
+    before = logits.clone()
+    editor.apply(works, counts, chosen, logits, canvas)
+
+    assert torch.equal(logits[2:6], before[2:6])
+    plain = OracleEdits(1.5, -0.5, 1.3, {2: 5.0, 3: -100.0}, min_tokens=6)
+    for line, index in ((0, 5), (1, 6)):  # Four generated tokens are finished, so these are the answer's 5th and 6th.
+        truth = edit(before[line].float(), plain, [1, 2, 2], [5, 4, 5, 7, 4, 4], index, (9,))
+        assert torch.allclose(logits[line].float(), truth.to(dtype).float(), atol=1e-6)
+        assert logits[line, 3] == -math.inf
+        assert (logits[line, 9] == -math.inf) == (index < 6)
+    for line in (6, 7, 8):
+        truth = edit(before[line].float(), OracleEdits(repetition_penalty=0.5), [8], [6], line, ())
+        assert torch.allclose(logits[line].float(), truth.to(dtype).float(), atol=1e-6)
+
+
+def test_a_prompts_tail_in_the_block_is_no_generated_token() -> None:
+    editor = LogitEditor(VOCAB, CPU)
+    canvas = canvas_of([[1, 1, 5, None]], given=2)
+    editor.open_row(0, LogitEdits(frequency=1.0), [1, 1], [])
+    logits = torch.zeros(1, VOCAB)
+    editor.apply([work(0, 0, edited=True)], [1], torch.tensor([3]), logits, canvas)
+    assert logits.tolist() == [[-1.0 if token == 5 else 0.0 for token in range(VOCAB)]]
+
+
+def test_tokens_are_counted_once_and_a_new_request_starts_anew() -> None:
+    editor = LogitEditor(VOCAB, CPU)
+    canvas = canvas_of([[None] * 4])
+
+    def edited() -> list[float]:
+        logits = torch.zeros(4, VOCAB)
+        editor.apply([work(0, 8, edited=True)], [4], torch.arange(4), logits, canvas)
+        return logits[3].tolist()
+
+    editor.open_row(0, LogitEdits(frequency=1.0), [0], [])
+    editor.open_block(0, [5, 5])
+    editor.open_block(0, [5, 5, 6])
+    assert edited() == [{5: -2.0, 6: -1.0}.get(token, 0.0) for token in range(VOCAB)]
+    editor.open_row(0, LogitEdits(frequency=1.0), [0], [])
+    assert edited() == [0.0] * VOCAB
+
+
+def test_a_vocabulary_of_several_parts() -> None:
+    size = 40_000
+    editor = LogitEditor(size, CPU)
+    canvas = canvas_of([[None] * 4])
+    editor.open_row(0, LogitEdits(bias=((39_999, 3.0), (16_384, -100.0)), repetition=2.0), [20_000], [])
+    logits = torch.full((4, size), 4.0)
+    editor.apply([work(0, 8, edited=True)], [4], torch.arange(4), logits, canvas)
+    assert logits[2, [0, 16_383, 16_384, 20_000, 39_999]].tolist() == [4.0, 4.0, -math.inf, 2.0, 7.0]
+
+
+def test_logprobs_leave_the_mask_out_and_agree_with_themselves() -> None:
+    logits = torch.tensor([[1.0, 2.0, 9.0, 0.0], [3.0, 3.0, 0.0, 1.0]])
+    found = token_logprobs(logits, torch.tensor([1, 0]), mask_token_id=2, top=3)
+    assert found.shape == (2, 7)
+    assert found[0, 1:4].tolist() == [1, 0, 3]
+    assert found[0, 0] == found[0, 4] == pytest.approx(2 - math.log(math.exp(1) + math.exp(2) + 1), abs=1e-6)
+    assert found[1, 0] == found[1, 4] == found[1, 5]
+    assert found[:, 4:].exp().sum(-1).tolist() == pytest.approx([1.0, 1.0], abs=1e-6)
+    assert logits[0, 2] == 9.0
+    assert token_logprobs(logits, torch.tensor([1, 0]), mask_token_id=99, top=0).shape == (2, 1)
