@@ -10,6 +10,7 @@ from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import AttentionFactory
 from cdlm.model.config import AttentionBackend
 from cdlm.model.decoding.confidence import confidence_and_best, confidence_and_best_of_head, entropy
+from cdlm.model.decoding.draws import pick, replace_drawn
 from cdlm.model.decoding.finalize import choose, choose_by_threshold, first_stop
 from cdlm.model.decoding.logprobs import RowScores
 from cdlm.model.decoding.processors.guidance import guide, second_places, without_prompt
@@ -128,10 +129,10 @@ class ModelRunner:
             self.rows.editor.apply(works, counts, chosen, logits, self.canvas)
             confidence, token = confidence_and_best(logits, self.manifest.mask_token_id)
             entropies = entropy(logits) if any(work.needs_entropy for work in works) else None
-            self.rows.draws.replace(works, counts, chosen, logits, token)
+            replace_drawn(works, counts, chosen, logits, token, self.canvas.block_length)
             now, broken = self._rules(works, rows, chosen, confidence, entropies)
             failed = self.rows.constrained.choose(
-                works, counts, self.canvas, logits, token, now, before_edits, lambda at: self.rows.draws.pick(works[at])
+                works, counts, self.canvas, logits, token, now, before_edits, lambda at: pick(works[at])
             )
         # ``now`` is a subset of ``masked``.
         predicted = tokens.view(-1).index_copy(0, chosen, token).view_as(tokens)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from cdlm.model.config import Manifest
 from cdlm.model.decoding.canvas import Canvas
-from cdlm.model.decoding.draws import Draws
 from cdlm.model.decoding.grammar.compiled import CompiledGrammar
 from cdlm.model.decoding.processors.constrained import ConstrainedRows
 from cdlm.model.decoding.processors.edits import LogitEditor
@@ -57,7 +56,7 @@ class BlockStart:
 
 
 class Rows:
-    """Owns what is kept for rows: the canvas, and the state of whatever edits, draws or binds their tokens.
+    """Owns what is kept for rows: the canvas, and the state of whatever edits or binds their tokens.
 
     ``size`` rows at most are open at a time; whoever opens one closes it.
     """
@@ -76,7 +75,6 @@ class Rows:
         self.canvas = Canvas(size, manifest, hidden_size, device, dtype)
         self.editor = LogitEditor(vocab_size, device)
         self.constrained = ConstrainedRows(vocab_size, manifest.mask_token_id, device)
-        self.draws = Draws(manifest.block_length, device)
 
     def open(self, row: int, settings: RowSettings) -> None:
         """Gives a row to a request."""
@@ -98,7 +96,7 @@ class Rows:
 
     def close(self, row: int) -> None:
         """Forgets what was kept for a row; nothing happens if it was not open."""
-        for kept in (self.draws, self.editor, self.constrained):
+        for kept in (self.editor, self.constrained):
             kept.release(row)
 
     def check(self, open_rows: Collection[int], blocks: Mapping[int, BlockStart]) -> None:
@@ -109,7 +107,7 @@ class Rows:
             blocks: how the current block of each row that has one began.
         """
         self.canvas.check()
-        kept = self.draws.rows | self.editor.rows | self.constrained.rows
+        kept = self.editor.rows | self.constrained.rows
         assert kept <= set(open_rows), f"rows {sorted(kept - set(open_rows))} are kept for nobody"
         for row, start in blocks.items():
             first = self.canvas.first[row]

@@ -1,24 +1,14 @@
-"""Sampling with reproducible noise: one stream per seed and block, whatever else runs beside it.
+"""Sampling with reproducible noise (``model/decoding/noise.py``).
 
-Tokens are drawn with the Gumbel-max trick: ``argmax(logits / temperature + noise)`` is a draw from the
-tempered softmax. The noise of a block depends on (seed, first position) alone, so neither the batch nor the
-number of denoise steps changes it; which positions are finalized depends on the model's confidence and not
-on the noise, so a finalized token is an unbiased draw.
+Tokens are drawn with the Gumbel-max trick: ``argmax(logits / temperature + noise)`` is a draw from the tempered
+softmax. Which positions are finalized depends on the model's confidence and not on the noise, so a finalized token is
+an unbiased draw.
 """
 
 import torch
 from torch import Tensor
 
-_MIX = 0x9E3779B97F4A7C15  # Spreads neighbouring seeds over the generator's state space.
 _COLDEST, _HOTTEST = 1e-20, 1e20
-
-
-def gumbel_noise(seed: int, block_start: int, block_length: int, vocab_size: int, device: torch.device) -> Tensor:
-    """[block_length, vocab_size] fp32 standard Gumbel noise for the block starting at ``block_start``."""
-    state = (seed * _MIX + block_start) & (2**63 - 1)
-    generator = torch.Generator(device=device).manual_seed(state)
-    noise = torch.empty((block_length, vocab_size), device=device).exponential_(generator=generator)
-    return -noise.clamp_min_(torch.finfo(torch.float32).tiny).log_()
 
 
 def filter_logits(logits: Tensor, *, top_k: int, top_p: float, min_p: float) -> Tensor:

@@ -168,6 +168,33 @@ def score_prompt(weights: dict[str, Tensor], shape: Any, manifest: Any, prompt: 
     return found
 
 
+def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Philox 4x64 with 10 rounds (Salmon et al., 2011), in whole numbers."""
+    a, b, c, d = counter
+    left, right = key
+    for _ in range(10):
+        first, second = 0xD2E7470EE14C6C93 * a, 0xCA5A826395121157 * c
+        a, b, c, d = second >> 64 ^ b ^ left, second % 2**64, first >> 64 ^ d ^ right, first % 2**64
+        left, right = (left + 0x9E3779B97F4A7C15) % 2**64, (right + 0xBB67AE8584CAA73B) % 2**64
+    return a, b, c, d
+
+
+def uniform(seed: int, position: int, token: int) -> float:
+    """The number in (0, 1) that a token's noise at a position is made of."""
+    words = philox((token // 8 + 1, position, 0, 0), (seed % 2**64, 0))
+    half = words[token % 8 // 2] >> 32 * (token % 2) & 0xFFFFFFFF
+    return min((half + 0.5) / 2**32, 1 - 2**-24)
+
+
+def draw(logits: Tensor, temperature: float, seed: int, position: int) -> int:
+    """A token by the Gumbel-max trick."""
+    noisy = [
+        value / temperature - math.log(-math.log1p(-uniform(seed, position, token)))
+        for token, value in enumerate(logits.tolist())
+    ]
+    return noisy.index(max(noisy))
+
+
 def edit(
     logits: Tensor, edits: OracleEdits, prompt: list[int], generated: list[int], index: int, stops: tuple[int, ...]
 ) -> Tensor:
@@ -244,12 +271,14 @@ def decode(
     entropy_bound: float = 0.1,
     steps_per_block: int | None = None,
     guidance_scale: float = 0.0,
+    temperature: float = 0.0,
+    seed: int = 0,
     ignore_eos: bool = False,
     edits: OracleEdits | None = None,
     grammar: OracleGrammar | None = None,
     pinned: Sequence[int] = (),
 ) -> OracleAnswer:
-    """Greedy block-causal decoding of one prompt; the margin is kept for the rule ``threshold`` only.
+    """Block-causal decoding of one prompt; the margin is kept for the rule ``threshold`` and greedy decoding only.
 
     ``pinned`` are tokens behind ``max_tokens`` generated ones; a block that reaches so far begins with them in place.
     """
@@ -333,7 +362,8 @@ def decode(
                     scores[position] = (raw[position], steps[-1])
             for position in masked if grammar is None else []:
                 if position in passing:
-                    ids[position] = int(found[position].indices[0])
+                    best = int(found[position].indices[0])
+                    ids[position] = draw(edited[position], temperature, seed, position) if temperature else best
                     scores[position] = (raw[position], steps[-1])
                     margin = min(margin, float(found[position].values[0] - found[position].values[1]))
             left = start

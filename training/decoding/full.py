@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from cdlm.model.config import Manifest
-from cdlm.model.decoding.sampling import gumbel_noise, sample
+from cdlm.model.decoding.noise import gumbel_noise
+from cdlm.model.decoding.sampling import sample
 from cdlm.model.transformer import Transformer
 from cdlm.training.attention import RowAttention
 from cdlm.training.decoding.rules import Rule, confidence_rank
@@ -188,8 +189,9 @@ def _spread(values: Tensor, masked: Tensor) -> Tensor:
 
 def _noise(seeds: list[int], step: int, masked: Tensor, logits: Tensor) -> Tensor:
     """Gumbel noise like logits [masked positions, vocab]; a row's depends on its seed and the step alone."""
-    shape = masked.shape[1], logits.shape[1]
-    return torch.stack([gumbel_noise(seed, step, *shape, logits.device) for seed in seeds])[masked]
+    block = masked.shape[1]
+    places = range(step * block, (step + 1) * block)
+    return torch.stack([gumbel_noise(seed, places, logits.shape[1]) for seed in seeds]).to(logits.device)[masked]
 
 
 def _check(

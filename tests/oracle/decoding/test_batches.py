@@ -70,6 +70,8 @@ def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
         entropy_bound=0.1 if request.params.entropy_bound is None else request.params.entropy_bound,
         steps_per_block=request.params.steps_per_block,
         guidance_scale=request.params.guidance_scale,
+        temperature=request.params.temperature,
+        seed=request.params.seed,
         ignore_eos=request.ignore_eos,
         edits=OracleEdits(
             presence_penalty=request.params.presence_penalty,
@@ -200,6 +202,27 @@ def test_preempted_and_resumed_equals_oracle(tmp_path: Path, axis: str) -> None:
     answers = run(engine, requests)
     assert engine.scheduler.preemptions > 0
     assert_equal_to_oracle(directory, requests, answers)
+
+
+@pytest.mark.parametrize("axis", ["plain", "shifted", "first_token_autoregressive"])
+def test_sampled_rows_equal_oracle_in_any_batch_and_after_a_preemption(tmp_path: Path, axis: str) -> None:
+    directory = build_checkpoint(tmp_path, axis, seed=3, max_model_len=96)
+    requests = [
+        msgspec.structs.replace(
+            request,
+            params=DecodingParams(
+                temperature=(0.0, 0.4, 1.0, 1.7)[index % 4], seed=index - 4, confidence_threshold=0.2
+            ),
+        )
+        for index, request in enumerate(random_requests(8, seed=3))
+    ]
+    engine = engine_with_few_pages(directory)
+    answers = run(engine, requests)
+    assert engine.scheduler.preemptions > 0
+    assert_equal_to_oracle(directory, requests, answers)
+    greedy = [msgspec.structs.replace(each, params=DecodingParams(confidence_threshold=0.2)) for each in requests]
+    cold = run(engine, greedy)
+    assert sum(cold[each.request_id].token_ids != answers[each.request_id].token_ids for each in requests) >= 4
 
 
 def test_larger_max_tokens_starts_with_the_same_tokens(tmp_path: Path) -> None:

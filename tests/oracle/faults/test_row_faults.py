@@ -14,7 +14,6 @@ import cdlm.scheduler.scheduler
 import cdlm.scheduler.steps.row_steps
 import cdlm.scheduler.steps.staging
 from cdlm.model.decoding.canvas import Canvas
-from cdlm.model.decoding.draws import Draws
 from cdlm.model.decoding.grammar.matcher import AnswerMatcher
 from cdlm.model.decoding.logprobs import RowScores
 from cdlm.model.decoding.processors.constrained import ConstrainedRows
@@ -127,7 +126,7 @@ def is_sequence(engine: Engine, name: str, *arguments: Any) -> bool:
     return any(value is engine.sequences.get(name) for value in arguments[:2])
 
 
-def of_row_work(engine: Engine, name: str, _self: object, work: Any, *_: Any) -> bool:
+def of_work(engine: Engine, name: str, work: Any, *_: Any) -> bool:
     return bool(work.row == row_of(engine, name))
 
 
@@ -177,7 +176,7 @@ STAGES: list[Stage] = [
     ("bad", ModelRunner, "layout", in_works),
     ("bad", ModelRunner, "forward", many_logits),
     ("bad", ModelRunner, "_predictable", many_logits),
-    ("bad", cdlm.model.runner, "without_prompt", lambda engine, name, work, *_: work.row == row_of(engine, name)),
+    ("bad", cdlm.model.runner, "without_prompt", of_work),
     ("bad", cdlm.model.runner, "second_places", in_works),
     ("bad", cdlm.model.runner, "guide", in_works),
     ("bad", RowScores, "of", in_works),
@@ -185,8 +184,8 @@ STAGES: list[Stage] = [
     ("bad", LogitEditor, "apply", in_works),
     ("bad", cdlm.model.runner, "confidence_and_best", many_logits),
     ("bad", cdlm.model.runner, "entropy", many_logits),
-    ("bad", Draws, "replace", in_works),
-    ("bad", Draws, "pick", of_row_work),
+    ("bad", cdlm.model.runner, "replace_drawn", in_works),
+    ("bad", cdlm.model.runner, "pick", of_work),
     ("bad", cdlm.model.decoding.draws, "sample", lambda *_, temperature, **__: temperature == 0.7),
     ("bad", cdlm.model.decoding.draws, "gumbel_noise", lambda _engine, _name, seed, *_: seed == 3),
     ("bad", ModelRunner, "_rules", in_works),
@@ -211,7 +210,7 @@ STAGES: list[Stage] = [
 ]
 
 # What is done once for a request, in its first steps.
-ONCE = ("_claim", "attach", "open_row", "stage", "admit", "gumbel_noise", "take", "plan", "output", "score")
+ONCE = ("_claim", "attach", "open_row", "stage", "admit", "take", "plan", "output", "score")
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda stage: f"{getattr(stage[1], '__name__', '')}.{stage[2]}")

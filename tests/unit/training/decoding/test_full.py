@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cdlm.model.decoding.sampling import gumbel_noise
+from cdlm.model.decoding.noise import gumbel_noise
 from cdlm.model.loading.checkpoint import Checkpoint, load_checkpoint
 from cdlm.training.decoding.full import FullDecoding, decode_full
 from cdlm.training.decoding.rules import TopConfidence
@@ -62,7 +62,7 @@ def reference(
         inside = range(block * BLOCK, (block + 1) * BLOCK)
         while any(order[i] < 0 for i in inside):
             hidden = hidden_states(weights, loaded.transformer.config, torch.tensor(canvas), sees)
-            noise = gumbel_noise(seed, steps + 1, BLOCK, VOCAB, torch.device("cpu"))
+            noise = gumbel_noise(seed, range((steps + 1) * BLOCK, (steps + 2) * BLOCK), VOCAB)
             steps += 1
             found = {}
             for i in inside:
