@@ -12,8 +12,7 @@ from cdlm.model.row import RowResult
 from cdlm.model.runner import ModelRunner
 from cdlm.scheduler.errors import EngineStartError, RequestError
 from cdlm.scheduler.grammars import GrammarCompiler
-from cdlm.scheduler.kv.page_pool import PagePool
-from cdlm.scheduler.kv.prefix_cache import PrefixCache
+from cdlm.scheduler.kv.cache import KVCache
 from cdlm.scheduler.loading import check_step_size, page_count
 from cdlm.scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest, StepReport
 from cdlm.scheduler.options import EngineOptions
@@ -37,13 +36,11 @@ StepObserver = Callable[[Sequence, RowResult], None]
 
 
 class Engine:
-    """Owns the model runner, the page pool and the scheduler.
+    """Owns the model runner, the KV cache and the scheduler.
 
     Args:
         options: what to load and how much memory to use.
         observer: called for every row after every step, for tools that show decoding happen.
-
-    ``on_begin`` is called with the ids of requests right before the first step that works on them.
 
     Raises:
         EngineStartError: the checkpoint cannot be loaded, or the settings do not fit it.
@@ -75,34 +72,29 @@ class Engine:
             raise EngineStartError(str(error)) from error
         if self.runner.device.type == "cpu":
             keep_freed_memory()  # Not earlier: what loading takes for a moment is not needed again.
-        self.pool = PagePool(num_pages, options.page_size)
-        self.prefix_cache = PrefixCache(
-            self.manifest, self.pool, self.runner.copy_page, enabled=options.enable_prefix_caching
-        )
+        self.cache = KVCache(self.manifest, num_pages, options.page_size, share=options.enable_prefix_caching)
         self.rows = RowSteps(self.runner, self.threads)
         self.scheduler = Scheduler(
             self.manifest,
-            self.pool,
-            self.prefix_cache,
+            self.cache,
             self.rows,
             max_num_seqs=options.max_num_seqs,
             max_num_batched_tokens=options.max_num_batched_tokens,
             max_prefill_tokens=options.max_prefill_tokens,
         )
         self.staging = Staging(self.runner, options.max_prefill_tokens)
-        self.scores = ScoreQueue(self.manifest, self.pool, self.runner, lambda begun: self.on_begin(begun))
+        self.scores = ScoreQueue(self.manifest, self.cache, self.runner)
         vocab_size = checkpoint.transformer.config.vocab_size
         self.grammars = GrammarCompiler(Path(options.model), vocab_size, self.manifest.max_model_len)
         self.sequences: dict[str, Sequence] = {}
         self._observer = observer
-        self.on_begin: Callable[[list[str]], None] = lambda _: None
 
     @property
     def max_guided_len(self) -> int:
         """Most tokens of a guided request, prompt and answer: both its passes fit into one step, and into the pool."""
-        options = self.options
+        options, size = self.options, self.cache.page_size
         step = options.max_num_batched_tokens - options.max_prefill_tokens
-        room = min(step, self.pool.num_pages * self.pool.page_size) // 2 // self.pool.page_size * self.pool.page_size
+        room = min(step, self.cache.num_pages * size) // 2 // size * size
         return min(self.manifest.max_model_len, room - self.manifest.block_length)
 
     @property
@@ -112,7 +104,7 @@ class Engine:
 
     def describe(self) -> EngineReady:
         """What the front end needs to know about the loaded checkpoint."""
-        return engine_ready(self.runner, self.pool, self.max_guided_len)
+        return engine_ready(self.runner, self.cache, self.max_guided_len)
 
     def add(self, request: GenerateRequest | ScoreRequest) -> None:
         """Queues a request.
@@ -125,7 +117,9 @@ class Engine:
         if isinstance(request, ScoreRequest):
             self.scores.add(request)
             return
-        check_request(request, self.manifest, self.runner.transformer.config.vocab_size, self.pool, self.max_guided_len)
+        check_request(
+            request, self.manifest, self.runner.transformer.config.vocab_size, self.cache, self.max_guided_len
+        )
         sequence = Sequence.from_request(request, self.manifest, self.options)
         if request.grammar is not None:
             self.grammars.start(sequence, request.grammar)
@@ -140,15 +134,26 @@ class Engine:
         self.scores.abort(request_id)
 
     def step(self) -> StepReport:
+        """Schedules and runs the next step."""
+        return self.run(self.schedule())
+
+    def schedule(self) -> Batch:
+        """What the next step works on; nothing is computed yet."""
+        refused = self._take_grammars()
+        batch = self.scheduler.schedule(self.scores.reserve(self.options.max_num_batched_tokens))
+        scoring, failed = ([], []) if batch.resuming else self.scores.admit()
+        batch.begun = [sequence.request.request_id for sequence in batch.admitted] + scoring
+        batch.ended = refused + failed
+        return batch
+
+    def run(self, batch: Batch) -> StepReport:
         """One forward over everything scheduled for generation, and a part of what is staged and of what is scored.
 
         A request whose part of it raises, whose grammar cannot be compiled or followed, or whose logits are not finite
         ends with finish reason ``error``; the others go on.
         """
-        refused = self._take_grammars()
-        batch = self.scheduler.schedule(self.scores.reserve(self.options.max_num_batched_tokens))
-        result = self._run(batch)
-        outputs = refused + self.scheduler.update(batch, result)
+        result = self._forward(batch)
+        outputs = self.scheduler.update(batch, result)
         for output in outputs:
             if output.finish_reason is not None:
                 self.sequences.pop(output.request_id, None)
@@ -160,9 +165,9 @@ class Engine:
         return EngineStats(
             running=len(self.scheduler.running) + len(self.scores.running),
             waiting=len(self.scheduler.waiting) + len(self.scores.waiting),
-            pages_free=self.pool.free,
-            pages_active=self.pool.active,
-            pages_cached=self.pool.cached,
+            pages_free=self.cache.pool.free,
+            pages_active=self.cache.pool.active,
+            pages_cached=self.cache.pool.cached,
             **figures,  # type: ignore[arg-type]
         )
 
@@ -172,7 +177,7 @@ class Engine:
         And that what the host remembers of the rows is what the device holds, which is one question to the device.
         """
         tables = [table for sequence in self.scheduler for table in sequence.tables]
-        self.pool.check([*tables, *self.scores.tables], self.prefix_cache.kept)
+        self.cache.check([*tables, *self.scores.tables])
         self.rows.check(self.scheduler.running)
 
     def check_ranks(self) -> None:
@@ -205,13 +210,15 @@ class Engine:
                 self.scheduler.waiting.put_back(sequence)
         return [self.scheduler.fail(sequence, f"grammar: {error}") for sequence, error in wrong]
 
-    def _run(self, batch: Batch) -> StepResult:
+    def _forward(self, batch: Batch) -> StepResult:
         """The forwards of a step: of its rows, then of some pieces of the staged request, then of scored prompts."""
         started = time.monotonic()
         for sequence in batch.admitted:
             sequence.queued = started - sequence.arrival
-        if batch.admitted:
-            self.on_begin([sequence.request.request_id for sequence in batch.admitted])
+        for sequence, (source, target) in batch.copies:
+            copied = attempt("copying a page", partial(self.runner.copy_page, source, target))
+            if isinstance(copied, Fault):
+                batch.drop(sequence, copied)
         rows = self.rows.step(batch.rows)
         tokens = 0
         for sequence, done in rows:
@@ -224,7 +231,7 @@ class Engine:
         if batch.staged is not None:
             staged = attempt("a staged forward", partial(self.staging.advance, batch.staged, tokens))
             tokens += 0 if isinstance(staged, Fault) else staged
-        scored = self.scores.step(self.options.max_num_batched_tokens - tokens, admit=not batch.resuming)
+        scored = self.scores.step(self.options.max_num_batched_tokens - tokens)
         return StepResult(
             rows=rows,
             staged=staged,
@@ -232,5 +239,4 @@ class Engine:
             score_rows=self.scores.rows,
             tokens=tokens + self.scores.tokens,
             seconds=time.monotonic() - started,
-            border=self.runner.border,
         )

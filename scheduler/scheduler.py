@@ -6,9 +6,8 @@ from functools import partial
 
 from cdlm.model.config import Manifest
 from cdlm.model.row import RowResult
-from cdlm.scheduler.kv.page_pool import PagePool
-from cdlm.scheduler.kv.prefix_cache import PrefixCache
-from cdlm.scheduler.kv.prefix_keys import Key
+from cdlm.scheduler.kv.cache import KVCache
+from cdlm.scheduler.kv.keys import Key
 from cdlm.scheduler.messages import BlockOutput
 from cdlm.scheduler.queue import FairQueue
 from cdlm.scheduler.sequence import Sequence
@@ -38,8 +37,7 @@ class Scheduler:
     def __init__(
         self,
         manifest: Manifest,
-        pool: PagePool,
-        prefix_cache: PrefixCache,
+        cache: KVCache,
         rows: RowSteps,
         *,
         max_num_seqs: int,
@@ -47,8 +45,7 @@ class Scheduler:
         max_prefill_tokens: int,
     ) -> None:
         self.manifest = manifest
-        self.pool = pool
-        self.prefix_cache = prefix_cache
+        self.cache = cache
         self.rows = rows
         self.max_num_batched_tokens = max_num_batched_tokens
         self.max_prefill_tokens = max_prefill_tokens
@@ -67,7 +64,7 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queues a new request."""
         self.waiting.append(sequence)
-        self.prefix_cache.find(sequence)  # Its tokens are hashed now, so that no step has many to hash.
+        self.cache.match(sequence)  # Its tokens are hashed now, so that no step has many to hash.
         if sequence.compiling is not None:
             self.waiting.set_aside(sequence)
 
@@ -108,13 +105,13 @@ class Scheduler:
 
     def update(self, batch: Batch, result: StepResult) -> list[BlockOutput]:
         """Books what a step came to: finished blocks, parts that are asked for, and the ends of whose work raised."""
-        outputs = [self.fail(sequence, fault.reason) for sequence, fault in batch.faults]
+        outputs = batch.ended + [self.fail(sequence, fault.reason) for sequence, fault in batch.faults]
         for sequence, done in result.rows:
             booked: BlockOutput | Fault | None
             if isinstance(done, Fault):
                 booked = done
             else:
-                booked = attempt("booking a step", partial(self._book, sequence, done[1], result))
+                booked = attempt("booking a step", partial(self._book, sequence, done[1]))
             if isinstance(booked, Fault):
                 outputs.append(self.fail(sequence, booked.reason))
             elif booked is not None:
@@ -144,12 +141,12 @@ class Scheduler:
             sequence = self.waiting.first(long=place_free) if self._free_rows else None
             if sequence is None:
                 break
-            key = self.prefix_cache.awaits(sequence)
+            key = self.cache.awaits(sequence)
             if key is not None:
                 self.waiting.set_aside(sequence)
                 self._parked.setdefault(key, deque()).append(sequence)
                 continue
-            found = self.prefix_cache.find(sequence)
+            found = self.cache.match(sequence)
             long = self._long(sequence, found)
             if long and not place_free:
                 self.waiting.mark_long(sequence)
@@ -175,7 +172,7 @@ class Scheduler:
     def _put_back(self) -> None:
         """Lets those wait in their turn again for whom what they were set aside for has come, or will not."""
         looks = _LOOKS
-        for key in [key for key in self._parked if not self.prefix_cache.comes(key)]:
+        for key in [key for key in self._parked if not self.cache.comes(key)]:
             parked = self._parked[key]
             while parked and looks:
                 looks -= 1
@@ -194,12 +191,14 @@ class Scheduler:
 
     def _claim(self, sequence: Sequence, found: int) -> bool:
         """Pages for a waiting sequence, of which the cache has ``found`` tokens; all or nothing."""
-        if self._blocked == (sequence, found, self.pool.releases):
+        if self._blocked == (sequence, found, self.cache.pool.releases):
             return False
-        if self.prefix_cache.attach(sequence) and self._grow(sequence):
+        copies = self.cache.attach(sequence)
+        if copies is not None and self._grow(sequence):
+            self._batch.copies += [(sequence, copy) for copy in copies]
             return True
         self._return_pages(sequence)
-        self._blocked = sequence, found, self.pool.releases
+        self._blocked = sequence, found, self.cache.pool.releases
         return False
 
     def _secure_pages(self) -> bool:
@@ -221,7 +220,7 @@ class Scheduler:
 
     def _grow(self, sequence: Sequence) -> bool:
         end = sequence.block_start + self.manifest.block_length
-        return all(self.pool.grow(table, end) for table in sequence.tables)
+        return all(self.cache.allocate(table, end) for table in sequence.tables)
 
     def _preempt(self, sequence: Sequence) -> None:
         self.preemptions += 1
@@ -239,24 +238,22 @@ class Scheduler:
             self.waiting.charge(sequence.request.client, prompt_tokens=sequence.prompt_length)
             self._batch.admitted.append(sequence)
         self.running.append(sequence)
-        self.prefix_cache.expect(sequence)
+        self.cache.expect(sequence)
 
     def _vacate(self, sequence: Sequence) -> None:
         assert sequence.row is not None
-        self.prefix_cache.withdraw(sequence)
+        self.cache.withdraw(sequence)
         self.rows.leave(sequence)
         self._return_pages(sequence)
         self._free_rows.append(sequence.row)
         sequence.row = None
         sequence.row_open = sequence.block_open = False
 
-    def _book(self, sequence: Sequence, result: RowResult, step: StepResult) -> BlockOutput | None:
+    def _book(self, sequence: Sequence, result: RowResult) -> BlockOutput | None:
         """Books a row's step; returns the block if it is finished, or what the request wants to see of it before."""
-        row = sequence.row
-        assert row is not None
         sequence.computed, sequence.fresh = sequence.block_start, False
         sequence.recompute = 0
-        self.prefix_cache.store(sequence, lambda: step.border(row))
+        self.cache.store(sequence, self.rows.border(sequence) if self.cache.keeps_border(sequence) else None)
         sequence.forwards += 1
         output = step_output(sequence, result, self.manifest)
         if output is None or output.partial:
@@ -274,7 +271,7 @@ class Scheduler:
 
     def _return_pages(self, sequence: Sequence) -> None:
         for table in sequence.tables:
-            self.pool.release(table)
+            self.cache.release(table)
         sequence.computed = sequence.stored = 0
         sequence.border = sequence.staged = None
         sequence.fresh = False

@@ -4,7 +4,7 @@ from cdlm.model.config import Manifest
 from cdlm.model.decoding.canvas import MAX_STOP_IDS
 from cdlm.model.decoding.rules import BAN
 from cdlm.scheduler.errors import RequestError
-from cdlm.scheduler.kv.page_pool import PagePool
+from cdlm.scheduler.kv.cache import KVCache
 from cdlm.scheduler.messages import GenerateRequest
 
 MAX_LOGPROBS = 20
@@ -12,7 +12,7 @@ MAX_PRIORITY = 2**31 - 1
 
 
 def check_request(
-    request: GenerateRequest, manifest: Manifest, vocab_size: int, pool: PagePool, max_guided_len: int
+    request: GenerateRequest, manifest: Manifest, vocab_size: int, cache: KVCache, max_guided_len: int
 ) -> None:
     """Raises ``RequestError`` for a request that could never be served; ``vocab_size`` is the model's."""
     length, limit = len(request.prompt_ids), manifest.max_model_len
@@ -24,8 +24,8 @@ def check_request(
         raise RequestError(f"prompt ({length}) and max_tokens ({request.max_tokens}) exceed the context of {limit}")
     if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= vocab_size:
         raise RequestError(f"prompt has a token id outside 0..{vocab_size - 1}")
-    if pool.pages_for(length + request.max_tokens + manifest.block_length) > pool.num_pages:
-        raise RequestError(f"prompt and max_tokens need more than the {pool.num_pages} KV pages there are")
+    if cache.pages_for(length + request.max_tokens + manifest.block_length) > cache.num_pages:
+        raise RequestError(f"prompt and max_tokens need more than the {cache.num_pages} KV pages there are")
     if request.params.guidance_scale < 0.0:
         raise RequestError(f"guidance_scale must not be negative, got {request.params.guidance_scale}")
     if request.params.guidance_scale > 0.0 and manifest.mask_token_id >= vocab_size:

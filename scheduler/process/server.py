@@ -40,7 +40,6 @@ class EngineServer:
         self._decoder = msgspec.msgpack.Decoder(EngineInput)
         self._encoder = msgspec.msgpack.Encoder()
         self._parent = parent
-        engine.on_begin = lambda request_ids: self.send(StepBegun(request_ids=request_ids))
 
     def send(self, message: EngineOutput) -> None:
         """Sends one message to the API process."""
@@ -58,7 +57,10 @@ class EngineServer:
                     return
                 changed, wait = True, 0
             if self.engine.busy:
-                self.send(self.engine.step())
+                batch = self.engine.schedule()
+                if batch.begun:
+                    self.send(StepBegun(request_ids=batch.begun))
+                self.send(self.engine.run(batch))
                 if not self.engine.busy:
                     self.engine.check()
             else:

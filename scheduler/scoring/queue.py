@@ -1,14 +1,14 @@
 """The scoring requests of an engine: admission, a share of each step's tokens, answers."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 from cdlm.model.config import Manifest
 from cdlm.model.row import NOT_FINITE, TokenScore
 from cdlm.model.runner import ModelRunner
 from cdlm.scheduler.errors import RequestError
-from cdlm.scheduler.kv.page_pool import PagePool
+from cdlm.scheduler.kv.cache import KVCache
 from cdlm.scheduler.messages import BlockOutput, ScoreRequest
 from cdlm.scheduler.queue import FairQueue
 from cdlm.scheduler.scoring.request import Scoring, ScoringPlan
@@ -26,10 +26,8 @@ class ScoreQueue:
     holds the pages it needs to finish, and never waits for those of others.
     """
 
-    def __init__(
-        self, manifest: Manifest, pool: PagePool, runner: ModelRunner, on_begin: Callable[[list[str]], None]
-    ) -> None:
-        self.manifest, self.pool, self.runner, self.on_begin = manifest, pool, runner, on_begin
+    def __init__(self, manifest: Manifest, cache: KVCache, runner: ModelRunner) -> None:
+        self.manifest, self.cache, self.runner = manifest, cache, runner
         self.waiting: FairQueue[Scoring] = FairQueue()
         self.running: list[Scoring] = []
         self._scorings: dict[str, Scoring] = {}
@@ -67,9 +65,9 @@ class ScoreQueue:
             raise RequestError("prompt has the mask token, which has no probability")
         check_logprobs(request.logprobs, vocab)
         check_priority(request.priority)
-        scoring = Scoring(request, self.manifest, self.pool)
-        if scoring.pages_needed > self.pool.num_pages:
-            raise RequestError(f"prompt needs more than the {self.pool.num_pages} KV pages there are")
+        scoring = Scoring(request, self.manifest, self.cache)
+        if scoring.pages_needed > self.cache.num_pages:
+            raise RequestError(f"prompt needs more than the {self.cache.num_pages} KV pages there are")
         self._scorings[request.request_id] = scoring
         self.waiting.append(scoring)
 
@@ -83,12 +81,32 @@ class ScoreQueue:
         """How many of a step's tokens generation must leave."""
         return budget // _SHARE if self.busy and self._starved else 0
 
-    def step(self, budget: int, *, admit: bool = True) -> list[BlockOutput]:
-        """One forward in at most ``budget`` tokens; the requests it finished. ``admit`` lets waiting ones join.
+    def admit(self) -> tuple[list[str], list[BlockOutput]]:
+        """Lets waiting requests join the next step: the ids of those that do, and the ends of those that cannot."""
+        joined: list[str] = []
+        failed: list[BlockOutput] = []
+        while len(self.running) < self.runner.rows.size:
+            scoring = self.waiting.first()
+            if scoring is None:
+                break
+            admitted = attempt("admission", scoring.admit)
+            if isinstance(admitted, Fault):
+                failed.append(self._fail(scoring, admitted.reason))
+                continue
+            if not admitted:
+                break
+            self.waiting.charge(scoring.request.client, prompt_tokens=len(scoring.ids))
+            self.waiting.take(scoring)
+            self.running.append(scoring)
+            joined.append(scoring.request.request_id)
+        return joined, failed
+
+    def step(self, budget: int) -> list[BlockOutput]:
+        """One forward in at most ``budget`` tokens for those that have joined; the ends of those that it finished.
 
         A request that raises, or whose logits are not finite, ends with finish reason ``error``; the others go on.
         """
-        plans, outputs = self._schedule(budget, admit)
+        plans, outputs = self._plan(budget)
         self.rows, self.tokens = len(plans), sum(len(plan.work.token_ids) for _, plan in plans)
         self._starved = self.busy and not plans
         results = run_apart("a scoring step", [plan for _, plan in plans], self._run)
@@ -110,23 +128,9 @@ class ScoreQueue:
             self.runner.copy_page(source, target)
         return self.runner.score([plan.work for plan in plans])
 
-    def _schedule(self, budget: int, admit: bool) -> tuple[list[tuple[Scoring, ScoringPlan]], list[BlockOutput]]:
+    def _plan(self, budget: int) -> tuple[list[tuple[Scoring, ScoringPlan]], list[BlockOutput]]:
         """Who takes part in the step with which plan, and the ends of those whose plan could not be made."""
         failed: list[BlockOutput] = []
-        while admit and len(self.running) < self.runner.rows.size:
-            scoring = self.waiting.first()
-            if scoring is None:
-                break
-            admitted = attempt("admission", scoring.admit)
-            if isinstance(admitted, Fault):
-                failed.append(self._fail(scoring, admitted.reason))
-                continue
-            if not admitted:
-                break
-            self.waiting.charge(scoring.request.client, prompt_tokens=len(scoring.ids))
-            self.waiting.take(scoring)
-            self.running.append(scoring)
-            self.on_begin([scoring.request.request_id])
         plans = []
         for scoring in list(self.running):
             plan = attempt("planning scores", partial(scoring.plan, budget))

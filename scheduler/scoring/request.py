@@ -12,7 +12,7 @@ from cdlm.model.attention.segments import Segment
 from cdlm.model.config import Manifest
 from cdlm.model.row import TokenScore
 from cdlm.model.scoring import ScoreWork
-from cdlm.scheduler.kv.page_pool import PagePool
+from cdlm.scheduler.kv.cache import Copy, KVCache
 from cdlm.scheduler.messages import BlockOutput, ScoreRequest, TokenLogprob
 
 
@@ -29,7 +29,7 @@ class ScoringPlan:
 
     work: ScoreWork
     positions: list[int]
-    copies: list[tuple[int, int]]
+    copies: list[Copy]
     committed: int
 
 
@@ -47,7 +47,7 @@ class Scoring:
 
     request: ScoreRequest
     manifest: Manifest
-    pool: PagePool
+    cache: KVCache
     arrival: float = field(default_factory=time.monotonic)
     pages: list[int] = field(default_factory=list)
     scratch: list[list[int]] = field(default_factory=list)
@@ -80,18 +80,18 @@ class Scoring:
     @property
     def pages_needed(self) -> int:
         """The least it can run with: its finished blocks and one state."""
-        return self.pool.pages_for(self.finished_blocks) + self.pool.pages_for(self._tail)
+        return self.cache.pages_for(self.finished_blocks) + self.cache.pages_for(self._tail)
 
     @property
     def _tail(self) -> int:
         """The most positions of a state's own pages: its block, and what shares the page the block begins in."""
-        block, size = self.manifest.block_length, self.pool.page_size
+        block, size = self.manifest.block_length, self.cache.page_size
         return max(start % size for start in range(0, len(self.ids), block)) + block
 
     def admit(self) -> bool:
         """Takes the pages it needs; all or nothing."""
         first: list[int] = []
-        if self.pool.grow(self.pages, self.finished_blocks) and self.pool.grow(first, self._tail):
+        if self.cache.allocate(self.pages, self.finished_blocks) and self.cache.allocate(first, self._tail):
             self.scratch = [first]
             return True
         self.release()
@@ -100,12 +100,12 @@ class Scoring:
     def release(self) -> None:
         """Gives all pages back."""
         self.trim(0)
-        self.pool.release(self.pages)
+        self.cache.release(self.pages)
 
     def trim(self, states: int = 1) -> None:
         """Gives back the pages of all but that many states."""
         while len(self.scratch) > states:
-            self.pool.release(self.scratch.pop())
+            self.cache.release(self.scratch.pop())
 
     def plan(self, budget: int) -> ScoringPlan | None:
         """Its next step in at most ``budget`` tokens; ``None`` when they are too few."""
@@ -150,18 +150,18 @@ class Scoring:
         return ScoringPlan(ScoreWork(segments, ids, rows, targets, self.request.logprobs), positions, [], end)
 
     def _plan_states(self, budget: int) -> ScoringPlan | None:
-        block, size = self.manifest.block_length, self.pool.page_size
+        block, size = self.manifest.block_length, self.cache.page_size
         positions = self.left[: -1 - min(len(self.left), budget // block) : -1]
-        while len(self.scratch) < len(positions) and self.pool.pages_for(self._tail) <= self.pool.free:
+        while len(self.scratch) < len(positions) and self.cache.pages_for(self._tail) <= self.cache.pool.free:
             self.scratch.append([])
-            self.pool.grow(self.scratch[-1], self._tail)
+            self.cache.allocate(self.scratch[-1], self._tail)
         positions = positions[: len(self.scratch)]
         if not positions:
             return None
         segments: list[Segment] = []
         ids: list[int] = []
         rows: list[int] = []
-        copies: list[tuple[int, int]] = []
+        copies: list[Copy] = []
         for position, own in zip(positions, self.scratch, strict=False):
             start = position // block * block
             whole = start // size

@@ -1,11 +1,9 @@
 """What a step works on, and what came of it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from cdlm.model.row import RowResult, RowWork
+from cdlm.scheduler.kv.cache import Copy
 from cdlm.scheduler.messages import BlockOutput
 from cdlm.scheduler.sequence import Sequence
 from cdlm.scheduler.steps.faults import Fault
@@ -22,7 +20,10 @@ class Batch:
         rows: the requests that take part, each with a row and with pages up to the end of its block.
         staged: the request whose known tokens are to be advanced by some pieces beside them, if there is one.
         admitted: requests that take part, or are staged, for the first time.
+        begun: the ids of all that are worked on for the first time, scoring requests too.
+        copies: pages to copy before anything is computed, in this order, and for whom.
         faults: requests whose admission or growth has raised; they are to be ended.
+        ended: the ends of those that got no further than their admission.
         preemptions: how many requests had to go for want of pages.
         recomputed: positions of ``rows`` whose keys were dropped by a preemption and are computed again.
         resuming: a preempted request waits for pages: what becomes free is for it.
@@ -31,10 +32,19 @@ class Batch:
     rows: list[Sequence] = field(default_factory=list)
     staged: Sequence | None = None
     admitted: list[Sequence] = field(default_factory=list)
+    begun: list[str] = field(default_factory=list)
+    copies: list[tuple[Sequence, Copy]] = field(default_factory=list)
     faults: list[tuple[Sequence, Fault]] = field(default_factory=list)
+    ended: list[BlockOutput] = field(default_factory=list)
     preemptions: int = 0
     recomputed: int = 0
     resuming: bool = False
+
+    def drop(self, sequence: Sequence, fault: Fault) -> None:
+        """A request that takes no part, because work for it has raised."""
+        self.faults.append((sequence, fault))
+        self.rows = [row for row in self.rows if row is not sequence]
+        self.staged = None if self.staged is sequence else self.staged
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +58,6 @@ class StepResult:
         score_rows: scoring requests that took part.
         tokens: of all forwards together.
         seconds: that they took.
-        border: reads the state behind the known tokens of a row, [hidden].
     """
 
     rows: list[tuple[Sequence, Done | Fault]]
@@ -57,7 +66,6 @@ class StepResult:
     score_rows: int
     tokens: int
     seconds: float
-    border: Callable[[int], Tensor]
 
     @property
     def done(self) -> list[Done]:

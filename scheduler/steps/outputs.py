@@ -3,12 +3,12 @@
 from cdlm.model.config import Manifest
 from cdlm.model.row import RowResult
 from cdlm.model.runner import ModelRunner
-from cdlm.scheduler.kv.page_pool import PagePool
+from cdlm.scheduler.kv.cache import KVCache
 from cdlm.scheduler.messages import BlockCanvas, BlockOutput, EngineReady, FinishReason, TokenLogprob
 from cdlm.scheduler.sequence import Sequence
 
 
-def engine_ready(runner: ModelRunner, pool: PagePool, max_guided_len: int) -> EngineReady:
+def engine_ready(runner: ModelRunner, cache: KVCache, max_guided_len: int) -> EngineReady:
     """What the front end needs to know about the loaded checkpoint."""
     manifest, transformer = runner.manifest, runner.transformer
     return EngineReady(
@@ -19,8 +19,8 @@ def engine_ready(runner: ModelRunner, pool: PagePool, max_guided_len: int) -> En
         vocab_size=transformer.config.vocab_size,
         mask_token_id=manifest.mask_token_id,
         stop_token_ids=list(manifest.stop_token_ids),
-        page_size=pool.page_size,
-        num_pages=pool.num_pages,
+        page_size=cache.page_size,
+        num_pages=cache.num_pages,
         device=str(runner.device),
         dtype=str(runner.dtype).removeprefix("torch."),
         parameters=sum(shape.numel() for shape in transformer.stored_shapes().values()),

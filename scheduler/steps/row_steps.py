@@ -2,6 +2,8 @@
 
 from functools import partial
 
+from torch import Tensor
+
 from cdlm.model.decoding.rows import BlockStart, RowSettings
 from cdlm.model.row import Guidance, RowResult, RowWork
 from cdlm.model.runner import ModelRunner
@@ -31,6 +33,11 @@ class RowSteps:
             (sequence, work if isinstance(work, Fault) else _done(work, next(results)))
             for sequence, work in zip(sequences, works, strict=True)
         ]
+
+    def border(self, sequence: Sequence) -> Tensor:
+        """[hidden]: a copy of the state behind the known tokens of a request that has a row."""
+        assert sequence.row is not None
+        return self.runner.border(sequence.row)
 
     def leave(self, sequence: Sequence) -> None:
         """Forgets what is kept for a row, before its request gives it and its pages back."""

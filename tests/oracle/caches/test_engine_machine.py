@@ -131,7 +131,7 @@ class EngineMachine(RuleBasedStateMachine):
     @invariant()
     def pages_add_up_and_the_host_knows_what_the_device_holds(self) -> None:
         self.engine.check()
-        pool = self.engine.pool
+        pool = self.engine.cache.pool
         assert pool.free + pool.active + pool.cached == pool.num_pages
 
     def teardown(self) -> None:
@@ -141,7 +141,7 @@ class EngineMachine(RuleBasedStateMachine):
             self.step(1)
         assert not self.engine.busy, "somebody waits for ever"
         self.engine.check()
-        assert self.engine.pool.active == 0
+        assert self.engine.cache.pool.active == 0
         for name, asked in self.requests.items():
             assert self.got[name] == alone(self.axis, *asked), asked
             assert name in self.ended

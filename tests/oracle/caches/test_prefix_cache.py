@@ -39,8 +39,8 @@ def test_the_same_prompts_again_equal_oracle(tmp_path: Path, axis: str) -> None:
     requests = random_requests(10, seed=5)
     engine = make_engine(directory, max_num_seqs=6)
     cold = run(engine, requests, join_every=2)
-    kept = list(engine.prefix_cache.kept)
-    assert len(set(kept)) == engine.pool.cached > 0
+    kept = list(engine.cache.kept)
+    assert len(set(kept)) == engine.cache.pool.cached > 0
     warm = run(engine, requests, join_every=1)
     assert_equal_to_oracle(directory, requests, cold)
     assert_equal_to_oracle(directory, requests, warm)
@@ -126,7 +126,7 @@ def test_the_cache_gives_way_to_requests(tmp_path: Path) -> None:
     for index in range(0, len(twice), 6):
         batch = twice[index : index + 6]
         assert_equal_to_oracle(directory, batch, run(engine, batch))
-        assert engine.pool.free + engine.pool.cached == engine.pool.num_pages
+        assert engine.cache.pool.free + engine.cache.pool.cached == engine.cache.num_pages
     assert engine.scheduler.preemptions > 0
     assert ask(engine, prompt_of(60))[1] == 60
     assert ask(engine, prompt_of(60))[1] == 0
@@ -134,11 +134,66 @@ def test_the_cache_gives_way_to_requests(tmp_path: Path) -> None:
     assert ask(engine, prompt_of(60))[1] == 60
 
 
+def small(tmp_path: Path) -> tuple[Path, Engine]:
+    """An engine of 14 pages of which a prompt of 6 tokens is kept on two; the last of them it does not fill."""
+    directory = build_checkpoint(tmp_path, "plain", seed=3, max_model_len=48)
+    page = make_engine(directory).runner.cache.keys[:, :4].numel() * 2 * 4
+    engine = make_engine(directory, kv_cache_memory=14 * page)
+    assert engine.cache.num_pages == 14
+    ask(engine, prompt_of(6), max_tokens=8)
+    assert engine.cache.pool.cached == 2
+    return directory, engine
+
+
+def test_a_page_is_copied_before_who_gets_it_in_the_same_step_writes_to_it(tmp_path: Path) -> None:
+    directory, engine = small(tmp_path)
+    source = list(engine.cache.kept)[-1]
+    requests = [
+        GenerateRequest(request_id=name, prompt_ids=prompt, max_tokens=8, ignore_eos=True)
+        for name, prompt in (("again", prompt_of(6)), ("large", prompt_of(32, start=5)))
+    ]
+    for request in requests:
+        engine.add(request)
+    batch = engine.schedule()
+    [(again, (copied, target))] = batch.copies
+    assert copied == source
+    assert target in again.pages
+    assert source in batch.rows[1].pages
+    outputs = list(engine.run(batch).outputs)
+    while engine.busy:
+        engine.check()
+        outputs += engine.step().outputs
+    answers = {name: Answer([each for each in outputs if each.request_id == name]) for name in ("again", "large")}
+    assert_equal_to_oracle(directory, requests, answers)
+
+
+def test_a_page_that_cannot_be_copied_ends_the_request_that_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, engine = small(tmp_path)
+    other = GenerateRequest(request_id="other", prompt_ids=prompt_of(9, start=5), max_tokens=8, ignore_eos=True)
+    for request in (GenerateRequest(request_id="again", prompt_ids=prompt_of(6), max_tokens=8), other):
+        engine.add(request)
+
+    def fail(_source: int, _target: int) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(engine.runner, "copy_page", fail)
+    outputs = []
+    while engine.busy:
+        outputs += engine.step().outputs
+        engine.check()
+    [ended] = [output for output in outputs if output.request_id == "again"]
+    assert ended.error == "ValueError"
+    assert_equal_to_oracle(directory, [other], {"other": Answer([each for each in outputs if each is not ended])})
+    assert engine.cache.pool.active == 0
+
+
 def test_switched_off_it_keeps_nothing(tmp_path: Path) -> None:
     engine = make_engine(build_checkpoint(tmp_path), enable_prefix_caching=False)
     for _ in range(2):
         assert ask(engine, prompt_of(20))[1] == 20
-    assert engine.pool.free == engine.pool.num_pages
+    assert engine.cache.pool.free == engine.cache.num_pages
 
 
 @pytest.mark.parametrize("axis", ["plain", "absolute", "causal_prompt"])
@@ -186,9 +241,9 @@ def test_a_request_without_pages_is_tried_again_when_pages_come_back(
         prompt = prompt_of(60, start=len(name))
         engine.add(GenerateRequest(request_id=name, prompt_ids=prompt, max_tokens=16, ignore_eos=True, params=slow))
     tried: list[str] = []
-    attach = engine.prefix_cache.attach
+    attach = engine.cache.attach
     monkeypatch.setattr(
-        engine.prefix_cache, "attach", lambda sequence: tried.append(sequence.request.request_id) or attach(sequence)
+        engine.cache, "attach", lambda sequence: tried.append(sequence.request.request_id) or attach(sequence)
     )
     ended = []
     for _ in range(200):
@@ -209,7 +264,7 @@ def test_a_prompt_that_fills_the_pool_can_be_asked_again(
     directory = build_checkpoint(tmp_path, axis, max_model_len=248)
     page = make_engine(directory, page_size=16).runner.cache.keys[:, :16].numel() * 2 * 4
     engine = make_engine(directory, page_size=16, kv_cache_memory=16 * page)
-    assert engine.pool.num_pages == 16
+    assert engine.cache.num_pages == 16
     request = GenerateRequest(request_id="a", prompt_ids=prompt_of(length), max_tokens=max_tokens, ignore_eos=True)
     answers = []
     for _ in range(2):

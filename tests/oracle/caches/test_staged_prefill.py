@@ -9,6 +9,7 @@ from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.messages import BlockOutput, GenerateRequest
 from cdlm.scheduler.options import EngineOptions
+from cdlm.scheduler.steps.batch import Batch
 from tests.oracle.decoding.test_batches import assert_equal_to_oracle, random_requests, run
 from tests.support.models.checkpoints import AXES, build_checkpoint
 
@@ -27,7 +28,7 @@ def to_the_end(engine: Engine) -> list[BlockOutput]:
     while engine.busy:
         outputs += engine.step().outputs
         engine.check()
-    assert engine.pool.active == 0
+    assert engine.cache.pool.active == 0
     return outputs
 
 
@@ -95,7 +96,14 @@ def test_an_equal_prompt_waits_for_the_one_that_is_staged_and_is_overtaken_meanw
 def begun_by(engine: Engine) -> list[str]:
     """The ids of the requests that the engine says it begins with, as they come."""
     begun: list[str] = []
-    engine.on_begin = begun.extend
+    schedule = engine.schedule
+
+    def noting() -> Batch:
+        batch = schedule()
+        begun.extend(batch.begun)
+        return batch
+
+    engine.schedule = noting
     return begun
 
 
@@ -107,7 +115,7 @@ def test_long_prompts_wait_without_rows_and_pages_and_short_ones_pass_them(tmp_p
         engine.add(request(f"long{number}", 60 + number, max_tokens=8))
     engine.step()
     assert begun == ["long0"]
-    assert engine.pool.active == engine.pool.pages_for(60 + 8)
+    assert engine.cache.pool.active == engine.cache.pages_for(60 + 8)
     for number in range(12):
         engine.add(request(f"short{number}", 2 + number, max_tokens=8))
     ended: list[str] = []

@@ -44,7 +44,7 @@ def run(engine: Engine, requests: list[GenerateRequest], join_every: int = 0) ->
             outputs[output.request_id].append(output)
         engine.check()
         step += 1
-    assert engine.pool.active == 0
+    assert engine.cache.pool.active == 0
     return {name: Answer(blocks) for name, blocks in outputs.items()}
 
 

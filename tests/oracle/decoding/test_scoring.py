@@ -27,7 +27,7 @@ def run(engine: Engine) -> dict[str, BlockOutput]:
             assert output.error is None
             last[output.request_id] = output
         engine.check()
-    assert engine.pool.active == 0
+    assert engine.cache.pool.active == 0
     return last
 
 
@@ -117,12 +117,12 @@ def test_an_abort_frees_the_pages(tmp_path: Path) -> None:
     for index in range(4):
         engine.add(ScoreRequest(request_id=str(index), prompt_ids=list(range(30))))
     engine.step()
-    assert engine.pool.active > 0
+    assert engine.cache.pool.active > 0
     for index in range(4):
         engine.abort(str(index))
     engine.check()
     assert not engine.busy
-    assert engine.pool.active == 0
+    assert engine.cache.pool.active == 0
 
 
 @pytest.mark.parametrize(

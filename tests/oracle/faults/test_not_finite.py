@@ -49,7 +49,7 @@ def run(engine: Engine, requests: list[GenerateRequest | ScoreRequest]) -> tuple
             outputs[output.request_id].append(output)
         engine.check()
     assert not engine.busy, "somebody waits for ever"
-    assert engine.pool.active == 0
+    assert engine.cache.pool.active == 0
     return outputs, counted
 
 

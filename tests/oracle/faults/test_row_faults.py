@@ -22,7 +22,7 @@ from cdlm.model.parallel.followers import LostRank
 from cdlm.model.runner import ModelRunner
 from cdlm.model.staged import StagedForward
 from cdlm.scheduler.engine import Engine
-from cdlm.scheduler.kv.prefix_cache import PrefixCache
+from cdlm.scheduler.kv.cache import KVCache
 from cdlm.scheduler.messages import BlockOutput, DecodingParams, GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.scheduler import Scheduler
@@ -74,8 +74,8 @@ Answers = dict[str, list[BlockOutput]]
 def run(engine: Engine, requests: list[GenerateRequest | ScoreRequest], on_step: Callable[[], None]) -> Answers:
     """Serves all, comparing host and device after every step; the cache is emptied first."""
     everything: list[int] = []
-    assert engine.pool.grow(everything, engine.pool.num_pages * engine.pool.page_size)
-    engine.pool.release(everything)
+    assert engine.cache.allocate(everything, engine.cache.num_pages * engine.cache.page_size)
+    engine.cache.release(everything)
     for request in requests:
         engine.add(request)
     outputs: Answers = {request.request_id: [] for request in requests}
@@ -84,7 +84,7 @@ def run(engine: Engine, requests: list[GenerateRequest | ScoreRequest], on_step:
         for output in engine.step().outputs:
             outputs[output.request_id].append(output)
         engine.check()
-    assert engine.pool.active == 0
+    assert engine.cache.pool.active == 0
     assert not engine.scheduler.running
     assert sorted(engine.scheduler._free_rows) == list(range(engine.runner.rows.size))
     return outputs
@@ -165,7 +165,7 @@ Stage = tuple[str, Any, str, Callable[..., bool]]
 STAGES: list[Stage] = [
     ("bad", Scheduler, "_claim", is_sequence),
     ("bad", Scheduler, "_grow", is_sequence),
-    ("bad", PrefixCache, "attach", is_sequence),
+    ("bad", KVCache, "attach", is_sequence),
     ("bad", cdlm.scheduler.steps.row_steps.RowSteps, "_work", is_sequence),
     ("bad", Canvas, "open_row", first_is_row),
     ("bad", Canvas, "open_block", first_is_row),
@@ -197,7 +197,7 @@ STAGES: list[Stage] = [
     ("bad", RowScores, "added", many_logits),
     ("bad", cdlm.model.decoding.logprobs, "token_logprobs", many_logits),
     ("bad", Canvas, "close_step", in_works),
-    ("bad", PrefixCache, "store", is_sequence),
+    ("bad", KVCache, "store", is_sequence),
     ("bad", cdlm.scheduler.scheduler, "step_output", is_sequence),
     ("bad staged", ModelRunner, "stage", lambda _e, _n, _s, spans, *_, **__: LONG[-1] == spans[0].token_ids[0]),
     ("bad staged", cdlm.scheduler.steps.staging.Staging, "advance", is_sequence),

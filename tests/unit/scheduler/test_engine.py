@@ -36,7 +36,7 @@ def finish(engine: Engine) -> dict[str, list[int]]:
         for output in engine.step().outputs:
             tokens.setdefault(output.request_id, []).extend(output.token_ids)
     engine.check()
-    assert engine.pool.active == 0
+    assert engine.cache.pool.active == 0
     return tokens
 
 
@@ -82,12 +82,12 @@ def test_abort_frees_pages_at_once_in_every_state(engine: Engine) -> None:
     for index in range(6):  # Four run, two wait.
         engine.add(request(str(index)))
     engine.step()
-    assert engine.pool.active > 0
+    assert engine.cache.pool.active > 0
     for index in range(6):
         engine.abort(str(index))
         engine.check()
     assert not engine.busy
-    assert engine.pool.active == 0
+    assert engine.cache.pool.active == 0
     engine.abort("never there")
 
 
@@ -189,10 +189,10 @@ def test_settings_that_cannot_work_fail_at_start(directory: Path) -> None:
 
 def test_the_pool_takes_its_share_of_the_free_memory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     roomy = Engine(EngineOptions(model=str(directory), page_size=8, max_num_seqs=3))
-    assert roomy.pool.num_pages == 3 * (256 + 8) // 8
+    assert roomy.cache.num_pages == 3 * (256 + 8) // 8
     page = 2 * 2 * 8 * 2 * 8 * 4
     monkeypatch.setattr("cdlm.scheduler.loading.free_memory", lambda _device: 4 * 50 * page)
-    assert Engine(EngineOptions(model=str(directory), page_size=8)).pool.num_pages == 50
+    assert Engine(EngineOptions(model=str(directory), page_size=8)).cache.num_pages == 50
     monkeypatch.setattr("cdlm.scheduler.loading.free_memory", lambda _device: 4 * 10 * page)
     with pytest.raises(EngineStartError, match="the free memory for the KV cache.* 10 pages"):
         Engine(EngineOptions(model=str(directory), page_size=8))
@@ -239,7 +239,7 @@ def test_any_order_of_arrivals_and_aborts_keeps_the_pages(tight: Engine, script:
     while tight.busy:
         step()
     assert {name: got[name] for name in wanted} == wanted
-    assert tight.pool.active == 0
+    assert tight.cache.pool.active == 0
 
 
 @pytest.fixture

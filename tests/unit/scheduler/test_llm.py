@@ -56,5 +56,5 @@ def test_a_step_that_fails_frees_everything(llm: OfflineEngine, monkeypatch: pyt
         with pytest.raises(EngineError, match="MemoryError"):
             llm.generate([request(name, 5) for name in "abc"])
     assert not llm.engine.busy
-    assert llm.engine.pool.active == 0
+    assert llm.engine.cache.pool.active == 0
     assert len(llm.generate([request("after", 5)])[0].token_ids) == 20

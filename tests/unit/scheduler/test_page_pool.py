@@ -3,32 +3,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from cdlm.scheduler.kv.page_pool import PagePool
+from cdlm.scheduler.kv.pool import PagePool
 
 
-def test_grow_is_all_or_nothing() -> None:
-    pool = PagePool(3, page_size=4)
+def test_a_table_takes_free_pages() -> None:
+    pool = PagePool(3)
     table: list[int] = []
-    assert pool.grow(table, 5)
-    assert len(table) == 2
-    other: list[int] = []
-    assert not pool.grow(other, 8)
-    assert other == []
+    pool.take(table, 2)
+    assert len(set(table)) == 2
     assert (pool.free, pool.active) == (1, 2)
 
 
-def test_growing_to_what_is_there_takes_nothing() -> None:
-    pool = PagePool(3, page_size=4)
-    table: list[int] = []
-    assert pool.grow(table, 3)
-    assert pool.grow(table, 4)
-    assert len(table) == 1
-
-
 def test_a_page_released_twice_is_noticed() -> None:
-    pool = PagePool(2, page_size=4)
+    pool = PagePool(2)
     table: list[int] = []
-    pool.grow(table, 4)
+    pool.take(table, 1)
     copy = list(table)
     pool.release(table)
     with pytest.raises(KeyError, match="more often than it was taken"):
@@ -36,17 +25,17 @@ def test_a_page_released_twice_is_noticed() -> None:
 
 
 def test_check_notices_a_lost_page() -> None:
-    pool = PagePool(2, page_size=4)
+    pool = PagePool(2)
     table: list[int] = []
-    pool.grow(table, 8)
+    pool.take(table, 2)
     with pytest.raises(AssertionError, match="belongs to no request"):
         pool.check([table[:1]])
 
 
 def test_a_shared_page_is_free_when_its_last_holder_lets_go() -> None:
-    pool = PagePool(2, page_size=4)
+    pool = PagePool(2)
     table: list[int] = []
-    pool.grow(table, 4)
+    pool.take(table, 1)
     other: list[int] = []
     pool.share(other, table)
     pool.keep(other)
@@ -60,33 +49,30 @@ def test_a_shared_page_is_free_when_its_last_holder_lets_go() -> None:
     assert (pool.free, pool.active, pool.cached) == (2, 0, 0)
 
 
-def test_kept_pages_are_given_up_when_nothing_is_free() -> None:
-    pool = PagePool(3, page_size=4)
-    table: list[int] = []
-    pool.grow(table, 12)
-    kept = list(table)
-    pool.keep(kept)
-    pool.release(table)
-
-    given_up = []
-
-    def give_up(page: int) -> None:
-        given_up.append(page)
-        pool.forget([page])
-
-    pool.give_up = give_up
-    assert pool.grow(table, 8)
-    assert given_up == kept[:0:-1]  # The end of a table goes before what it was computed from.
-    assert (pool.free, pool.active, pool.cached) == (0, 2, 1)
-    pool.check([table], kept[:1])
+def test_kept_pages_go_in_the_order_in_which_they_were_let_go_of() -> None:
+    pool = PagePool(4)
+    first: list[int] = []
+    second: list[int] = []
+    pool.take(first, 3)
+    pool.take(second, 1)
+    kept, later = list(first), list(second)
+    pool.keep(kept + later)
+    pool.release(first)
+    pool.release(second)
+    order = []
+    while pool.cached:
+        order.append(pool.next_to_go)
+        pool.forget([order[-1]])
+    assert order == kept[::-1] + later  # The end of a table goes before what it was computed from.
+    assert (pool.free, pool.active, pool.cached) == (4, 0, 0)
 
 
 def test_a_table_takes_a_kept_page_in_the_place_of_its_own() -> None:
-    pool = PagePool(3, page_size=4)
+    pool = PagePool(3)
     first: list[int] = []
     other: list[int] = []
-    pool.grow(first, 4)
-    pool.grow(other, 8)
+    pool.take(first, 1)
+    pool.take(other, 2)
     pool.keep(first)
     kept = list(first)
     pool.release(first)
@@ -98,31 +84,31 @@ def test_a_table_takes_a_kept_page_in_the_place_of_its_own() -> None:
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Random growth, sharing, keeping and release: no page is lost, none is free and owned."""
+    """Random taking, sharing, keeping, giving up and release: no page is lost, none is free and owned."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = PagePool(10, page_size=4)
+        self.pool = PagePool(10)
         self.tables: list[list[int]] = [[] for _ in range(4)]
         self.kept: list[list[int]] = []
-        self.pool.give_up = self.give_up
 
-    def give_up(self, page: int) -> None:
-        assert not any(page in table for table in self.tables)
-        [entry] = [pages for pages in self.kept if page in pages]
-        self.kept.remove(entry)
-        self.pool.forget(entry)
-
-    @rule(owner=st.integers(0, 3), positions=st.integers(0, 50))
-    def grow(self, owner: int, positions: int) -> None:
+    @rule(owner=st.integers(0, 3), count=st.integers(0, 12))
+    def take(self, owner: int, count: int) -> None:
+        count = min(count, self.pool.free)
         table = self.tables[owner]
         before = list(table)
-        possible = self.pool.pages_for(positions) - len(table) <= self.pool.free + self.pool.cached
-        assert self.pool.grow(table, positions) == possible
-        if possible:
-            assert len(table) * 4 >= positions
-        else:
-            assert table == before
+        self.pool.take(table, count)
+        assert table[: len(before)] == before
+        assert len(table) == len(before) + count
+
+    @rule()
+    def give_up(self) -> None:
+        if self.pool.cached:
+            page = self.pool.next_to_go
+            assert not any(page in table for table in self.tables)
+            [entry] = [pages for pages in self.kept if page in pages]
+            self.kept.remove(entry)
+            self.pool.forget(entry)
 
     @rule(owner=st.integers(0, 3), other=st.integers(0, 3), count=st.integers(1, 4))
     def share(self, owner: int, other: int, count: int) -> None:

@@ -3,14 +3,12 @@
 from dataclasses import dataclass, field
 
 import pytest
-import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cdlm.model.config import Manifest
-from cdlm.scheduler.kv.page_pool import PagePool
-from cdlm.scheduler.kv.prefix_cache import PrefixCache
+from cdlm.scheduler.kv.cache import KVCache
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.sequence import Sequence
@@ -27,10 +25,6 @@ def manifest(block_length: int, prompt_attention: str) -> Manifest:
         block_origin="prompt_end" if prompt_attention == "full" else "absolute",
         prompt_attention=prompt_attention,  # type: ignore[arg-type]
     )  # fmt: skip
-
-
-def no_border() -> torch.Tensor:
-    return torch.zeros(1)
 
 
 @dataclass
@@ -83,24 +77,24 @@ class ChainMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.manifest = manifest(self.block_length, self.prompt_attention)
-        self.pool = PagePool(PAGES, self.page_size)
-        self.cache = PrefixCache(self.manifest, self.pool, lambda _source, _target: None, enabled=True)
+        self.cache = KVCache(self.manifest, PAGES, self.page_size, share=True)
+        self.pool = self.cache.pool
         self.unit = max(self.block_length, self.page_size)
         self.model = Model(self.unit)
         self.running: list[Sequence] = []
         self.holds: dict[Sequence, list[Prefix]] = {}
         self.count = 0
-        forget = self.cache.pool.give_up
+        forget = self.cache._give_up
 
-        def give_up(page: int) -> None:
+        def give_up(entry: object) -> None:
             expected = self.model.next_to_go()
             del self.model.last[expected]
             free = self.pool.free
-            forget(page)
+            forget(entry)
             assert self.pool.free > free, "an entry was given up for nothing"
             assert self.kept_prefixes() == set(self.model.last)
 
-        self.pool.give_up = give_up
+        self.cache._give_up = give_up
 
     def kept_prefixes(self) -> set[Prefix]:
         """The entries of the cache, by what their keys stand for."""
@@ -124,12 +118,12 @@ class ChainMachine(RuleBasedStateMachine):
         sequence = Sequence.from_request(request, self.manifest, OPTIONS)
         self.seen.append(sequence)
         expected = self.model.found(salt, tokens, sequence.block_start)
-        assert self.cache.find(sequence) == expected
-        assert self.cache.attach(sequence)
+        assert self.cache.match(sequence) == expected
+        assert self.cache.attach(sequence) == []
         assert sequence.computed == sequence.stored == expected
         prefixes = self.model.units(salt, tokens, expected)
         self.model.hold(prefixes)
-        if not self.pool.grow(sequence.pages, sequence.block_start + self.block_length):
+        if not self.cache.allocate(sequence.pages, sequence.block_start + self.block_length):
             self.pool.release(sequence.pages)
             self.model.release(prefixes)
             return
@@ -142,10 +136,10 @@ class ChainMachine(RuleBasedStateMachine):
         if not self.running:
             return
         sequence = self.running[number % len(self.running)]
-        if not self.pool.grow(sequence.pages, sequence.block_start + self.block_length):
+        if not self.cache.allocate(sequence.pages, sequence.block_start + self.block_length):
             return
         sequence.computed = sequence.block_start
-        self.cache.store(sequence, no_border)
+        self.cache.store(sequence, None)
         salt, mine = sequence.request.cache_salt, self.holds[sequence]
         fresh = self.model.units(salt, sequence.token_ids, sequence.computed)[len(mine) :]
         self.model.hold(fresh)
@@ -165,7 +159,7 @@ class ChainMachine(RuleBasedStateMachine):
         """Whoever needs pages gets all that are free or only kept."""
         table: list[int] = []
         possible = pages <= self.pool.free + self.pool.cached
-        assert self.pool.grow(table, pages * self.page_size) == possible
+        assert self.cache.allocate(table, pages * self.page_size) == possible
         self.pool.release(table)
 
     @invariant()
@@ -177,7 +171,7 @@ class ChainMachine(RuleBasedStateMachine):
 
     @invariant()
     def pages_add_up(self) -> None:
-        self.pool.check([sequence.pages for sequence in self.running], self.cache.kept)
+        self.cache.check([sequence.pages for sequence in self.running])
         per_unit = self.unit // self.page_size
         only_kept = len(self.model.last) - len(self.model.held)
         assert self.pool.cached == per_unit * only_kept
@@ -213,61 +207,72 @@ TestChain, TestLargeBlocks, TestSingleTokens, TestSmallBlocks = map(
 )
 
 
+def test_allocation_is_all_or_nothing() -> None:
+    cache = KVCache(manifest(8, "block_causal"), 3, 4, share=True)
+    table: list[int] = []
+    assert cache.allocate(table, 5)
+    assert len(table) == 2
+    assert cache.allocate(table, 3)
+    assert cache.allocate(table, 8)
+    assert len(table) == 2  # What is there is enough.
+    other: list[int] = []
+    assert not cache.allocate(other, 8)
+    assert other == []
+    assert (cache.pool.free, cache.pool.active) == (1, 2)
+
+
 def conversation(tokens: int, name: str = "a") -> Sequence:
     request = GenerateRequest(request_id=name, prompt_ids=list(range(tokens)), max_tokens=4)
     return Sequence.from_request(request, manifest(8, "block_causal"), OPTIONS)
 
 
-def leave_behind(pool: PagePool, cache: PrefixCache, sequence: Sequence) -> None:
-    assert cache.attach(sequence)
-    assert pool.grow(sequence.pages, sequence.block_start + 8)
+def leave_behind(cache: KVCache, sequence: Sequence) -> None:
+    assert cache.attach(sequence) == []
+    assert cache.allocate(sequence.pages, sequence.block_start + 8)
     sequence.computed = sequence.block_start
-    cache.store(sequence, no_border)
-    pool.release(sequence.pages)
+    cache.store(sequence, None)
+    cache.release(sequence.pages)
 
 
 def test_what_a_conversation_has_in_common_with_the_next_turn_stays_longest() -> None:
-    pool = PagePool(5, page_size=8)
-    cache = PrefixCache(manifest(8, "block_causal"), pool, lambda _source, _target: None, enabled=True)
-    leave_behind(pool, cache, conversation(32))
-    assert cache.find(conversation(32)) == 32
+    cache = KVCache(manifest(8, "block_causal"), 5, 8, share=True)
+    leave_behind(cache, conversation(32))
+    assert cache.match(conversation(32)) == 32
     for taken, left in ((2, 24), (3, 16), (4, 8), (5, 0)):
         table: list[int] = []
-        assert pool.grow(table, taken * 8)
-        assert cache.find(conversation(32)) == left
-        pool.release(table)
+        assert cache.allocate(table, taken * 8)
+        assert cache.match(conversation(32)) == left
+        cache.release(table)
 
 
 def test_a_prompt_that_is_in_use_is_not_given_up_for_its_copied_end() -> None:
     """An entry of which one page is free to go is given up for that page; one that frees nothing stays."""
     full = manifest(8, "full")
-    pool = PagePool(8, page_size=8)
-    cache = PrefixCache(full, pool, lambda _source, _target: None, enabled=True)
+    cache = KVCache(full, 8, 8, share=True)
     request = GenerateRequest(request_id="a", prompt_ids=list(range(16)), max_tokens=4)
     first = Sequence.from_request(request, full, OPTIONS)
-    assert pool.grow(first.pages, 24)
+    assert cache.allocate(first.pages, 24)
     first.computed = 16
-    cache.store(first, no_border)
-    assert pool.cached == 0  # Held all of it, so there is nothing to give up.
+    cache.store(first, None)
+    assert cache.pool.cached == 0  # Held all of it, so there is nothing to give up.
     table: list[int] = []
-    assert not pool.grow(table, 6 * 8)
-    assert pool.grow(table, 5 * 8)
-    assert cache.find(Sequence.from_request(request, full, OPTIONS)) == 16
+    assert not cache.allocate(table, 6 * 8)
+    assert cache.allocate(table, 5 * 8)
+    assert cache.match(Sequence.from_request(request, full, OPTIONS)) == 16
 
 
 @pytest.mark.parametrize("tokens", [20, 64])
 def test_each_token_is_hashed_once(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
     hashed: list[int] = []
-    from cdlm.scheduler.kv import prefix_keys
+    from cdlm.scheduler.kv import keys
 
-    digest = prefix_keys._digest
-    monkeypatch.setattr(prefix_keys, "_digest", lambda before, ids: hashed.append(len(ids)) or digest(before, ids))
-    pool = PagePool(20, page_size=8)
-    cache = PrefixCache(manifest(8, "block_causal"), pool, lambda _source, _target: None, enabled=True)
+    digest = keys._digest
+    monkeypatch.setattr(keys, "_digest", lambda before, ids: hashed.append(len(ids)) or digest(before, ids))
+    cache = KVCache(manifest(8, "block_causal"), 20, 8, share=True)
     sequence = conversation(tokens)
     for _ in range(3):
-        cache.find(sequence)
+        cache.match(sequence)
         cache.awaits(sequence)
-        leave_behind(pool, cache, sequence)
+        leave_behind(cache, sequence)
         sequence.computed = sequence.stored = 0
     assert sum(hashed) == tokens // 8 * 8

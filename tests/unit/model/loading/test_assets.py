@@ -62,4 +62,4 @@ def test_it_serves_its_whole_context(prompt_length: int) -> None:
     while engine.busy:
         tokens += sum(len(output.token_ids) for output in engine.step().outputs)
     assert tokens == wanted
-    assert engine.pool.active == 0
+    assert engine.cache.pool.active == 0

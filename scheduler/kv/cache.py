@@ -1,4 +1,4 @@
-"""Keys and values of prompts that were computed before, shared by requests that begin alike.
+"""The owner of the key-value pages: gives them to requests, and keeps those of prompts for requests that begin alike.
 
 What may be shared follows from who sees whom. Where a prompt's rows see the whole prompt, one more token changes
 all of them: only an identical prompt can be reused, as a whole. Where they see earlier blocks or earlier rows
@@ -7,16 +7,19 @@ alone, every run of whole pages that ends at a block's border can be, and what w
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from cdlm.model.config import Manifest
 from cdlm.scheduler.blocks import first_block_start
-from cdlm.scheduler.kv.page_pool import PagePool
-from cdlm.scheduler.kv.prefix_keys import Key, PrefixKeys
+from cdlm.scheduler.kv.keys import Key, PrefixKeys
+from cdlm.scheduler.kv.pool import PagePool
 from cdlm.scheduler.sequence import Sequence
+
+# A page whose keys and values another page is to have too.
+Copy = tuple[int, int]
 
 _WORTH_WAITING = 128  # Tokens of a prompt; a shorter one is computed sooner than a step is waited for.
 
@@ -30,44 +33,65 @@ class _Entry:
     border: Tensor | None
 
 
-class PrefixCache:
-    """Entries by a cryptographic hash of the tokens before and in them.
+class KVCache:
+    """Pages, and entries that keep some of them by a cryptographic hash of the tokens before and in them.
 
     Where prompts are cut into units of pages there is an entry for each unit, and it is of use only together with
     those of the units before. So they are given up from the end: whoever holds an entry's pages holds those of the
-    entries before it too (``store`` sees to that), tables are released from their last page on, and the pool gives up
-    first what was released first. No entry goes that requests hold, and with each one pages become free.
+    entries before it too (``store`` sees to that), tables are released from their last page on, and what was released
+    first goes first. No entry goes that requests hold, and with each one pages become free.
+
+    It never touches keys and values: where a page is to be copied, ``attach`` says so.
 
     Args:
         manifest: decides what can be shared.
-        pool: whose pages are kept.
-        copy_page: copies the keys and values of one page to another.
-        enabled: false finds and stores nothing.
+        num_pages: how many there are.
+        page_size: positions of a page.
+        share: false keeps nothing for other requests.
     """
 
-    def __init__(
-        self, manifest: Manifest, pool: PagePool, copy_page: Callable[[int, int], None], *, enabled: bool
-    ) -> None:
-        self.manifest, self.pool, self._copy_page = manifest, pool, copy_page
+    def __init__(self, manifest: Manifest, num_pages: int, page_size: int, *, share: bool) -> None:
+        self.manifest, self.pool = manifest, PagePool(num_pages)
+        self.num_pages, self.page_size = num_pages, page_size
         self._whole = manifest.prompt_attention == "full"
         # The first token of a block that comes from the commit pass needs that pass to be made.
-        self.enabled = enabled and not (self._whole and manifest.first_token == "autoregressive")
-        self._unit = math.lcm(pool.page_size, manifest.block_length)
+        self._shares = share and not (self._whole and manifest.first_token == "autoregressive")
+        self._unit = math.lcm(page_size, manifest.block_length)
         self._keys = PrefixKeys(manifest, self._unit)
         self._entries: dict[Key, _Entry] = {}
         self._of_page: dict[int, _Entry] = {}
         self._coming: set[Key] = set()  # What running sequences are computing,
         self._computes: dict[Sequence, Key] = {}  # and who.
-        pool.give_up = self._give_up
+
+    def pages_for(self, positions: int) -> int:
+        """How many pages hold that many positions."""
+        return -(-positions // self.page_size)
+
+    def allocate(self, table: list[int], positions: int) -> bool:
+        """Extends a page table in place until it holds ``positions``; all or nothing.
+
+        Where too few pages are free, entries that nobody holds are given up.
+        """
+        needed = self.pages_for(positions) - len(table)
+        if needed > self.pool.free + self.pool.cached:
+            return False
+        while needed > self.pool.free:
+            self._give_up(self._of_page[self.pool.next_to_go])
+        self.pool.take(table, needed)
+        return True
+
+    def release(self, table: list[int]) -> None:
+        """Takes back all pages of a table and empties it."""
+        self.pool.release(table)
 
     @property
     def kept(self) -> Iterator[int]:
         """Every page of every entry."""
         return (page for entry in self._entries.values() for page in entry.pages)
 
-    def find(self, sequence: Sequence) -> int:
+    def match(self, sequence: Sequence) -> int:
         """How many of the tokens of a waiting sequence are computed already; it is given nothing."""
-        if not self.enabled or sequence.guided:
+        if not self._shares or sequence.guided:
             return 0
         if self._whole:
             return sequence.prompt_length if self._keys.of_prompt(sequence) in self._entries else 0
@@ -76,37 +100,43 @@ class PrefixCache:
         # An entry is there only if those before it are.
         return self._unit * bisect_left(sequence.keys, True, hi=units, key=lambda key: key not in self._entries)
 
-    def attach(self, sequence: Sequence) -> bool:
+    def attach(self, sequence: Sequence) -> list[Copy] | None:
         """Gives a waiting sequence the pages of what is already computed of its tokens.
 
-        Sets ``pages``, ``computed``, ``stored`` and ``border``. False: there are too few pages; nothing changed.
-        A guided sequence takes and leaves nothing: its second pass would need the same.
+        Sets ``pages``, ``computed``, ``stored`` and ``border``. A guided sequence takes and leaves nothing: its second
+        pass would need the same.
+
+        Returns:
+            The copies of pages that the next step is to begin with: later others may write to their sources. ``None``:
+            there are too few pages; nothing changed.
         """
-        found = self.find(sequence)
+        found = self.match(sequence)
         if self._whole and found:
             return self._attach_whole(sequence)
         for key in sequence.keys[: found // self._unit]:
             self.pool.share(sequence.pages, self._entries[key].pages)
         sequence.computed = sequence.stored = found
-        return True
+        return []
 
-    def store(self, sequence: Sequence, border: Callable[[], Tensor]) -> None:
-        """Keeps what a running sequence has computed; ``border`` reads its row's border state.
+    def keeps_border(self, sequence: Sequence) -> bool:
+        """Whether ``store`` keeps the border state of the sequence's row, which later on is no longer the prompt's."""
+        return self.manifest.shift and self._stores_whole(sequence)
+
+    def store(self, sequence: Sequence, border: Tensor | None) -> None:
+        """Keeps what a running sequence has computed; ``border`` is given where ``keeps_border``.
 
         Where others have left the same before, the sequence gets their pages, and its own become free.
         """
-        if not self.enabled or sequence.guided:
+        if not self._shares or sequence.guided:
             return
         if self._whole:
-            # Later on the row's border state is no longer the prompt's.
-            if not sequence.stored and sequence.block_start == sequence.prompt_length:
-                key = self._keys.of_prompt(sequence)
-                if key not in self._entries and self._room_to_copy(sequence.prompt_length):
-                    pages = sequence.pages[: self.pool.pages_for(sequence.prompt_length)]
-                    self._put(key, pages, border() if self.manifest.shift else None)
+            if self._stores_whole(sequence):
+                pages = sequence.pages[: self.pages_for(sequence.prompt_length)]
+                self._put(self._keys.of_prompt(sequence), pages, border)
+            if sequence.block_start == sequence.prompt_length:
                 sequence.stored = sequence.prompt_length
         elif sequence.computed - sequence.stored >= self._unit:
-            per_unit = self._unit // self.pool.page_size
+            per_unit = self._unit // self.page_size
             for index in range(sequence.stored // self._unit, self._keys.extend(sequence, sequence.computed)):
                 first, entry = index * per_unit, self._entries.get(sequence.keys[index])
                 if entry is None:
@@ -140,37 +170,41 @@ class PrefixCache:
         """Whether somebody is computing what ``awaits`` named."""
         return key in self._coming and key not in self._entries
 
-    def _room_to_copy(self, prompt_length: int) -> bool:
-        """Whether the pool has a page more than a whole prompt's, for the copy of a last page that it does not fill.
+    def check(self, tables: list[list[int]]) -> None:
+        """Asserts that pages are held by ``tables`` and kept by entries exactly as counted."""
+        self.pool.check(tables, self.kept)
 
-        Nobody could ever attach it otherwise.
-        """
-        return self.pool.pages_for(prompt_length) + bool(prompt_length % self.pool.page_size) <= self.pool.num_pages
+    def _stores_whole(self, sequence: Sequence) -> bool:
+        """Whether the sequence has computed a whole prompt that is to be kept, and that nobody has left before."""
+        length, size = sequence.prompt_length, self.page_size
+        if not (self._shares and self._whole) or sequence.guided or sequence.stored or sequence.block_start != length:
+            return False
+        # Whoever attaches it needs a copy of a last page that it does not fill; without room for that nobody could.
+        room = self.pages_for(length) + bool(length % size) <= self.num_pages
+        return room and self._keys.of_prompt(sequence) not in self._entries
 
-    def _attach_whole(self, sequence: Sequence) -> bool:
+    def _attach_whole(self, sequence: Sequence) -> list[Copy] | None:
         entry = self._entries[self._keys.of_prompt(sequence)]
         # A last page that the prompt does not fill is shared with nobody: the first block is written into it.
-        whole = sequence.prompt_length // self.pool.page_size
+        whole = sequence.prompt_length // self.page_size
         self.pool.share(sequence.pages, entry.pages[:whole])
+        copies: list[Copy] = []
         if whole < len(entry.pages):
             source: list[int] = []
             self.pool.share(source, entry.pages[whole:])
-            try:
-                grown = self.pool.grow(sequence.pages, sequence.prompt_length)
-                if grown:
-                    self._copy_page(source[0], sequence.pages[-1])
-            finally:
-                self.pool.release(source)
-            if not grown:
+            allocated = self.allocate(sequence.pages, sequence.prompt_length)
+            copies = list(zip(source, sequence.pages[whole:], strict=False))
+            self.pool.release(source)
+            if not allocated:
                 self.pool.release(sequence.pages)
-                return False
+                return None
         sequence.computed = sequence.stored = sequence.prompt_length
         sequence.border = entry.border
-        return True
+        return copies
 
     def _beginning(self, sequence: Sequence) -> Key | None:
         """The key of as much of its prompt as can be shared, if that is enough to be waited for."""
-        if not self.enabled or sequence.guided or sequence.prompt_length < _WORTH_WAITING:
+        if not self._shares or sequence.guided or sequence.prompt_length < _WORTH_WAITING:
             return None
         if self._whole:
             return self._keys.of_prompt(sequence)
@@ -183,8 +217,7 @@ class PrefixCache:
         entry = self._entries[key] = _Entry(key, tuple(pages), border)
         self._of_page.update(dict.fromkeys(pages, entry))
 
-    def _give_up(self, page: int) -> None:
-        entry = self._of_page[page]
+    def _give_up(self, entry: _Entry) -> None:
         del self._entries[entry.key]
         for each in entry.pages:
             del self._of_page[each]

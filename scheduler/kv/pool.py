@@ -1,24 +1,19 @@
 """Accounting of the key-value pages: who holds which, and that none is lost."""
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 
 class PagePool:
-    """A fixed number of pages of ``page_size`` positions each.
+    """A fixed number of pages.
 
     Any number of requests hold a page, and the prefix cache may keep it; it is free when nobody does either.
     ``free + active + cached`` is constant. Pages that are kept and not held are given up in the order in which the last
     holder let go of them, and of one table's the last first.
     """
 
-    def __init__(self, num_pages: int, page_size: int) -> None:
-        if num_pages < 1 or page_size < 1:
-            raise ValueError(f"a pool needs pages and positions, got {num_pages} of {page_size}")
+    def __init__(self, num_pages: int) -> None:
         self.num_pages = num_pages
-        self.page_size = page_size
-        self.give_up: Callable[[int], None] = lambda page: self.forget([page])
-        """Told which page is needed when none are free; must ``forget`` it."""
         self.releases = 0
         """How many times a table was taken back; whoever did not get pages need not ask again before that changes."""
         self._free = list(range(num_pages - 1, -1, -1))
@@ -41,22 +36,17 @@ class PagePool:
         """Pages that only the prefix cache keeps; they are there for whoever needs them."""
         return len(self._idle)
 
-    def pages_for(self, positions: int) -> int:
-        """How many pages hold that many positions."""
-        return -(-positions // self.page_size)
+    @property
+    def next_to_go(self) -> int:
+        """Of the pages that are only kept, the one that is to be forgotten first."""
+        return next(iter(self._idle))
 
-    def grow(self, table: list[int], positions: int) -> bool:
-        """Extends a page table in place until it holds ``positions``; all or nothing."""
-        needed = self.pages_for(positions) - len(table)
-        if needed > self.free + self.cached:
-            return False
-        while needed > len(self._free):
-            self.give_up(next(iter(self._idle)))
-        for _ in range(needed):
+    def take(self, table: list[int], count: int) -> None:
+        """Appends free pages to a table."""
+        for _ in range(count):
             page = self._free.pop()
             self._holders[page] = 1
             table.append(page)
-        return True
 
     def share(self, table: list[int], pages: Iterable[int]) -> None:
         """Appends pages that somebody holds or keeps to a table."""
