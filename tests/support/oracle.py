@@ -60,8 +60,18 @@ def _rope(x: Tensor, theta: float) -> Tensor:
     n, dim = x.shape[-2:]
     half = dim // 2
     angle = torch.arange(n, dtype=torch.float32)[:, None] * theta ** (-torch.arange(half, dtype=torch.float32) / half)
-    low, high = x[..., :half], x[..., half:]
-    return torch.cat((low * angle.cos() - high * angle.sin(), high * angle.cos() + low * angle.sin()), dim=-1)
+    low, high, cos, sin = x[..., :half], x[..., half:], angle.cos(), angle.sin()
+    return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
+
+
+class _Layer:
+    """The weights of one layer by their names in it."""
+
+    def __init__(self, weights: dict[str, Tensor], index: int) -> None:
+        self._weights, self._index = weights, index
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._weights[f"layers.{self._index}.{name}"]
 
 
 def hidden_states(weights: dict[str, Tensor], shape: Any, ids: Tensor, sees: Tensor) -> Tensor:
@@ -69,7 +79,7 @@ def hidden_states(weights: dict[str, Tensor], shape: Any, ids: Tensor, sees: Ten
     n = len(ids)
     x = weights["embed_tokens.weight"][ids]
     for index in range(shape.num_layers):
-        layer = {k.split(".", 2)[2]: v for k, v in weights.items() if k.startswith(f"layers.{index}.")}
+        layer = _Layer(weights, index)
         y = _norm(x, layer["input_layernorm.weight"], shape.rms_norm_eps)
         heads = {}
         for name, count in (("q", shape.num_heads), ("k", shape.num_kv_heads), ("v", shape.num_kv_heads)):
@@ -95,21 +105,18 @@ def hidden_states(weights: dict[str, Tensor], shape: Any, ids: Tensor, sees: Ten
 
 def visibility(length: int, origin: int, prompt_attention: str, block: int) -> Tensor:
     """[length, length] bool: who sees whom, one pair at a time, from the definition."""
-    sees = torch.zeros(length, length, dtype=torch.bool)
-    for query in range(length):
-        for key in range(length):
-            query_block, key_block = (query - origin) // block, (key - origin) // block
-            if query >= origin:
-                sees[query, key] = key < origin or key_block <= query_block
-            elif key < origin:
-                sees[query, key] = (
-                    True
-                    if prompt_attention == "full"
-                    else key <= query
-                    if prompt_attention == "causal"
-                    else key_block <= query_block
-                )
-    return sees
+
+    def sees(query: int, key: int) -> bool:
+        query_block, key_block = (query - origin) // block, (key - origin) // block
+        if query >= origin:
+            return key < origin or key_block <= query_block
+        if key >= origin:
+            return False
+        if prompt_attention == "full":
+            return True
+        return key <= query if prompt_attention == "causal" else key_block <= query_block
+
+    return torch.tensor([[sees(query, key) for key in range(length)] for query in range(length)], dtype=torch.bool)
 
 
 def pass_factor(confidence: dict[int, float], factor: float) -> list[int]:
@@ -200,8 +207,9 @@ def edit(
 ) -> Tensor:
     """The logits of the answer's token ``index``, one token of the vocabulary at a time."""
     values = logits.tolist()
+    seen = {*prompt, *generated}
     for token in range(len(values)):
-        if token in prompt or token in generated:
+        if token in seen:
             values[token] *= 1 / edits.repetition_penalty if values[token] > 0 else edits.repetition_penalty
         values[token] -= edits.frequency_penalty * generated.count(token)
         if token in generated:
@@ -324,7 +332,7 @@ def decode(
                     logits = without + (guidance_scale + 1) * (logits - without)
                 logits[banned] = float("-inf")
                 raw[position] = logits.log_softmax(-1)
-                if edits is not None:
+                if edits is not None and edits != OracleEdits():
                     logits = edit(logits, edits, prompt, generated, position - len(prompt), tuple(stops))
                 edited[position] = logits
                 found[position] = logits.softmax(-1).topk(2)

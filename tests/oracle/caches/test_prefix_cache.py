@@ -7,7 +7,7 @@ import pytest
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import DecodingParams, GenerateRequest
 from cdlm.scheduler.options import EngineOptions
-from tests.oracle.decoding.test_batches import Answer, assert_equal_to_oracle, random_requests, run
+from tests.support.engines import Answer, assert_equal_to_oracle, random_requests, run
 from tests.support.models.checkpoints import AXES, build_checkpoint
 
 

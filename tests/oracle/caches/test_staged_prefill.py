@@ -10,7 +10,7 @@ from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.messages import BlockOutput, GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.steps.batch import Batch
-from tests.oracle.decoding.test_batches import assert_equal_to_oracle, random_requests, run
+from tests.support.engines import assert_equal_to_oracle, random_requests, run
 from tests.support.models.checkpoints import AXES, build_checkpoint
 
 

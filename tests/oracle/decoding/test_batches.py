@@ -1,108 +1,26 @@
 """The engine equals the slow decoder token for token, for every backbone axis, alone and in mixed batches."""
 
 import random
-from collections import defaultdict
 from pathlib import Path
 
 import msgspec
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from cdlm.model.assets import BUNDLED_STUDENT
-from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.engine import Engine
-from cdlm.scheduler.messages import BlockOutput, DecodingParams, GenerateRequest
+from cdlm.scheduler.messages import DecodingParams, GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from cdlm.training.data.mixture import draw_problems
-from tests.support.models.checkpoints import AXES, EOS, MASK, VOCAB, build_checkpoint
-from tests.support.oracle import OracleAnswer, OracleEdits, decode
-
-
-class Answer:
-    """All blocks of one request."""
-
-    def __init__(self, outputs: list[BlockOutput]) -> None:
-        self.token_ids = [token for output in outputs for token in output.token_ids]
-        self.logprobs = [entry for output in outputs for entry in output.logprobs or []]
-        self.finish_reason = outputs[-1].finish_reason
-        self.steps = [output.denoise_steps for output in outputs]
-
-
-def run(engine: Engine, requests: list[GenerateRequest], join_every: int = 0) -> dict[str, Answer]:
-    """Serves all requests; with ``join_every`` a new one joins after that many steps."""
-    queue = list(requests)
-    outputs: dict[str, list[BlockOutput]] = defaultdict(list)
-    step = 0
-    while queue or engine.busy:
-        while queue and (not join_every or step % join_every == 0 or not engine.busy):
-            engine.add(queue.pop(0))
-            if join_every:
-                break
-        for output in engine.step().outputs:
-            outputs[output.request_id].append(output)
-        engine.check()
-        step += 1
-    assert engine.cache.pool.active == 0
-    return {name: Answer(blocks) for name, blocks in outputs.items()}
-
-
-def engine_with_few_pages(directory: Path) -> Engine:
-    """30 pages of 4 tokens, so that eight requests cannot all run at once."""
-    roomy = Engine(EngineOptions(model=str(directory), page_size=4))
-    bytes_per_page = roomy.runner.cache.keys[:, :4].numel() * 2 * 4
-    return Engine(EngineOptions(model=str(directory), page_size=4, kv_cache_memory=30 * bytes_per_page))
-
-
-def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
-    checkpoint = load_checkpoint(directory)
-    weights = {name: tensor.float() for name, tensor in load_file(directory / "model.safetensors").items()}
-    return decode(
-        weights,
-        checkpoint.transformer.config,
-        checkpoint.manifest,
-        list(request.prompt_ids),
-        request.max_tokens,
-        rule=request.params.decoding or "threshold",
-        threshold=request.params.confidence_threshold,
-        factor=1.0 if request.params.decoding_factor is None else request.params.decoding_factor,
-        entropy_bound=0.1 if request.params.entropy_bound is None else request.params.entropy_bound,
-        steps_per_block=request.params.steps_per_block,
-        guidance_scale=request.params.guidance_scale,
-        temperature=request.params.temperature,
-        seed=request.params.seed,
-        ignore_eos=request.ignore_eos,
-        edits=OracleEdits(
-            presence_penalty=request.params.presence_penalty,
-            frequency_penalty=request.params.frequency_penalty,
-            repetition_penalty=request.params.repetition_penalty,
-            logit_bias=request.params.logit_bias,
-            min_tokens=request.params.min_tokens,
-        ),
-        pinned=request.pinned,
-    )
-
-
-def random_requests(count: int, seed: int) -> list[GenerateRequest]:
-    rng = random.Random(seed)
-    return [
-        GenerateRequest(
-            request_id=f"r{index}",
-            prompt_ids=[rng.randrange(EOS) for _ in range(rng.randint(1, 37))],
-            max_tokens=rng.randint(1, 45),
-            params=DecodingParams(confidence_threshold=rng.choice((None, 0.2, 0.9))),
-            ignore_eos=rng.random() < 0.5,
-        )
-        for index in range(count)
-    ]
-
-
-def assert_equal_to_oracle(directory: Path, requests: list[GenerateRequest], answers: dict[str, Answer]) -> None:
-    for request in requests:
-        truth, answer = oracle_answer(directory, request), answers[request.request_id]
-        assert answer.token_ids == truth.token_ids, request
-        assert (answer.finish_reason, answer.steps) == (truth.finish_reason, truth.steps), request
+from tests.support.engines import (
+    assert_equal_to_oracle,
+    engine_with_few_pages,
+    oracle_answer,
+    random_requests,
+    run,
+)
+from tests.support.models.checkpoints import AXES, MASK, VOCAB, build_checkpoint
 
 
 @pytest.mark.parametrize("axis", AXES)

@@ -9,7 +9,7 @@ from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import RequestError
 from cdlm.scheduler.messages import DecodingParams, GenerateRequest
 from cdlm.scheduler.options import EngineOptions
-from tests.oracle.decoding.test_batches import (
+from tests.support.engines import (
     assert_equal_to_oracle,
     engine_with_few_pages,
     oracle_answer,

@@ -13,8 +13,8 @@ from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from cdlm.server.openai.forms.answer_grammar import constraint_grammar
 from cdlm.server.openai.protocol.formats import Constraint
-from tests.oracle.decoding.test_batches import run
 from tests.oracle.decoding.test_structured import PARAMS, TOKENIZER, VOCABULARY
+from tests.support.engines import run
 from tests.support.models.grammars import build_json_checkpoint
 from tests.support.models.schemas import schemas
 

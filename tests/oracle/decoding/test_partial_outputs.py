@@ -9,7 +9,7 @@ import pytest
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import BlockOutput, GenerateRequest
 from cdlm.scheduler.options import EngineOptions
-from tests.oracle.decoding.test_batches import Answer, random_requests
+from tests.support.engines import Answer, random_requests
 from tests.support.models.checkpoints import AXES, build_checkpoint
 
 

@@ -17,7 +17,7 @@ from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import RequestError
 from cdlm.scheduler.messages import DecodingParams, GenerateRequest
 from cdlm.scheduler.options import EngineOptions
-from tests.oracle.decoding.test_batches import Answer, run
+from tests.support.engines import Answer, run
 from tests.support.models.checkpoints import AXES, WITHOUT_MASK
 from tests.support.models.grammars import (
     EOS,

@@ -12,7 +12,7 @@ from cdlm.model.row import NOT_FINITE
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import BlockOutput, DecodingParams, GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
-from tests.oracle.decoding.test_batches import oracle_answer
+from tests.support.engines import oracle_answer
 from tests.support.models.checkpoints import AXES, MASK, build_checkpoint
 
 POISON = 50  # Its embedding is not finite in the checkpoints of these tests, and it is never the likeliest.

@@ -27,7 +27,7 @@ from cdlm.scheduler.messages import BlockOutput, DecodingParams, GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.scheduler import Scheduler
 from cdlm.scheduler.scoring.request import Scoring
-from tests.oracle.decoding.test_batches import oracle_answer
+from tests.support.engines import oracle_answer
 from tests.support.models.grammars import SCHEMAS, build_json_checkpoint, json_grammar
 
 GRAMMAR = json_grammar(SCHEMAS["recursive"])

@@ -17,7 +17,7 @@ from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
-from tests.oracle.decoding.test_batches import random_requests, run
+from tests.support.engines import random_requests, run
 from tests.support.models.hf_block_checkpoints import CONFIGS, EOS, VOCAB, build, random_model, write_checkpoint
 from tests.support.models.hf_checkpoints import build_dream
 from tests.support.models.hf_references import STD, logits

@@ -9,7 +9,7 @@ from cdlm.model.graphs import ForwardGraphs
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.options import EngineOptions
-from tests.oracle.decoding.test_batches import assert_equal_to_oracle, random_requests, run
+from tests.support.engines import assert_equal_to_oracle, random_requests, run
 from tests.support.models.checkpoints import build_checkpoint
 from tests.unit.model.attention.test_attention import CheckedVarlen
 

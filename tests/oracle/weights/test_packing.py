@@ -19,7 +19,7 @@ from cdlm.model.transformer import Transformer
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.options import EngineOptions
 from cdlm.training.attention import RowAttention
-from tests.oracle.decoding.test_batches import assert_equal_to_oracle, random_requests, run
+from tests.support.engines import assert_equal_to_oracle, random_requests, run
 from tests.support.models.checkpoints import AXES, build_checkpoint
 
 pytestmark = pytest.mark.skipif(not packable(), reason="this processor has no AVX-512")

@@ -21,8 +21,8 @@ from cdlm.scheduler.messages import GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
 from cdlm.training.data.mixture import draw_problems
 from tests.oracle.decoding import test_scoring
-from tests.oracle.decoding.test_batches import Answer, assert_equal_to_oracle, random_requests, run
 from tests.oracle.faults import test_not_finite
+from tests.support.engines import Answer, assert_equal_to_oracle, random_requests, run
 from tests.support.models.checkpoints import AXES, build_checkpoint
 from tests.support.models.hf_block_checkpoints import build as build_block_backbone
 from tests.support.models.hf_checkpoints import build_dream, build_llada

@@ -14,7 +14,7 @@ from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import EngineStartError, RequestError
 from cdlm.scheduler.messages import DecodingParams, GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
-from tests.oracle.decoding.test_batches import assert_equal_to_oracle, run
+from tests.support.engines import assert_equal_to_oracle, run
 from tests.support.models import hf_block_checkpoints
 from tests.support.models.checkpoints import EOS, VOCAB, build_checkpoint
 from tests.support.models.grammars import MASK as JSON_MASK

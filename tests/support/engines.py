@@ -1,0 +1,110 @@
+"""Requests, what the engine makes of them, and what the slow decoder does."""
+
+import random
+from collections import defaultdict
+from functools import lru_cache
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cdlm.model.config import Manifest, TransformerConfig
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.messages import BlockOutput, DecodingParams, GenerateRequest
+from cdlm.scheduler.options import EngineOptions
+from tests.support.models.checkpoints import EOS
+from tests.support.oracle import OracleAnswer, OracleEdits, decode
+
+
+class Answer:
+    """All blocks of one request."""
+
+    def __init__(self, outputs: list[BlockOutput]) -> None:
+        self.token_ids = [token for output in outputs for token in output.token_ids]
+        self.logprobs = [entry for output in outputs for entry in output.logprobs or []]
+        self.finish_reason = outputs[-1].finish_reason
+        self.steps = [output.denoise_steps for output in outputs]
+
+
+def run(engine: Engine, requests: list[GenerateRequest], join_every: int = 0) -> dict[str, Answer]:
+    """Serves all requests; with ``join_every`` a new one joins after that many steps."""
+    queue = list(requests)
+    outputs: dict[str, list[BlockOutput]] = defaultdict(list)
+    step = 0
+    while queue or engine.busy:
+        while queue and (not join_every or step % join_every == 0 or not engine.busy):
+            engine.add(queue.pop(0))
+            if join_every:
+                break
+        for output in engine.step().outputs:
+            outputs[output.request_id].append(output)
+        engine.check()
+        step += 1
+    assert engine.cache.pool.active == 0
+    return {name: Answer(blocks) for name, blocks in outputs.items()}
+
+
+def engine_with_few_pages(directory: Path) -> Engine:
+    """30 pages of 4 tokens, so that eight requests cannot all run at once."""
+    roomy = Engine(EngineOptions(model=str(directory), page_size=4))
+    bytes_per_page = roomy.runner.cache.keys[:, :4].numel() * 2 * 4
+    return Engine(EngineOptions(model=str(directory), page_size=4, kv_cache_memory=30 * bytes_per_page))
+
+
+@lru_cache(maxsize=4)
+def _read(directory: Path, changed_ns: int) -> tuple[dict[str, Tensor], TransformerConfig, Manifest]:
+    """Weights, shape and manifest; read once as long as the file stays the same."""
+    checkpoint = load_checkpoint(directory)
+    weights = {name: tensor.float() for name, tensor in load_file(directory / "model.safetensors").items()}
+    return weights, checkpoint.transformer.config, checkpoint.manifest
+
+
+def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
+    """What the slow decoder writes."""
+    weights, shape, manifest = _read(directory, (directory / "model.safetensors").stat().st_mtime_ns)
+    return decode(
+        weights,
+        shape,
+        manifest,
+        list(request.prompt_ids),
+        request.max_tokens,
+        rule=request.params.decoding or "threshold",
+        threshold=request.params.confidence_threshold,
+        factor=1.0 if request.params.decoding_factor is None else request.params.decoding_factor,
+        entropy_bound=0.1 if request.params.entropy_bound is None else request.params.entropy_bound,
+        steps_per_block=request.params.steps_per_block,
+        guidance_scale=request.params.guidance_scale,
+        temperature=request.params.temperature,
+        seed=request.params.seed,
+        ignore_eos=request.ignore_eos,
+        edits=OracleEdits(
+            presence_penalty=request.params.presence_penalty,
+            frequency_penalty=request.params.frequency_penalty,
+            repetition_penalty=request.params.repetition_penalty,
+            logit_bias=request.params.logit_bias,
+            min_tokens=request.params.min_tokens,
+        ),
+        pinned=request.pinned,
+    )
+
+
+def random_requests(count: int, seed: int) -> list[GenerateRequest]:
+    rng = random.Random(seed)
+    return [
+        GenerateRequest(
+            request_id=f"r{index}",
+            prompt_ids=[rng.randrange(EOS) for _ in range(rng.randint(1, 37))],
+            max_tokens=rng.randint(1, 45),
+            params=DecodingParams(confidence_threshold=rng.choice((None, 0.2, 0.9))),
+            ignore_eos=rng.random() < 0.5,
+        )
+        for index in range(count)
+    ]
+
+
+def assert_equal_to_oracle(directory: Path, requests: list[GenerateRequest], answers: dict[str, Answer]) -> None:
+    for request in requests:
+        truth, answer = oracle_answer(directory, request), answers[request.request_id]
+        assert answer.token_ids == truth.token_ids, request
+        assert (answer.finish_reason, answer.steps) == (truth.finish_reason, truth.steps), request
