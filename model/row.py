@@ -73,10 +73,6 @@ class RowWork:
             taken from the commit pass alone.
         sampling: ``None`` for greedy decoding.
         needs_entropy: whether its finalization rule ranks by entropy.
-        edited: whether its logits are edited.
-        logprobs: how many alternatives to report with the log-probability of each finalized token; ``None``
-            reports none at all.
-        constrained: whether its tokens follow a grammar.
         guidance: how its logits are moved away from those without its prompt; ``None`` leaves them.
         blank: how many tokens at the block's beginning belong to the prompt, in the pass without it; ``None`` in any
             other.
@@ -89,18 +85,13 @@ class RowWork:
     denoise: bool = True
     sampling: Sampling | None = None
     needs_entropy: bool = False
-    edited: bool = False
-    logprobs: int | None = None
-    constrained: bool = False
     guidance: Guidance | None = None
     blank: int | None = None
 
     @property
     def plain(self) -> bool:
-        """Whether all that is wanted of its logits is the most probable token of each position, and how probable."""
-        return not (self.needs_entropy or self.edited or self.constrained) and (
-            self.sampling is None and self.logprobs is None and self.guidance is None
-        )
+        """Whether rule and draw want nothing but the most probable token of each position, and how probable it is."""
+        return not self.needs_entropy and self.sampling is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import AttentionFactory
 from cdlm.model.config import AttentionBackend
 from cdlm.model.decoding.confidence import confidence_and_best, confidence_and_best_of_head, entropy
-from cdlm.model.decoding.draws import pick, replace_drawn
+from cdlm.model.decoding.draws import replace_drawn
 from cdlm.model.decoding.finalize import choose, choose_by_threshold, first_stop
-from cdlm.model.decoding.logprobs import RowScores
-from cdlm.model.decoding.processors.guidance import guide, second_places, without_prompt
+from cdlm.model.decoding.processors.guidance import second_places, without_prompt
+from cdlm.model.decoding.processors.processor import Step
 from cdlm.model.decoding.rows import Rows
 from cdlm.model.layout import StepLayout, build_layout, layout_key
 from cdlm.model.loading.checkpoint import Checkpoint
@@ -113,33 +113,31 @@ class ModelRunner:
         tokens, masked = self.canvas.tokens.index_select(0, rows), self.canvas.masked.index_select(0, rows)
         predictable = self._predictable(masked, layout)
         chosen = torch.nonzero_static(predictable.view(-1), size=sum(counts))[:, 0]
+        step, wanted = Step(works, counts, chosen), self.rows.wanted(works)
         asked = predicting.index_select(0, chosen)  # [masked, hidden]
-        scores, failed = None, {}
-        if self.followers is None and all(work.plain for work in works):
+        if self.followers is None and not wanted and all(work.plain for work in works):
             head, mask = self.transformer.lm_head, self.manifest.mask_token_id
-            confidence, token = confidence_and_best_of_head(asked, head, mask)
-            now, broken = self._rules(works, rows, chosen, confidence, None)
+            confidence, step.token = confidence_and_best_of_head(asked, head, mask)
+            step.now, broken = self._rules(step, rows, confidence, None)
         else:
-            logits = self.transformer.logits(asked)  # [masked, vocab]
+            step.logits = self.transformer.logits(asked)  # [masked, vocab]
             if second:
-                at, places = second_places(works, counts, chosen, self.canvas.block_length)
-                guide(works, counts, at, logits, self.transformer.logits(predicting.index_select(0, places)))
-            scores = RowScores.of(works, counts, logits)
-            before_edits = self.rows.constrained.keep(works, counts, logits)
-            self.rows.editor.apply(works, counts, chosen, logits, self.canvas)
-            confidence, token = confidence_and_best(logits, self.manifest.mask_token_id)
-            entropies = entropy(logits) if any(work.needs_entropy for work in works) else None
-            replace_drawn(works, counts, chosen, logits, token, self.canvas.block_length)
-            now, broken = self._rules(works, rows, chosen, confidence, entropies)
-            failed = self.rows.constrained.choose(
-                works, counts, self.canvas, logits, token, now, before_edits, lambda at: pick(works[at])
-            )
+                places = second_places(step, self.canvas.block_length)
+                step.unprompted = self.transformer.logits(predicting.index_select(0, places))
+            for processor in wanted:
+                processor.edit(step)
+            confidence, step.token = confidence_and_best(step.logits, self.manifest.mask_token_id)
+            entropies = entropy(step.logits) if any(work.needs_entropy for work in works) else None
+            replace_drawn(works, counts, chosen, step.logits, step.token, self.canvas.block_length)
+            step.now, broken = self._rules(step, rows, confidence, entropies)
+            for processor in wanted:
+                processor.decide(step)
         # ``now`` is a subset of ``masked``.
-        predicted = tokens.view(-1).index_copy(0, chosen, token).view_as(tokens)
-        tokens, masked = torch.where(now, predicted, tokens), masked ^ now
-        results = self._results(works, rows, tokens, masked, broken, failed)
-        if scores is not None:
-            results = scores.added(results, now, chosen, tokens, self.manifest.mask_token_id)
+        predicted = tokens.view(-1).index_copy(0, chosen, step.token).view_as(tokens)
+        tokens, masked = torch.where(step.now, predicted, tokens), masked ^ step.now
+        results = self._results(works, rows, tokens, masked, broken, step.failed)
+        for processor in wanted:
+            processor.report(step, results)
         self.canvas.close_step(works, rows, tokens, masked, results)
         return results
 
@@ -201,11 +199,9 @@ class ModelRunner:
         predictable[:, 1:] &= denoised[: len(masked), None]
         return predictable
 
-    def _rules(
-        self, works: list[RowWork], rows: Tensor, chosen: Tensor, confidence: Tensor, entropies: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def _rules(self, step: Step, rows: Tensor, confidence: Tensor, entropies: Tensor | None) -> tuple[Tensor, Tensor]:
         """The positions that each row's rule finalizes, [rows, block] bool, and whose logits are not finite, [rows]."""
-        canvas = self.canvas
+        canvas, works, chosen = self.canvas, step.works, step.chosen
         shape = len(works), canvas.block_length
 
         def spread(values: Tensor) -> Tensor:

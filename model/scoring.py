@@ -8,7 +8,7 @@ from torch import Tensor
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import AttentionFactory
 from cdlm.model.attention.segments import Segment
-from cdlm.model.decoding.logprobs import token_logprobs
+from cdlm.model.decoding.logprobs import token_logprobs, token_score
 from cdlm.model.row import TokenScore
 from cdlm.model.transformer import Transformer
 
@@ -56,8 +56,4 @@ def score(
     top = max(work.top for work in works)
     targets = place([token for work in works for token in work.targets])
     lines = iter(token_logprobs(logits, targets, mask_token_id, top).tolist())
-
-    def read(line: list[float], wanted: int) -> TokenScore:
-        return TokenScore(line[0], [int(token) for token in line[1 : 1 + wanted]], line[1 + top : 1 + top + wanted])
-
-    return [[read(next(lines), work.top) for _ in work.targets] for work in works]
+    return [[token_score(next(lines), work.top, top) for _ in work.targets] for work in works]

@@ -1,11 +1,15 @@
 """How the rows of a step draw their tokens, each with the noise of its own seed and positions."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from cdlm.model.decoding.noise import gumbel_noise
-from cdlm.model.decoding.processors.constrained import Pick
 from cdlm.model.decoding.sampling import sample
 from cdlm.model.row import RowWork, Sampling
+
+# The token that an offset of the block takes from some logits [1, vocab].
+Pick = Callable[[Tensor, int], int]
 
 
 def replace_drawn(

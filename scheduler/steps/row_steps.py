@@ -4,7 +4,7 @@ from functools import partial
 
 from torch import Tensor
 
-from cdlm.model.decoding.rows import BlockStart, RowSettings
+from cdlm.model.decoding.settings import BlockStart, RowSettings
 from cdlm.model.row import Guidance, RowResult, RowWork
 from cdlm.model.runner import ModelRunner
 from cdlm.scheduler.blocks import clean_spans
@@ -79,9 +79,6 @@ class RowSteps:
             denoise=not alone,
             sampling=sequence.sampling,
             needs_entropy=sequence.rule.name == "entropy_bound",
-            edited=sequence.edits is not None,
-            logprobs=sequence.request.logprobs,
-            constrained=sequence.grammar is not None,
             guidance=(
                 Guidance(sequence.guidance_scale, sequence.second_pages, sequence.prompt_length)
                 if sequence.guided
@@ -98,6 +95,7 @@ class RowSteps:
                 prompt_ids=sequence.request.prompt_ids,
                 edits=sequence.edits,
                 grammar=sequence.grammar,
+                logprobs=sequence.request.logprobs,
                 border=sequence.border,
             )
             self.runner.rows.open(row, settings)

@@ -1,31 +1,33 @@
 """Finalization of rows that follow a grammar: from the left only, each token admitted after the ones before it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cdlm.model.decoding.canvas import Canvas
-from cdlm.model.decoding.grammar.compiled import CompiledGrammar
+from cdlm.model.decoding.draws import Pick, pick
 from cdlm.model.decoding.grammar.errors import GrammarError
 from cdlm.model.decoding.grammar.matcher import AnswerMatcher
-from cdlm.model.row import RowWork
-
-# The token that an offset of the block takes from some logits [1, vocab].
-Pick = Callable[[Tensor, int], int]
+from cdlm.model.decoding.processors.processor import Processor, Step
+from cdlm.model.decoding.settings import BlockStart, RowSettings
 
 
 @dataclass(slots=True)
 class _RowState:
-    """``left`` counts positions from the block's beginning to the last token the answer may have.
+    """Where a row stands.
 
-    ``before`` is how many tokens were generated before the block.
+    Attributes:
+        edited: whether its logits are edited.
+        left: positions from the block's beginning to the last token the answer may have.
+        before: how many tokens were generated before the block.
+        before_edits: [positions, vocab], its logits in a step before they were edited.
     """
 
     matcher: AnswerMatcher
+    edited: bool
     left: int = 0
     before: int = 0
+    before_edits: Tensor | None = None
 
     def rewind(self, written: int) -> None:
         """Goes back to where the block stands, with so many tokens: a step that failed may have gone on from there."""
@@ -34,123 +36,71 @@ class _RowState:
             self.matcher.restart(tokens)
 
 
-class ConstrainedRows:
-    """Keeps where the rows that follow a grammar stand in it; other rows cost nothing."""
+class Constrained(Processor[_RowState]):
+    """Keeps where the rows that follow a grammar stand in it, and finalizes their tokens."""
 
-    def __init__(self, vocab_size: int, mask_token_id: int, device: torch.device) -> None:
-        self.vocab_size, self.mask_token_id, self.device = vocab_size, mask_token_id, device
-        self._rows: dict[int, _RowState] = {}
+    def state(self, settings: RowSettings) -> _RowState | None:
+        """The beginning of the row's grammar."""
+        if settings.grammar is None:
+            return None
+        mask = self.canvas.mask_token_id
+        stops = [token for token in settings.stop_ids if 0 <= token < self.vocab_size and token != mask]
+        return _RowState(AnswerMatcher(settings.grammar, stops), edited=settings.edits is not None)
 
-    @property
-    def rows(self) -> set[int]:
-        """The rows that follow a grammar."""
-        return set(self._rows)
-
-    def open_row(self, row: int, grammar: CompiledGrammar | None, stop_ids: list[int]) -> None:
-        """Gives a row to a request; ``None`` for one without a grammar."""
-        self.release(row)
-        if grammar is not None:
-            written = [token for token in stop_ids if 0 <= token < self.vocab_size and token != self.mask_token_id]
-            self._rows[row] = _RowState(AnswerMatcher(grammar, written))
-
-    def open_block(self, row: int, generated: list[int], left: int) -> None:
-        """Goes to the beginning of a block.
-
-        Args:
-            row: its row.
-            generated: all tokens of finished blocks.
-            left: positions from the block's beginning to the last token the answer may have, given ones included.
-        """
-        state = self._rows.get(row)
+    def open_block(self, row: int, start: BlockStart) -> None:
+        """Goes to the beginning of a block."""
+        state = self.states.get(row)
         if state is not None:
-            state.left, state.before = left, len(generated)
-            if state.matcher.tokens != generated:  # The row was preempted, and what it had begun is dropped.
-                state.matcher.restart(generated)
+            state.left, state.before = start.left, len(start.generated)
+            if state.matcher.tokens != start.generated:  # The row was preempted, and what it had begun is dropped.
+                state.matcher.restart(start.generated)
 
-    def check(self, row: int, generated: list[int], canvas: Canvas) -> None:
-        """Asserts that a row's matcher stands behind ``generated``, all tokens of its finished blocks, and the block's.
+    def check(self, row: int, start: BlockStart) -> None:
+        """Asserts that a row's matcher stands behind all tokens of its finished blocks, and the block's.
 
         An end token is none of them.
         """
-        state = self._rows.get(row)
+        state, canvas = self.states.get(row), self.canvas
         if state is not None:
             here = canvas.tokens[row, canvas.first[row] : canvas.block_length - canvas.left[row]].tolist()
-            assert state.matcher.tokens == generated + here[: len(here) - state.matcher.ended], f"row {row}"
+            assert state.matcher.tokens == start.generated + here[: len(here) - state.matcher.ended], f"row {row}"
 
-    def release(self, row: int) -> None:
-        """Forgets a row."""
-        self._rows.pop(row, None)
+    def edit(self, step: Step) -> None:
+        """Keeps the logits of rows that are edited too, for where that leaves no token that the grammar admits."""
+        for _, work, mine in step.rows():
+            state = self.states.get(work.row)
+            if state is not None and state.edited:
+                state.before_edits = step.logits[mine].clone()
 
-    def keep(self, works: list[RowWork], counts: list[int], logits: Tensor) -> dict[int, Tensor]:
-        """By index in ``works``, the logits [count, vocab] of rows that follow a grammar and are edited.
-
-        They are for positions where the edits leave none of the tokens that the grammar admits.
-        """
-        kept: dict[int, Tensor] = {}
-        if not self._rows:
-            return kept
-        end = 0
-        for index, (work, count) in enumerate(zip(works, counts, strict=True)):
-            start, end = end, end + count
-            if work.constrained and work.edited:
-                kept[index] = logits[start:end].clone()
-        return kept
-
-    def choose(
-        self,
-        works: list[RowWork],
-        counts: list[int],
-        canvas: Canvas,
-        logits: Tensor,
-        token: Tensor,
-        now: Tensor,
-        before_edits: dict[int, Tensor],
-        pick: Callable[[int], Pick],
-    ) -> dict[int, str]:
-        """Replaces what is finalized in rows that follow a grammar.
-
-        Args:
-            works: the rows of the step.
-            counts: how many predicted positions each has; those of constrained rows lie side by side.
-            canvas: not changed.
-            logits: [positions, vocab], edited.
-            token: [positions] int64, the model's own choice; changed in place.
-            now: [rows, block] bool, what each row's rule finalizes; changed in place.
-            before_edits: what ``keep`` returned.
-            pick: by index in ``works``, how the row takes a token from logits.
-
-        Returns:
-            By index in ``works``, why a row cannot go on; nothing of it is finalized.
-        """
-        failed: dict[int, str] = {}
-        if not self._rows:
-            return failed
-        end = 0
-        for index, (work, count) in enumerate(zip(works, counts, strict=True)):
-            start, end = end, end + count
-            if not work.constrained:
+    def decide(self, step: Step) -> None:
+        """Replaces what is finalized in rows that follow a grammar; one that cannot be followed fails its row."""
+        canvas = self.canvas
+        for index, work, mine in step.rows():
+            state = self.states.get(work.row)
+            if state is None:
                 continue
-            first, state = canvas.block_length - canvas.left[work.row], self._rows[work.row]
+            first = canvas.block_length - canvas.left[work.row]
+            end = first + mine.stop - mine.start
             state.rewind(first - canvas.first[work.row])
             walk = _Walk(
                 state,
                 first,
-                token[start:end].tolist(),
-                now[index, first : first + count].tolist(),
+                step.token[mine].tolist(),
+                step.now[index, first:end].tolist(),
                 canvas.at_least(work.row),
-                logits[start:end],
-                before_edits.get(index),
-                pick(index),
+                step.logits[mine],
+                pick(work),
             )
-            now[index] = False
+            step.now[index] = False
             try:
                 written = walk.run()
             except GrammarError as error:
-                failed[index] = str(error)
+                step.failed[index] = str(error)
                 continue
-            now[index, first : first + len(written)] = True
-            token[start : start + len(written)] = torch.tensor(written, dtype=token.dtype, device=token.device)
-        return failed
+            finally:
+                state.before_edits = None
+            step.now[index, first : first + len(written)] = True
+            step.token[mine.start : mine.start + len(written)] = torch.tensor(written).to(step.token)
 
 
 @dataclass(slots=True)
@@ -167,7 +117,6 @@ class _Walk:
     passes: list[bool]
     at_least: int
     logits: Tensor
-    before_edits: Tensor | None
     pick: Pick
 
     def run(self) -> list[int]:
@@ -205,7 +154,8 @@ class _Walk:
     def _best(self, place: int) -> int:
         admitted = torch.from_numpy(self.state.matcher.admitted()).to(self.logits.device)
         values = self.logits[place].masked_fill(~admitted, float("-inf"))
-        if self.before_edits is not None and not bool((values > float("-inf")).any()):
+        before = self.state.before_edits
+        if before is not None and not bool((values > float("-inf")).any()):
             # The request bans all that its grammar admits here. The grammar is kept.
-            values = self.before_edits[place].masked_fill(~admitted, float("-inf"))
+            values = before[place].masked_fill(~admitted, float("-inf"))
         return self.pick(values[None], self.first + place)

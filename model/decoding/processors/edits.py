@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdlm.model.decoding.canvas import Canvas
+from cdlm.model.decoding.processors.processor import Processor, Step
 from cdlm.model.decoding.rules import BAN
+from cdlm.model.decoding.settings import BlockStart, RowSettings
 from cdlm.model.row import LogitEdits, RowWork
 
 # Edited in parts of the vocabulary, so that what is held in fp32 stays small.
@@ -35,71 +36,47 @@ class _RowState:
     counted: int = 0
 
 
-class LogitEditor:
-    """Keeps the state of the rows that ask for edits, and edits their logits; other rows cost nothing."""
+class Edits(Processor[_RowState]):
+    """Edits the logits of the rows that ask for it."""
 
-    def __init__(self, vocab_size: int, device: torch.device) -> None:
-        self.vocab_size, self.device = vocab_size, device
-        self._rows: dict[int, _RowState] = {}
-
-    @property
-    def rows(self) -> set[int]:
-        """The rows whose logits are edited."""
-        return set(self._rows)
-
-    def open_row(self, row: int, edits: LogitEdits | None, prompt_ids: list[int], stop_ids: list[int]) -> None:
-        """Gives a row to a request, with nothing generated so far; ``None`` for one without edits."""
-        self.release(row)
+    def state(self, settings: RowSettings) -> _RowState | None:
+        """The edits, with nothing generated so far."""
+        edits, prompt_ids = settings.edits, settings.prompt_ids
         if edits is None:
-            return
+            return None
         bias = torch.zeros(self.vocab_size, device=self.device)
         if edits.bias:
             ids, values = zip(*edits.bias, strict=True)
             bias[self._ids(ids)] = torch.tensor([float("-inf") if value <= BAN else value for value in values]).to(bias)
-        self._rows[row] = _RowState(
-            edits, len(prompt_ids), bias, self._set(stop_ids), self._set(prompt_ids), torch.zeros_like(bias)
-        )
+        in_prompt, stops = self._set(prompt_ids), self._set(settings.stop_ids)
+        return _RowState(edits, len(prompt_ids), bias, stops, in_prompt, torch.zeros_like(bias))
 
-    def open_block(self, row: int, generated: list[int]) -> None:
-        """Counts what has been finished since the row's last block; ``generated`` is all of it, from the first on."""
-        state = self._rows.get(row)
+    def open_block(self, row: int, start: BlockStart) -> None:
+        """Counts what has been finished since the row's last block."""
+        state, generated = self.states.get(row), start.generated
         if state is not None and len(generated) > state.counted:
             fresh = self._ids(generated[state.counted :])
             state.counts.index_add_(0, fresh, torch.ones(len(fresh), device=self.device))
             state.counted = len(generated)
 
-    def check(self, row: int, generated: list[int]) -> None:
-        """Asserts that a row has counted ``generated``, all tokens of its finished blocks, if its logits are edited."""
-        state = self._rows.get(row)
+    def check(self, row: int, start: BlockStart) -> None:
+        """Asserts that a row has counted all tokens of its finished blocks, if its logits are edited."""
+        state, generated = self.states.get(row), start.generated
         if state is not None:
             counts = torch.bincount(self._ids(generated), minlength=self.vocab_size)
             assert state.counted == len(generated), f"row {row} has counted {state.counted} of {len(generated)} tokens"
             assert bool((state.counts == counts).all()), f"row {row} has counted other tokens than it generated"
 
-    def release(self, row: int) -> None:
-        """Forgets a row."""
-        self._rows.pop(row, None)
-
-    def apply(self, works: list[RowWork], counts: list[int], chosen: Tensor, logits: Tensor, canvas: Canvas) -> None:
-        """Edits the logits of rows that ask for it, in place.
-
-        Args:
-            works: the rows of the step.
-            counts: how many of the predicted positions belong to each of them.
-            chosen: [positions] int64, where each lies in [rows, block], flattened.
-            logits: [positions, vocab].
-            canvas: holds what the current blocks have finalized so far.
-        """
-        asking = [index for index, work in enumerate(works) if work.edited]
-        if not asking:
-            return
-        states = [self._rows[works[index].row] for index in asking]
-        mine = np.zeros(len(works), dtype=bool)
-        mine[asking] = True
-        at = torch.from_numpy(np.flatnonzero(np.repeat(mine, counts))).to(self.device)
+    def edit(self, step: Step) -> None:
+        """Edits the logits in place."""
+        works, logits = step.works, step.logits
+        mine = [work.row in self.states for work in works]
+        asking = [index for index, edited in enumerate(mine) if edited]
+        at = step.positions(mine)
+        states = [self.states[works[index].row] for index in asking]
         # [positions of asking rows]: which of the asking rows each belongs to.
-        owner = torch.from_numpy(np.repeat(np.arange(len(asking)), np.array(counts)[asking])).to(self.device)
-        written = self._written(states, [works[index].row for index in asking], canvas)
+        owner = torch.from_numpy(np.repeat(np.arange(len(asking)), np.array(step.counts)[asking])).to(self.device)
+        written = self._written(states, [works[index].row for index in asking])
 
         def column(values: list[float]) -> Tensor:
             return torch.tensor(values, device=self.device)[:, None]
@@ -110,7 +87,8 @@ class LogitEditor:
         added -= column([state.edits.presence for state in states]) * present
         seen = present | torch.stack([state.in_prompt for state in states])
         divisor = torch.where(seen, column([state.edits.repetition for state in states]), 1.0)
-        banned = self._early([works[index] for index in asking], states, owner, chosen[at] % canvas.block_length)
+        offsets = step.chosen[at] % self.canvas.block_length
+        banned = self._early([works[index] for index in asking], states, owner, offsets)
         stops = torch.stack([state.stops for state in states]) if banned is not None else None
         for start in range(0, logits.shape[-1], _VOCABULARY_PART):
             part = slice(start, start + _VOCABULARY_PART)
@@ -122,9 +100,10 @@ class LogitEditor:
                 values.masked_fill_(banned[:, None] & stops[:, part].index_select(0, owner), float("-inf"))
             logits[:, part].index_copy_(0, at, values.to(logits.dtype))
 
-    def _written(self, states: list[_RowState], rows: list[int], canvas: Canvas) -> Tensor:
+    def _written(self, states: list[_RowState], rows: list[int]) -> Tensor:
         """[rows, vocab] fp32: how often each token was generated, in finished blocks and in the current one."""
         where = torch.tensor(rows, device=self.device)
+        canvas = self.canvas
         tokens = canvas.tokens.index_select(0, where)
         here = ~(canvas.masked | canvas.known).index_select(0, where)
         # Where nothing was generated there is no token to count, and a mask token may lie past the vocabulary.

@@ -6,7 +6,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cdlm.model.decoding.processors.processor import Processor, Step
+from cdlm.model.decoding.settings import RowSettings
 from cdlm.model.row import RowWork, Span
+
+
+class Guide(Processor[None]):
+    """Keeps nothing: the work of a guided row says so itself, since its second pass needs pages in every step."""
+
+    def state(self, settings: RowSettings) -> None:
+        """Nothing."""
+
+    def wanted(self, works: list[RowWork]) -> bool:
+        """Whether a row of the step is guided."""
+        return any(work.guidance for work in works)
+
+    def edit(self, step: Step) -> None:
+        """Moves the logits of guided rows away from those without the prompt: u + (scale + 1) (c - u), in fp32."""
+        at = step.positions([work.guidance is not None for work in step.works])
+        pairs = [(work.guidance.scale, mine.stop - mine.start) for _, work, mine in step.rows() if work.guidance]
+        scales = np.repeat([scale for scale, _ in pairs], [count for _, count in pairs])
+        weight = 1.0 + torch.from_numpy(scales).to(step.logits.device, torch.float32)[:, None]
+        base = step.unprompted.float()
+        guided = torch.addcmul(base, weight, step.logits.index_select(0, at).float() - base)
+        step.logits.index_copy_(0, at, guided.to(step.logits.dtype))
 
 
 def without_prompt(work: RowWork, mask_token_id: int) -> RowWork:
@@ -26,33 +49,12 @@ def _masked(span: Span, prompt_length: int, mask_token_id: int) -> Span:
     return replace(span, token_ids=[mask_token_id] * hidden + span.token_ids[hidden:])
 
 
-def second_places(works: list[RowWork], counts: list[int], chosen: Tensor, block_length: int) -> tuple[Tensor, Tensor]:
-    """Which predicted positions belong to guided rows, and where the second pass predicts them.
+def second_places(step: Step, block_length: int) -> Tensor:
+    """Where the second passes predict the positions of guided rows: int64 into [passes * block].
 
-    Args:
-        works: the rows of the step; the second passes of guided ones follow them in the forward, in order.
-        counts: how many of the predicted positions belong to each row.
-        chosen: [positions] int64, where each lies in [rows, block], flattened.
-        block_length: of the canvas.
-
-    Returns:
-        [guided positions] int64 into ``chosen``, and int64 into [passes * block].
+    The second passes of guided rows follow the step's rows in the forward, in order.
     """
-    guided = np.array([work.guidance is not None for work in works])
-    order = len(works) + guided.cumsum() - 1  # Of a guided row, the number of its second pass.
-    at = torch.from_numpy(np.flatnonzero(np.repeat(guided, counts))).to(chosen.device)
-    passes = torch.from_numpy(np.repeat(order[guided], np.array(counts)[guided])).to(chosen.device)
-    return at, passes * block_length + chosen[at] % block_length
-
-
-def guide(works: list[RowWork], counts: list[int], at: Tensor, logits: Tensor, without: Tensor) -> None:
-    """Moves the logits of guided rows away from those without the prompt: u + (scale + 1) (c - u), in fp32.
-
-    logits [positions, vocab] are changed in place at ``at`` [guided positions]; without [guided positions, vocab].
-    """
-    pairs = [(work.guidance.scale, count) for work, count in zip(works, counts, strict=True) if work.guidance]
-    scales = np.repeat([scale for scale, _ in pairs], [count for _, count in pairs])
-    weight = 1.0 + torch.from_numpy(scales).to(logits.device, torch.float32)[:, None]
-    base = without.float()
-    guided = torch.addcmul(base, weight, logits.index_select(0, at).float() - base)
-    logits.index_copy_(0, at, guided.to(logits.dtype))
+    guided = np.array([work.guidance is not None for work in step.works])
+    order = len(step.works) + guided.cumsum() - 1  # Of a guided row, the number of its second pass.
+    passes = torch.from_numpy(np.repeat(order[guided], np.array(step.counts)[guided])).to(step.chosen.device)
+    return passes * block_length + step.chosen[step.positions(guided.tolist())] % block_length

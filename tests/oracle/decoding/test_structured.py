@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from cdlm.model.decoding.grammar.vocabulary import Vocabulary
+from cdlm.model.decoding.processors.constrained import Constrained
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import RequestError
@@ -31,6 +32,7 @@ from tests.support.models.grammars import (
     make_json_tokenizer,
 )
 from tests.support.oracle import OracleAnswer, OracleEdits, decode
+from tests.support.processors import states
 
 PARAMS = (
     DecodingParams(),
@@ -231,7 +233,7 @@ def test_an_abort_leaves_nothing(engine: Engine) -> None:
         engine.abort("a")
         assert not engine.busy
         engine.check()
-    assert not engine.runner.rows.constrained._rows
+    assert not states(engine, Constrained)
 
 
 def test_every_stop_token_of_the_request_ends_it_where_the_grammar_does(engine: Engine) -> None:

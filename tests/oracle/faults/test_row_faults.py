@@ -8,16 +8,19 @@ import pytest
 import torch
 
 import cdlm.model.decoding.draws
-import cdlm.model.decoding.logprobs
+import cdlm.model.decoding.processors.constrained
+import cdlm.model.decoding.processors.logprobs
 import cdlm.model.runner
 import cdlm.scheduler.scheduler
 import cdlm.scheduler.steps.row_steps
 import cdlm.scheduler.steps.staging
 from cdlm.model.decoding.canvas import Canvas
 from cdlm.model.decoding.grammar.matcher import AnswerMatcher
-from cdlm.model.decoding.logprobs import RowScores
-from cdlm.model.decoding.processors.constrained import ConstrainedRows
-from cdlm.model.decoding.processors.edits import LogitEditor
+from cdlm.model.decoding.processors.constrained import Constrained
+from cdlm.model.decoding.processors.edits import Edits
+from cdlm.model.decoding.processors.guidance import Guide
+from cdlm.model.decoding.processors.logprobs import Logprobs
+from cdlm.model.decoding.processors.processor import Step
 from cdlm.model.parallel.followers import LostRank
 from cdlm.model.runner import ModelRunner
 from cdlm.model.staged import StagedForward
@@ -29,6 +32,7 @@ from cdlm.scheduler.scheduler import Scheduler
 from cdlm.scheduler.scoring.request import Scoring
 from tests.support.engines import oracle_answer
 from tests.support.models.grammars import SCHEMAS, build_json_checkpoint, json_grammar
+from tests.support.processors import states
 
 GRAMMAR = json_grammar(SCHEMAS["recursive"])
 LONG = [(7 * position) % 90 + 3 for position in range(40)]
@@ -117,8 +121,9 @@ def first_is_row(engine: Engine, name: str, _self: object, row: int, *_: Any, **
 
 
 def in_works(engine: Engine, name: str, *arguments: Any) -> bool:
-    """Whether the victim is among the rows of the step, which the function is given as one of its first arguments."""
-    works = next(value for value in arguments if isinstance(value, list))
+    """Whether the victim is among the rows of the step, which the function is given, itself or its works, first."""
+    given = next(value for value in arguments if isinstance(value, list | Step))
+    works = given.works if isinstance(given, Step) else given
     return any(work.row == row_of(engine, name) for work in works)
 
 
@@ -132,7 +137,7 @@ def of_work(engine: Engine, name: str, work: Any, *_: Any) -> bool:
 
 def its_matcher(engine: Engine, name: str, matcher: AnswerMatcher, *_: Any) -> bool:
     row = row_of(engine, name)
-    state = None if row is None else engine.runner.rows.constrained._rows.get(row)
+    state = None if row is None else states(engine, Constrained).get(row)
     return state is not None and state.matcher is matcher
 
 
@@ -169,33 +174,34 @@ STAGES: list[Stage] = [
     ("bad", cdlm.scheduler.steps.row_steps.RowSteps, "_work", is_sequence),
     ("bad", Canvas, "open_row", first_is_row),
     ("bad", Canvas, "open_block", first_is_row),
-    ("bad", LogitEditor, "open_row", first_is_row),
-    ("bad", LogitEditor, "open_block", first_is_row),
-    ("bad", ConstrainedRows, "open_row", first_is_row),
-    ("bad", ConstrainedRows, "open_block", first_is_row),
+    ("bad", Logprobs, "open_row", first_is_row),
+    ("bad", Edits, "open_row", first_is_row),
+    ("bad", Edits, "open_block", first_is_row),
+    ("bad", Constrained, "open_row", first_is_row),
+    ("bad", Constrained, "open_block", first_is_row),
     ("bad", ModelRunner, "layout", in_works),
     ("bad", ModelRunner, "forward", many_logits),
     ("bad", ModelRunner, "_predictable", many_logits),
     ("bad", cdlm.model.runner, "without_prompt", of_work),
     ("bad", cdlm.model.runner, "second_places", in_works),
-    ("bad", cdlm.model.runner, "guide", in_works),
-    ("bad", RowScores, "of", in_works),
-    ("bad", ConstrainedRows, "keep", in_works),
-    ("bad", LogitEditor, "apply", in_works),
+    ("bad", Guide, "edit", in_works),
+    ("bad", Logprobs, "edit", in_works),
+    ("bad", Constrained, "edit", in_works),
+    ("bad", Edits, "edit", in_works),
     ("bad", cdlm.model.runner, "confidence_and_best", many_logits),
     ("bad", cdlm.model.runner, "entropy", many_logits),
     ("bad", cdlm.model.runner, "replace_drawn", in_works),
-    ("bad", cdlm.model.runner, "pick", of_work),
+    ("bad", cdlm.model.decoding.processors.constrained, "pick", of_work),
     ("bad", cdlm.model.decoding.draws, "sample", lambda *_, temperature, **__: temperature == 0.7),
     ("bad", cdlm.model.decoding.draws, "gumbel_noise", lambda _engine, _name, seed, *_: seed == 3),
     ("bad", ModelRunner, "_rules", in_works),
-    ("bad", ConstrainedRows, "choose", in_works),
+    ("bad", Constrained, "decide", in_works),
     ("bad", AnswerMatcher, "take", its_matcher),
     ("bad", AnswerMatcher, "forced", its_matcher),
     ("bad", AnswerMatcher, "closes_after", its_matcher),
     ("bad", ModelRunner, "_results", in_works),
-    ("bad", RowScores, "added", many_logits),
-    ("bad", cdlm.model.decoding.logprobs, "token_logprobs", many_logits),
+    ("bad", Logprobs, "report", in_works),
+    ("bad", cdlm.model.decoding.processors.logprobs, "token_logprobs", many_logits),
     ("bad", Canvas, "close_step", in_works),
     ("bad", KVCache, "store", is_sequence),
     ("bad", cdlm.scheduler.scheduler, "step_output", is_sequence),

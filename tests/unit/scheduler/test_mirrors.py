@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from cdlm.model.decoding.processors.constrained import Constrained
+from cdlm.model.decoding.processors.edits import Edits
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import DecodingParams, GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.models.grammars import MASK, SCHEMAS, build_json_checkpoint, json_grammar
+from tests.support.processors import states
 
 PARAMS = DecodingParams(temperature=0.8, seed=3, frequency_penalty=0.5, confidence_threshold=1.0)
 
@@ -47,9 +50,9 @@ DIFFERENCES: dict[str, tuple[Callable[[Engine], None], str]] = {
     "by threshold": (lambda engine: engine.runner.canvas.by_threshold.__setitem__(0, False), "has the rule threshold"),
     "tokens": (lambda engine: engine.runner.canvas.tokens[0, -1:].fill_(9), "a masked position has a token"),
     "finalized": (lambda engine: engine.runner.canvas.tokens[0, :1].fill_(MASK), "row 0"),
-    "counts": (lambda engine: engine.runner.rows.editor._rows[0].counts[5].add_(1), "counted other tokens"),
-    "counted": (lambda engine: setattr(engine.runner.rows.editor._rows[0], "counted", 1), "has counted 1 of"),
-    "matcher": (lambda engine: engine.runner.rows.constrained._rows[0].matcher.tokens.pop(), "row 0"),
+    "counts": (lambda engine: states(engine, Edits)[0].counts[5].add_(1), "counted other tokens"),
+    "counted": (lambda engine: setattr(states(engine, Edits)[0], "counted", 1), "has counted 1 of"),
+    "matcher": (lambda engine: states(engine, Constrained)[0].matcher.tokens.pop(), "row 0"),
 }
 
 
@@ -67,10 +70,9 @@ def test_what_is_left_of_those_that_went_agrees(directory: Path) -> None:
     engine, _ = running(directory)
     engine.abort("a")
     engine.check()
-    runner = engine.runner
-    assert not runner.rows.editor.rows | runner.rows.constrained.rows
+    assert not any(processor.states for processor in engine.runner.rows.processors)
     engine.add(GenerateRequest(request_id="b", prompt_ids=[40], max_tokens=20, params=PARAMS, ignore_eos=True))
     while engine.busy:
         engine.step()
     engine.check()
-    assert not runner.rows.editor.rows | runner.rows.constrained.rows
+    assert not any(processor.states for processor in engine.runner.rows.processors)

@@ -8,8 +8,10 @@ import torch
 from cdlm.model.config import Manifest
 from cdlm.model.decoding.canvas import Canvas
 from cdlm.model.decoding.logprobs import token_logprobs
-from cdlm.model.decoding.processors.edits import LogitEditor
+from cdlm.model.decoding.processors.edits import Edits
+from cdlm.model.decoding.processors.processor import Step
 from cdlm.model.decoding.rules import FinalizationRule
+from cdlm.model.decoding.settings import BlockStart, RowSettings
 from cdlm.model.row import LogitEdits, RowWork
 from tests.support.oracle import OracleEdits, edit
 
@@ -20,8 +22,22 @@ MANIFEST = Manifest(
 )
 
 
-def work(row: int, start: int, *, edited: bool) -> RowWork:
-    return RowWork(row, [], [], start, edited=edited)
+def work(row: int, start: int) -> RowWork:
+    return RowWork(row, [], [], start)
+
+
+def open_row(editor: Edits, row: int, edits: LogitEdits | None, prompt_ids: list[int], stop_ids: list[int]) -> None:
+    editor.open_row(row, RowSettings(FinalizationRule("threshold", 0.9), BLOCK, stop_ids, prompt_ids, edits))
+
+
+def open_block(editor: Edits, row: int, generated: list[int]) -> None:
+    editor.open_block(row, BlockStart([], generated, BLOCK, {}))
+
+
+def apply(editor: Edits, works: list[RowWork], counts: list[int], chosen: torch.Tensor, logits: torch.Tensor) -> None:
+    step = Step(works, counts, chosen)
+    step.logits = logits
+    editor.edit(step)
 
 
 def canvas_of(rows: list[list[int | None]], given: int = 0) -> Canvas:
@@ -40,18 +56,18 @@ def canvas_of(rows: list[list[int | None]], given: int = 0) -> Canvas:
 def test_each_row_gets_its_own_edits_and_others_none(dtype: torch.dtype) -> None:
     edits = LogitEdits(presence=1.5, frequency=-0.5, repetition=1.3, bias=((2, 5.0), (3, -100.0)), min_tokens=6)
     other = LogitEdits(repetition=0.5)
-    editor = LogitEditor(VOCAB, CPU)
     canvas = canvas_of([[4, None, None, 4], [None] * 4, [None, 6, None, None]])
-    editor.open_row(0, edits, [1, 2, 2], [9])
-    editor.open_block(0, [5, 4, 5, 7])
-    editor.open_row(1, None, [1], [9])
-    editor.open_row(2, other, [8], [])
-    works = [work(0, 7, edited=True), work(1, 7, edited=False), work(2, 1, edited=True)]
+    editor = Edits(canvas, VOCAB)
+    open_row(editor, 0, edits, [1, 2, 2], [9])
+    open_block(editor, 0, [5, 4, 5, 7])
+    open_row(editor, 1, None, [1], [9])
+    open_row(editor, 2, other, [8], [])
+    works = [work(0, 7), work(1, 7), work(2, 1)]
     chosen = canvas.masked.view(-1).nonzero()[:, 0]
     counts = canvas.masked.sum(-1).tolist()
     logits = torch.randn(len(chosen), VOCAB, generator=torch.Generator().manual_seed(0)).to(dtype)
     before = logits.clone()
-    editor.apply(works, counts, chosen, logits, canvas)
+    apply(editor, works, counts, chosen, logits)
 
     assert torch.equal(logits[2:6], before[2:6])
     plain = OracleEdits(1.5, -0.5, 1.3, {2: 5.0, 3: -100.0}, min_tokens=6)
@@ -66,38 +82,38 @@ def test_each_row_gets_its_own_edits_and_others_none(dtype: torch.dtype) -> None
 
 
 def test_a_prompts_tail_in_the_block_is_no_generated_token() -> None:
-    editor = LogitEditor(VOCAB, CPU)
     canvas = canvas_of([[1, 1, 5, None]], given=2)
-    editor.open_row(0, LogitEdits(frequency=1.0), [1, 1], [])
+    editor = Edits(canvas, VOCAB)
+    open_row(editor, 0, LogitEdits(frequency=1.0), [1, 1], [])
     logits = torch.zeros(1, VOCAB)
-    editor.apply([work(0, 0, edited=True)], [1], torch.tensor([3]), logits, canvas)
+    apply(editor, [work(0, 0)], [1], torch.tensor([3]), logits)
     assert logits.tolist() == [[-1.0 if token == 5 else 0.0 for token in range(VOCAB)]]
 
 
 def test_tokens_are_counted_once_and_a_new_request_starts_anew() -> None:
-    editor = LogitEditor(VOCAB, CPU)
     canvas = canvas_of([[None] * 4])
+    editor = Edits(canvas, VOCAB)
 
     def edited() -> list[float]:
         logits = torch.zeros(4, VOCAB)
-        editor.apply([work(0, 8, edited=True)], [4], torch.arange(4), logits, canvas)
+        apply(editor, [work(0, 8)], [4], torch.arange(4), logits)
         return logits[3].tolist()
 
-    editor.open_row(0, LogitEdits(frequency=1.0), [0], [])
-    editor.open_block(0, [5, 5])
-    editor.open_block(0, [5, 5, 6])
+    open_row(editor, 0, LogitEdits(frequency=1.0), [0], [])
+    open_block(editor, 0, [5, 5])
+    open_block(editor, 0, [5, 5, 6])
     assert edited() == [{5: -2.0, 6: -1.0}.get(token, 0.0) for token in range(VOCAB)]
-    editor.open_row(0, LogitEdits(frequency=1.0), [0], [])
+    open_row(editor, 0, LogitEdits(frequency=1.0), [0], [])
     assert edited() == [0.0] * VOCAB
 
 
 def test_a_vocabulary_of_several_parts() -> None:
     size = 40_000
-    editor = LogitEditor(size, CPU)
     canvas = canvas_of([[None] * 4])
-    editor.open_row(0, LogitEdits(bias=((39_999, 3.0), (16_384, -100.0)), repetition=2.0), [20_000], [])
+    editor = Edits(canvas, size)
+    open_row(editor, 0, LogitEdits(bias=((39_999, 3.0), (16_384, -100.0)), repetition=2.0), [20_000], [])
     logits = torch.full((4, size), 4.0)
-    editor.apply([work(0, 8, edited=True)], [4], torch.arange(4), logits, canvas)
+    apply(editor, [work(0, 8)], [4], torch.arange(4), logits)
     assert logits[2, [0, 16_383, 16_384, 20_000, 39_999]].tolist() == [4.0, 4.0, -math.inf, 2.0, 7.0]
 
 

@@ -1,0 +1,45 @@
+"""Log-probabilities of what a step finalizes, from the logits before any edit (docs/sampling.md)."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from cdlm.model.decoding.logprobs import token_logprobs, token_score
+from cdlm.model.decoding.processors.processor import Processor, Step
+from cdlm.model.decoding.settings import RowSettings
+from cdlm.model.row import RowResult, TokenScore
+
+
+class Logprobs(Processor[int]):
+    """Keeps how many alternatives each row is to be told."""
+
+    _at: Tensor  # [asked] int64, which of the step's predicted positions belong to rows that ask,
+    _logits: Tensor  # and their logits, [asked, vocab].
+
+    def state(self, settings: RowSettings) -> int | None:
+        """The number of alternatives."""
+        return settings.logprobs
+
+    def edit(self, step: Step) -> None:
+        """Copies the logits as they are."""
+        self._at = step.positions([work.row in self.states for work in step.works])
+        self._logits = step.logits.index_select(0, self._at)
+
+    def report(self, step: Step, results: list[RowResult]) -> None:
+        """Adds the log-probabilities of what was finalized, in one transfer more."""
+        tops = {index: self.states[work.row] for index, work in enumerate(step.works) if work.row in self.states}
+        places, logits = step.chosen.index_select(0, self._at), self._logits
+        del self._logits
+        # How many were finalized the host has just learnt, so the device need not be asked again.
+        count = sum(results[index].finalized for index in tops)
+        fresh = torch.nonzero_static(step.now.view(-1)[places], size=count)[:, 0]
+        tokens = step.token.index_select(0, self._at.index_select(0, fresh))
+        top = max(tops.values())
+        figures = token_logprobs(logits.index_select(0, fresh), tokens, self.canvas.mask_token_id, top)
+        scores: dict[int, dict[int, TokenScore]] = {index: {} for index in tops}
+        for place, line in zip(places[fresh].tolist(), figures.tolist(), strict=True):
+            index, offset = divmod(place, self.canvas.block_length)
+            scores[index][offset] = token_score(line, tops[index], top)
+        for index, found in scores.items():
+            results[index] = replace(results[index], scores=found)
