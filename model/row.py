@@ -1,39 +1,13 @@
 """What the runner is asked for a row of its batch, and what it answers."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cdlm.model.decoding.params import DecodingParams
 
 # Why a row ends whose logits are NaN or infinite.
 NOT_FINITE = "the model's logits are not finite"
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a row draws tokens; a row without it takes the most probable one."""
-
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class LogitEdits:
-    """How a row's logits are changed before confidence, rule and draw look at them (docs/sampling.md).
-
-    Attributes:
-        presence: subtracted from tokens generated before.
-        frequency: subtracted as often as they were generated.
-        repetition: divides positive logits and multiplies negative ones of tokens in the prompt or generated before.
-        bias: (id, added number); -100 removes the token.
-        min_tokens: no stop token among that many generated ones.
-    """
-
-    presence: float = 0.0
-    frequency: float = 0.0
-    repetition: float = 1.0
-    bias: tuple[tuple[int, float], ...] = ()
-    min_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +45,7 @@ class RowWork:
         block_start: position of the current block.
         denoise: whether the block's rows join the forward; false only where the block's first token is
             taken from the commit pass alone.
-        sampling: ``None`` for greedy decoding.
+        sampling: how its tokens are drawn, with a seed; ``None`` takes the most probable ones.
         needs_entropy: whether its finalization rule ranks by entropy.
         guidance: how its logits are moved away from those without its prompt; ``None`` leaves them.
         blank: how many tokens at the block's beginning belong to the prompt, in the pass without it; ``None`` in any
@@ -83,7 +57,7 @@ class RowWork:
     clean: list[Span]
     block_start: int
     denoise: bool = True
-    sampling: Sampling | None = None
+    sampling: "DecodingParams | None" = None
     needs_entropy: bool = False
     guidance: Guidance | None = None
     blank: int | None = None

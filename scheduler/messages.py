@@ -1,47 +1,14 @@
 """Typed messages between the API process and the engine process (msgpack through msgspec, never pickle)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+from pydantic import BaseModel
 
-from cdlm.model.decoding.rules import RuleName
+from cdlm.model.decoding.params import DecodingParams
 
 FinishReason = Literal["stop", "length", "error"]
 Phase = Literal["prefill", "denoise", "commit", "score", "mixed", "idle"]
-
-
-class DecodingParams(msgspec.Struct, frozen=True, kw_only=True):
-    """How one request is decoded. ``None`` takes the engine's value.
-
-    ``decoding`` names the rule that finalizes tokens (``model/decoding/finalize.py``): ``threshold`` uses
-    ``confidence_threshold`` in (0, 1]; ``factor`` uses ``decoding_factor`` > 0; ``entropy_bound`` uses
-    ``entropy_bound`` >= 0, in nats; ``fixed_steps`` uses ``steps_per_block`` >= 1. A number that the rule does not use
-    has no effect. Without ``decoding`` a ``confidence_threshold`` means ``threshold``, and anything else the engine's
-    own rule (``EngineOptions``). ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 filter nothing; ``seed``
-    selects the noise of a sampled request and is ignored by a greedy one.
-
-    The penalties, ``logit_bias`` (id -> number in [-100, 100], -100 a ban) and ``min_tokens`` edit the logits before
-    anything is decided on them (docs/sampling.md). Before that a ``guidance_scale`` above 0 moves them away from what
-    they would be without the prompt, at twice the work and twice the pages.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    seed: int = 0
-    decoding: RuleName | None = None
-    confidence_threshold: float | None = None
-    decoding_factor: float | None = None
-    entropy_bound: float | None = None
-    steps_per_block: int | None = None
-    max_steps_per_block: int | None = None
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    logit_bias: dict[int, float] = {}
-    min_tokens: int = 0
-    guidance_scale: float = 0.0
 
 
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
@@ -229,3 +196,17 @@ class EngineFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 
 
 EngineOutput = StepReport | StepBegun | EngineReady | EngineFailed
+
+
+def encode(message: EngineInput | EngineOutput) -> bytes:
+    """A message as bytes."""
+    return msgspec.msgpack.encode(message, enc_hook=vars)
+
+
+def decoder(kind: Any) -> "msgspec.msgpack.Decoder[Any]":
+    """Reads messages of the types ``kind``; bytes that are none raise ``msgspec.DecodeError``."""
+    return msgspec.msgpack.Decoder(kind, dec_hook=_validated)
+
+
+def _validated(model: type[BaseModel], value: object) -> BaseModel:
+    return model.model_validate(value)

@@ -1,5 +1,6 @@
 """One request inside the engine: its tokens, its current block, its pages and counters."""
 
+import secrets
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -8,11 +9,11 @@ from torch import Tensor
 
 from cdlm.model.config import Manifest
 from cdlm.model.decoding.grammar.compiled import CompiledGrammar
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.decoding.rules import RULE_NUMBERS, FinalizationRule
-from cdlm.model.row import LogitEdits, Sampling
 from cdlm.model.staged import StagedForward
 from cdlm.scheduler.blocks import first_block_start
-from cdlm.scheduler.messages import DecodingParams, GenerateRequest, TokenLogprob
+from cdlm.scheduler.messages import GenerateRequest, TokenLogprob
 from cdlm.scheduler.options import EngineOptions
 
 
@@ -21,6 +22,7 @@ class Sequence:
     """State of a request from arrival to its last block.
 
     Attributes:
+        params: those of the request, with a seed if its tokens are drawn.
         token_ids: the prompt and every finished block; never holds a masked position.
         computed: positions below this have exact keys and values in the pool.
         block_start: position of the current block.
@@ -49,12 +51,10 @@ class Sequence:
     token_ids: list[int]
     prompt_length: int
     block_start: int
-    sampling: Sampling | None
+    params: DecodingParams
     stop_ids: list[int]
     rule: FinalizationRule
     max_steps: int
-    edits: LogitEdits | None
-    guidance_scale: float = 0.0
     arrival: float = field(default_factory=time.monotonic)
     computed: int = 0
     row: int | None = None
@@ -84,27 +84,24 @@ class Sequence:
         params = request.params
         rule = finalization_rule(params, manifest, options)
         max_steps = params.max_steps_per_block or manifest.block_length
-        sampling = None
-        if params.temperature > 0.0:
-            sampling = Sampling(params.temperature, params.top_k, params.top_p, params.min_p, params.seed)
+        if params.sampled and params.seed is None:
+            params = params.model_copy(update={"seed": secrets.randbits(63)})
         stop_ids = [] if request.ignore_eos else list(manifest.stop_token_ids)
         return cls(
             request=request,
             token_ids=list(request.prompt_ids),
             prompt_length=len(request.prompt_ids),
             block_start=first_block_start(len(request.prompt_ids), manifest),
-            sampling=sampling,
+            params=params,
             stop_ids=stop_ids + [token for token in request.stop_token_ids if token not in stop_ids],
             rule=rule,
             max_steps=min(max_steps, int(rule.limit)) if rule.name == "fixed_steps" else max_steps,
-            edits=logit_edits(params),
-            guidance_scale=params.guidance_scale,
         )
 
     @property
     def guided(self) -> bool:
         """Whether every forward computes it twice, once without its prompt."""
-        return self.guidance_scale > 0.0
+        return self.params.guidance_scale > 0.0
 
     @property
     def tables(self) -> list[list[int]]:
@@ -128,7 +125,7 @@ class Sequence:
 
 def finalization_rule(params: DecodingParams, manifest: Manifest, options: EngineOptions) -> FinalizationRule:
     """The rule a request asks for, its number from the request, else the checkpoint's threshold or the options'."""
-    name = params.decoding or ("threshold" if params.confidence_threshold is not None else options.decoding)
+    name = params.rule(options.decoding)
     given: float | None = getattr(params, RULE_NUMBERS[name])
     if given is not None:
         return FinalizationRule(name, given)
@@ -139,15 +136,3 @@ def finalization_rule(params: DecodingParams, manifest: Manifest, options: Engin
             return FinalizationRule(name, options.steps_per_block or manifest.block_length)
         case _:
             return FinalizationRule(name, getattr(options, RULE_NUMBERS[name]))
-
-
-def logit_edits(params: DecodingParams) -> LogitEdits | None:
-    """The edits of the logits that a request asks for; ``None`` when they would change nothing."""
-    edits = LogitEdits(
-        params.presence_penalty,
-        params.frequency_penalty,
-        params.repetition_penalty,
-        tuple(params.logit_bias.items()),
-        params.min_tokens,
-    )
-    return None if edits == LogitEdits() else edits

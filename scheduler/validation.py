@@ -2,7 +2,7 @@
 
 from cdlm.model.config import Manifest
 from cdlm.model.decoding.canvas import MAX_STOP_IDS
-from cdlm.model.decoding.rules import BAN
+from cdlm.model.decoding.params import ParameterError
 from cdlm.scheduler.errors import RequestError
 from cdlm.scheduler.kv.cache import KVCache
 from cdlm.scheduler.messages import GenerateRequest
@@ -26,8 +26,6 @@ def check_request(
         raise RequestError(f"prompt has a token id outside 0..{vocab_size - 1}")
     if cache.pages_for(length + request.max_tokens + manifest.block_length) > cache.num_pages:
         raise RequestError(f"prompt and max_tokens need more than the {cache.num_pages} KV pages there are")
-    if request.params.guidance_scale < 0.0:
-        raise RequestError(f"guidance_scale must not be negative, got {request.params.guidance_scale}")
     if request.params.guidance_scale > 0.0 and manifest.mask_token_id >= vocab_size:
         raise RequestError(
             "guidance_scale: the model has no mask token, which guidance puts in the place of the prompt"
@@ -48,7 +46,11 @@ def check_request(
         raise RequestError("pinned has a token id that cannot be generated")
     check_logprobs(request.logprobs, vocab_size)
     check_priority(request.priority)
-    _check_edits(request, [*manifest.stop_token_ids, *request.stop_token_ids], vocab_size, manifest.mask_token_id)
+    stop_ids = [*manifest.stop_token_ids, *request.stop_token_ids]
+    try:
+        request.params.check_fit(vocab_size, manifest.mask_token_id, stop_ids, request.max_tokens)
+    except ParameterError as error:
+        raise RequestError(str(error)) from None
 
 
 def _ends(request: GenerateRequest, manifest: Manifest, vocab_size: int) -> bool:
@@ -68,17 +70,3 @@ def check_priority(priority: int) -> None:
     """Raises ``RequestError`` for a priority that does not fit into 32 bits."""
     if not -MAX_PRIORITY - 1 <= priority <= MAX_PRIORITY:
         raise RequestError(f"priority must be in {-MAX_PRIORITY - 1}..{MAX_PRIORITY}, got {priority}")
-
-
-def _check_edits(request: GenerateRequest, stop_ids: list[int], vocab_size: int, mask_token_id: int) -> None:
-    params = request.params
-    unknown = [token for token in params.logit_bias if not 0 <= token < vocab_size or token == mask_token_id]
-    if unknown:
-        raise RequestError(f"logit_bias: {unknown[0]} is no token that can be generated")
-    if params.min_tokens > request.max_tokens:
-        raise RequestError(f"min_tokens {params.min_tokens} is more than max_tokens {request.max_tokens}")
-    if params.repetition_penalty <= 0.0:
-        raise RequestError(f"repetition_penalty must be positive, got {params.repetition_penalty}")
-    banned = {token for token, value in params.logit_bias.items() if value <= BAN}
-    if banned and banned.union(stop_ids if params.min_tokens else ()) >= set(range(vocab_size)) - {mask_token_id}:
-        raise RequestError("logit_bias bans every token")

@@ -2,13 +2,14 @@
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import msgspec
 
 import cdlm
-from cdlm.model.decoding.rules import BAN
+from cdlm.model.decoding.params import ParameterError, check_token_ids
 from cdlm.scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest
 from cdlm.server.errors import ApiError, invalid, too_long
 from cdlm.server.gate import Gate
@@ -18,9 +19,6 @@ from cdlm.server.openai.forms.grammars import GrammarChecker
 from cdlm.server.openai.protocol.fields import AnswerFields
 from cdlm.server.settings import ServerSettings
 from cdlm.server.text import TextCodec
-
-# As many foreign ids as a logit_bias can have are named in an error.
-_NAMED = 1024
 
 
 def package_version() -> str:
@@ -134,12 +132,8 @@ def check_ids(ids: list[int], ready: EngineReady, param: str) -> None:
     """Raises ``ApiError`` 400 for an empty prompt, ids the model does not have, and masks."""
     if not ids:
         raise invalid(f"{param} must not be empty", param)
-    if max(ids) >= ready.vocab_size:
-        foreign = sorted({ident for ident in ids if ident >= ready.vocab_size})
-        named = ", ".join(map(str, foreign[:_NAMED])) + (" and others" if len(foreign) > _NAMED else "")
-        raise invalid(f"{param}: token ids must be below {ready.vocab_size}, not {named}", param)
-    if ready.mask_token_id in ids:
-        raise invalid(f"{param}: token id {ready.mask_token_id} is the mask token", param)
+    with _naming_the_field():
+        check_token_ids(param, ids, ready.vocab_size, ready.mask_token_id)
 
 
 def check_stop_ids(ids: list[int], ready: EngineReady) -> None:
@@ -150,15 +144,18 @@ def check_stop_ids(ids: list[int], ready: EngineReady) -> None:
 
 def check_edits(fields: AnswerFields, budget: int, ready: EngineReady) -> None:
     """Raises ``ApiError`` 400 for edits of the logits that the model or ``budget`` tokens leave no room for."""
-    if fields.logit_bias:
-        check_ids(list(fields.logit_bias), ready, "logit_bias")
-        banned = {token for token, bias in fields.logit_bias.items() if bias <= BAN}
-        if fields.min_tokens:
-            banned |= {*ready.stop_token_ids, *fields.stop_token_ids}
-        if len(banned | {ready.mask_token_id}) >= ready.vocab_size:
-            raise invalid("logit_bias leaves no token to write", "logit_bias")
-    if fields.min_tokens > budget:
-        raise invalid(f"min_tokens ({fields.min_tokens}) is more than the {budget} tokens of an answer", "min_tokens")
+    with _naming_the_field():
+        stop_ids = [*ready.stop_token_ids, *fields.stop_token_ids]
+        fields.check_fit(ready.vocab_size, ready.mask_token_id, stop_ids, budget)
+
+
+@contextmanager
+def _naming_the_field() -> Iterator[None]:
+    """Answers a ``ParameterError`` with a 400."""
+    try:
+        yield
+    except ParameterError as error:
+        raise invalid(str(error), error.param) from None
 
 
 def token_budget(prompt_tokens: int, wanted: int | None, ready: EngineReady, param: str, *, guided: bool) -> int:

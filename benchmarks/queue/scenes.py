@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cdlm.model.assets import BUNDLED_STUDENT
-from cdlm.scheduler.messages import DecodingParams, GenerateRequest
+from cdlm.model.decoding.params import DecodingParams
+from cdlm.scheduler.messages import GenerateRequest
 
 # One token a step, so that whoever runs does so for as long as the measurement takes.
 _SLOW = DecodingParams(confidence_threshold=1.0)

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from benchmarks.speed.load import Load, Prompts, Sample, sample
 from benchmarks.speed.raw import Recording, recorded
-from cdlm.scheduler.messages import DecodingParams, EngineStats, GenerateRequest
+from cdlm.model.decoding.params import DecodingParams
+from cdlm.scheduler.messages import EngineStats, GenerateRequest
 from cdlm.scheduler.offline import OfflineEngine
 from cdlm.scheduler.options import EngineOptions
 

@@ -8,7 +8,9 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from cdlm.cli.decoding_flags import with_decoding_flags
 from cdlm.cli.loading_flags import with_loading_flags
+from cdlm.model.decoding.params import DecodingParams
 
 if TYPE_CHECKING:
     from cdlm.model.config import Manifest
@@ -20,15 +22,14 @@ MASK_SIGN, END_SIGN = "░", "∎"
 
 
 @with_loading_flags
+@with_decoding_flags
 def generate(
     loading: list[str],
+    params: DecodingParams,
     prompt: Annotated[str, typer.Argument(help="What to answer, or with --raw to complete.")],
     system: Annotated[str | None, typer.Option(help="A system message in front of the prompt.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Complete the prompt as it is, without a chat template.")] = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens to generate.")] = 256,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the most probable tokens.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Chooses the noise of a sampled answer.")] = 0,
-    guidance_scale: Annotated[float, typer.Option(min=0, max=100, help="Classifier-free guidance; 0 is none.")] = 0.0,
     show_steps: Annotated[bool, typer.Option("--show-steps", help="Print the canvas after every step.")] = False,
 ) -> None:
     """Answer one prompt without a server, as the checkpoint's chat template asks it.
@@ -40,7 +41,7 @@ def generate(
     os.environ.update(waiting_variables())  # Before torch is loaded.
     from cdlm.model.config import CheckpointError
     from cdlm.scheduler.errors import EngineError, RequestError
-    from cdlm.scheduler.messages import DecodingParams, GenerateRequest
+    from cdlm.scheduler.messages import GenerateRequest
     from cdlm.scheduler.offline import OfflineEngine
     from cdlm.server.command_line import SettingsError, parse_settings
     from cdlm.server.errors import ApiError
@@ -62,7 +63,6 @@ def generate(
         if printer:
             printer.manifest = manifest
         length = max(1, min(max_tokens, manifest.max_model_len - len(prompt_ids)))
-        params = DecodingParams(temperature=temperature, seed=seed, guidance_scale=guidance_scale)
         [done] = llm.generate(
             [GenerateRequest(request_id="0", prompt_ids=prompt_ids, max_tokens=length, params=params)]
         )

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from torch import Tensor
 
 from cdlm.model.decoding.noise import gumbel_noise
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.decoding.sampling import sample
-from cdlm.model.row import RowWork, Sampling
+from cdlm.model.row import RowWork
 
 # The token that an offset of the block takes from some logits [1, vocab].
 Pick = Callable[[Tensor, int], int]
@@ -42,8 +43,9 @@ def pick(work: RowWork) -> Pick:
     return lambda logits, offset: int(_draw(work, how, logits, [offset]))
 
 
-def _draw(work: RowWork, how: Sampling, logits: Tensor, offsets: list[int]) -> Tensor:
+def _draw(work: RowWork, how: DecodingParams, logits: Tensor, offsets: list[int]) -> Tensor:
     """logits [positions, vocab] at ``offsets`` of the row's block -> [positions] int64."""
+    assert how.seed is not None
     noise = gumbel_noise(how.seed, [work.block_start + offset for offset in offsets], logits.shape[-1])
     return sample(
         logits,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cdlm.model.decoding.grammar.compiled import CompiledGrammar
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.decoding.rules import FinalizationRule
-from cdlm.model.row import LogitEdits
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,22 +15,22 @@ class RowSettings:
     """How a request's blocks are decoded, from its first block to its last.
 
     Attributes:
+        params: what the request asks for.
         rule: which positions a step finalizes.
         max_steps: most denoise steps per block.
         stop_ids: tokens that end the answer.
         prompt_ids: the prompt.
-        edits: how its logits are edited, if they are.
         grammar: what the answer must follow, if anything.
         logprobs: how many alternatives to report with the log-probability of each finalized token; ``None`` reports
             none at all.
         border: [hidden], the state behind the known tokens, where no forward will bring it.
     """
 
+    params: DecodingParams
     rule: FinalizationRule
     max_steps: int
     stop_ids: list[int]
     prompt_ids: list[int]
-    edits: LogitEdits | None = None
     grammar: CompiledGrammar | None = None
     logprobs: int | None = None
     border: Tensor | None = None

@@ -28,6 +28,8 @@ from cdlm.scheduler.messages import (
     ShutdownRequest,
     StepBegun,
     StepReport,
+    decoder,
+    encode,
 )
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.process.flights import Flights
@@ -178,7 +180,7 @@ class EngineClient:
     async def _send(self, message: EngineInput) -> None:
         if self._inbox is None:
             raise EngineDeadError("the engine is not ready")
-        sent = asyncio.ensure_future(self._inbox.send(msgspec.msgpack.encode(message)))
+        sent = asyncio.ensure_future(self._inbox.send(encode(message)))
         try:
             await asyncio.shield(sent)
         except asyncio.CancelledError:
@@ -191,7 +193,7 @@ class EngineClient:
     def _send_soon(self, message: EngineInput) -> None:
         """Sends without awaiting: usable while the caller is being cancelled."""
         if self._inbox is not None:
-            sent = asyncio.ensure_future(self._inbox.send(msgspec.msgpack.encode(message)))
+            sent = asyncio.ensure_future(self._inbox.send(encode(message)))
             # Whoever is gone needs nothing any more; an exception that nobody looks at would be logged.
             sent.add_done_callback(lambda done: None if done.cancelled() else done.exception())
 
@@ -273,9 +275,9 @@ class EngineClient:
                 return
 
     async def _read(self, outbox: zmq.asyncio.Socket) -> None:
-        decoder = msgspec.msgpack.Decoder(EngineOutput)
+        reader = decoder(EngineOutput)
         while True:
-            message = decoder.decode(await outbox.recv())
+            message = reader.decode(await outbox.recv())
             match message:
                 case EngineReady():
                     self._ready, self._loaded_once = message, True

@@ -22,6 +22,8 @@ from cdlm.scheduler.messages import (
     ShutdownRequest,
     StepBegun,
     StepReport,
+    decoder,
+    encode,
 )
 from cdlm.scheduler.options import EngineOptions
 
@@ -37,13 +39,12 @@ class EngineServer:
     def __init__(self, engine: Engine, inbox: "zmq.Socket[bytes]", outbox: "zmq.Socket[bytes]", *, parent: int) -> None:
         self.engine = engine
         self.inbox, self.outbox = inbox, outbox
-        self._decoder = msgspec.msgpack.Decoder(EngineInput)
-        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = decoder(EngineInput)
         self._parent = parent
 
     def send(self, message: EngineOutput) -> None:
         """Sends one message to the API process."""
-        self.outbox.send(self._encoder.encode(message))
+        self.outbox.send(encode(message))
 
     def run(self) -> None:
         """Serves until told to shut down, or until the parent process is gone."""
@@ -114,7 +115,7 @@ def main() -> int:
             if not isinstance(error, EngineStartError | OSError):  # What nobody foresaw.
                 logger.exception("the engine could not be loaded")
             reason = str(error) if isinstance(error, EngineStartError) else f"{type(error).__name__}: {error}"
-            outbox.send(msgspec.msgpack.encode(EngineFailed(message=reason)))
+            outbox.send(encode(EngineFailed(message=reason)))
             return 1
         try:
             EngineServer(engine, inbox, outbox, parent=int(sys.argv[3])).run()

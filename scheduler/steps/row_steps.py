@@ -77,10 +77,10 @@ class RowSteps:
             clean,
             sequence.block_start,
             denoise=not alone,
-            sampling=sequence.sampling,
+            sampling=sequence.params if sequence.params.sampled else None,
             needs_entropy=sequence.rule.name == "entropy_bound",
             guidance=(
-                Guidance(sequence.guidance_scale, sequence.second_pages, sequence.prompt_length)
+                Guidance(sequence.params.guidance_scale, sequence.second_pages, sequence.prompt_length)
                 if sequence.guided
                 else None
             ),
@@ -89,11 +89,11 @@ class RowSteps:
     def _open_block(self, sequence: Sequence, row: int) -> None:
         if not sequence.row_open:
             settings = RowSettings(
+                params=sequence.params,
                 rule=sequence.rule,
                 max_steps=sequence.max_steps,
                 stop_ids=sequence.stop_ids,
                 prompt_ids=sequence.request.prompt_ids,
-                edits=sequence.edits,
                 grammar=sequence.grammar,
                 logprobs=sequence.request.logprobs,
                 border=sequence.border,

@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cdlm.model.config import Manifest, TransformerConfig
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.scheduler.engine import Engine
-from cdlm.scheduler.messages import BlockOutput, DecodingParams, GenerateRequest
+from cdlm.scheduler.messages import BlockOutput, GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.models.checkpoints import EOS
 from tests.support.oracle import OracleAnswer, OracleEdits, decode

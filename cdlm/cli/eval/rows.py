@@ -6,15 +6,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.decoding.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR
 from cdlm.model.device import resolve_device, resolve_dtype
 from cdlm.model.loading.checkpoint import Checkpoint, load_checkpoint
 from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.errors import EngineError
-from cdlm.scheduler.messages import DecodingParams, GenerateRequest
+from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.offline import OfflineEngine
 from cdlm.scheduler.options import EngineOptions
 from cdlm.training.decoding.decoder import CachedDecoder, Decoding, FullDecoder, TeacherDecoder
@@ -152,7 +151,7 @@ class Models:
             model = "student" if name in _STUDENT else name
             directory, params = self.directories[model], _STUDENT.get(name, DecodingParams())
             answer = self._engine_answerer(model, params)
-            return TableRow(name, directory, msgspec.to_builtins(params), load_tokenizer(directory), answer, answer)
+            return TableRow(name, directory, params.model_dump(), load_tokenizer(directory), answer, answer)
         directory = self.directories["teacher"]
         settings = {"decoding": ROWS[name], **({"tokens_per_step": truncated_count} if name == TRUNCATED else {})}
         row = partial(TableRow, name, directory, settings, load_tokenizer(directory))

@@ -45,7 +45,7 @@ class Constrained(Processor[_RowState]):
             return None
         mask = self.canvas.mask_token_id
         stops = [token for token in settings.stop_ids if 0 <= token < self.vocab_size and token != mask]
-        return _RowState(AnswerMatcher(settings.grammar, stops), edited=settings.edits is not None)
+        return _RowState(AnswerMatcher(settings.grammar, stops), edited=settings.params.edits_logits)
 
     def open_block(self, row: int, start: BlockStart) -> None:
         """Goes to the beginning of a block."""

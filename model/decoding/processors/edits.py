@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.decoding.processors.processor import Processor, Step
 from cdlm.model.decoding.rules import BAN
 from cdlm.model.decoding.settings import BlockStart, RowSettings
-from cdlm.model.row import LogitEdits, RowWork
+from cdlm.model.row import RowWork
 
 # Edited in parts of the vocabulary, so that what is held in fp32 stays small.
 _VOCABULARY_PART = 16_384
@@ -27,7 +28,7 @@ class _RowState:
         counted: generated tokens that ``counts`` holds.
     """
 
-    edits: LogitEdits
+    params: DecodingParams
     prompt_length: int
     bias: Tensor
     stops: Tensor
@@ -41,15 +42,15 @@ class Edits(Processor[_RowState]):
 
     def state(self, settings: RowSettings) -> _RowState | None:
         """The edits, with nothing generated so far."""
-        edits, prompt_ids = settings.edits, settings.prompt_ids
-        if edits is None:
+        params, prompt_ids = settings.params, settings.prompt_ids
+        if not params.edits_logits:
             return None
         bias = torch.zeros(self.vocab_size, device=self.device)
-        if edits.bias:
-            ids, values = zip(*edits.bias, strict=True)
+        if params.logit_bias:
+            ids, values = zip(*params.logit_bias.items(), strict=True)
             bias[self._ids(ids)] = torch.tensor([float("-inf") if value <= BAN else value for value in values]).to(bias)
         in_prompt, stops = self._set(prompt_ids), self._set(settings.stop_ids)
-        return _RowState(edits, len(prompt_ids), bias, stops, in_prompt, torch.zeros_like(bias))
+        return _RowState(params, len(prompt_ids), bias, stops, in_prompt, torch.zeros_like(bias))
 
     def open_block(self, row: int, start: BlockStart) -> None:
         """Counts what has been finished since the row's last block."""
@@ -83,10 +84,10 @@ class Edits(Processor[_RowState]):
 
         present = written > 0
         added = torch.stack([state.bias for state in states])
-        added = added - column([state.edits.frequency for state in states]) * written
-        added -= column([state.edits.presence for state in states]) * present
+        added = added - column([state.params.frequency_penalty for state in states]) * written
+        added -= column([state.params.presence_penalty for state in states]) * present
         seen = present | torch.stack([state.in_prompt for state in states])
-        divisor = torch.where(seen, column([state.edits.repetition for state in states]), 1.0)
+        divisor = torch.where(seen, column([state.params.repetition_penalty for state in states]), 1.0)
         offsets = step.chosen[at] % self.canvas.block_length
         banned = self._early([works[index] for index in asking], states, owner, offsets)
         stops = torch.stack([state.stops for state in states]) if banned is not None else None
@@ -113,7 +114,7 @@ class Edits(Processor[_RowState]):
     def _early(self, works: list[RowWork], states: list[_RowState], owner: Tensor, offsets: Tensor) -> Tensor | None:
         """[positions] bool: those that come before their row's ``min_tokens``; ``None`` when no row has any."""
         until = [
-            state.prompt_length + state.edits.min_tokens - work.block_start
+            state.prompt_length + state.params.min_tokens - work.block_start
             for work, state in zip(works, states, strict=True)
         ]
         if max(until) <= 0:

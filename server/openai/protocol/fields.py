@@ -2,16 +2,16 @@
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.decoding.rules import RULE_NUMBERS, RuleName
-from cdlm.scheduler.messages import DecodingParams
 from cdlm.server.errors import invalid
 from cdlm.server.openai.fields.row import STREAM_OPTIONS
 from cdlm.server.openai.fields.table import describe_rows, settle
 from cdlm.server.openai.protocol.conditions import Condition
 from cdlm.server.openai.protocol.effort import Effort, effort_threshold
-from cdlm.server.openai.protocol.values import BIASES, StopInput, check_bias, check_stops
+from cdlm.server.openai.protocol.values import StopInput, check_stops
 from cdlm.server.openai.protocol.whole import takes_integers, whole
 
 
@@ -67,14 +67,9 @@ class StreamOptions(AnyStreamOptions):
     continuous_usage_stats: bool = Field(default=False, description="Send the usage so far on every chunk.")
 
 
-class SamplingFields(ApiModel):
+class SamplingFields(ApiModel, DecodingParams):
     """How answers are decoded and what ends them, on all routes."""
 
-    temperature: float = Field(0.0, ge=0, le=2, description="0, the default, decodes greedily.")
-    top_p: float = Field(1.0, ge=0, le=1, description="Draw from the likeliest tokens that have this share together.")
-    top_k: int = Field(0, ge=-1, le=2**31 - 1, description="0 or -1 filters nothing.")
-    min_p: float = Field(0.0, ge=0, le=1, description="Draw from tokens with this share of the likeliest one's.")
-    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1, description="Absent draws a fresh one.")
     stop: Annotated[tuple[str, ...], PlainValidator(check_stops, json_schema_input_type=StopInput)] = Field(
         (), description="Text that ends the answer and is left out of it; up to 16."
     )
@@ -82,30 +77,6 @@ class SamplingFields(ApiModel):
         [], max_length=16, description="Tokens that end the answer and are left out of it."
     )
     ignore_eos: bool = Field(False, description="Go on after the end token, up to max_tokens.")
-    decoding: RuleName | None = Field(
-        None,
-        description="Which tokens a denoise step finalizes; absent is threshold where confidence_threshold is sent, "
-        "and the server's rule elsewhere. threshold: those above confidence_threshold. factor: the n most confident, "
-        "as long as the n-th has a confidence of at least 1 - decoding_factor / (n + 1). entropy_bound: the n of "
-        "lowest entropy, as long as their entropies but the largest sum to at most entropy_bound. fixed_steps: the "
-        "most confident, so many that the block takes steps_per_block steps. Always at least one.",
-    )
-    confidence_threshold: float | None = Field(
-        None, gt=0, le=1, description="For decoding threshold; absent takes the server's."
-    )
-    decoding_factor: float | None = Field(
-        None, gt=0, le=1e6, description="For decoding factor; absent takes the server's. Larger is faster."
-    )
-    entropy_bound: float | None = Field(
-        None,
-        ge=0,
-        le=1e6,
-        description="For decoding entropy_bound, in nats; absent takes the server's. Larger is faster.",
-    )
-    steps_per_block: int | None = Field(
-        None, ge=1, le=4096, description="For decoding fixed_steps; absent takes the server's. Smaller is faster."
-    )
-    max_steps_per_block: int | None = Field(None, ge=1, le=4096, description="Most denoise steps of a block.")
     skip_special_tokens: bool = Field(True, description="false shows special tokens in the text, by their names.")
     include_stop_str_in_output: bool = Field(False, description="Leave the text of stop in the answer.")
     priority: int = Field(
@@ -116,25 +87,6 @@ class SamplingFields(ApiModel):
     )
     cache_salt: str = Field(
         "", max_length=1024, description="Only requests with the same one share what is cached of their prompts."
-    )
-    presence_penalty: float = Field(0.0, ge=-2, le=2, description="Taken from the logits of tokens written before.")
-    frequency_penalty: float = Field(0.0, ge=-2, le=2, description="The same, as often as they were written.")
-    repetition_penalty: float = Field(
-        1.0,
-        ge=0.01,
-        le=100,
-        description="Divides positive and multiplies negative logits of tokens in the prompt or written before.",
-    )
-    logit_bias: Annotated[dict[int, float], PlainValidator(check_bias), WithJsonSchema(BIASES)] = Field(
-        {}, description="Token ids, and what is added to their logits: -100 to 100, where -100 is a ban."
-    )
-    min_tokens: int = Field(0, ge=0, description="No stop token among that many tokens; a stop string still ends.")
-    guidance_scale: float = Field(
-        0.0,
-        ge=0,
-        le=100,
-        description="Classifier-free guidance: logits c become u + (guidance_scale + 1) (c - u), u being those without "
-        "the prompt. Above 0 a request takes twice the work.",
     )
 
 
@@ -174,10 +126,9 @@ class AnswerFields(SamplingFields):
         """The effort that is asked for, under whichever name the route has for it."""
         return None
 
-    def rule(self, default: RuleName) -> RuleName:
-        """The rule that tokens are finalized by, where requests that name none have ``default``."""
-        names_threshold = self.confidence_threshold is not None or self.effort is not None
-        return self.decoding or ("threshold" if names_threshold else default)
+    @property
+    def names_threshold(self) -> bool:
+        return self.confidence_threshold is not None or self.effort is not None
 
     def check_supported(self, default_rule: RuleName) -> None:
         """Raises ``ApiError`` 400 for a field that would change the output and is not honoured.
@@ -205,28 +156,10 @@ class AnswerFields(SamplingFields):
 
     def decoding_params(self, seed: int, threshold: float) -> DecodingParams:
         """The engine's parameters, with the noise stream ``seed``; ``threshold`` is the checkpoint's own."""
-        return DecodingParams(
-            temperature=self.temperature,
-            top_k=max(self.top_k, 0),
-            # Zero means only the likeliest token, which an arbitrarily small share keeps.
-            top_p=max(self.top_p, 1e-9),
-            min_p=self.min_p,
-            seed=seed,
-            decoding=self.decoding,
-            confidence_threshold=(
-                self.confidence_threshold if self.effort is None else effort_threshold(self.effort, threshold)
-            ),
-            decoding_factor=self.decoding_factor,
-            entropy_bound=self.entropy_bound,
-            steps_per_block=self.steps_per_block,
-            max_steps_per_block=self.max_steps_per_block,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            repetition_penalty=self.repetition_penalty,
-            logit_bias=self.logit_bias,
-            min_tokens=self.min_tokens,
-            guidance_scale=self.guidance_scale,
-        )
+        params = {name: getattr(self, name) for name in DecodingParams.model_fields} | {"seed": seed}
+        if self.effort is not None:
+            params["confidence_threshold"] = effort_threshold(self.effort, threshold)
+        return DecodingParams.model_construct(**params)
 
 
 class GenerationFields(AnswerFields):

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from cdlm.cli.main import app
 from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.offline import OfflineEngine
@@ -118,3 +119,19 @@ def test_no_command_loads_torch_before_it_runs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_every_decoding_parameter_that_a_flag_can_say_has_one() -> None:
+    helped = run("--help").stdout
+    for name in DecodingParams.model_fields.keys() - {"logit_bias"}:
+        assert f"--{name.replace('_', '-')} " in helped, name
+        assert helped.count(f"--{name.replace('_', '-')} ") == 1, name
+    greedy = generate("hi", "--max-tokens", "24")
+    drawn = {generate("hi", "--max-tokens", "24", "--temperature", "2", *seed) for seed in ([], [], ["--seed", "3"])}
+    assert len(drawn | {greedy}) == 4
+    assert generate("hi", "--max-tokens", "24", "--temperature", "2", "--top-k", "1") == greedy
+    assert generate("hi", "--max-tokens", "24", "--temperature", "2", "--seed", "3") in drawn
+    for flags, name in ((["--temperature", "2.5"], "--temperature"), (["--top-p", "-1"], "--top-p")):
+        wrong = run("hi", *flags)
+        assert wrong.exit_code == 2
+        assert f"Invalid value for {name}" in wrong.stderr

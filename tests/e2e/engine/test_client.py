@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import zmq
 
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.scheduler.errors import EngineDeadError, EngineStartError
-from cdlm.scheduler.messages import BlockOutput, DecodingParams, GenerateRequest
+from cdlm.scheduler.messages import BlockOutput, GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.process.client import EngineClient
 from tests.support.models.checkpoints import build_checkpoint

@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.scheduler.engine import Engine
-from cdlm.scheduler.messages import DecodingParams, GenerateRequest, ScoreRequest
+from cdlm.scheduler.messages import GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.models.checkpoints import AXES, EOS, WITHOUT_MASK, build_checkpoint
 

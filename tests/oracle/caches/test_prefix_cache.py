@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.scheduler.engine import Engine
-from cdlm.scheduler.messages import DecodingParams, GenerateRequest
+from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.engines import Answer, assert_equal_to_oracle, random_requests, run
 from tests.support.models.checkpoints import AXES, build_checkpoint

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.engine import Engine
-from cdlm.scheduler.messages import DecodingParams, GenerateRequest
+from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from cdlm.training.data.mixture import draw_problems
 from tests.support.engines import (

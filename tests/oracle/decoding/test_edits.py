@@ -4,10 +4,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from pydantic import ValidationError
 
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import RequestError
-from cdlm.scheduler.messages import DecodingParams, GenerateRequest
+from cdlm.scheduler.messages import EngineInput, GenerateRequest, decoder
 from cdlm.scheduler.options import EngineOptions
 from tests.support.engines import (
     assert_equal_to_oracle,
@@ -151,12 +153,10 @@ def test_logprobs_change_nothing_else(tmp_path: Path) -> None:
     ("fields", "message"),
     [
         ({"params": DecodingParams(logit_bias={VOCAB: 1.0})}, "logit_bias"),
-        ({"params": DecodingParams(logit_bias={-1: 1.0})}, "logit_bias"),
         ({"params": DecodingParams(logit_bias={MASK: 1.0})}, "logit_bias"),
-        ({"params": DecodingParams(logit_bias=dict.fromkeys(range(MASK), -100.0))}, "bans every token"),
-        ({"params": DecodingParams(logit_bias=dict.fromkeys(range(EOS), -100.0), min_tokens=1)}, "bans every"),
-        ({"params": DecodingParams(min_tokens=9)}, "min_tokens 9 is more than max_tokens 8"),
-        ({"params": DecodingParams(repetition_penalty=0.0)}, "repetition_penalty"),
+        ({"params": DecodingParams(logit_bias=dict.fromkeys(range(MASK), -100.0))}, "leaves no token"),
+        ({"params": DecodingParams(logit_bias=dict.fromkeys(range(EOS), -100.0), min_tokens=1)}, "leaves no token"),
+        ({"params": DecodingParams(min_tokens=9)}, r"min_tokens \(9\) is more than the 8 tokens"),
         ({"logprobs": 21}, "logprobs"),
         ({"logprobs": -1}, "logprobs"),
     ],
@@ -166,3 +166,19 @@ def test_impossible_edits_are_refused(tmp_path: Path, fields: dict, message: str
     with pytest.raises(RequestError, match=message):
         engine.add(GenerateRequest(request_id="a", prompt_ids=[1], max_tokens=8, **fields))
     assert not engine.busy
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"repetition_penalty": 0.0}, {"logit_bias": {-1: 1.0}}, {"logit_bias": {5: 100.5}}, {"guidance_scale": -0.1}],
+)
+def test_values_out_of_range_are_no_parameters(params: dict) -> None:
+    with pytest.raises(ValidationError, match=next(iter(params))):
+        DecodingParams(**params)
+    [(name, value)] = params.items()
+    with pytest.raises(msgspec.ValidationError, match=name):
+        decoder(EngineInput).decode(
+            msgspec.msgpack.encode(
+                {"type": "generate", "request_id": "a", "prompt_ids": [1], "max_tokens": 1, "params": {name: value}}
+            )
+        )

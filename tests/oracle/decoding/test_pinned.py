@@ -6,9 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import RequestError
-from cdlm.scheduler.messages import DecodingParams, GenerateRequest
+from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.engines import (
     assert_equal_to_oracle,

@@ -12,11 +12,12 @@ import pytest
 from safetensors.torch import load_file
 
 from cdlm.model.decoding.grammar.vocabulary import Vocabulary
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.decoding.processors.constrained import Constrained
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import RequestError
-from cdlm.scheduler.messages import DecodingParams, GenerateRequest
+from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.engines import Answer, run
 from tests.support.models.checkpoints import AXES, WITHOUT_MASK

@@ -8,9 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.row import NOT_FINITE
 from cdlm.scheduler.engine import Engine
-from cdlm.scheduler.messages import BlockOutput, DecodingParams, GenerateRequest, ScoreRequest
+from cdlm.scheduler.messages import BlockOutput, GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.engines import oracle_answer
 from tests.support.models.checkpoints import AXES, MASK, build_checkpoint

@@ -16,6 +16,7 @@ import cdlm.scheduler.steps.row_steps
 import cdlm.scheduler.steps.staging
 from cdlm.model.decoding.canvas import Canvas
 from cdlm.model.decoding.grammar.matcher import AnswerMatcher
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.decoding.processors.constrained import Constrained
 from cdlm.model.decoding.processors.edits import Edits
 from cdlm.model.decoding.processors.guidance import Guide
@@ -26,7 +27,7 @@ from cdlm.model.runner import ModelRunner
 from cdlm.model.staged import StagedForward
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.kv.cache import KVCache
-from cdlm.scheduler.messages import BlockOutput, DecodingParams, GenerateRequest, ScoreRequest
+from cdlm.scheduler.messages import BlockOutput, GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.scheduler import Scheduler
 from cdlm.scheduler.scoring.request import Scoring

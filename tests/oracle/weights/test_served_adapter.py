@@ -10,10 +10,11 @@ import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import EngineStartError
-from cdlm.scheduler.messages import BlockOutput, DecodingParams, GenerateRequest
+from cdlm.scheduler.messages import BlockOutput, GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.models.hf_checkpoints import EOS, MASK, build_dream, build_llada
 from tests.support.models.hf_references import LLAMA_NAMES, dream_base, llada_base, train_with_peft

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from cdlm.model.config import CheckpointError
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import EngineStartError, RequestError
-from cdlm.scheduler.messages import DecodingParams, GenerateRequest, ScoreRequest
+from cdlm.scheduler.messages import GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.engines import assert_equal_to_oracle, run
 from tests.support.models import hf_block_checkpoints
@@ -60,7 +61,7 @@ def test_edits_of_autoregressive_checkpoints_equal_a_loop_over_transformers(tmp_
     engine = Engine(EngineOptions(model=str(tmp_path), page_size=4, max_prefill_tokens=8, max_num_batched_tokens=64))
     assert engine.describe().mask_token_id == last + 1
     requests = [
-        msgspec.structs.replace(request, params=msgspec.structs.replace(request.params, logit_bias=bias))
+        msgspec.structs.replace(request, params=request.params.model_copy(update={"logit_bias": bias}))
         for request, bias in zip(
             edited(12, [0, 1, 50, last], seed=7),
             3 * [{}, {0: 3.0}, {last: 3.0}, {last: -100.0, 0: -100.0}],
@@ -95,7 +96,7 @@ def test_ids_at_the_border_are_taken_and_ids_past_it_refused(tmp_path: Path, axi
         request = GenerateRequest(request_id="a", prompt_ids=[token], max_tokens=9, params=params)
         assert run(engine, [request])["a"].token_ids == [token] * 9
         stopped = msgspec.structs.replace(
-            request, stop_token_ids=[token], params=msgspec.structs.replace(params, min_tokens=3)
+            request, stop_token_ids=[token], params=params.model_copy(update={"min_tokens": 3})
         )
         answer = run(engine, [stopped])["a"]
         assert (len(answer.token_ids), answer.finish_reason) == (3, "stop")
@@ -109,7 +110,7 @@ def test_ids_at_the_border_are_taken_and_ids_past_it_refused(tmp_path: Path, axi
         (field, value)
         for token in {-1, mask, VOCAB, VOCAB + 1}
         for field, value in (
-            ("logit_bias", {"params": DecodingParams(logit_bias={token: 1.0})}),
+            ("logit_bias", {"params": DecodingParams.model_construct(logit_bias={token: 1.0})}),
             ("pinned", {"pinned": [token]}),
         )
     ]

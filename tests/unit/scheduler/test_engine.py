@@ -8,9 +8,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import EngineStartError, RequestError
-from cdlm.scheduler.messages import DecodingParams, GenerateRequest
+from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.models.checkpoints import build_checkpoint
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.decoding.processors.constrained import Constrained
 from cdlm.model.decoding.processors.edits import Edits
 from cdlm.scheduler.engine import Engine
-from cdlm.scheduler.messages import DecodingParams, GenerateRequest
+from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.models.grammars import MASK, SCHEMAS, build_json_checkpoint, json_grammar
 from tests.support.processors import states

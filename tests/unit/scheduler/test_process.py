@@ -3,12 +3,19 @@
 import os
 from pathlib import Path
 
-import msgspec
 import pytest
 import zmq
 
 from cdlm.scheduler.engine import Engine
-from cdlm.scheduler.messages import BlockOutput, EngineOutput, GenerateRequest, ShutdownRequest, StepReport
+from cdlm.scheduler.messages import (
+    BlockOutput,
+    EngineOutput,
+    GenerateRequest,
+    ShutdownRequest,
+    StepReport,
+    decoder,
+    encode,
+)
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.process.server import EngineServer
 from cdlm.scheduler.sequence import Sequence
@@ -37,19 +44,19 @@ def test_a_bug_while_a_request_is_queued_ends_that_request(tmp_path: Path, monke
             here.bind(name)
             there.connect(name)
         for message in (generate("good"), generate("bad"), generate("refused", 9999), generate("also good")):
-            api_in.send(msgspec.msgpack.encode(message))
+            api_in.send(encode(message))
         server = EngineServer(engine, inbox, outbox, parent=os.getppid())
         outputs: list[BlockOutput] = []
-        decoder = msgspec.msgpack.Decoder(EngineOutput)
+        reader = decoder(EngineOutput)
         send = server.send
 
         def sent(message: EngineOutput) -> None:
             send(message)
-            found = decoder.decode(api_out.recv())
+            found = reader.decode(api_out.recv())
             if isinstance(found, StepReport):
                 outputs.extend(found.outputs)
             if {"good", "also good"} <= {each.request_id for each in outputs if each.finish_reason == "length"}:
-                api_in.send(msgspec.msgpack.encode(ShutdownRequest()))
+                api_in.send(encode(ShutdownRequest()))
 
         server.send = sent  # type: ignore[method-assign]
         server.run()

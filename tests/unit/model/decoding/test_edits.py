@@ -8,11 +8,12 @@ import torch
 from cdlm.model.config import Manifest
 from cdlm.model.decoding.canvas import Canvas
 from cdlm.model.decoding.logprobs import token_logprobs
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.decoding.processors.edits import Edits
 from cdlm.model.decoding.processors.processor import Step
 from cdlm.model.decoding.rules import FinalizationRule
 from cdlm.model.decoding.settings import BlockStart, RowSettings
-from cdlm.model.row import LogitEdits, RowWork
+from cdlm.model.row import RowWork
 from tests.support.oracle import OracleEdits, edit
 
 VOCAB, MASK, BLOCK = 11, 10, 4
@@ -26,8 +27,8 @@ def work(row: int, start: int) -> RowWork:
     return RowWork(row, [], [], start)
 
 
-def open_row(editor: Edits, row: int, edits: LogitEdits | None, prompt_ids: list[int], stop_ids: list[int]) -> None:
-    editor.open_row(row, RowSettings(FinalizationRule("threshold", 0.9), BLOCK, stop_ids, prompt_ids, edits))
+def open_row(editor: Edits, row: int, params: DecodingParams, prompt_ids: list[int], stop_ids: list[int]) -> None:
+    editor.open_row(row, RowSettings(params, FinalizationRule("threshold", 0.9), BLOCK, stop_ids, prompt_ids))
 
 
 def open_block(editor: Edits, row: int, generated: list[int]) -> None:
@@ -54,13 +55,19 @@ def canvas_of(rows: list[list[int | None]], given: int = 0) -> Canvas:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_each_row_gets_its_own_edits_and_others_none(dtype: torch.dtype) -> None:
-    edits = LogitEdits(presence=1.5, frequency=-0.5, repetition=1.3, bias=((2, 5.0), (3, -100.0)), min_tokens=6)
-    other = LogitEdits(repetition=0.5)
+    edits = DecodingParams(
+        presence_penalty=1.5,
+        frequency_penalty=-0.5,
+        repetition_penalty=1.3,
+        logit_bias={2: 5.0, 3: -100.0},
+        min_tokens=6,
+    )
+    other = DecodingParams(repetition_penalty=0.5)
     canvas = canvas_of([[4, None, None, 4], [None] * 4, [None, 6, None, None]])
     editor = Edits(canvas, VOCAB)
     open_row(editor, 0, edits, [1, 2, 2], [9])
     open_block(editor, 0, [5, 4, 5, 7])
-    open_row(editor, 1, None, [1], [9])
+    open_row(editor, 1, DecodingParams(temperature=1.0), [1], [9])
     open_row(editor, 2, other, [8], [])
     works = [work(0, 7), work(1, 7), work(2, 1)]
     chosen = canvas.masked.view(-1).nonzero()[:, 0]
@@ -84,7 +91,7 @@ def test_each_row_gets_its_own_edits_and_others_none(dtype: torch.dtype) -> None
 def test_a_prompts_tail_in_the_block_is_no_generated_token() -> None:
     canvas = canvas_of([[1, 1, 5, None]], given=2)
     editor = Edits(canvas, VOCAB)
-    open_row(editor, 0, LogitEdits(frequency=1.0), [1, 1], [])
+    open_row(editor, 0, DecodingParams(frequency_penalty=1.0), [1, 1], [])
     logits = torch.zeros(1, VOCAB)
     apply(editor, [work(0, 0)], [1], torch.tensor([3]), logits)
     assert logits.tolist() == [[-1.0 if token == 5 else 0.0 for token in range(VOCAB)]]
@@ -99,11 +106,11 @@ def test_tokens_are_counted_once_and_a_new_request_starts_anew() -> None:
         apply(editor, [work(0, 8)], [4], torch.arange(4), logits)
         return logits[3].tolist()
 
-    open_row(editor, 0, LogitEdits(frequency=1.0), [0], [])
+    open_row(editor, 0, DecodingParams(frequency_penalty=1.0), [0], [])
     open_block(editor, 0, [5, 5])
     open_block(editor, 0, [5, 5, 6])
     assert edited() == [{5: -2.0, 6: -1.0}.get(token, 0.0) for token in range(VOCAB)]
-    open_row(editor, 0, LogitEdits(frequency=1.0), [0], [])
+    open_row(editor, 0, DecodingParams(frequency_penalty=1.0), [0], [])
     assert edited() == [0.0] * VOCAB
 
 
@@ -111,7 +118,7 @@ def test_a_vocabulary_of_several_parts() -> None:
     size = 40_000
     canvas = canvas_of([[None] * 4])
     editor = Edits(canvas, size)
-    open_row(editor, 0, LogitEdits(bias=((39_999, 3.0), (16_384, -100.0)), repetition=2.0), [20_000], [])
+    open_row(editor, 0, DecodingParams(logit_bias={39_999: 3.0, 16_384: -100.0}, repetition_penalty=2.0), [20_000], [])
     logits = torch.full((4, size), 4.0)
     apply(editor, [work(0, 8)], [4], torch.arange(4), logits)
     assert logits[2, [0, 16_383, 16_384, 20_000, 39_999]].tolist() == [4.0, 4.0, -math.inf, 2.0, 7.0]

@@ -3,10 +3,10 @@
 from functools import partial
 from typing import Any
 
-import msgspec
 import pytest
 
-from cdlm.scheduler.messages import DecodingParams, GenerateRequest
+from cdlm.model.decoding.params import DecodingParams
+from cdlm.scheduler.messages import EngineInput, GenerateRequest, decoder, encode
 from cdlm.server.openai.answers.text import place_prompt
 from cdlm.server.text import TextCodec
 from tests.support.server.bench import ANSWER, Bench
@@ -146,15 +146,15 @@ async def test_edits_reach_the_engine(bench: Bench) -> None:
     for path, body in (("/v1/completions", {"prompt": "hi"}), ("/v1/chat/completions", {"messages": CHAT})):
         response = await bench.post(path, body | fields)
         assert response.status_code == 200, response.text
-        params = bench.engine.requests[-1].params
-        assert msgspec.structs.replace(params, seed=0, top_p=1.0) == DecodingParams(
+        request = bench.engine.requests[-1]
+        assert request.params.model_copy(update={"seed": None}) == DecodingParams(
             presence_penalty=-2.0,
             frequency_penalty=2.0,
             repetition_penalty=1.25,
             logit_bias={5: -100.0, 273: 100.0, 7: 0.5},
             min_tokens=7,
         )
-        assert msgspec.msgpack.decode(msgspec.msgpack.encode(params), type=DecodingParams) == params
+        assert decoder(EngineInput).decode(encode(request)) == request
         neutral = {"presence_penalty": 0, "logit_bias": {}, "min_tokens": 0, "repetition_penalty": 1}
         assert (await bench.post(path, body | neutral)).status_code == 200
 

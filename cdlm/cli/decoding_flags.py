@@ -1,0 +1,48 @@
+"""The flags of decoding parameters, from where these are declared."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from cdlm.model.decoding.params import DecodingParams
+from cdlm.scheduler.options import EngineOptions
+
+# An option of the engine says the same for every request.
+_NAMES = [name for name in DecodingParams.model_fields if name not in {*EngineOptions.__struct_fields__, "logit_bias"}]
+
+
+def with_decoding_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command those flags; its argument ``params`` gets what they say."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **values: Any) -> None:
+        given = {name: values.pop(name) for name in _NAMES}
+        try:
+            params = DecodingParams(**given)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise typer.BadParameter(first["msg"], param_hint=_flag(str(first["loc"][0]))) from None
+        command(*args, params=params, **values)
+
+    own = [one for one in inspect.signature(command, eval_str=True).parameters.values() if one.name != "params"]
+    run.__signature__ = inspect.Signature([*own, *map(_parameter, _NAMES)])  # type: ignore[attr-defined]
+    return run
+
+
+def _parameter(name: str) -> inspect.Parameter:
+    field = DecodingParams.model_fields[name]
+    option = typer.Option(_flag(name), help=field.description)
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=field.default,
+        annotation=Annotated[field.annotation, option],
+    )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
