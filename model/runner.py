@@ -49,6 +49,12 @@ class ModelRunner:
             cuda_graphs=cuda_graphs,
             shared=self.followers is not None,
         )
+        self.transformer.kernels = None
+        if attention_backend == "triton":
+            from cdlm.model.kernel_layers import KernelLayers  # Triton is there on Linux only.
+
+            block = self.manifest.block_length
+            self.transformer.kernels = KernelLayers(self.transformer, self.manifest.max_model_len + block)
         # Graphs have rows that belong to nobody, and those write to a page of their own.
         self.cache = PagedCache(
             config, num_pages=num_pages + cuda_graphs, page_size=page_size, device=self.device, dtype=self.dtype

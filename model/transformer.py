@@ -30,6 +30,18 @@ class CachedAttention(Attention, Protocol):
         ...
 
 
+class Kernels(Protocol):
+    """Layers that are computed by something else than PyTorch's operators; see ``model/kernel_layers.py``."""
+
+    def run(self, x: Tensor, attention: Attention, first: int, last: int | None) -> Tensor:
+        """What ``Transformer.run_layers`` does."""
+        ...
+
+    def write(self, x: Tensor, attention: CachedAttention, layer: int) -> None:
+        """What ``Transformer.write_layer`` does."""
+        ...
+
+
 class RotaryEmbedding(nn.Module):
     """Half-split rotary position embedding (Su et al., 2021, arXiv 2104.09864), angles in fp32."""
 
@@ -244,6 +256,7 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = LmHead(config.hidden_size, config.vocab_size, bias=False)
         self.rotary = RotaryEmbedding(config.head_dim, config.rope_theta)
+        self.kernels: Kernels | None = None
         self.tie_weights()
 
     def tie_weights(self) -> None:
@@ -280,6 +293,8 @@ class Transformer(nn.Module):
         self, x: Tensor, positions: Tensor, attention: Attention, first: int = 0, last: int | None = None
     ) -> Tensor:
         """Layers ``first`` up to but not including ``last``: x [..., hidden_size] -> the same, not normalized."""
+        if self.kernels is not None:
+            return self.kernels.run(x, attention, first, last)
         cos, sin = self.rotary(positions)
         for index, layer in enumerate(list(self.layers)[first:last], start=first):
             x = layer(x, cos, sin, index, attention)
@@ -287,6 +302,9 @@ class Transformer(nn.Module):
 
     def write_layer(self, x: Tensor, positions: Tensor, attention: CachedAttention, layer: int) -> None:
         """Keys and values of a layer alone, from what enters it, x [..., hidden_size]."""
+        if self.kernels is not None:
+            self.kernels.write(x, attention, layer)
+            return
         of_layer = self.layers[layer]
         assert isinstance(of_layer, Layer)
         cos, sin = self.rotary(positions)

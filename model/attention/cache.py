@@ -15,6 +15,7 @@ class PagedCache:
         self, config: TransformerConfig, *, num_pages: int, page_size: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.page_size = page_size
+        self.query_heads = config.num_heads  # Of whoever reads it.
         shape = (config.num_layers, num_pages * page_size, config.num_kv_heads, config.head_dim)
         # Zeros, not empty: padding keys are masked, but a NaN left in memory would spoil the product.
         self.keys = torch.zeros(shape, device=device, dtype=dtype)

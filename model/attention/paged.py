@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cdlm.model.attention.cache import PagedCache
-from cdlm.model.attention.segments import Indices, Segment
+from cdlm.model.attention.segments import Segment
 
 
 class PagedAttention(ABC):
@@ -24,18 +24,21 @@ class PagedAttention(ABC):
     Attributes:
         positions: [T] int64, position of each token in its request.
         slots: [T] int64, where in the pool each token's key and value are written.
+        firsts: [segments] int64 on the host, the first flat token of each.
+        tables: [segments, pages] int32 on the host, the pages that each sees; 0 behind its last one.
     """
 
     def __init__(self, cache: PagedCache, segments: list[Segment]) -> None:
         self.cache, self.segments = cache, segments
-        self.positions = self._place(np.concatenate([np.arange(each.start, each.end) for each in segments]))
-        tables: dict[int, Indices] = {}  # Mostly the segments of a request see the beginnings of one list of slots.
-        for each in sorted(segments, key=lambda segment: -segment.visible):
-            if id(each.pages) not in tables:
-                tables[id(each.pages)] = each.slots(cache.page_size)
-        self._seen = [tables[id(each.pages)][: each.visible] for each in segments]
-        own = [slots[each.start : each.end] for slots, each in zip(self._seen, segments, strict=True)]
-        self.slots = self._place(np.concatenate(own))
+        lengths = np.array([each.length for each in segments])
+        starts = np.array([each.start for each in segments])
+        self.firsts = np.cumsum(lengths) - lengths
+        owner = np.repeat(np.arange(len(segments)), lengths)
+        positions = np.arange(lengths.sum()) + (starts - self.firsts)[owner]
+        self.tables = _tables(segments, cache.page_size)
+        pages = self.tables[owner, positions // cache.page_size].astype(np.int64)
+        self.positions = self._place(positions)
+        self.slots = self._place(pages * cache.page_size + positions % cache.page_size)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query [T, heads, head_dim], key and value [T, kv_heads, head_dim] -> [T, heads, head_dim]."""
@@ -57,6 +60,14 @@ class PagedAttention(ABC):
     def _place(self, array: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> Tensor:
         """An array on the pool's device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.cache.keys.device)
+
+
+def _tables(segments: list[Segment], page_size: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.int32]]":
+    counts = [-(-each.visible // page_size) for each in segments]
+    tables = np.zeros((len(segments), max(counts)), dtype=np.int32)
+    for line, each, count in zip(tables, segments, counts, strict=True):
+        line[:count] = each.pages[:count]
+    return tables
 
 
 # Lays segments out over a pool; mostly the implementation itself.

@@ -51,11 +51,15 @@ class SdpaAttention(PagedAttention):
 
     def __init__(self, cache: PagedCache, segments: list[Segment]) -> None:
         super().__init__(cache, segments)
-        offsets = np.cumsum([0] + [segment.length for segment in segments])
+        slots: dict[int, Indices] = {}  # Mostly the segments of a request see the beginnings of one list of slots.
+        for each in sorted(segments, key=lambda segment: -segment.visible):
+            if id(each.pages) not in slots:
+                slots[id(each.pages)] = each.slots(cache.page_size)
+        self._seen = [slots[id(each.pages)][: each.visible] for each in segments]
         groups: dict[tuple[int, int, bool], list[int]] = defaultdict(list)
         for index, segment in enumerate(segments):
             groups[_size_class(segment.length), _size_class(segment.visible), segment.causal].append(index)
-        self.groups = [self._group(members, offsets[members]) for members in groups.values()]
+        self.groups = [self._group(members, self.firsts[members]) for members in groups.values()]
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         out = query.new_empty(query.shape)

@@ -97,3 +97,34 @@ def paged_attention(
         tl.store(sums + line[:, None] * HEAD_DIM + dim[None, :], added, mask=inside)
         tl.store(maxima + line, maximum, mask=mine)
         tl.store(totals + line, total, mask=mine)
+
+
+@triton.jit
+def join_parts(
+    out, sums, maxima, totals, tokens, visible, shared_rows,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, PART: tl.constexpr,
+):  # fmt: skip
+    """What the parts of shared keys come to, in the order of the parts: grid (queries whose keys are shared, heads).
+
+    Args:
+        out: [T, heads, head_dim], written for these queries.
+        sums, maxima, totals: of ``paged_attention``; parts that a query has not are not read.
+        tokens, visible: [queries], the flat token of each, and how many keys its segment sees.
+    """
+    query, head = tl.program_id(0), tl.program_id(1)
+    token = tl.load(tokens + query).to(tl.int64)
+    parts = tl.cdiv(tl.load(visible + query), PART)
+    dim = tl.arange(0, WIDTH)
+    wide = dim < HEAD_DIM
+    maximum, total = float("-inf"), 0.0
+    added = tl.zeros([WIDTH], tl.float32)
+    first = tl.zeros([], tl.int64) + query * HEADS + head
+    for part in range(0, parts):
+        line = first + part * shared_rows
+        here = tl.load(maxima + line)
+        larger = tl.maximum(maximum, here)
+        shrink, weight = tl.exp(maximum - larger), tl.exp(here - larger)
+        total = total * shrink + tl.load(totals + line) * weight
+        added = added * shrink + tl.load(sums + line * HEAD_DIM + dim, mask=wide, other=0.0) * weight
+        maximum = larger
+    tl.store(out + (token * HEADS + head) * HEAD_DIM + dim, (added / total).to(out.dtype.element_ty), mask=wide)

@@ -1,0 +1,76 @@
+"""The layers of a transformer by Triton kernels: at most ten launches per layer, none of which waits for the device."""
+
+import torch
+from torch import Tensor
+
+from cdlm.model.attention.paged import PagedAttention
+from cdlm.model.kernels.norm import add_rms_norm
+from cdlm.model.kernels.rotary import Angles, rotate_and_write
+from cdlm.model.kernels.swiglu import swiglu
+from cdlm.model.transformer import MLP, Attention, CachedAttention, Layer, RMSNorm, SelfAttention, Transformer
+
+
+class KernelLayers:
+    """What ``Transformer.run_layers`` and ``write_layer`` do, over the pages of a pool.
+
+    Args:
+        transformer: its products are fused, unless its weights are quantized.
+        positions: how many positions a request may have, blocks that reach behind its end included.
+    """
+
+    def __init__(self, transformer: Transformer, positions: int) -> None:
+        self._layers = [layer for layer in transformer.layers if isinstance(layer, Layer)]
+        self._angles = Angles.up_to(positions, transformer.rotary.inverse_frequency)
+        self._norms = [_head_norms(layer.self_attn) for layer in self._layers]
+
+    def run(self, x: Tensor, attention: Attention, first: int, last: int | None) -> Tensor:
+        """Layers ``first`` up to but not including ``last``: x [T, hidden_size] -> the same, not normalized."""
+        assert isinstance(attention, PagedAttention)
+        x, delta = x.contiguous(), None
+        for index, layer in enumerate(self._layers[first:last], start=first):
+            x, normed = add_rms_norm(x, delta, layer.input_layernorm.weight, layer.input_layernorm.eps)
+            delta = self._attend(normed, layer.self_attn, index, attention)
+            norm = layer.post_attention_layernorm
+            x, normed = add_rms_norm(x, delta, norm.weight, norm.eps)
+            delta = layer.mlp.down_proj(swiglu(_gates(normed, layer.mlp)))
+        return x if delta is None else x + delta
+
+    def write(self, x: Tensor, attention: CachedAttention, layer: int) -> None:
+        """Keys and values of a layer alone, from what enters it, x [T, hidden_size]."""
+        assert isinstance(attention, PagedAttention)
+        entering = self._layers[layer].input_layernorm
+        _, normed = add_rms_norm(x.contiguous(), None, entering.weight, entering.eps)
+        own = self._layers[layer].self_attn
+        projected = own.written(normed) if own.written else torch.cat((own.k_proj(normed), own.v_proj(normed)), dim=-1)
+        norm, heads = self._norms[layer], own.q_proj.out_features // own.head_dim
+        self._rotate(projected, 0, layer, attention, norm and (norm[0][heads:], norm[1]))
+
+    def _attend(self, x: Tensor, own: SelfAttention, index: int, attention: PagedAttention) -> Tensor:
+        projections = own.q_proj, own.k_proj, own.v_proj
+        projected = own.fused(x) if own.fused else torch.cat([each(x) for each in projections], dim=-1)
+        heads = own.q_proj.out_features // own.head_dim
+        query = self._rotate(projected, heads, index, attention, self._norms[index])
+        attended = attention.attend(query, attention.cache.keys[index], attention.cache.values[index])
+        out: Tensor = own.o_proj(attended.flatten(-2))
+        return out
+
+    def _rotate(
+        self, projected: Tensor, heads: int, index: int, attention: PagedAttention, norm: tuple[Tensor, float] | None
+    ) -> Tensor:
+        keys, values = attention.cache.keys[index], attention.cache.values[index]
+        return rotate_and_write(
+            projected, heads, keys, values, attention.slots, attention.positions, self._angles, norm
+        )
+
+
+def _gates(x: Tensor, mlp: MLP) -> Tensor:
+    return mlp.fused(x) if mlp.fused else torch.cat((mlp.gate_proj(x), mlp.up_proj(x)), dim=-1)
+
+
+def _head_norms(own: SelfAttention) -> tuple[Tensor, float] | None:
+    """Weight [heads + kv_heads, head_dim] and epsilon of the norms of queries and keys, if the layer has them."""
+    if not (isinstance(own.q_norm, RMSNorm) and isinstance(own.k_norm, RMSNorm)):
+        return None
+    counts = [projection.out_features // own.head_dim for projection in (own.q_proj, own.k_proj)]
+    norms = [norm.weight.expand(count, -1) for norm, count in zip((own.q_norm, own.k_norm), counts, strict=True)]
+    return torch.cat(norms), own.q_norm.eps

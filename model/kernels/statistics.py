@@ -1,0 +1,147 @@
+"""What a step must know of a row of logits, in one reading of it."""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_GROUPS = 128  # Groups of eight logits that a program reads at a time.
+
+
+@triton.jit
+def _philox(first, second, third, fourth, key):
+    """Philox 4x64 with 10 rounds (Salmon et al., 2011), as ``model/decoding/noise.py`` uses it: its second key is 0."""
+    other = key * 0
+    for _ in tl.static_range(10):
+        high, low = tl.umulhi(first, 0xD2E7470EE14C6C93), first * 0xD2E7470EE14C6C93
+        high_3, low_3 = tl.umulhi(third, 0xCA5A826395121157), third * 0xCA5A826395121157
+        first, second, third, fourth = high_3 ^ second ^ key, low_3, high ^ fourth ^ other, low
+        key += 0x9E3779B97F4A7C15
+        other += 0xBB67AE8584CAA73B
+    return first, second, third, fourth
+
+
+@triton.jit
+def _gumbel(group, position, seed):
+    """Noise of the ids 8 * group ... 8 * group + 7, [groups, 8]; see ``model/decoding/noise.py``."""
+    zero = (group * 0).to(tl.uint64)
+    a, b, c, d = _philox(group.to(tl.uint64) + 1, zero + position.to(tl.uint64), zero, zero, zero + seed.to(tl.uint64))
+    inner = tl.arange(0, 8)[None, :]
+    word = tl.where(inner < 2, a[:, None], tl.where(inner < 4, b[:, None], tl.where(inner < 6, c[:, None], d[:, None])))
+    half = tl.where(inner % 2 == 0, word & 0xFFFFFFFF, word >> 32).to(tl.uint32)
+    uniform = tl.minimum((half.to(tl.float32) + 0.5) * (1 / 4294967296), 1 - 1 / 16777216)
+    # log(1 - u): for small u 1 - u has lost what makes the largest noise.
+    series = uniform * (1 + uniform * (1 / 2 + uniform * (1 / 3 + uniform / 4)))
+    return -tl.log(tl.where(uniform < 1 / 128, series, -tl.log(1 - uniform)))
+
+
+@triton.jit
+def _row_statistics(
+    token, confidence, entropy, drawn, logits, temperatures, seeds, positions, row_stride, vocab, mask_token,
+    ENTROPY: tl.constexpr, DRAW: tl.constexpr, GROUPS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    inner = tl.arange(0, GROUPS)[:, None] * 8 + tl.arange(0, 8)[None, :]
+    # Each lane keeps its own figures, which are brought together at the end.
+    top = tl.full([GROUPS, 8], float("-inf"), tl.float32)
+    at, total, moment = (
+        tl.zeros([GROUPS, 8], tl.int32),
+        tl.zeros([GROUPS, 8], tl.float32),
+        tl.zeros([GROUPS, 8], tl.float32),
+    )
+    broken = tl.zeros([GROUPS, 8], tl.int32)
+    best, best_at = top, at
+    if DRAW:
+        temperature = tl.load(temperatures + row)
+        seed = tl.load(seeds + row)
+        position = tl.load(positions + row)
+    for begin in range(0, vocab, GROUPS * 8):
+        here = begin + inner
+        x = tl.load(
+            logits + row * row_stride + here, mask=(here < vocab) & (here != mask_token), other=float("-inf")
+        ).to(tl.float32)
+        broken |= ((x != x) | (x == float("inf"))).to(tl.int32)
+        larger = x > top
+        base = tl.where(larger, x, top)
+        shift = tl.where(base == float("-inf"), 0.0, base)
+        shrink = tl.exp(top - shift)
+        weight = tl.exp(x - shift)
+        if ENTROPY:
+            # Relative to the maximum, which moves: sum of exp(x - top) * (x - top).
+            moved = tl.where(top == float("-inf"), 0.0, moment + total * (top - shift))
+            moment = shrink * moved + tl.where(x == float("-inf"), 0.0, weight * (x - shift))
+        total = total * shrink + weight
+        at = tl.where(larger, here, at)
+        top = base
+        if DRAW:
+            noise = _gumbel(begin // 8 + tl.arange(0, GROUPS), position, seed)
+            noisy = x / temperature + noise
+            better = noisy > best
+            best_at = tl.where(better, here, best_at)
+            best = tl.where(better, noisy, best)
+    highest = tl.max(top)
+    shift = tl.where(highest == float("-inf"), 0.0, highest)
+    shrink = tl.exp(top - shift)
+    sum_ = tl.sum(total * shrink)
+    found = tl.min(tl.where(top == highest, at, 2147483647))
+    ruined = (tl.max(broken) > 0) | (highest == float("-inf"))
+    tl.store(token + row, tl.where(ruined, 0, found).to(tl.int64))
+    tl.store(confidence + row, tl.where(ruined, float("nan"), 1 / sum_))
+    if ENTROPY:
+        moved = tl.where(top == float("-inf"), 0.0, moment + total * (top - shift))
+        tl.store(entropy + row, tl.where(ruined, float("nan"), tl.log(sum_) - tl.sum(shrink * moved) / sum_))
+    if DRAW:
+        winner = tl.min(tl.where(best == tl.max(best), best_at, 2147483647))
+        tl.store(drawn + row, tl.where(ruined, 0, winner).to(tl.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """How rows draw a token.
+
+    Attributes:
+        temperatures: [rows] fp32, above 0.
+        seeds, positions: [rows] int64.
+    """
+
+    temperatures: Tensor
+    seeds: Tensor
+    positions: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Of each row of logits, [rows]: the most probable token, its probability, and where asked for entropy and draw.
+
+    The probability and the entropy are NaN, and tokens 0, where a logit is NaN or +inf, or none is above -inf.
+    """
+
+    token: Tensor
+    confidence: Tensor
+    entropy: Tensor | None
+    drawn: Tensor | None
+
+
+def row_statistics(
+    logits: Tensor, mask_token_id: int, *, entropy: bool = False, draw: Draw | None = None
+) -> Statistics:
+    """Reads logits [rows, vocab] once; the mask token is passed over.
+
+    Of equal logits the first wins. The softmax is that of Milakov and Gimelshein (2018, arXiv 1805.02867), in fp32;
+    entropy is in nats; a draw is the largest of logit / temperature + Gumbel noise.
+    """
+    rows, vocab = logits.shape
+    token = torch.empty(rows, dtype=torch.int64, device=logits.device)
+    confidence = torch.empty(rows, dtype=torch.float32, device=logits.device)
+    entropies = torch.empty_like(confidence) if entropy else None
+    drawn = torch.empty_like(token) if draw is not None else None
+    how = draw or Draw(confidence, token, token)  # What is not asked for is not looked at.
+    if rows:
+        _row_statistics[(rows,)](
+            token, confidence, confidence if entropies is None else entropies, token if drawn is None else drawn,
+            logits, how.temperatures, how.seeds, how.positions, logits.stride(0), vocab, mask_token_id,
+            ENTROPY=entropy, DRAW=draw is not None, GROUPS=_GROUPS, num_warps=8,
+        )  # fmt: skip
+    return Statistics(token, confidence, entropies, drawn)
