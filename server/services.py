@@ -7,15 +7,17 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import msgspec
+from pydantic import ValidationError
 
 import cdlm
-from cdlm.model.decoding.params import ParameterError, check_token_ids
+from cdlm.model.decoding.params import DecodingParams, ParameterError, check_token_ids
 from cdlm.scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest
 from cdlm.server.errors import ApiError, invalid, too_long
 from cdlm.server.gate import Gate
 from cdlm.server.observe.metrics import EngineView, Metrics
 from cdlm.server.openai.forms.answer_grammar import AnswerGrammar
 from cdlm.server.openai.forms.grammars import GrammarChecker
+from cdlm.server.openai.protocol.body import describe
 from cdlm.server.openai.protocol.fields import AnswerFields
 from cdlm.server.settings import ServerSettings
 from cdlm.server.text import TextCodec
@@ -142,11 +144,16 @@ def check_stop_ids(ids: list[int], ready: EngineReady) -> None:
         check_ids(ids, ready, "stop_token_ids")
 
 
-def check_edits(fields: AnswerFields, budget: int, ready: EngineReady) -> None:
-    """Raises ``ApiError`` 400 for edits of the logits that the model or ``budget`` tokens leave no room for."""
+def decoding_params(fields: AnswerFields, budget: int, ready: EngineReady, codec: TextCodec) -> DecodingParams:
+    """What the engine decodes by; raises ``ApiError`` 400 where the model or ``budget`` tokens leave no room for it."""
+    try:
+        params = fields.decoding_params(ready.confidence_threshold, codec.spellings)
+    except ValidationError as error:  # Texts have become more ids than there may be.
+        raise describe(error, vars(fields)) from None
     with _naming_the_field():
         stop_ids = [*ready.stop_token_ids, *fields.stop_token_ids]
-        fields.check_fit(ready.vocab_size, ready.mask_token_id, stop_ids, budget)
+        params.check_fit(ready.vocab_size, ready.mask_token_id, stop_ids, budget)
+    return params
 
 
 @contextmanager

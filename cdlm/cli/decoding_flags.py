@@ -11,8 +11,12 @@ from pydantic import ValidationError
 from cdlm.model.decoding.params import DecodingParams
 from cdlm.scheduler.options import EngineOptions
 
-# An option of the engine says the same for every request.
-_NAMES = [name for name in DecodingParams.model_fields if name not in {*EngineOptions.__struct_fields__, "logit_bias"}]
+# An option of the engine says the same for every request; what takes more than a word is for requests.
+_NAMES = [
+    name
+    for name, field in DecodingParams.model_fields.items()
+    if name not in EngineOptions.__struct_fields__ and not isinstance(field.default, dict | list)
+]
 
 
 def with_decoding_flags(command: Callable[..., None]) -> Callable[..., None]:

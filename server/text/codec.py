@@ -158,6 +158,12 @@ class TextCodec:
         """Ids of one prompt, as ``encode``, for callers that can wait."""
         return self._encoder.encode([text], add_special_tokens=True)[0]
 
+    def spellings(self, text: str) -> list[list[int]]:
+        """Ids of a text where another word goes on with it, and behind a space."""
+        bare = text.lstrip(" ")
+        found = self._encoder.encode([bare, f" {bare}"], add_special_tokens=False)
+        return [ids for ids in found if ids]
+
     @property
     def has_template(self) -> bool:
         """Whether chats can be asked for; one that cannot be used is there, and asking for a chat says why."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.scheduler.errors import EngineDeadError, EngineError
 from cdlm.scheduler.messages import GenerateRequest, ScoreRequest, TokenLogprob
 from cdlm.server.errors import ApiError
@@ -52,6 +53,7 @@ class Job:
         codec: TextCodec,
         record: RequestRecord,
         fields: AnswerFields,
+        params: DecodingParams,
         prompts: list[list[int]],
         budgets: list[int],
         echoes: Sequence[str] = (),
@@ -59,15 +61,13 @@ class Job:
         grammar: str | None = None,
         pinned: Sequence[int] = (),
     ) -> "Job":
-        """Lays out the choices of ``fields``.
+        """Lays out the choices of ``fields``, which are decoded by ``params``.
 
         ``budgets`` are the tokens each prompt may be answered with, ``echoes`` the texts in front of the answers to
         each, if any; ``score_prompts`` asks for the log-probabilities of the prompts' tokens; ``grammar`` is what
-        the answers must follow; ``pinned`` are the tokens behind the last one of every budget. Raises ``ApiError`` 503
-        when the engine is gone.
+        the answers must follow; ``pinned`` are the tokens behind the last one of every budget.
         """
         seed = secrets.randbits(63) if fields.seed is None else fields.seed
-        threshold = services.require_ready()[0].confidence_threshold
         name = uuid.uuid4().hex
         client = record.key.name if record.key else ""
         rules = TextRules(fields.stop, fields.include_stop_str_in_output, not fields.skip_special_tokens)
@@ -79,7 +79,7 @@ class Job:
                     request_id=f"{name}-{number}",
                     prompt_ids=prompt,
                     max_tokens=budget,
-                    params=fields.decoding_params(stream_seed(seed, j), threshold),
+                    params=params.model_copy(update={"seed": stream_seed(seed, j)}),
                     stop_token_ids=list(fields.stop_token_ids),
                     ignore_eos=fields.ignore_eos,
                     logprobs=fields.engine_logprobs,

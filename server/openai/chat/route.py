@@ -19,7 +19,7 @@ from cdlm.server.openai.answers.stream import answer_events
 from cdlm.server.openai.chat.request import ChatRequest
 from cdlm.server.openai.forms.answer_grammar import answer_grammar
 from cdlm.server.openai.protocol.body import read_body
-from cdlm.server.services import Services, check_edits, check_stop_ids, token_budget
+from cdlm.server.services import Services, check_stop_ids, decoding_params, token_budget
 from cdlm.server.text import TextCodec
 from cdlm.server.text.tool_calls import Piece, TextPiece, ToolCallReader
 from cdlm.server.text.update import PlacedToken, StopReason, Update
@@ -55,9 +55,9 @@ async def _plan(
     ids = await codec.encode_chat(chat, ready.max_model_len, special=bool(body.add_special_tokens))
     check_stop_ids(body.stop_token_ids, ready)
     budget = token_budget(len(ids), body.token_limit, ready, "messages", guided=body.guidance_scale > 0)
-    check_edits(body, budget, ready)
+    params = decoding_params(body, budget, ready, codec)
     await services.check_room(wanted, budget, body.limit_name, "messages", ready, codec)
-    return Job.plan(services, codec, record, body, [ids], [budget], grammar=grammar)
+    return Job.plan(services, codec, record, body, params, [ids], [budget], grammar=grammar)
 
 
 class _Answer:

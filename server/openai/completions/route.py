@@ -21,7 +21,7 @@ from cdlm.server.openai.answers.text import place_prompt
 from cdlm.server.openai.completions.request import CompletionRequest
 from cdlm.server.openai.forms.answer_grammar import constraint_grammar
 from cdlm.server.openai.protocol.body import read_body
-from cdlm.server.services import Services, check_edits, check_ids, check_stop_ids, token_budget
+from cdlm.server.services import Services, check_ids, check_stop_ids, decoding_params, token_budget
 from cdlm.server.text import TextCodec
 from cdlm.server.text.update import PlacedToken, Update
 
@@ -74,7 +74,7 @@ async def _plan(
         rest = token_budget(len(ids), wanted, ready, "prompt", guided=body.guidance_scale > 0)
         budgets.append(min(rest, body.max_tokens))
     check_stop_ids(body.stop_token_ids, ready)
-    check_edits(body, min(budgets), ready)
+    params = decoding_params(body, min(budgets), ready, codec)
     limit = "max_tokens" if min(budgets) == body.max_tokens else None
     await services.check_room(bound, min(budgets), limit, "prompt", ready, codec)
     echoes = [
@@ -82,7 +82,7 @@ async def _plan(
         for item in (body.prompt if body.echo else [])
     ]
     job = Job.plan(
-        services, codec, record, body, prompts, budgets, echoes=echoes, score_prompts=body.scores_prompts,
+        services, codec, record, body, params, prompts, budgets, echoes=echoes, score_prompts=body.scores_prompts,
         pinned=pinned[: ready.block_length], grammar=grammar,
     )  # fmt: skip
     return job, echoes

@@ -89,3 +89,13 @@ class Row:
 def _same(value: JsonValue, known: JsonValue) -> bool:
     # To Python false is 0; to JSON it is not.
     return isinstance(value, bool) == isinstance(known, bool) and value == known
+
+
+def honoured(places: tuple[str, ...], peers: tuple[str, ...], *names: str) -> tuple[Row, ...]:
+    """Rows of fields that have their effect."""
+    return tuple(Row(name, "honoured", places, peers) for name in names)
+
+
+def refused(name: str, places: tuple[str, ...], peers: str | tuple[str, ...], note: str = "", *idle: JsonValue) -> Row:
+    """The row of a field that is refused unless it has one of the values ``idle``, or one that nearly always is."""
+    return Row(name, "refused", places, (peers,) if isinstance(peers, str) else peers, note, (*NOTHING, *idle))

@@ -7,12 +7,13 @@ from typing import Any
 from pydantic import JsonValue
 from pydantic_core import PydanticCustomError
 
+from cdlm.server.openai.fields.decoding import DECODING
 from cdlm.server.openai.fields.harmless import HARMLESS
 from cdlm.server.openai.fields.honoured import HONOURED
 from cdlm.server.openai.fields.refused import REFUSED
 from cdlm.server.openai.fields.row import Row
 
-TABLE: tuple[Row, ...] = (*HONOURED, *HARMLESS, *REFUSED)
+TABLE: tuple[Row, ...] = (*HONOURED, *DECODING, *HARMLESS, *REFUSED)
 
 # The type of the error of a field that may not be there; its context has the field.
 UNWANTED = "unwanted_field"

@@ -1,5 +1,6 @@
 """Fields that completions and chats share."""
 
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
@@ -154,12 +155,21 @@ class AnswerFields(SamplingFields):
                 self.effort_param,
             )
 
-    def decoding_params(self, seed: int, threshold: float) -> DecodingParams:
-        """The engine's parameters, with the noise stream ``seed``; ``threshold`` is the checkpoint's own."""
-        params = {name: getattr(self, name) for name in DecodingParams.model_fields} | {"seed": seed}
+    def decoding_params(self, threshold: float, spell: Callable[[str], list[list[int]]]) -> DecodingParams:
+        """The engine's parameters, where texts have become ids.
+
+        ``threshold`` is the checkpoint's own; ``spell`` has the ids of each way to write a text.
+        """
+        params: dict[str, Any] = {name: _spelled(getattr(self, name), spell) for name in DecodingParams.model_fields}
         if self.effort is not None:
             params["confidence_threshold"] = effort_threshold(self.effort, threshold)
-        return DecodingParams.model_construct(**params)
+        return DecodingParams(**params)
+
+
+def _spelled(value: object, spell: Callable[[str], list[list[int]]]) -> object:
+    if not isinstance(value, list):
+        return value
+    return [ids for item in value for ids in (spell(item) if isinstance(item, str) else [item])]
 
 
 class GenerationFields(AnswerFields):

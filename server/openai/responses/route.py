@@ -13,7 +13,7 @@ from cdlm.server.openai.protocol.body import read_body
 from cdlm.server.openai.responses.events import ResponseEvents
 from cdlm.server.openai.responses.object import ResponseObject
 from cdlm.server.openai.responses.request import ResponsesRequest
-from cdlm.server.services import Services, check_edits, check_stop_ids, token_budget
+from cdlm.server.services import Services, check_stop_ids, decoding_params, token_budget
 from cdlm.server.text import Chat, TextCodec
 
 router = APIRouter()
@@ -48,7 +48,7 @@ async def _plan(
     ids = await codec.encode_chat(chat, ready.max_model_len, "input")
     check_stop_ids(body.stop_token_ids, ready)
     budget = token_budget(len(ids), body.max_output_tokens, ready, "input", guided=body.guidance_scale > 0)
-    check_edits(body, budget, ready)
+    params = decoding_params(body, budget, ready, codec)
     limit = None if body.max_output_tokens is None else "max_output_tokens"
     await services.check_room(grammar, budget, limit, "input", ready, codec)
-    return Job.plan(services, codec, record, body, [ids], [budget], grammar=text)
+    return Job.plan(services, codec, record, body, params, [ids], [budget], grammar=text)

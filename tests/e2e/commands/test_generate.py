@@ -123,7 +123,9 @@ def test_no_command_loads_torch_before_it_runs() -> None:
 
 def test_every_decoding_parameter_that_a_flag_can_say_has_one() -> None:
     helped = run("--help").stdout
-    for name in DecodingParams.model_fields.keys() - {"logit_bias"}:
+    for name in [
+        name for name, field in DecodingParams.model_fields.items() if not isinstance(field.default, dict | list)
+    ]:
         assert f"--{name.replace('_', '-')} " in helped, name
         assert helped.count(f"--{name.replace('_', '-')} ") == 1, name
     greedy = generate("hi", "--max-tokens", "24")
