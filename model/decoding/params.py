@@ -14,7 +14,14 @@ _BIASES = {
     "additionalProperties": {"type": "number", "minimum": BAN, "maximum": -BAN},
     "maxProperties": MAX_BIASES,
 }
-_EDITS = ("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "min_tokens")
+_EDITS = (
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "logit_bias",
+    "allowed_token_ids",
+    "min_tokens",
+)
 # As many foreign ids are named in an error.
 _NAMED = 1024
 
@@ -98,6 +105,9 @@ class DecodingParams(BaseModel):
     logit_bias: Annotated[dict[int, float], PlainValidator(_check_bias), WithJsonSchema(_BIASES)] = Field(
         {}, description="Token ids, and what is added to their logits: -100 to 100, where -100 is a ban."
     )
+    allowed_token_ids: list[Annotated[int, Field(ge=0)]] = Field(
+        [], description="The only tokens that may be written, stop tokens included; none is all."
+    )
     min_tokens: int = Field(0, ge=0, description="No stop token among that many tokens; a stop string still ends.")
     guidance_scale: float = Field(
         0.0,
@@ -132,10 +142,12 @@ class DecodingParams(BaseModel):
         ``stop_ids`` are all that may end the answer.
         """
         check_token_ids("logit_bias", self.logit_bias, vocab_size, mask_token_id)
+        check_token_ids("allowed_token_ids", self.allowed_token_ids, vocab_size, mask_token_id)
         removed = {token for token, bias in self.logit_bias.items() if bias <= BAN}
         never = {mask_token_id, *removed, *(stop_ids if self.min_tokens else ())}
-        if removed and sum(0 <= token < vocab_size for token in never) == vocab_size:
-            raise ParameterError("logit_bias", "logit_bias leaves no token to write")
+        name = "allowed_token_ids" if self.allowed_token_ids else "logit_bias"
+        if (removed or self.allowed_token_ids) and never.issuperset(self.allowed_token_ids or range(vocab_size)):
+            raise ParameterError(name, f"{name} leaves no token to write")
         if self.min_tokens > max_tokens:
             message = f"min_tokens ({self.min_tokens}) is more than the {max_tokens} tokens of an answer"
             raise ParameterError("min_tokens", message)

@@ -85,6 +85,7 @@ def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
             repetition_penalty=request.params.repetition_penalty,
             logit_bias=request.params.logit_bias,
             min_tokens=request.params.min_tokens,
+            allowed_token_ids=tuple(request.params.allowed_token_ids),
         ),
         pinned=request.pinned,
     )

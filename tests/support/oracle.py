@@ -36,6 +36,7 @@ class OracleEdits:
     repetition_penalty: float = 1.0
     logit_bias: dict[int, float] = field(default_factory=dict)
     min_tokens: int = 0
+    allowed_token_ids: tuple[int, ...] = ()
 
 
 class OracleGrammar(Protocol):
@@ -216,6 +217,8 @@ def edit(
             values[token] -= edits.presence_penalty
         bias = edits.logit_bias.get(token, 0.0)
         values[token] = -math.inf if bias == -100 else values[token] + bias
+        if edits.allowed_token_ids and token not in edits.allowed_token_ids:
+            values[token] = -math.inf
         if token in stops and index < edits.min_tokens:
             values[token] = -math.inf
     return torch.tensor(values)

@@ -46,9 +46,12 @@ class Edits(Processor[_RowState]):
         if not params.edits_logits:
             return None
         bias = torch.zeros(self.vocab_size, device=self.device)
+        if params.allowed_token_ids:
+            bias.masked_fill_(~self._set(params.allowed_token_ids), float("-inf"))
         if params.logit_bias:
             ids, values = zip(*params.logit_bias.items(), strict=True)
-            bias[self._ids(ids)] = torch.tensor([float("-inf") if value <= BAN else value for value in values]).to(bias)
+            added = torch.tensor([float("-inf") if value <= BAN else value for value in values])
+            bias[self._ids(ids)] += added.to(bias)
         in_prompt, stops = self._set(prompt_ids), self._set(settings.stop_ids)
         return _RowState(params, len(prompt_ids), bias, stops, in_prompt, torch.zeros_like(bias))
 
