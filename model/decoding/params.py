@@ -20,7 +20,12 @@ _EDITS = (
     "repetition_penalty",
     "logit_bias",
     "allowed_token_ids",
+    "bad_words",
     "min_tokens",
+)
+_Word = (
+    Annotated[str, Field(min_length=1, max_length=256)]
+    | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=256)]
 )
 # As many foreign ids are named in an error.
 _NAMED = 1024
@@ -108,6 +113,11 @@ class DecodingParams(BaseModel):
     allowed_token_ids: list[Annotated[int, Field(ge=0)]] = Field(
         [], description="The only tokens that may be written, stop tokens included; none is all."
     )
+    bad_words: list[_Word] = Field(
+        [],
+        max_length=1024,
+        description="Texts that are not written, neither as they are nor behind a space, or their token ids.",
+    )
     min_tokens: int = Field(0, ge=0, description="No stop token among that many tokens; a stop string still ends.")
     guidance_scale: float = Field(
         0.0,
@@ -148,6 +158,14 @@ class DecodingParams(BaseModel):
         name = "allowed_token_ids" if self.allowed_token_ids else "logit_bias"
         if (removed or self.allowed_token_ids) and never.issuperset(self.allowed_token_ids or range(vocab_size)):
             raise ParameterError(name, f"{name} leaves no token to write")
+        for word in self.bad_words:
+            if isinstance(word, str):
+                raise ParameterError("bad_words", f"bad_words: {word[:64]!r} is no list of token ids")
+            check_token_ids("bad_words", word, vocab_size, mask_token_id)
+            never.update(word)
+        # Whatever is written beside it, a position has to have a token left.
+        if self.bad_words and never.issuperset(self.allowed_token_ids or range(vocab_size)):
+            raise ParameterError("bad_words", "bad_words may leave no token to write: each of them is in a word")
         if self.min_tokens > max_tokens:
             message = f"min_tokens ({self.min_tokens}) is more than the {max_tokens} tokens of an answer"
             raise ParameterError("min_tokens", message)

@@ -86,6 +86,7 @@ def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
             logit_bias=request.params.logit_bias,
             min_tokens=request.params.min_tokens,
             allowed_token_ids=tuple(request.params.allowed_token_ids),
+            bad_words=tuple(tuple(word) for word in request.params.bad_words),
         ),
         pinned=request.pinned,
     )

@@ -37,6 +37,7 @@ class OracleEdits:
     logit_bias: dict[int, float] = field(default_factory=dict)
     min_tokens: int = 0
     allowed_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
 
 
 class OracleGrammar(Protocol):
@@ -224,6 +225,15 @@ def edit(
     return torch.tensor(values)
 
 
+def completes(line: Sequence[int | None], place: int, words: Sequence[Sequence[int]]) -> bool:
+    """Whether one of the words stands in the line with one of its tokens at ``place``."""
+    return any(
+        list(line[start : start + len(word)]) == list(word)
+        for word in words
+        for start in range(max(0, place - len(word) + 1), place + 1)
+    )
+
+
 def constrain(
     grammar: OracleGrammar,
     written: list[int],
@@ -304,6 +314,12 @@ def decode(
     steps: list[int] = []
     margin = 1.0
     scores: dict[int, tuple[Tensor, int]] = {}
+    words = edits.bad_words if edits is not None else ()
+
+    def answered(more: dict[int, int]) -> list[int | None]:
+        """What is written so far, and ``more``; nothing where tokens are pinned."""
+        places = range(len(prompt), len(ids))
+        return [None if place in pins else more.get(place, ids[place]) for place in places]
 
     def answer(end: int, reason: str) -> OracleAnswer:
         """The answer up to position ``end``; scores include that of a stop token behind it."""
@@ -337,6 +353,9 @@ def decode(
                 raw[position] = logits.log_softmax(-1)
                 if edits is not None and edits != OracleEdits():
                     logits = edit(logits, edits, prompt, generated, position - len(prompt), tuple(stops))
+                for token in range(len(logits) if words else 0):
+                    if completes(answered({position: token}), position - len(prompt), words):
+                        logits[token] = -math.inf
                 edited[position] = logits
                 found[position] = logits.softmax(-1).topk(2)
                 if rule == "entropy_bound":
@@ -368,13 +387,21 @@ def decode(
                     tuple(stops),
                     due,
                 )
+                taken: dict[int, int] = {}
                 for position, token in zip(masked, fresh, strict=False):
+                    taken[position] = token
+                    if len(taken) > 1 and completes(answered(taken), position - len(prompt), words):
+                        break
                     ids[position] = token
                     scores[position] = (raw[position], steps[-1])
+            first = True
             for position in masked if grammar is None else []:
                 if position in passing:
                     best = int(found[position].indices[0])
-                    ids[position] = draw(edited[position], temperature, seed, position) if temperature else best
+                    token = draw(edited[position], temperature, seed, position) if temperature else best
+                    if not first and completes(answered({position: token}), position - len(prompt), words):
+                        continue  # It waits for a later step.
+                    first, ids[position] = False, token
                     scores[position] = (raw[position], steps[-1])
                     margin = min(margin, float(found[position].values[0] - found[position].values[1]))
             left = start

@@ -115,6 +115,20 @@ def test_logprobs_are_those_of_the_tokens(llm: cdlm.LLM) -> None:
     assert llm.generate(QUESTION)[0].outputs[0].logprobs is None
 
 
+def test_a_bad_word_is_not_written(llm: cdlm.LLM) -> None:
+    chat = [{"role": "user", "content": QUESTION}]
+    for ask in (lambda params: llm.generate(QUESTION, params), lambda params: llm.chat(chat, params)):
+        [plain] = ask(cdlm.SamplingParams(max_tokens=96))
+        word = max(plain.text.split(), key=plain.text.split().count)
+        [answer] = ask(cdlm.SamplingParams(max_tokens=96, bad_words=[word]))
+        assert word not in answer.text.split()
+        assert answer.text
+        ids = sorted(set(plain.outputs[0].token_ids[:3]))
+        [answer] = ask(cdlm.SamplingParams(max_tokens=24, allowed_token_ids=ids))
+        assert set(answer.outputs[0].token_ids) <= set(ids)
+        assert answer.outputs[0].finish_reason == "length"
+
+
 def test_several_answers_differ_and_a_seed_repeats_them(llm: cdlm.LLM) -> None:
     params = cdlm.SamplingParams(max_tokens=64, n=4, temperature=1.5, seed=3)
     [first], [again] = llm.generate(QUESTION, params), llm.generate(QUESTION, params)

@@ -132,6 +132,7 @@ def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
             repetition_penalty=params.repetition_penalty,
             logit_bias=params.logit_bias,
             min_tokens=params.min_tokens,
+            bad_words=tuple(tuple(word) for word in params.bad_words),
         ),
         grammar=FreshGrammar(request.grammar, VOCABULARY, list(manifest.stop_token_ids), manifest.max_model_len),
     )
@@ -170,6 +171,30 @@ def test_constrained_rows_of_a_mixed_batch_equal_oracle(tmp_path: Path, axis: st
         truth, answer = oracle_answer(directory, request), answers[request.request_id]
         assert answer.token_ids == truth.token_ids, request
         assert (answer.finish_reason, answer.steps) == (truth.finish_reason, truth.steps), request
+
+
+@pytest.mark.parametrize("axis", ["plain", "shifted", "first_token_autoregressive"])
+def test_words_that_a_grammar_need_not_write_are_not_written(tmp_path: Path, axis: str) -> None:
+    directory = build_json_checkpoint(tmp_path, axis, seed=6)
+    engine = Engine(EngineOptions(model=str(directory), max_num_seqs=32, page_size=4))
+    params = DecodingParams(confidence_threshold=0.02)
+    requests = [constrained(schema, schema, max_tokens=24, params=params) for schema in list(SCHEMAS)[:4]]
+    plain = run(engine, requests)
+    asking = []
+    for request in requests:
+        written = plain[request.request_id].token_ids
+        words = [written[start : start + 2] for start in range(0, len(written) - 1, 3)]
+        bad = params.model_copy(update={"bad_words": words})
+        asking.append(msgspec.structs.replace(request, params=bad))
+    answers = run(engine, asking)
+    changed = 0
+    for request in asking:
+        truth, answer = oracle_answer(directory, request), answers[request.request_id]
+        assert answer.token_ids == truth.token_ids, request
+        assert (answer.finish_reason, answer.steps) == (truth.finish_reason, truth.steps), request
+        check(request.request_id, answer)
+        changed += answer.token_ids != plain[request.request_id].token_ids
+    assert changed > 1
 
 
 def test_unconstrained_rows_are_untouched(engine: Engine) -> None:

@@ -159,6 +159,40 @@ async def test_edits_reach_the_engine(bench: Bench) -> None:
         assert (await bench.post(path, body | neutral)).status_code == 200
 
 
+async def test_words_reach_the_engine_as_the_ids_of_both_their_spellings(bench: Bench) -> None:
+    fields = {"bad_words": ["hello", " world", [5, 7]], "allowed_token_ids": [9, 8.0]}
+    tokenizer = make_tokenizer()
+    both = [tokenizer.encode(text).ids for text in ("hello", " hello", "world", " world")]
+    routes = {
+        "/v1/completions": {"prompt": "hi"},
+        "/v1/chat/completions": {"messages": CHAT},
+        "/v1/responses": {"input": "hi"},
+    }
+    for path, body in routes.items():
+        response = await bench.post(path, body | fields)
+        assert response.status_code == 200, response.text
+        request = bench.engine.requests[-1]
+        assert request.params.bad_words == [*both, [5, 7]]
+        assert request.params.allowed_token_ids == [9, 8]
+        assert decoder(EngineInput).decode(encode(request)) == request
+        wrong: list[tuple[str, Any]] = [
+            ("bad_words", "hello"),
+            ("bad_words", [""]),
+            ("bad_words", [[]]),
+            ("bad_words", [["a"]]),
+            ("bad_words", [[10**6]]),
+            ("bad_words", ["a b"] * 513),
+            ("bad_words", [[ident] for ident in range(400)]),
+            ("allowed_token_ids", [-1]),
+            ("allowed_token_ids", [10**6]),
+            ("allowed_token_ids", "a"),
+        ]
+        for name, value in wrong:
+            response = await bench.post(path, body | {name: value})
+            assert response.status_code == 400, (name, value)
+            assert response.json()["error"]["param"].startswith(name)
+
+
 def test_the_bytes_of_a_token() -> None:
     tokenizer = make_tokenizer()
     codec = TextCodec(tokenizer, TEMPLATE)
