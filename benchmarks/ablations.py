@@ -14,7 +14,7 @@ import typer
 
 from cdlm.cli.eval.table import TASKS, make_table
 from cdlm.training.config import RecipeConfig, load_config
-from cdlm.training.parallel import launch
+from cdlm.training.descent.parallel import launch
 from cdlm.training.student.run import run_student
 from cdlm.training.trajectories.run import run_trajectories
 

@@ -18,7 +18,7 @@ from torchao.quantization.granularity import PerGroup
 
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.loading.export import save_checkpoint
-from cdlm.model.transformer import Transformer
+from cdlm.model.network.transformer import Transformer
 
 
 def main(

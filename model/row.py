@@ -67,6 +67,11 @@ class RowWork:
         """Whether rule and draw want nothing but the most probable token of each position, and how probable it is."""
         return not self.needs_entropy and self.sampling is None
 
+    def tokens(self, block_length: int) -> int:
+        """Tokens that a forward computes for the row; a guided one is computed twice."""
+        once = sum(len(span.token_ids) for span in self.clean) + (block_length if self.denoise else 0)
+        return 2 * once if self.guidance else once
+
 
 @dataclass(frozen=True, slots=True)
 class TokenScore:

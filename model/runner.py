@@ -15,11 +15,11 @@ from cdlm.model.decoding.finalize import choose, choose_by_threshold, first_stop
 from cdlm.model.decoding.processors.guidance import second_places, without_prompt
 from cdlm.model.decoding.processors.processor import Step
 from cdlm.model.decoding.rows import Rows
-from cdlm.model.layout import StepLayout, build_layout, layout_key
+from cdlm.model.forwards.layout import StepLayout, build_layout, layout_key
+from cdlm.model.forwards.scoring import ScoreWork, score
+from cdlm.model.forwards.staged import StagedForward
 from cdlm.model.loading.checkpoint import Checkpoint
 from cdlm.model.row import NOT_FINITE, RowResult, RowWork, Span, TokenScore
-from cdlm.model.scoring import ScoreWork, score
-from cdlm.model.staged import StagedForward
 
 
 class ModelRunner:
@@ -74,7 +74,7 @@ class ModelRunner:
         self.canvas = self.rows.canvas
         self.graphs: Callable[[list[RowWork], StepLayout], Tensor] | None = None
         if cuda_graphs:
-            from cdlm.model.graphs import ForwardGraphs  # Older versions of torch have no varlen attention.
+            from cdlm.model.forwards.graphs import ForwardGraphs  # Older versions of torch have no varlen attention.
 
             self.graphs = ForwardGraphs(
                 self.forward,

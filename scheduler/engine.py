@@ -11,7 +11,6 @@ from cdlm.model.device import keep_freed_memory
 from cdlm.model.row import RowResult
 from cdlm.model.runner import ModelRunner
 from cdlm.scheduler.errors import EngineStartError, RequestError
-from cdlm.scheduler.grammars import GrammarCompiler
 from cdlm.scheduler.kv.cache import KVCache
 from cdlm.scheduler.loading import check_step_size, page_count
 from cdlm.scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest, StepReport
@@ -27,8 +26,8 @@ from cdlm.scheduler.steps.outputs import engine_ready
 from cdlm.scheduler.steps.row_steps import RowSteps
 from cdlm.scheduler.steps.staging import Staging
 from cdlm.scheduler.steps.threads import Threads
-from cdlm.scheduler.steps.work import work_tokens
-from cdlm.scheduler.validation import check_request
+from cdlm.scheduler.waiting.grammars import GrammarCompiler
+from cdlm.scheduler.waiting.validation import check_request
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +223,7 @@ class Engine:
         for sequence, done in rows:
             if not isinstance(done, Fault):
                 work, result = done
-                tokens += work_tokens(work, self.manifest.block_length)
+                tokens += work.tokens(self.manifest.block_length)
                 if self._observer is not None:
                     self._observer(sequence, result)
         staged: int | Fault = 0

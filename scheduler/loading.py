@@ -11,8 +11,8 @@ from cdlm.model.device import free_memory, resolve_device, resolve_dtype
 from cdlm.model.loading.checkpoint import Checkpoint, load_checkpoint
 from cdlm.model.loading.packing import pack, packable, worthwhile
 from cdlm.model.loading.quantization import quantize
+from cdlm.model.network.transformer import Transformer
 from cdlm.model.parallel.transformer import RankTransformer
-from cdlm.model.transformer import Transformer
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.options import EngineOptions
 

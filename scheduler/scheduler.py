@@ -9,12 +9,12 @@ from cdlm.model.row import RowResult
 from cdlm.scheduler.kv.cache import KVCache
 from cdlm.scheduler.kv.keys import Key
 from cdlm.scheduler.messages import BlockOutput
-from cdlm.scheduler.queue import FairQueue
 from cdlm.scheduler.sequence import Sequence
 from cdlm.scheduler.steps.batch import Batch, StepResult
 from cdlm.scheduler.steps.faults import Fault, attempt
 from cdlm.scheduler.steps.outputs import step_output
 from cdlm.scheduler.steps.row_steps import RowSteps
+from cdlm.scheduler.waiting.queue import FairQueue
 
 _LOOKS = 64
 """Waiting requests that a step looks at, at most; the next step goes on with the others."""

@@ -11,7 +11,7 @@ from cdlm.model.config import Manifest
 from cdlm.model.decoding.grammar.compiled import CompiledGrammar
 from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.decoding.rules import RULE_NUMBERS, FinalizationRule
-from cdlm.model.staged import StagedForward
+from cdlm.model.forwards.staged import StagedForward
 from cdlm.scheduler.blocks import first_block_start
 from cdlm.scheduler.messages import GenerateRequest, TokenLogprob
 from cdlm.scheduler.options import EngineOptions

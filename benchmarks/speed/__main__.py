@@ -12,13 +12,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from benchmarks.speed.comparisons import COMPARISONS
+from benchmarks.speed.comparisons.table import COMPARISONS
+from benchmarks.speed.contenders.shapes import SHAPES, default_cache
 from benchmarks.speed.machine import ROOT
-from benchmarks.speed.report import write_report
-from benchmarks.speed.result import ResultError
+from benchmarks.speed.output.report import write_report
+from benchmarks.speed.output.result import ResultError
 from benchmarks.speed.run import Choice, run
 from benchmarks.speed.settings import QUICK, Settings
-from benchmarks.speed.shapes import SHAPES, default_cache
 from cdlm.model.device import DTYPES
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

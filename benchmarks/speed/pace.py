@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from benchmarks.speed.load import BLOCK
+from benchmarks.speed.contenders.load import BLOCK
 from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.messages import GenerateRequest

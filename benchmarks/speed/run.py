@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from benchmarks.speed.comparison import Cell, Comparison
-from benchmarks.speed.load import Unavailable
+from benchmarks.speed.comparisons.comparison import Cell, Comparison
+from benchmarks.speed.contenders.load import Unavailable
+from benchmarks.speed.contenders.shapes import Shape
+from benchmarks.speed.contenders.workbench import Workbench, engine_options
 from benchmarks.speed.machine import commit, load_average, machine
+from benchmarks.speed.output.report import write_report
+from benchmarks.speed.output.result import Result
 from benchmarks.speed.pace import Pace, measure_pace
-from benchmarks.speed.report import write_report
-from benchmarks.speed.result import Result
 from benchmarks.speed.settings import Settings
-from benchmarks.speed.shapes import Shape
-from benchmarks.speed.workbench import Workbench, engine_options
 from cdlm.cli.bench.client import CompletionError
 from cdlm.cli.local_server import LocalServerError
 from cdlm.model.assets import BUNDLED_STUDENT

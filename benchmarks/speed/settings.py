@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from benchmarks.speed.load import BLOCK
+from benchmarks.speed.contenders.load import BLOCK
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,10 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks.speed.load import BLOCK, Load
+from benchmarks.speed.contenders.load import BLOCK, Load
+from benchmarks.speed.contenders.served import Served
+from benchmarks.speed.contenders.shapes import SHAPES, default_cache
 from benchmarks.speed.machine import ROOT, commit, load_average, machine
-from benchmarks.speed.served import Served
-from benchmarks.speed.shapes import SHAPES, default_cache
 from cdlm.cli.local_server import local_server
 from cdlm.scheduler.child import WAITING
 from cdlm.scheduler.steps.threads import free_cores

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from cdlm.cli.bench.client import complete, make_client, served_model
+from cdlm.cli.display import progress_bar
 from cdlm.cli.local_server import local_server
-from cdlm.cli.progress import progress_bar
 from cdlm.training.natural.answers import Asked, append, pending
 from cdlm.training.natural.config import TaskAdapterConfig
 

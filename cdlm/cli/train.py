@@ -26,7 +26,7 @@ _CORES = os.cpu_count() or 1
 @app.command()
 def autoregressive(config: ConfigOption, output: OutputOption, workers: WorkersOption = _CORES) -> None:
     """Train a next-token model from random weights: the baseline, and the teacher's start."""
-    from cdlm.training.pretraining import run_autoregressive
+    from cdlm.training.pretraining.run import run_autoregressive
 
     _launch(run_autoregressive, config, output, workers)
 
@@ -34,7 +34,7 @@ def autoregressive(config: ConfigOption, output: OutputOption, workers: WorkersO
 @app.command()
 def teacher(config: ConfigOption, output: OutputOption, workers: WorkersOption = _CORES) -> None:
     """Train the bidirectional masked-diffusion teacher."""
-    from cdlm.training.pretraining import run_teacher
+    from cdlm.training.pretraining.run import run_teacher
 
     _launch(run_teacher, config, output, workers)
 
@@ -159,8 +159,8 @@ def _one_line_errors(*others: type[Exception]) -> Iterator[None]:
 
 def _launch(stage: Callable[..., None], config: Path, output: Path, workers: int) -> None:
     from cdlm.training.config import ConfigError, load_config
+    from cdlm.training.descent.parallel import launch
     from cdlm.training.errors import TrainingError
-    from cdlm.training.parallel import launch
 
     try:
         launch(stage, workers, load_config(config), output)

@@ -26,7 +26,7 @@ class Backbone(Protocol):
         ...
 
     def module_name(self, stored: str) -> str | None:
-        """The module of ``model.transformer.Transformer`` that the format calls ``stored``; ``None`` if it has none."""
+        """The module of ``Transformer`` that the format calls ``stored``; ``None`` if it has none."""
         ...
 
     def stored_module(self, name: str) -> str:

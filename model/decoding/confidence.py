@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cdlm.model.head import Head
+from cdlm.model.network.head import Head
 
 # Rows are taken in parts of about so many bytes: on a CPU what is read for one reduction is still in the cache for the
 # next, and on a GPU what is held in fp32 stays small.

@@ -15,7 +15,7 @@ from cdlm.model.backbones import Backbone
 from cdlm.model.config import CheckpointError
 from cdlm.model.files import read_tensors, weights_file
 from cdlm.model.loading.adapter_config import CONFIG_FILE, DECODING_FILE, AdapterConfig, AdapterDecoding, read_decoding
-from cdlm.model.transformer import Transformer
+from cdlm.model.network.transformer import Transformer
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 

@@ -14,9 +14,9 @@ from cdlm.model.files import inside, read_json, read_shapes, read_tensors, weigh
 from cdlm.model.loading.adapter import Adapter, check_adapter, merge_adapter, read_adapter
 from cdlm.model.loading.adapter_config import CONFIG_FILE as ADAPTER_CONFIG_FILE
 from cdlm.model.loading.progress import show_progress
+from cdlm.model.network.rope import stretch
+from cdlm.model.network.transformer import Transformer
 from cdlm.model.parallel.followers import Followers
-from cdlm.model.rope import stretch
-from cdlm.model.transformer import Transformer
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
@@ -118,8 +118,9 @@ def load_checkpoint(
 
     ``adapter`` is a directory with a LoRA adapter, which is merged into the weights and may bring its own block
     length and threshold. ``block_length`` and ``confidence_threshold`` replace the manifest's and the adapter's values.
-    ``rope_scaling_factor`` stretches the positions that the weights know (``model/rope.py``); ``max_model_len`` is how
-    many of them to use. ``build`` makes the transformer, or one rank's share of it, for a shape.
+    ``rope_scaling_factor`` stretches the positions that the weights know (``model/network/rope.py``);
+    ``max_model_len`` is how many of them to use. ``build`` makes the transformer, or one rank's share of it, for a
+    shape.
 
     Raises:
         CheckpointError: a file is missing, unreadable or leads out of the directory; a tensor is missing,

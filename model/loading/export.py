@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from cdlm.model.backbones.native import NativeBackbone
 from cdlm.model.config import Manifest
-from cdlm.model.transformer import Transformer
+from cdlm.model.network.transformer import Transformer
 
 
 def save_checkpoint(

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from cdlm.model.head import LmHead
-from cdlm.model.transformer import Layer, Product, Transformer, quantized
+from cdlm.model.network.head import LmHead
+from cdlm.model.network.transformer import Layer, Product, Transformer, quantized
 
 # The order depends on the number of rows that are expected: those of a small batch of blocks.
 _EXPECTED_ROWS = 32

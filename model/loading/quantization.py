@@ -1,7 +1,7 @@
 """Weight-only quantization: smaller weights in memory, the arithmetic stays in the model's type (torchao)."""
 
 from cdlm.model.config import CheckpointError, Quantization
-from cdlm.model.transformer import Transformer
+from cdlm.model.network.transformer import Transformer
 
 
 def check_quantization(name: Quantization) -> None:

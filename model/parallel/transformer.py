@@ -8,10 +8,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cdlm.model.config import CheckpointError, TransformerConfig
-from cdlm.model.head import LmHead
+from cdlm.model.network.head import LmHead
+from cdlm.model.network.transformer import Attention, CachedAttention, Layer, Transformer
 from cdlm.model.parallel.followers import Followers
 from cdlm.model.parallel.messages import Predict, RunLayers, WriteLayer
-from cdlm.model.transformer import Attention, CachedAttention, Layer, Transformer
 
 # Which dimension of a stored tensor is cut, by the module it belongs to (Shoeybi et al., 2019, arXiv 1909.08053): the
 # first products of a pair by their outputs, the second by its inputs, so that a pair needs one sum over the ranks.

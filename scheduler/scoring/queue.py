@@ -10,10 +10,10 @@ from cdlm.model.runner import ModelRunner
 from cdlm.scheduler.errors import RequestError
 from cdlm.scheduler.kv.cache import KVCache
 from cdlm.scheduler.messages import BlockOutput, ScoreRequest
-from cdlm.scheduler.queue import FairQueue
 from cdlm.scheduler.scoring.request import Scoring, ScoringPlan
 from cdlm.scheduler.steps.faults import Fault, attempt, run_apart
-from cdlm.scheduler.validation import check_logprobs, check_priority
+from cdlm.scheduler.waiting.queue import FairQueue
+from cdlm.scheduler.waiting.validation import check_logprobs, check_priority
 
 _SHARE = 4  # A step that follows one without scores keeps one part in so many of its tokens for them.
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from cdlm.model.attention.segments import Segment
 from cdlm.model.config import Manifest
+from cdlm.model.forwards.scoring import ScoreWork
 from cdlm.model.row import TokenScore
-from cdlm.model.scoring import ScoreWork
 from cdlm.scheduler.kv.cache import Copy, KVCache
 from cdlm.scheduler.messages import BlockOutput, ScoreRequest, TokenLogprob
 

@@ -12,7 +12,6 @@ from cdlm.scheduler.sequence import Sequence
 from cdlm.scheduler.steps.batch import Done
 from cdlm.scheduler.steps.faults import Fault, attempt, run_apart
 from cdlm.scheduler.steps.threads import Threads
-from cdlm.scheduler.steps.work import work_tokens
 
 
 class RowSteps:
@@ -26,7 +25,7 @@ class RowSteps:
         """One forward over all of them, or several over parts of them where one raises; in their order."""
         works = [attempt("opening a row", partial(self._work, sequence)) for sequence in sequences]
         sound = [work for work in works if not isinstance(work, Fault)]
-        tokens = sum(work_tokens(work, self.manifest.block_length) for work in sound)
+        tokens = sum(work.tokens(self.manifest.block_length) for work in sound)
         with self.threads.worth(tokens * self.parameters):
             results = iter(run_apart("a step", sound, self.runner.step))
         return [

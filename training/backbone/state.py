@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from cdlm.training.backbone.lora import sharded_like, whole
-from cdlm.training.checkpoint import write_atomically
+from cdlm.training.descent.checkpoint import write_atomically
 from cdlm.training.errors import TrainingError
 
 

@@ -23,9 +23,9 @@ from cdlm.training.backbone.accelerator import make_accelerator
 from cdlm.training.backbone.config import AdapterConfig
 from cdlm.training.backbone.lora import adapter_weights, add_adapter, checkpoint_gradients, trainable, whole
 from cdlm.training.backbone.state import load_adapter_state, save_adapter_state
+from cdlm.training.descent.log import StepLog
+from cdlm.training.descent.loop import Progress
 from cdlm.training.errors import TrainingError
-from cdlm.training.log import StepLog
-from cdlm.training.loop import Progress
 from cdlm.training.student.objective import AskedLogits, LossWeights, StudentObjective
 from cdlm.training.student.rows import StudentBatch
 from cdlm.training.student.stream import StudentStream

@@ -5,10 +5,12 @@ import random
 from collections.abc import Iterator
 from typing import Literal
 
-from cdlm.training.data import chat, functions, words
+from cdlm.training.data import chat
+from cdlm.training.data.functions import problems
 from cdlm.training.data.problem import Problem, Task
+from cdlm.training.data.words import families
 
-GENERATORS = {"words": words.generate, "functions": functions.generate, "chat": chat.generate}
+GENERATORS = {"words": families.generate, "functions": problems.generate, "chat": chat.generate}
 ScoredTask = Literal["words", "functions"]
 EvaluationSplit = Literal["held_out", "development"]
 Split = Literal["training", "development", "held_out"]

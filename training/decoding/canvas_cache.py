@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cdlm.model.transformer import Transformer
-from cdlm.training.attention import RowAttention
+from cdlm.model.network.transformer import Transformer
+from cdlm.training.batches.attention import RowAttention
 
 Where = tuple[Any, slice | Tensor]
 

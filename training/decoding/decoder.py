@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cdlm.model.config import Manifest
 from cdlm.model.decoding.confidence import confidence_and_best, entropy
-from cdlm.model.transformer import Transformer
+from cdlm.model.network.transformer import Transformer
 from cdlm.training.decoding.full import decode_full
 from cdlm.training.decoding.rules import Rule
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from cdlm.model.config import Manifest
-from cdlm.model.transformer import Layer, Transformer, rotate
-from cdlm.training.attention import RowAttention
+from cdlm.model.network.transformer import Layer, Transformer, rotate
+from cdlm.training.batches.attention import RowAttention
 from cdlm.training.decoding.decoder import CachedDecoder
 from cdlm.training.decoding.rules import TopConfidence
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from cdlm.model.config import Manifest
 from cdlm.model.decoding.noise import gumbel_noise
 from cdlm.model.decoding.sampling import sample
-from cdlm.model.transformer import Transformer
-from cdlm.training.attention import RowAttention
+from cdlm.model.network.transformer import Transformer
+from cdlm.training.batches.attention import RowAttention
 from cdlm.training.decoding.rules import Rule, confidence_rank
 
 

@@ -9,7 +9,7 @@ which is computed again too; the reference code finalizes it in the opening forw
 from torch import Tensor
 
 from cdlm.model.config import Manifest
-from cdlm.model.transformer import Transformer
+from cdlm.model.network.transformer import Transformer
 from cdlm.training.decoding.canvas_cache import CanvasCache
 from cdlm.training.decoding.decoder import CachedDecoder
 from cdlm.training.decoding.rules import Rule, Threshold

@@ -9,9 +9,9 @@ from typing import Literal
 from cdlm.training.data.problem import Problem
 from cdlm.training.errors import TrainingError
 from cdlm.training.natural.config import AnswersSection
+from cdlm.training.natural.problems.measured import solves
+from cdlm.training.natural.problems.requests import TRAINING_WORDINGS, all_problems, read_requests
 from cdlm.training.natural.prompts import read_prompts
-from cdlm.training.natural.requests import TRAINING_WORDINGS, all_problems, read_requests
-from cdlm.training.natural.scoring import solves
 
 Kind = Literal["functions", "chat"]
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
+from cdlm.training.batches.rows import Example
 from cdlm.training.data.problem import Problem
 from cdlm.training.errors import TrainingError
-from cdlm.training.natural import requests, situations
 from cdlm.training.natural.answers import answers_file, read_answers
-from cdlm.training.natural.arithmetic import result_of, worked
 from cdlm.training.natural.config import Source, TaskAdapterConfig
 from cdlm.training.natural.overlap import all_shingles, overlaps
+from cdlm.training.natural.problems import requests, situations
+from cdlm.training.natural.problems.arithmetic import result_of, worked
 from cdlm.training.natural.public import read_public
-from cdlm.training.rows import Example
 
 TRAINING_SITUATIONS = tuple(
     f"{name}.txt" for name in ("change", "groups", "money", "compare", "rates", "parts", "steps", "extra", "everyday")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from cdlm.training.data.problem import Problem
 from cdlm.training.errors import TrainingError
-from cdlm.training.natural.arithmetic import result_of, worked
+from cdlm.training.natural.problems.arithmetic import result_of, worked
 
 PublicSet = Literal["gsm8k", "svamp", "mbpp", "humaneval"]
 

@@ -16,14 +16,14 @@ from cdlm.model.device import keep_freed_memory
 from cdlm.model.files import read_json
 from cdlm.model.loading.adapter import write_adapter
 from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.network.transformer import Transformer
 from cdlm.model.tokens.tokenizer import load_tokenizer
-from cdlm.model.transformer import Transformer
 from cdlm.training.backbone.lora import adapter_weights, add_adapter, trainable
+from cdlm.training.batches.rows import Example, RowBatch, next_token_rows
+from cdlm.training.descent.loop import Loop
 from cdlm.training.errors import TrainingError
-from cdlm.training.loop import Loop
 from cdlm.training.natural.config import TaskAdapterConfig
 from cdlm.training.natural.mixture import TaskBatch, TaskStream
-from cdlm.training.rows import Example, RowBatch, next_token_rows
 
 logger = logging.getLogger(__name__)
 _MEASURED = 4  # Kept chat answers whose divergence is logged.

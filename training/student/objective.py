@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from cdlm.model.transformer import Transformer
-from cdlm.training.attention import RowAttention
+from cdlm.model.network.transformer import Transformer
+from cdlm.training.batches.attention import RowAttention
+from cdlm.training.batches.packed import AskedRows
 from cdlm.training.errors import TrainingError
-from cdlm.training.objectives import prediction_rows
-from cdlm.training.packed import AskedRows
+from cdlm.training.pretraining.objectives import prediction_rows
 from cdlm.training.student.losses import consistency, distillation, masked_likelihood
 from cdlm.training.student.rows import StudentBatch
 

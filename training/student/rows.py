@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from cdlm.training.attention import block_causal_mask
-from cdlm.training.packed import AskedRows, pack
+from cdlm.training.batches.attention import block_causal_mask
+from cdlm.training.batches.packed import AskedRows, pack
 from cdlm.training.trajectories.states import block_completion, index_sets, state_after
 from cdlm.training.trajectories.trajectory import Trajectory
 

@@ -13,15 +13,15 @@ from transformers import PreTrainedTokenizerBase
 
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.tokens.tokenizer import load_tokenizer
+from cdlm.training.batches.stream import encode
 from cdlm.training.config import RecipeConfig
 from cdlm.training.data.mixture import training_stream
 from cdlm.training.data.problem import Task
+from cdlm.training.descent.loop import Loop, workers_share
+from cdlm.training.descent.optimizers import make_optimizers
+from cdlm.training.descent.parallel import rank, world_size
 from cdlm.training.errors import TrainingError
-from cdlm.training.loop import Loop, workers_share
-from cdlm.training.optimisation import make_optimizers
-from cdlm.training.parallel import rank, world_size
-from cdlm.training.pretraining import export
-from cdlm.training.stream import encode
+from cdlm.training.pretraining.run import export
 from cdlm.training.student.objective import AskedLogits, LossWeights, StudentObjective
 from cdlm.training.student.stream import StudentStream
 from cdlm.training.trajectories.store import TrajectoryStore, tokenizer_fingerprint

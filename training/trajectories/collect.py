@@ -11,11 +11,11 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cdlm.model.config import Manifest
-from cdlm.model.transformer import Transformer
+from cdlm.model.network.transformer import Transformer
 from cdlm.training.decoding.full import decode_full
 from cdlm.training.decoding.rules import TopConfidence
+from cdlm.training.descent.parallel import barrier, rank, world_size
 from cdlm.training.errors import TrainingError
-from cdlm.training.parallel import barrier, rank, world_size
 from cdlm.training.trajectories.shard import Problem, Provenance, Shard
 from cdlm.training.trajectories.store import TrajectoryWriter, model_fingerprint
 from cdlm.training.trajectories.trajectory import Trajectory

@@ -9,10 +9,10 @@ import torch
 
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.tokens.tokenizer import load_tokenizer
+from cdlm.training.batches.stream import encode
 from cdlm.training.config import RecipeConfig
 from cdlm.training.data.mixture import training_stream
 from cdlm.training.errors import TrainingError
-from cdlm.training.stream import encode
 from cdlm.training.trajectories.collect import collect
 from cdlm.training.trajectories.store import tokenizer_fingerprint
 

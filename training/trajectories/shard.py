@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cdlm.training.checkpoint import write_atomically
+from cdlm.training.descent.checkpoint import write_atomically
 from cdlm.training.errors import TrainingError
 from cdlm.training.trajectories.trajectory import Trajectory
 

@@ -13,7 +13,7 @@ from typing import Any, overload
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from cdlm.model.transformer import Transformer
+from cdlm.model.network.transformer import Transformer
 from cdlm.training.errors import TrainingError
 from cdlm.training.trajectories.shard import Problem, Provenance, Shard, write_shard
 from cdlm.training.trajectories.trajectory import Trajectory

@@ -18,8 +18,8 @@ from cdlm.cli.bench.figures import details, summarize
 from cdlm.cli.bench.load import Attempt, Load, poisson_arrivals, run_load
 from cdlm.cli.bench.output import PictureError, draw_load, print_figures, require_matplotlib
 from cdlm.cli.bench.prompts import BUILT_IN, Prompt, PromptError, problem_prompts, random_prompts, read_prompts
+from cdlm.cli.display import progress_bar
 from cdlm.cli.local_server import LocalServerError, server_address
-from cdlm.cli.progress import progress_bar
 
 DEFAULT_REQUESTS = 64
 DEFAULT_CONCURRENCY = 16

@@ -13,8 +13,8 @@ from cdlm.model.device import free_memory, resolve_dtype
 from cdlm.model.loading.checkpoint import Description, describe_checkpoint
 from cdlm.model.loading.packing import packable
 from cdlm.model.loading.quantization import check_quantization
+from cdlm.model.network.parameters import count_parameters
 from cdlm.model.parallel.transformer import share_config
-from cdlm.model.parameters import count_parameters
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.loading import check_step_size, pool_pages, rank_device
 from cdlm.scheduler.options import EngineOptions

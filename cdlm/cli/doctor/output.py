@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from cdlm.cli.plan.units import quantity
+from cdlm.cli.display import quantity
 
 _MAIN_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "torchao")
 

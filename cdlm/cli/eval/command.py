@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 
 from cdlm.cli.bench.client import Completion, CompletionError, complete, make_client, served_model
+from cdlm.cli.display import progress_bar
 from cdlm.cli.eval.sets import EvaluationTask, draw_evaluation, is_natural, judge, request_fields
 from cdlm.cli.local_server import LocalServerError, server_address
-from cdlm.cli.progress import progress_bar
 from cdlm.training.data.mixture import EvaluationSplit, ScoredTask
 from cdlm.training.data.problem import Problem
 from cdlm.training.errors import TrainingError

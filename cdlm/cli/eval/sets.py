@@ -8,11 +8,10 @@ from typing import Any, Literal, cast
 from cdlm.cli.bench.client import Endpoint
 from cdlm.training.data.mixture import EvaluationSplit, ScoredTask, draw_problems
 from cdlm.training.data.problem import Problem
-from cdlm.training.data.words import extract_answer
+from cdlm.training.data.words.parts import extract_answer
 from cdlm.training.errors import TrainingError
-from cdlm.training.natural.held_out import held_out_functions, held_out_words
+from cdlm.training.natural.problems.measured import held_out_functions, held_out_words, solves
 from cdlm.training.natural.public import PublicSet, read_public
-from cdlm.training.natural.scoring import solves
 from cdlm.training.sandbox import passes
 
 EvaluationTask = Literal["words", "functions", "natural-words", "natural-functions", "svamp", "humaneval", "mbpp"]

@@ -15,12 +15,12 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from cdlm.cli.display import progress_bar
 from cdlm.cli.eval.answers import AnswerStore
 from cdlm.cli.eval.command import wilson_interval
 from cdlm.cli.eval.rows import NAIVE, REFERENCE_STUDENT, ROWS, TRUNCATED, Answer, Models, TableError, TableRow
 from cdlm.cli.eval.sets import is_right
 from cdlm.cli.eval.table_output import draw_picture, print_table, require_matplotlib
-from cdlm.cli.progress import progress_bar
 from cdlm.training.data.mixture import EvaluationSplit, ScoredTask, draw_problems
 from cdlm.training.data.problem import Problem
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from cdlm.cli.plan.roofline import Work
 from cdlm.model.config import PromptAttention, TransformerConfig
-from cdlm.model.parameters import count_parameters
+from cdlm.model.network.parameters import count_parameters
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from typing import Any
 from cdlm.cli.plan.capacity import Capacity, replicas, request_work
 from cdlm.cli.plan.inputs import Inputs
 from cdlm.cli.plan.roofline import Work, crossover_batch, ridge_batch
-from cdlm.model.parameters import count_parameters
+from cdlm.model.network.parameters import count_parameters
 
 
 def plan_figures(inputs: Inputs) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from cdlm.cli.display import quantity
 from cdlm.cli.plan.roofline import whole_batch
-from cdlm.cli.plan.units import quantity
 
 BUSY = 0.9  # Below this share of the processor a time says as much of other processes as of this one.
 

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch.nn.functional import linear
 
+from cdlm.cli.display import quantity
 from cdlm.cli.plan.accelerators import Accelerator
 from cdlm.cli.plan.cost import PRECISIONS, ModelCost
 from cdlm.cli.plan.inputs import Inputs, PlanError, Shape
 from cdlm.cli.plan.roofline import Roof
-from cdlm.cli.plan.units import quantity
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.sdpa import SdpaAttention
 from cdlm.model.attention.segments import Segment
 from cdlm.model.config import TransformerConfig
 from cdlm.model.device import DTYPES
 from cdlm.model.loading.checkpoint import load_checkpoint
-from cdlm.model.transformer import Transformer
+from cdlm.model.network.transformer import Transformer
 
 ROWS = (1, 4, 16)
 REPEATS = 7

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from cdlm.cli.plan.units import quantity
+from cdlm.cli.display import quantity
 
 
 def print_plan(plan: dict[str, Any]) -> None:

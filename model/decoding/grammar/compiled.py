@@ -5,12 +5,12 @@ from functools import cached_property
 from llguidance import LLMatcher, LLParserLimits
 
 from cdlm.model.decoding.grammar.byte_matching import BYTES
-from cdlm.model.decoding.grammar.detours import Detours
-from cdlm.model.decoding.grammar.ending import NEVER, Speller
+from cdlm.model.decoding.grammar.endings.detours import Detours
+from cdlm.model.decoding.grammar.endings.ending import NEVER, Speller
+from cdlm.model.decoding.grammar.endings.search import EndSearch
 from cdlm.model.decoding.grammar.errors import GrammarError, plain_reason
-from cdlm.model.decoding.grammar.json_state import OUTSIDE
+from cdlm.model.decoding.grammar.json_text import OUTSIDE
 from cdlm.model.decoding.grammar.literals import spelled_texts
-from cdlm.model.decoding.grammar.search import EndSearch
 from cdlm.model.decoding.grammar.vocabulary import Vocabulary
 
 MAX_GRAMMAR_BYTES = 65_536

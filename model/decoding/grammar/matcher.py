@@ -4,11 +4,10 @@ import numpy as np
 from llguidance import LLMatcher
 from numpy.typing import NDArray
 
-from cdlm.model.decoding.grammar.closing import Closing
 from cdlm.model.decoding.grammar.compiled import CompiledGrammar
+from cdlm.model.decoding.grammar.endings.closing import Closing
 from cdlm.model.decoding.grammar.errors import GrammarError, plain_reason
-from cdlm.model.decoding.grammar.json_state import OUTSIDE, text_state
-from cdlm.model.decoding.grammar.numbers import MAX_NUMBER, number_length, without_long_numbers
+from cdlm.model.decoding.grammar.json_text import MAX_NUMBER, OUTSIDE, number_length, text_state, without_long_numbers
 
 
 class AnswerMatcher:

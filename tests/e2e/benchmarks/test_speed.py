@@ -12,18 +12,18 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.speed.__main__ import app
-from benchmarks.speed.bars import bar_of
-from benchmarks.speed.baselines import TransformersGenerate
-from benchmarks.speed.comparisons import COMPARISONS
-from benchmarks.speed.curve import crossover
-from benchmarks.speed.load import Load, Unavailable
-from benchmarks.speed.offline import Offline
+from benchmarks.speed.comparisons.curve import crossover
+from benchmarks.speed.comparisons.table import COMPARISONS
+from benchmarks.speed.contenders.baselines import TransformersGenerate
+from benchmarks.speed.contenders.load import Load, Unavailable
+from benchmarks.speed.contenders.offline import Offline
+from benchmarks.speed.contenders.shapes import SHAPES
+from benchmarks.speed.contenders.workbench import engine_options
+from benchmarks.speed.output.bars import bar_of
 from benchmarks.speed.pace import Pace, measure_pace
 from benchmarks.speed.settings import QUICK
-from benchmarks.speed.shapes import SHAPES
-from benchmarks.speed.workbench import engine_options
 from cdlm.model.assets import BUNDLED_STUDENT
-from cdlm.model.transformer import Transformer
+from cdlm.model.network.transformer import Transformer
 from cdlm.scheduler.messages import EngineStats
 
 TINY = SHAPES["tiny"]

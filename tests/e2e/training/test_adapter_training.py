@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from cdlm.model.loading.checkpoint import load_checkpoint
-from cdlm.training.attention import RowAttention
 from cdlm.training.backbone.collect import collect_backbone
 from cdlm.training.backbone.config import AdapterConfig, load_adapter_config
 from cdlm.training.backbone.train import train_adapter
+from cdlm.training.batches.attention import RowAttention
 from cdlm.training.config import ConfigError
 from cdlm.training.errors import TrainingError
 from tests.support.models.hf_checkpoints import LAYERS, build_dream, build_llada

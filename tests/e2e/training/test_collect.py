@@ -11,15 +11,15 @@ import torch
 from cdlm.model.config import Manifest, TransformerConfig
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.loading.export import save_checkpoint
-from cdlm.model.transformer import Transformer
+from cdlm.model.network.transformer import Transformer
 from cdlm.training.config import RecipeConfig, load_config
 from cdlm.training.data.mixture import training_stream
 from cdlm.training.decoding.full import decode_full
 from cdlm.training.decoding.rules import TopConfidence
+from cdlm.training.descent.parallel import launch
 from cdlm.training.errors import TrainingError
-from cdlm.training.parallel import launch
-from cdlm.training.tokenizer import EOS as EOS_TOKEN
-from cdlm.training.tokenizer import train_tokenizer
+from cdlm.training.pretraining.tokenizer import EOS as EOS_TOKEN
+from cdlm.training.pretraining.tokenizer import train_tokenizer
 from cdlm.training.trajectories.collect import collect
 from cdlm.training.trajectories.run import run_trajectories
 from cdlm.training.trajectories.store import TrajectoryStore, tokenizer_fingerprint

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cdlm.model.staged import StagedForward
+from cdlm.model.forwards.staged import StagedForward
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.messages import BlockOutput, GenerateRequest

@@ -22,9 +22,9 @@ from cdlm.model.decoding.processors.edits import Edits
 from cdlm.model.decoding.processors.guidance import Guide
 from cdlm.model.decoding.processors.logprobs import Logprobs
 from cdlm.model.decoding.processors.processor import Step
+from cdlm.model.forwards.staged import StagedForward
 from cdlm.model.parallel.followers import LostRank
 from cdlm.model.runner import ModelRunner
-from cdlm.model.staged import StagedForward
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.kv.cache import KVCache
 from cdlm.scheduler.messages import BlockOutput, GenerateRequest, ScoreRequest

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cdlm.model.graphs import ForwardGraphs
+from cdlm.model.forwards.graphs import ForwardGraphs
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.options import EngineOptions

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 import cdlm.model.loading.packing
 from cdlm.model.config import TransformerConfig
 from cdlm.model.decoding.confidence import confidence_and_best, confidence_and_best_of_head
-from cdlm.model.head import LmHead
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.loading.packing import PackedHead, PackedProduct, pack, packable, worthwhile
 from cdlm.model.loading.quantization import quantize
-from cdlm.model.transformer import Transformer
+from cdlm.model.network.head import LmHead
+from cdlm.model.network.transformer import Transformer
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.options import EngineOptions
-from cdlm.training.attention import RowAttention
+from cdlm.training.batches.attention import RowAttention
 from tests.support.engines import assert_equal_to_oracle, random_requests, run
 from tests.support.models.checkpoints import AXES, build_checkpoint
 

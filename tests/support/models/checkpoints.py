@@ -7,7 +7,7 @@ import torch
 
 from cdlm.model.config import Manifest, TransformerConfig
 from cdlm.model.loading.export import save_checkpoint
-from cdlm.model.transformer import Transformer
+from cdlm.model.network.transformer import Transformer
 
 VOCAB = 64
 MASK, EOS = 63, 62

@@ -6,8 +6,8 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from cdlm.model.decoding.grammar.closing import Closing
 from cdlm.model.decoding.grammar.compiled import CompiledGrammar
+from cdlm.model.decoding.grammar.endings.closing import Closing
 from cdlm.model.decoding.grammar.errors import GrammarError
 from cdlm.model.decoding.grammar.matcher import AnswerMatcher
 from cdlm.model.decoding.grammar.vocabulary import Vocabulary

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from cdlm.model.transformer import Transformer
-from cdlm.training.attention import RowAttention
+from cdlm.model.network.transformer import Transformer
+from cdlm.training.batches.attention import RowAttention
 from tests.support.models.hf_checkpoints import HEADS, HIDDEN, INTERMEDIATE, LAYERS, VOCAB
 
 STD = 0.15  # Matrices whose logits are about 1, so that 1e-5 is several units of fp32 noise.

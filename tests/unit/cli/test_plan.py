@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from cdlm.cli.display import quantity
 from cdlm.cli.main import app
-from cdlm.cli.plan.units import quantity
 from tests.support.models.checkpoints import build_checkpoint
 
 H100 = ("--model", "dream-7b", "--device", "h100")

@@ -17,8 +17,8 @@ from cdlm.model.attention.sdpa import SdpaAttention
 from cdlm.model.attention.segments import Segment
 from cdlm.model.backbones import find_backbone
 from cdlm.model.config import TransformerConfig
-from cdlm.model.parameters import count_parameters
-from cdlm.model.transformer import Transformer
+from cdlm.model.network.parameters import count_parameters
+from cdlm.model.network.transformer import Transformer
 
 TINY = TransformerConfig(
     vocab_size=10, hidden_size=4, intermediate_size=6, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=2

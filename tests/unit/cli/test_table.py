@@ -17,8 +17,8 @@ from cdlm.cli.main import app
 from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.config import Manifest, TransformerConfig
 from cdlm.model.loading.export import save_checkpoint
+from cdlm.model.network.transformer import Transformer
 from cdlm.model.tokens.tokenizer import load_tokenizer
-from cdlm.model.transformer import Transformer
 from tests.support.models.checkpoints import AXES
 
 NAMES = [

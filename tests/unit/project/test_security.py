@@ -23,7 +23,7 @@ from tests.support.places import ROOT
 ROOMS = ("cdlm", "server", "scheduler", "model", "training")
 FORBIDDEN_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "os.system", "os.popen", "yaml.load"}
-RUNS_CODE = {"training/sandbox.py", "training/data/functions.py", "training/natural/requests.py"}
+RUNS_CODE = {"training/sandbox.py", "training/data/functions/problems.py", "training/natural/problems/requests.py"}
 
 
 def sources() -> Iterator[tuple[Path, ast.Module]]:

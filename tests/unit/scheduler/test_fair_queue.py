@@ -12,8 +12,8 @@ from cdlm.model.config import Manifest
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
-from cdlm.scheduler.queue import OLDEST_EVERY, FairQueue
 from cdlm.scheduler.sequence import Sequence
+from cdlm.scheduler.waiting.queue import OLDEST_EVERY, FairQueue
 from tests.support.models.checkpoints import build_checkpoint
 
 MANIFEST = Manifest(block_length=8, confidence_threshold=0.5, mask_token_id=63, stop_token_ids=(), max_model_len=64)

@@ -10,11 +10,11 @@ from safetensors.torch import load_file
 
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.training.config import ConfigError, RecipeConfig, load_config
+from cdlm.training.descent.loop import Loop
+from cdlm.training.descent.optimizers import learning_rate_factor
+from cdlm.training.descent.parallel import launch
 from cdlm.training.errors import TrainingError
-from cdlm.training.loop import Loop
-from cdlm.training.optimisation import learning_rate_factor
-from cdlm.training.parallel import launch
-from cdlm.training.pretraining import run_autoregressive, run_teacher
+from cdlm.training.pretraining.run import run_autoregressive, run_teacher
 from tests.unit.training.recipes import tiny_recipe
 
 
@@ -82,7 +82,7 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(
     longer = config.model_copy(update={"autoregressive": config.autoregressive.model_copy(update={"steps": 9})})
     with pytest.MonkeyPatch.context() as patch:
         # A real overflow, in the middle of the forward.
-        patch.setattr("cdlm.training.pretraining.token_loss", _overflow)
+        patch.setattr("cdlm.training.pretraining.run.token_loss", _overflow)
         with pytest.raises(TrainingError, match=r"loss is nan at step 6; the last good state is .*state\.safetensors"):
             run_autoregressive(longer, tmp_path)
     assert state.read_bytes() == kept

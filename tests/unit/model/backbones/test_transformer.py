@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from cdlm.model.config import TransformerConfig
-from cdlm.model.transformer import RotaryEmbedding, Transformer, rotate
-from cdlm.training.attention import RowAttention
+from cdlm.model.network.transformer import RotaryEmbedding, Transformer, rotate
+from cdlm.training.batches.attention import RowAttention
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "biased"])

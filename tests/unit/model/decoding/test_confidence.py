@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cdlm.model.decoding import confidence as module
 from cdlm.model.decoding.confidence import confidence_and_best, confidence_and_best_of_head, entropy
-from cdlm.model.head import LmHead
+from cdlm.model.network.head import LmHead
 
 Search = Callable[[Tensor, LmHead, int, int], tuple[Tensor, Tensor]]
 SEARCHES: dict[str, Search] = {"groups": module._search_groups, "device": module._search}

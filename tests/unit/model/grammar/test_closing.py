@@ -9,7 +9,7 @@ import pytest
 
 from cdlm.model.decoding.grammar.byte_matching import ends_with
 from cdlm.model.decoding.grammar.compiled import CompiledGrammar
-from cdlm.model.decoding.grammar.ending import NEVER, Speller
+from cdlm.model.decoding.grammar.endings.ending import NEVER, Speller
 from cdlm.model.decoding.grammar.examples import example
 from cdlm.model.decoding.grammar.literals import spelled_texts
 from cdlm.model.decoding.grammar.matcher import AnswerMatcher

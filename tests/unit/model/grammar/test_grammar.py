@@ -13,9 +13,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.decoding.grammar.compiled import MAX_GRAMMAR_BYTES, CompiledGrammar
 from cdlm.model.decoding.grammar.errors import GrammarError
-from cdlm.model.decoding.grammar.json_state import ESCAPED, INSIDE, OUTSIDE, text_state
+from cdlm.model.decoding.grammar.json_text import ESCAPED, INSIDE, MAX_NUMBER, OUTSIDE, text_state
 from cdlm.model.decoding.grammar.matcher import AnswerMatcher
-from cdlm.model.decoding.grammar.numbers import MAX_NUMBER
 from cdlm.model.decoding.grammar.vocabulary import Vocabulary
 from cdlm.model.tokens.token_bytes import TokenBytes
 from tests.support.models.grammars import EOS, MASK, SCHEMAS, VOCAB, json_grammar, make_json_tokenizer, way_to_end

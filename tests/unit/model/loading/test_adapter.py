@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from cdlm.model.backbones import find_backbone
 from cdlm.model.loading.adapter import write_adapter
 from cdlm.model.loading.checkpoint import load_checkpoint
-from cdlm.model.transformer import Transformer
-from cdlm.training.attention import causal_mask
+from cdlm.model.network.transformer import Transformer
+from cdlm.training.batches.attention import causal_mask
 from tests.support.models.checkpoints import build_checkpoint
 from tests.support.models.hf_checkpoints import build_dream, build_llada
 from tests.support.models.hf_references import (

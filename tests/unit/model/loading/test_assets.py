@@ -12,7 +12,7 @@ from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
-from cdlm.training.tokenizer import FILLING
+from cdlm.training.pretraining.tokenizer import FILLING
 
 TOKENIZER = load_tokenizer(BUNDLED_STUDENT)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cdlm.model.decoding.grammar.ending import Speller
+from cdlm.model.decoding.grammar.endings.ending import Speller
 from tests.support.server.bench import Bench
 from tests.unit.server.forms.test_structured import CHAT, POINT, TOOL, widen
 

@@ -5,14 +5,14 @@ import re
 
 import pytest
 
-from cdlm.training.data import functions
+from cdlm.training.data.functions.problems import generate
 from cdlm.training.data.problem import Problem
 from cdlm.training.sandbox import passes
 
 
 def draw(count: int, seed: int = 0) -> list[Problem]:
     rng = random.Random(seed)
-    return [functions.generate(rng) for _ in range(count)]
+    return [generate(rng) for _ in range(count)]
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from cdlm.model.config import TransformerConfig
-from cdlm.model.transformer import Transformer
-from cdlm.training.attention import RowAttention, block_causal_mask
-from cdlm.training.objectives import prediction_rows, token_loss
-from cdlm.training.rows import Example, block_rows, frontier_rows, masked_rows, next_token_rows
+from cdlm.model.network.transformer import Transformer
+from cdlm.training.batches.attention import RowAttention, block_causal_mask
+from cdlm.training.batches.rows import Example, block_rows, frontier_rows, masked_rows, next_token_rows
+from cdlm.training.pretraining.objectives import prediction_rows, token_loss
 
 MASK, END, PAD = 63, 62, 61
 EXAMPLES = [

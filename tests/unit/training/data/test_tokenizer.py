@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from cdlm.training.data.mixture import draw_problems
-from cdlm.training.tokenizer import FILLING, train_tokenizer
+from cdlm.training.pretraining.tokenizer import FILLING, train_tokenizer
 
 
 @pytest.fixture(scope="module")

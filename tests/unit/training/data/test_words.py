@@ -1,9 +1,10 @@
 import random
 import re
 
-from cdlm.training.data import words
 from cdlm.training.data.arithmetic import add, div, mul, sub
 from cdlm.training.data.mixture import draw_problems, split_of, training_stream
+from cdlm.training.data.words import families
+from cdlm.training.data.words.parts import extract_answer
 
 EQUATION = re.compile(r"[\d+*/-]+(?:=[\d+*/-]+)+")
 
@@ -36,17 +37,17 @@ def test_how_many_steps_a_sum_takes_follows_from_how_many_digits_it_has() -> Non
 def test_every_equation_of_every_solution_is_true() -> None:
     rng = random.Random(0)
     for _ in range(3000):
-        problem = words.generate(rng)
+        problem = families.generate(rng)
         for equation in EQUATION.findall(problem.completion):
             values = {eval(side) for side in equation.split("=")}
             assert len(values) == 1, problem
-        assert words.extract_answer(problem.completion) == problem.check
+        assert extract_answer(problem.completion) == problem.check
         assert int(problem.check) >= 0
 
 
 def test_answers_are_read_from_the_last_statement() -> None:
-    assert words.extract_answer("The answer is 3. No, the answer is $1,204.") == "1204"
-    assert words.extract_answer("no idea") is None
+    assert extract_answer("The answer is 3. No, the answer is $1,204.") == "1204"
+    assert extract_answer("no idea") is None
 
 
 def test_held_out_problems_are_reproducible_fresh_by_seed_and_never_trained_on() -> None:

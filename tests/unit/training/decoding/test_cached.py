@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cdlm.model.loading.checkpoint import Checkpoint, load_checkpoint
-from cdlm.model.transformer import Transformer
+from cdlm.model.network.transformer import Transformer
 from cdlm.training.decoding.decoder import CachedDecoder, FullDecoder, TeacherDecoder
 from cdlm.training.decoding.dkv_cache import DelayedCacheDecoder
 from cdlm.training.decoding.dllm_cache import AdaptiveCacheDecoder

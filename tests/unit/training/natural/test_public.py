@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from cdlm.training.errors import TrainingError
+from cdlm.training.natural.problems.measured import solves
 from cdlm.training.natural.public import read_public
-from cdlm.training.natural.scoring import solves
 
 GSM8K = [
     {"question": "Ann sold 48 pens in April and half as many in May. How many in all?",

@@ -1,5 +1,5 @@
-from cdlm.training.natural.held_out import held_out_functions
-from cdlm.training.natural.requests import (
+from cdlm.training.natural.problems.measured import held_out_functions, solves
+from cdlm.training.natural.problems.requests import (
     HELD_OUT_WORDINGS,
     TRAINING_WORDINGS,
     all_problems,
@@ -7,7 +7,6 @@ from cdlm.training.natural.requests import (
     read_requests,
     teachable,
 )
-from cdlm.training.natural.scoring import solves
 from cdlm.training.sandbox import passes
 
 TRAINING, HELD_OUT = read_requests("training.txt"), read_requests("held_out.txt")

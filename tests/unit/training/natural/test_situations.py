@@ -3,12 +3,11 @@ import re
 
 import pytest
 
-from cdlm.training.natural.arithmetic import result_of, worked
-from cdlm.training.natural.held_out import HELD_OUT_SITUATIONS, held_out_words
 from cdlm.training.natural.mixture import TRAINING_SITUATIONS, draw_sum
 from cdlm.training.natural.overlap import all_shingles, overlaps
-from cdlm.training.natural.scoring import solves, stated_number
-from cdlm.training.natural.situations import SituationError, draw, parse, read_situations
+from cdlm.training.natural.problems.arithmetic import result_of, worked
+from cdlm.training.natural.problems.measured import HELD_OUT_SITUATIONS, held_out_words, solves, stated_number
+from cdlm.training.natural.problems.situations import SituationError, draw, parse, read_situations
 
 EQUATION = re.compile(r"\d+(?: [-+*/] \d+)+(?: = \d+(?: [-+*/] \d+)*)+")
 TRAINING = [situation for name in TRAINING_SITUATIONS for situation in read_situations(name)]

@@ -14,8 +14,8 @@ from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.files import read_json
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.tokens.tokenizer import load_tokenizer
-from cdlm.training.attention import RowAttention, causal_mask
 from cdlm.training.backbone.lora import add_adapter, trainable
+from cdlm.training.batches.attention import RowAttention, causal_mask
 from cdlm.training.config import read_config
 from cdlm.training.errors import TrainingError
 from cdlm.training.natural.answers import Asked, append, pending, read_answers

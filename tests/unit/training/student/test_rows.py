@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.training.batches.packed import AskedRows
 from cdlm.training.errors import TrainingError
-from cdlm.training.packed import AskedRows
 from cdlm.training.student.objective import AskedLogits
 from cdlm.training.student.rows import StudentBatch, later_blocks, masked_truth, packed_states
 from cdlm.training.student.stream import StudentStream

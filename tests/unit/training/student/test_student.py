@@ -13,11 +13,11 @@ from transformers import PreTrainedTokenizerFast
 
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.tokens.tokenizer import load_tokenizer
-from cdlm.training.checkpoint import load_state
 from cdlm.training.config import RecipeConfig
+from cdlm.training.descent.checkpoint import load_state
+from cdlm.training.descent.optimizers import make_optimizers
 from cdlm.training.errors import TrainingError
-from cdlm.training.optimisation import make_optimizers
-from cdlm.training.pretraining import export
+from cdlm.training.pretraining.run import export
 from cdlm.training.student.objective import AskedLogits, LossWeights, StudentObjective
 from cdlm.training.student.rows import StudentBatch
 from cdlm.training.student.run import run_student

@@ -12,7 +12,7 @@ import torch
 
 from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.errors import TrainingError
-from cdlm.training.tokenizer import train_tokenizer
+from cdlm.training.pretraining.tokenizer import train_tokenizer
 from cdlm.training.trajectories.shard import Provenance
 from cdlm.training.trajectories.store import TrajectoryStore, TrajectoryWriter, tokenizer_fingerprint
 from cdlm.training.trajectories.trajectory import Trajectory

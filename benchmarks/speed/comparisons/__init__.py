@@ -1,0 +1,1 @@
+"""Contenders that run in turn, and what is compared of them."""

@@ -1,0 +1,1 @@
+"""What is measured: the engine, a server, and other ways to decode the same shape."""

@@ -1,0 +1,19 @@
+"""What commands show people: quantities that are easily read, and how far a long command has come."""
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"))
+
+
+def quantity(value: float, unit: str) -> str:
+    """Three digits: 15231233024 bytes are ``15.2 GB``, 0.00422 s are ``4.22 ms``."""
+    # A ratio of 0.9995 and above would be printed as 1000 of the smaller unit.
+    scale, prefix = next((entry for entry in _PREFIXES if abs(value) >= entry[0] * 0.9995), _PREFIXES[-1])
+    return f"{value / scale:.3g} {prefix}{unit}"
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar with counts and the time left; silent when ``console`` is no terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)

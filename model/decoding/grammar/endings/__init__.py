@@ -1,0 +1,1 @@
+"""How an answer can be ended in time."""

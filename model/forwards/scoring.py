@@ -1,0 +1,59 @@
+"""Scores known tokens: one forward over spans and masked states of several requests."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cdlm.model.attention.cache import PagedCache
+from cdlm.model.attention.paged import AttentionFactory
+from cdlm.model.attention.segments import Segment
+from cdlm.model.decoding.logprobs import token_logprobs, token_score
+from cdlm.model.network.transformer import Transformer
+from cdlm.model.row import TokenScore
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreWork:
+    """What one scoring request needs in one step.
+
+    Attributes:
+        segments: its part of the forward, in order.
+        token_ids: their tokens, one after the other.
+        rows: which of those tokens' hidden states predict a token to be scored.
+        targets: like ``rows``, the tokens.
+        top: how many of the likeliest tokens to report in each place.
+    """
+
+    segments: list[Segment]
+    token_ids: list[int]
+    rows: list[int]
+    targets: list[int]
+    top: int
+
+
+def score(
+    works: list[ScoreWork],
+    transformer: Transformer,
+    cache: PagedCache,
+    attention: AttentionFactory,
+    mask_token_id: int,
+) -> list[list[TokenScore]]:
+    """One forward over all ``works``; for each, the scores of its targets in their order."""
+
+    def place(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=cache.keys.device)
+
+    laid = attention(cache, [segment for work in works for segment in work.segments])
+    hidden = transformer(place([token for work in works for token in work.token_ids]), laid.positions, laid)
+    rows, start = [], 0
+    for work in works:
+        rows += [start + row for row in work.rows]
+        start += len(work.token_ids)
+    if not rows:
+        return [[] for _ in works]
+    logits = transformer.logits(hidden.index_select(0, place(rows)))
+    top = max(work.top for work in works)
+    targets = place([token for work in works for token in work.targets])
+    lines = iter(token_logprobs(logits, targets, mask_token_id, top).tolist())
+    return [[token_score(next(lines), work.top, top) for _ in work.targets] for work in works]

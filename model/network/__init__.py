@@ -1,0 +1,1 @@
+"""The transformer: its layers, its head, and where they lie in memory."""

@@ -1,0 +1,316 @@
+"""The backbone: a pre-norm transformer with rotary positions, RMSNorm, SwiGLU and grouped-query attention.
+
+One class serves training (dense rows) and the engine (flat segments over a page pool): what a row sees is
+decided by the ``Attention`` passed to ``forward``, not here.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from cdlm.model.config import TransformerConfig
+from cdlm.model.network.head import LmHead
+
+
+class Attention(Protocol):
+    """Attends queries to the keys they may see; the owner of masks and caches."""
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """query [..., heads, head_dim], key and value [..., kv_heads, head_dim] -> [..., heads, head_dim]."""
+        ...
+
+
+class CachedAttention(Attention, Protocol):
+    """One that keeps keys and values, and takes them before anyone asks."""
+
+    def write(self, layer: int, key: Tensor, value: Tensor) -> None:
+        """key and value [..., kv_heads, head_dim]."""
+        ...
+
+
+class Kernels(Protocol):
+    """Layers that are computed by something else than PyTorch's operators; see ``model/kernel_layers.py``."""
+
+    def run(self, x: Tensor, attention: Attention, first: int, last: int | None) -> Tensor:
+        """What ``Transformer.run_layers`` does."""
+        ...
+
+    def write(self, x: Tensor, attention: CachedAttention, layer: int) -> None:
+        """What ``Transformer.write_layer`` does."""
+        ...
+
+
+class RotaryEmbedding(nn.Module):
+    """Half-split rotary position embedding (Su et al., 2021, arXiv 2104.09864), angles in fp32."""
+
+    inverse_frequency: Tensor
+
+    def __init__(self, head_dim: int, theta: float) -> None:
+        super().__init__()
+        self.head_dim, self.theta = head_dim, theta
+        self.reset(torch.get_default_device())
+
+    def reset(self, device: torch.device) -> None:
+        """(Re)computes the frequencies on ``device``: they are not stored in checkpoints."""
+        if device.type == "meta":  # To compute there, or to draw, torch imports its compiler, which takes seconds.
+            frequency = torch.empty(self.head_dim // 2, device=device)
+        else:
+            exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim
+            frequency = self.theta**-exponent
+        self.register_buffer("inverse_frequency", frequency, persistent=False)
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """positions [...] int64 -> cos and signed sin [..., 1, head_dim] fp32, broadcast over heads.
+
+        The sine of the first half is negated, as ``rotate`` wants it.
+        """
+        angles = positions[..., None, None].float() * self.inverse_frequency
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates x [..., heads, head_dim] by the angles of ``RotaryEmbedding``; dtype of x is kept."""
+    wide = x.float()
+    swapped = wide.roll(wide.shape[-1] // 2, dims=-1)
+    return torch.addcmul(wide * cos, swapped, sin).to(x.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square normalization in fp32 (Zhang and Sennrich, 2019, arXiv 1910.07467)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Over the last dimension of x [..., size]; ``weight`` [size] or [heads, size]. The dtype of x is kept."""
+    if weight.dim() == 1:
+        wide = nn.functional.rms_norm(x.float(), weight.shape, weight.float(), eps)
+    else:
+        wide = nn.functional.rms_norm(x.float(), weight.shape[-1:], None, eps).mul_(weight.float())
+    return wide.to(x.dtype)
+
+
+class Product:
+    """A linear layer's product, for inference: weight [out, in], and bias [out] or ``None``."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        return nn.functional.linear(x, self.weight, self.bias)
+
+    def since(self, first: int) -> "Product":
+        """The product of the outputs from ``first`` on, out of the same memory."""
+        return Product(self.weight[first:], None if self.bias is None else self.bias[first:])
+
+
+def fused(layers: Sequence[nn.Linear]) -> Product:
+    """Linear layers of the same input as one product, which gives their outputs side by side.
+
+    Their parameters become slices of one tensor, so that names and memory stay as they were.
+    """
+    weight = torch.cat([layer.weight.data for layer in layers])
+    biases = [layer.bias.data for layer in layers if layer.bias is not None]
+    bias = torch.cat(biases) if biases else None
+    start = 0
+    for layer in layers:
+        end = start + layer.out_features
+        layer.weight.data = weight[start:end]
+        if bias is not None:
+            layer.bias.data = bias[start:end]
+        start = end
+    return Product(weight, bias)
+
+
+def quantized(module: nn.Module) -> bool:
+    """Whether a weight of the module is stored in some other form than a plain tensor."""
+    return any(type(parameter.data) is not Tensor for parameter in module.parameters())
+
+
+class SelfAttention(nn.Module):
+    """Projections and rotary embedding around an ``Attention``."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.head_dim = config.head_dim
+        width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, width, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, kv_width, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, kv_width, bias=config.attention_bias)
+        self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
+        norm = config.qk_norm
+        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if norm else nn.Identity()
+        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if norm else nn.Identity()
+        self.fused: Callable[[Tensor], Tensor] | None = None
+        self.written: Callable[[Tensor], Tensor] | None = None
+        self.norms: tuple[Tensor, float] | None = None  # Weight and epsilon of queries and keys together.
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attention: Attention) -> Tensor:
+        if self.fused is None:
+            query, key, value = (projection(x).view(self._heads(x)) for projection in self._projections)
+            query, key = rotate(self.q_norm(query), cos, sin), rotate(self.k_norm(key), cos, sin)
+        else:
+            query, key, value = self._project(self.fused(x).view(self._heads(x)), cos, sin)
+        out: Tensor = self.o_proj(attention(layer, query, key, value).flatten(-2))
+        return out
+
+    def write(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attention: CachedAttention) -> None:
+        """Gives ``attention`` the keys and values, and asks nothing of it."""
+        if self.written is None:
+            key, value = (projection(x).view(self._heads(x)) for projection in (self.k_proj, self.v_proj))
+        else:
+            key, value = self.written(x).view(self._heads(x)).chunk(2, dim=-2)
+        attention.write(layer, rotate(self.k_norm(key), cos, sin), value)
+
+    def _project(self, projected: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value out of all their heads, [..., heads + 2 * kv_heads, head_dim].
+
+        Queries and keys are normalized and rotated together: a small batch spends its time on the number of operations.
+        """
+        heads, kv_heads, _ = self.head_counts
+        both, value = projected.split_with_sizes((heads + kv_heads, kv_heads), dim=-2)
+        if self.norms is not None:
+            both = rms_norm(both, *self.norms)
+        query, key = rotate(both, cos, sin).split_with_sizes((heads, kv_heads), dim=-2)
+        return query, key, value
+
+    def _heads(self, x: Tensor) -> tuple[int, ...]:
+        return *x.shape[:-1], -1, self.head_dim
+
+    @property
+    def _projections(self) -> tuple[nn.Linear, nn.Linear, nn.Linear]:
+        return self.q_proj, self.k_proj, self.v_proj
+
+    def fuse(self) -> None:
+        """Reads query, key and value with one product from now on; no matrix is stored twice."""
+        self.fused = product = fused(self._projections)
+        self.head_counts = [projection.out_features // self.head_dim for projection in self._projections]
+        self.written = product.since(self.q_proj.out_features)  # Keys and values.
+        if isinstance(self.q_norm, RMSNorm) and isinstance(self.k_norm, RMSNorm):
+            norms = (self.q_norm.weight.data, self.k_norm.weight.data)
+            weight = [norm.expand(count, -1) for norm, count in zip(norms, self.head_counts, strict=False)]
+            self.norms = torch.cat(weight), self.q_norm.eps  # [heads + kv_heads, head_dim]
+
+
+class MLP(nn.Module):
+    """SwiGLU feed-forward (Shazeer, 2020, arXiv 2002.05202)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.fused: Callable[[Tensor], Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = (self.gate_proj(x), self.up_proj(x)) if self.fused is None else self.fused(x).chunk(2, dim=-1)
+        out: Tensor = self.down_proj(nn.functional.silu(gate) * up)
+        return out
+
+    def fuse(self) -> None:
+        """Reads gate and up with one product from now on; no weight is stored twice."""
+        self.fused = fused((self.gate_proj, self.up_proj))
+
+
+class Layer(nn.Module):
+    """One pre-norm residual layer."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = SelfAttention(config)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attention: Attention) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, attention)
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
+
+
+def _embedding(rows: int, width: int) -> nn.Embedding:
+    weight = torch.empty(rows, width)
+    if not weight.is_meta:  # See ``RotaryEmbedding.reset``.
+        nn.init.normal_(weight)
+    return nn.Embedding(rows, width, _weight=weight)
+
+
+class Transformer(nn.Module):
+    """The whole backbone with its LM head."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = _embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.lm_head = LmHead(config.hidden_size, config.vocab_size, bias=False)
+        self.rotary = RotaryEmbedding(config.head_dim, config.rope_theta)
+        self.kernels: Kernels | None = None
+        self.tie_weights()
+
+    def tie_weights(self) -> None:
+        """Makes the LM head the embedding where the shape says so; needed again after ``to_empty``."""
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.embed_tokens.weight
+
+    def stored_shapes(self) -> dict[str, torch.Size]:
+        """Shape of every parameter as checkpoints store it; a tied head is listed once, as the embedding."""
+        return {name: parameter.shape for name, parameter in self.named_parameters()}
+
+    def parts(self, name: str, whole: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Where a stored parameter, or an update of one, is kept: memory, and what of ``whole`` belongs there."""
+        yield self.get_parameter(name).data, whole
+
+    def fuse(self) -> None:
+        """Prepares for inference, once: products that share their input become one, unless their weights are quantized.
+
+        Raises:
+            ValueError: a parameter is being trained; the fused product would not pass gradients on to it.
+        """
+        if any(parameter.requires_grad for parameter in self.parameters()):
+            raise ValueError("a model that is being trained cannot be fused")
+        for module in self.modules():
+            if isinstance(module, SelfAttention | MLP) and module.fused is None and not quantized(module):
+                module.fuse()
+
+    def forward(self, token_ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
+        """token_ids, positions [...] int64 -> normalized last hidden states [..., hidden_size]."""
+        out: Tensor = self.norm(self.run_layers(self.embed_tokens(token_ids), positions, attention))
+        return out
+
+    def run_layers(
+        self, x: Tensor, positions: Tensor, attention: Attention, first: int = 0, last: int | None = None
+    ) -> Tensor:
+        """Layers ``first`` up to but not including ``last``: x [..., hidden_size] -> the same, not normalized."""
+        if self.kernels is not None:
+            return self.kernels.run(x, attention, first, last)
+        cos, sin = self.rotary(positions)
+        for index, layer in enumerate(list(self.layers)[first:last], start=first):
+            x = layer(x, cos, sin, index, attention)
+        return x
+
+    def write_layer(self, x: Tensor, positions: Tensor, attention: CachedAttention, layer: int) -> None:
+        """Keys and values of a layer alone, from what enters it, x [..., hidden_size]."""
+        if self.kernels is not None:
+            self.kernels.write(x, attention, layer)
+            return
+        of_layer = self.layers[layer]
+        assert isinstance(of_layer, Layer)
+        cos, sin = self.rotary(positions)
+        of_layer.self_attn.write(of_layer.input_layernorm(x), cos, sin, layer, attention)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden [..., hidden_size] -> logits [..., vocab_size] in the weights' dtype."""
+        out: Tensor = self.lm_head(hidden)
+        return out

@@ -1,0 +1,1 @@
+"""Rows of training examples, and who sees whom in them."""

@@ -1,0 +1,67 @@
+"""Turns problems into groups of examples: formatting, tokenizing, bucketing by length; resumable at any group."""
+
+import itertools
+import random
+from collections.abc import Iterator
+
+from transformers import PreTrainedTokenizerBase
+
+from cdlm.training.batches.rows import Example
+from cdlm.training.data.mixture import training_stream
+from cdlm.training.data.problem import Problem, Task
+
+_SYSTEM_PROMPTS = ("You are a helpful assistant.", "You are cdlm-nano.", "Answer with worked steps.")
+_MEAN_LENGTH = 96  # Tokens of an average example; decides how many problems a pool draws.
+
+
+def format_prompt(problem: Problem, tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> str:
+    """Half of the prompts raw, half through the chat template."""
+    draw = rng.random()
+    if draw < 0.5:
+        return problem.prompt
+    messages = [{"role": "user", "content": problem.prompt}]
+    if draw < 0.6:
+        messages.insert(0, {"role": "system", "content": rng.choice(_SYSTEM_PROMPTS)})
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def encode(problems: list[Problem], tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> list[Example]:
+    """Problems as ids."""
+    prompts = [format_prompt(problem, tokenizer, rng) for problem in problems]
+    texts = prompts + [problem.completion for problem in problems]
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    end = int(tokenizer.eos_token_id)
+    answers = ids[len(problems) :]
+    return [Example(prompt, [*answer, end]) for prompt, answer in zip(ids, answers, strict=False)]
+
+
+class ExampleStream:
+    """The endless, reproducible sequence of example groups of one seed; a group fills ``budget`` tokens."""
+
+    def __init__(
+        self, seed: str, mixture: dict[Task, float], tokenizer: PreTrainedTokenizerBase, *, budget: int, pool: int = 50
+    ) -> None:
+        self.seed, self.mixture, self.tokenizer, self.budget, self.pool = seed, mixture, tokenizer, budget, pool
+
+    def groups(self, pool: int = 0, skip: int = 0) -> Iterator[tuple[int, int, list[Example]]]:
+        """Yields (pool, index in the pool, examples), starting behind ``skip`` groups of ``pool``."""
+        for number in itertools.count(pool):
+            for index, examples in enumerate(self._pool(number)):
+                if number > pool or index >= skip:
+                    yield number, index, examples
+
+    def _pool(self, number: int) -> list[list[Example]]:
+        """Examples of similar length share a group; the groups of a pool come in random order."""
+        rng = random.Random(f"pool/{self.seed}/{number}")
+        count = self.pool * self.budget // _MEAN_LENGTH
+        drawn = itertools.islice(training_stream(f"{self.seed}/{number}", self.mixture), count)
+        examples = encode(list(drawn), self.tokenizer, rng)
+        examples.sort(key=lambda example: example.length)
+        groups: list[list[Example]] = [[]]
+        for example in examples:
+            if groups[-1] and (len(groups[-1]) + 1) * example.length > self.budget:
+                groups.append([])
+            groups[-1].append(example)
+        groups.pop()  # The last one is not full.
+        rng.shuffle(groups)
+        return groups

@@ -1,0 +1,1 @@
+"""Grade-school word problems, by family."""
