@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 from cdlm.model.config import Manifest
 from cdlm.model.decoding.confidence import confidence_and_best, entropy
 from cdlm.model.network.transformer import Transformer
-from cdlm.training.decoding.full import decode_full
-from cdlm.training.decoding.rules import Rule
+from cdlm.training.decoding.full import check_length, decode_full, spread
+from cdlm.training.decoding.rules import Rule, TopConfidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,22 +32,35 @@ class Decoding:
     computed: int
 
 
-class TeacherDecoder(Protocol):
-    """Greedy block-wise decoding of a bidirectional model."""
+@dataclass
+class TeacherDecoder(ABC):
+    """Greedy block-wise decoding of a bidirectional model.
 
+    Attributes:
+        generation_length: masks on each canvas, a multiple of the manifest's block length.
+        early_stop: ends a row when its active block is complete and contains a stop token.
+        rule: which masked positions of the active block are finalized in a step.
+
+    Raises:
+        ValueError: ``generation_length`` is not a positive multiple of the block length.
+    """
+
+    model: Transformer
+    manifest: Manifest
+    generation_length: int = field(kw_only=True)
+    early_stop: bool = field(kw_only=True)
+    rule: Rule = field(kw_only=True, default=TopConfidence(1))
+
+    def __post_init__(self) -> None:
+        check_length(self.generation_length, self.manifest)
+
+    @abstractmethod
     def __call__(self, prompts: list[list[int]]) -> list[Decoding]:
-        """One answer a prompt, in order; what a row decodes to does not depend on the others."""
-        ...
+        """One answer per prompt, in order; what a row decodes to does not depend on the others."""
 
 
-class FullDecoder:
+class FullDecoder(TeacherDecoder):
     """A forward of the whole canvas at every step (LLaDA, arXiv 2502.09992)."""
-
-    def __init__(
-        self, model: Transformer, manifest: Manifest, *, generation_length: int, early_stop: bool, rule: Rule
-    ) -> None:
-        self.model, self.manifest, self.rule = model, manifest, rule
-        self.generation_length, self.early_stop = generation_length, early_stop
 
     def __call__(self, prompts: list[list[int]]) -> list[Decoding]:
         decodings = decode_full(
@@ -70,9 +83,15 @@ class FullDecoder:
 
 
 class CanvasForward(Protocol):
-    """The forwards of one group of equally long prompts, with what it keeps between them."""
+    """The forwards of one group of equally long prompts, with what is kept between them.
 
-    def __call__(self, ids: Tensor, start: int, step: int) -> tuple[Tensor, Tensor]:
+    Attributes:
+        hidden: [rows, L, hidden_size], the canvas's last hidden states, as new as the active block needs them.
+    """
+
+    hidden: Tensor
+
+    def advance(self, ids: Tensor, start: int, step: int) -> Tensor | int:
         """One forward.
 
         Args:
@@ -81,8 +100,7 @@ class CanvasForward(Protocol):
             step: how many steps the block has taken.
 
         Returns:
-            The last hidden states that predict the active block [rows, block, hidden_size], and how many
-            positions were computed, [rows] int64.
+            How many positions were computed: of each row, [rows] int64, or of all alike.
         """
         ...
 
@@ -91,27 +109,9 @@ class CanvasForward(Protocol):
         ...
 
 
-class CachedDecoder(ABC):
-    """Decoding with caches; sub-classes say what a forward computes. Prompts of one length share a batch.
-
-    Args:
-        generation_length: masks on each canvas, a multiple of the manifest's block length.
-        early_stop: ends a row when its active block is complete and contains a stop token.
-        rule: which masked positions of the active block are finalized in a step.
-
-    Raises:
-        ValueError: ``generation_length`` is not a positive multiple of the block length.
-    """
-
-    def __init__(
-        self, model: Transformer, manifest: Manifest, *, generation_length: int, early_stop: bool, rule: Rule
-    ) -> None:
-        if generation_length < 1 or generation_length % manifest.block_length:
-            raise ValueError(
-                f"generation_length {generation_length} is not a positive multiple of block {manifest.block_length}"
-            )
-        self.model, self.manifest, self.rule = model, manifest, rule
-        self.generation_length, self.early_stop = generation_length, early_stop
+@dataclass
+class CachedDecoder(TeacherDecoder):
+    """Decoding with caches; sub-classes say what a forward computes. Prompts of one length share a batch."""
 
     @abstractmethod
     def forward(self, prompt_length: int) -> CanvasForward:
@@ -165,13 +165,15 @@ class CachedDecoder(ABC):
     def _complete_block(self, ids: Tensor, start: int, forward: CanvasForward, work: Tensor) -> None:
         """Denoises one block of all rows; ``ids`` and ``work`` change in place. Complete rows wait for the others."""
         block = ids[:, start : start + self.manifest.block_length]
+        first = start - int(self.manifest.shift)  # Where the block's first position is predicted.
         step = 0
         while bool((masked := block == self.manifest.mask_token_id).any()):
-            hidden, computed = forward(ids, start, step)
+            computed = forward.advance(ids, start, step)
+            hidden = forward.hidden[:, first : first + self.manifest.block_length]
             logits = self.model.logits(hidden[masked])  # [masked, vocab]
             confidence, token = confidence_and_best(logits, self.manifest.mask_token_id)
-            chosen = self.rule(_spread(confidence, masked), _spread(entropy(logits), masked), masked)
-            block[chosen] = _spread(token, masked)[chosen]
+            chosen = self.rule(spread(confidence, masked), spread(entropy(logits), masked), masked)
+            block[chosen] = spread(token, masked)[chosen]
             open_rows = masked.any(dim=-1)
             work[:, 0] += open_rows
             work[:, 1] += computed * open_rows
@@ -182,8 +184,3 @@ def before_stop(tokens: list[int], manifest: Manifest) -> list[int]:
     """The tokens before the first stop token, or all."""
     end = next((index for index, token in enumerate(tokens) if token in manifest.stop_token_ids), len(tokens))
     return tokens[:end]
-
-
-def _spread(values: Tensor, masked: Tensor) -> Tensor:
-    """values [masked positions] -> [rows, block], zero where not masked."""
-    return values.new_zeros(masked.shape).masked_scatter_(masked, values)

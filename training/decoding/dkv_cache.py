@@ -9,64 +9,51 @@ In a shifted model a position also predicts its successor, and is cached once bo
 variant ``un_right`` for Dream).
 """
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
 from cdlm.model.config import Manifest
 from cdlm.model.network.transformer import Transformer
 from cdlm.training.decoding.canvas_cache import CanvasCache
-from cdlm.training.decoding.decoder import CachedDecoder
-from cdlm.training.decoding.rules import TopConfidence
+from cdlm.training.decoding.decoder import CachedDecoder, CanvasForward
 
 
+@dataclass
 class DelayedCacheDecoder(CachedDecoder):
-    """Decodes a fixed number of tokens a step, as published one; the default interval is the one of its LLaDA demo."""
+    """As published a step finalizes one token; the default interval is the one of the authors' LLaDA demo."""
 
-    def __init__(
-        self,
-        model: Transformer,
-        manifest: Manifest,
-        *,
-        generation_length: int,
-        early_stop: bool,
-        tokens_per_step: int = 1,
-        refresh_interval: int = 8,
-    ) -> None:
-        super().__init__(
-            model,
-            manifest,
-            generation_length=generation_length,
-            early_stop=early_stop,
-            rule=TopConfidence(tokens_per_step),
-        )
-        if refresh_interval < 1:
-            raise ValueError(f"refresh_interval must be positive, got {refresh_interval}")
-        self.refresh_interval = refresh_interval
+    refresh_interval: int = field(kw_only=True, default=8)
 
-    def forward(self, prompt_length: int) -> "_DelayedForward":
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.refresh_interval < 1:
+            raise ValueError(f"refresh_interval must be positive, got {self.refresh_interval}")
+
+    def forward(self, prompt_length: int) -> CanvasForward:
         """Forwards of a new group."""
         return _DelayedForward(self.model, self.manifest, prompt_length, self.refresh_interval)
 
 
-class _DelayedForward:
+class _DelayedForward(CanvasCache):
     """``settled`` [rows, L] bool: positions whose latest computation saw the tokens that matter to them."""
 
     def __init__(self, model: Transformer, manifest: Manifest, prompt_length: int, refresh_interval: int) -> None:
-        self.cache, self.manifest = CanvasCache(model), manifest
-        self.prompt_length, self.refresh_interval = prompt_length, refresh_interval
+        super().__init__(model)
+        self.manifest, self.prompt_length, self.refresh_interval = manifest, prompt_length, refresh_interval
         self.settled = torch.empty(0)
 
-    def __call__(self, ids: Tensor, start: int, step: int) -> tuple[Tensor, Tensor]:
+    def advance(self, ids: Tensor, start: int, step: int) -> Tensor | int:  # noqa: ARG002
+        computed: Tensor | int = ids.shape[1]
         if step % self.refresh_interval == 0:
-            self.cache.refresh(ids)
-            computed = ids.new_full((len(ids),), ids.shape[1])
+            self.refresh(ids)
         else:
             stale = ~self.settled
             computed = stale.sum(dim=-1)
-            self.cache.update(ids, _positions(stale, computed))
+            self.update(ids, _positions(stale, computed))
         self.settled = self._known(ids)
-        first = start - int(self.manifest.shift)
-        return self.cache.hidden[:, first : first + self.manifest.block_length], computed
+        return computed
 
     def _known(self, ids: Tensor) -> Tensor:
         known = ids != self.manifest.mask_token_id
@@ -76,7 +63,7 @@ class _DelayedForward:
         return known
 
     def keep(self, rows: Tensor) -> None:
-        self.cache.keep(rows)
+        super().keep(rows)
         self.settled = self.settled[rows]
 
 

@@ -10,54 +10,36 @@ whose outputs are cached still add them to the residual stream, so every state o
 from; a shifted model needs nothing special.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from cdlm.model.config import Manifest
 from cdlm.model.network.transformer import Layer, Transformer, rotate
 from cdlm.training.batches.attention import RowAttention
-from cdlm.training.decoding.decoder import CachedDecoder
-from cdlm.training.decoding.rules import TopConfidence
+from cdlm.training.decoding.decoder import CachedDecoder, CanvasForward
 
 
+@dataclass
 class AdaptiveCacheDecoder(CachedDecoder):
-    """Decodes a fixed number of tokens a step, as published one.
+    """As published a step finalizes one token; intervals and ratio are the authors' for LLaDA-Instruct on GSM8K."""
 
-    The intervals and the ratio are the authors' for LLaDA-Instruct on GSM8K.
-    """
+    prompt_interval: int = field(kw_only=True, default=50)
+    response_interval: int = field(kw_only=True, default=7)
+    ratio: float = field(kw_only=True, default=0.25)
 
-    def __init__(
-        self,
-        model: Transformer,
-        manifest: Manifest,
-        *,
-        generation_length: int,
-        early_stop: bool,
-        tokens_per_step: int = 1,
-        prompt_interval: int = 50,
-        response_interval: int = 7,
-        ratio: float = 0.25,
-    ) -> None:
-        super().__init__(
-            model,
-            manifest,
-            generation_length=generation_length,
-            early_stop=early_stop,
-            rule=TopConfidence(tokens_per_step),
-        )
-        if prompt_interval < 1 or response_interval < 1:
-            raise ValueError(f"intervals must be positive, got {prompt_interval} and {response_interval}")
-        if not 0 < ratio <= 1:
-            raise ValueError(f"ratio must lie in (0, 1], got {ratio}")
-        self.intervals, self.ratio = (prompt_interval, response_interval), ratio
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prompt_interval < 1 or self.response_interval < 1:
+            raise ValueError(f"intervals must be positive, got {self.prompt_interval} and {self.response_interval}")
+        if not 0 < self.ratio <= 1:
+            raise ValueError(f"ratio must lie in (0, 1], got {self.ratio}")
 
-    def forward(self, prompt_length: int) -> "_AdaptiveForward":
+    def forward(self, prompt_length: int) -> CanvasForward:
         """Forwards of a new group."""
-        changed = max(1, int(self.generation_length * self.ratio))
-        return _AdaptiveForward(self.model, self.manifest, prompt_length, self.intervals, changed)
+        intervals, changed = (self.prompt_interval, self.response_interval), int(self.generation_length * self.ratio)
+        return _AdaptiveForward(self.model, prompt_length, intervals, max(1, changed))
 
 
 @dataclass(slots=True)
@@ -80,17 +62,15 @@ class _Features:
 
 
 class _AdaptiveForward:
-    def __init__(
-        self, model: Transformer, manifest: Manifest, prompt_length: int, intervals: tuple[int, int], changed: int
-    ) -> None:
-        self.model, self.manifest, self.prompt_length = model, manifest, prompt_length
+    def __init__(self, model: Transformer, prompt_length: int, intervals: tuple[int, int], changed: int) -> None:
+        self.model, self.prompt_length = model, prompt_length
         self.intervals, self.changed = intervals, changed
         self.steps = 0  # Of the whole generation, as published: blocks do not reset the intervals.
         self.features: list[_Features] = []
         self.hidden = torch.empty(0)
         self._attend = RowAttention(None)
 
-    def __call__(self, ids: Tensor, start: int, step: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+    def advance(self, ids: Tensor, start: int, step: int) -> int:  # noqa: ARG002
         rows, length = ids.shape
         if not self.features:
             self.features = [_Features.empty(self.model, rows, length) for _ in self.model.layers]
@@ -103,9 +83,7 @@ class _AdaptiveForward:
             assert isinstance(layer, Layer)
             x = self._layer(x, layer, self.features[index], begin, whole=response)
         self.hidden[:, begin:] = self.model.norm(x)
-        computed = self.prompt_length - begin + (length - self.prompt_length if response else self.changed)
-        first = start - int(self.manifest.shift)
-        return self.hidden[:, first : first + self.manifest.block_length], ids.new_full((rows,), computed)
+        return self.prompt_length - begin + (length - self.prompt_length if response else self.changed)
 
     def _layer(self, x: Tensor, layer: Layer, cache: _Features, begin: int, *, whole: bool) -> Tensor:
         """x [rows, n, hidden_size], positions from ``begin`` on; new outputs for the ``whole`` or for what changed."""

@@ -82,12 +82,12 @@ def decode_full(
         else:
             token = logits.argmax(dim=-1)
         probability = logits.softmax(dim=-1)
-        confidence = _spread(probability.gather(1, token[:, None])[:, 0], masked)
-        entropy = _spread(torch.special.entr(probability).sum(dim=-1), masked)
+        confidence = spread(probability.gather(1, token[:, None])[:, 0], masked)
+        entropy = spread(torch.special.entr(probability).sum(dim=-1), masked)
         chosen = rule(confidence, entropy, masked)
         assert not (chosen & ~masked).any(), "the rule chose a position that is not masked"
         assert chosen.any(dim=-1).all(), "the rule chose nothing in a row"
-        canvas.place(_spread(token, masked), chosen, confidence, hidden if keep_hidden else None)
+        canvas.place(spread(token, masked), chosen, confidence, hidden if keep_hidden else None)
         decodings.update(canvas.leave(early_stop=early_stop))
     return [decodings[row] for row in range(len(prompts))]
 
@@ -182,7 +182,7 @@ class _Canvas:
         return decodings
 
 
-def _spread(values: Tensor, masked: Tensor) -> Tensor:
+def spread(values: Tensor, masked: Tensor) -> Tensor:
     """values [masked positions] -> [rows, block], zero where not masked."""
     return values.new_zeros(masked.shape).masked_scatter_(masked, values)
 
@@ -194,6 +194,15 @@ def _noise(seeds: list[int], step: int, masked: Tensor, logits: Tensor) -> Tenso
     return torch.stack([gumbel_noise(seed, places, logits.shape[1]) for seed in seeds]).to(logits.device)[masked]
 
 
+def check_length(generation_length: int, manifest: Manifest) -> None:
+    """Raises ``ValueError`` unless a canvas is made of whole blocks."""
+    if generation_length < 1 or generation_length % manifest.block_length:
+        raise ValueError(
+            f"generation_length {generation_length} is not a positive multiple of the block length "
+            f"{manifest.block_length}"
+        )
+
+
 def _check(
     manifest: Manifest,
     prompts: list[list[int]],
@@ -201,11 +210,7 @@ def _check(
     temperature: float,
     seeds: Sequence[int] | None,
 ) -> None:
-    if generation_length < 1 or generation_length % manifest.block_length:
-        raise ValueError(
-            f"generation_length {generation_length} is not a positive multiple of the block length "
-            f"{manifest.block_length}"
-        )
+    check_length(generation_length, manifest)
     for index, prompt in enumerate(prompts):
         if not prompt:
             raise ValueError(f"prompt {index} is empty")

@@ -10,9 +10,8 @@ import torch
 from benchmarks.speed.contenders.load import Load, Prompts, Sample, sample
 from cdlm.model.device import resolve_dtype
 from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.training.decoding.block_caches import DualCacheDecoder, PrefixCacheDecoder
 from cdlm.training.decoding.decoder import FullDecoder, TeacherDecoder
-from cdlm.training.decoding.dual_cache import DualCacheDecoder
-from cdlm.training.decoding.prefix_cache import PrefixCacheDecoder
 from cdlm.training.decoding.rules import TopConfidence
 
 LoopName = Literal["naive", "prefix_cache", "dual_cache"]

@@ -16,11 +16,10 @@ from cdlm.scheduler.errors import EngineError
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.offline import OfflineEngine
 from cdlm.scheduler.options import EngineOptions
+from cdlm.training.decoding.block_caches import DualCacheDecoder, PrefixCacheDecoder
 from cdlm.training.decoding.decoder import CachedDecoder, Decoding, FullDecoder, TeacherDecoder
 from cdlm.training.decoding.dkv_cache import DelayedCacheDecoder
 from cdlm.training.decoding.dllm_cache import AdaptiveCacheDecoder
-from cdlm.training.decoding.dual_cache import DualCacheDecoder
-from cdlm.training.decoding.prefix_cache import PrefixCacheDecoder
 from cdlm.training.decoding.rules import EntropyBound, Rule, TopConfidence
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ from safetensors.torch import load_file
 
 from cdlm.model.config import Manifest
 from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.training.decoding.block_caches import DualCacheDecoder, PrefixCacheDecoder
 from cdlm.training.decoding.decoder import Decoding, FullDecoder
-from cdlm.training.decoding.dual_cache import DualCacheDecoder
-from cdlm.training.decoding.prefix_cache import PrefixCacheDecoder
 from cdlm.training.decoding.rules import TopConfidence
 from tests.support.models.hf_block_checkpoints import build
 from tests.support.models.hf_checkpoints import build_dream, build_llada

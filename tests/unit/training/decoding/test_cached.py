@@ -12,11 +12,10 @@ import torch
 
 from cdlm.model.loading.checkpoint import Checkpoint, load_checkpoint
 from cdlm.model.network.transformer import Transformer
+from cdlm.training.decoding.block_caches import DualCacheDecoder, PrefixCacheDecoder
 from cdlm.training.decoding.decoder import CachedDecoder, FullDecoder, TeacherDecoder
 from cdlm.training.decoding.dkv_cache import DelayedCacheDecoder
 from cdlm.training.decoding.dllm_cache import AdaptiveCacheDecoder
-from cdlm.training.decoding.dual_cache import DualCacheDecoder
-from cdlm.training.decoding.prefix_cache import PrefixCacheDecoder
 from cdlm.training.decoding.rules import EntropyBound, Factor, Rule, Threshold, TopConfidence
 from tests.support.models.checkpoints import EOS, MASK, VOCAB, build_checkpoint
 from tests.support.oracle import pass_entropy_bound, pass_factor
@@ -122,10 +121,10 @@ def test_the_adaptive_cache_finds_the_position_that_changed(models: Callable[[st
     ids = torch.tensor([[7, 8, 9, *[MASK] * LENGTH], [1, 2, 3, *[MASK] * LENGTH]])
     with torch.inference_mode():
         for step in range(LENGTH):
-            _, computed = forward(ids, 3, step)
-            assert computed.tolist() == [3 + LENGTH if step == 0 else 1] * 2
+            computed = forward.advance(ids, 3, step)
+            assert computed == (3 + LENGTH if step == 0 else 1)
             fresh = decoder.forward(3)
-            fresh(ids, 3, 0)
+            fresh.advance(ids, 3, 0)
             torch.testing.assert_close(forward.features[0].key, fresh.features[0].key)
             torch.testing.assert_close(forward.features[0].value, fresh.features[0].value)
             for row in range(2):
@@ -208,7 +207,7 @@ def test_decoders_refuse_what_they_cannot_do(models: Callable[[str], Checkpoint]
     loaded = models("plain")
     fixed: dict[str, Any] = {"generation_length": LENGTH, "early_stop": False}
     parts = (loaded.transformer, loaded.manifest)
-    with pytest.raises(ValueError, match="multiple of block 8"):
+    with pytest.raises(ValueError, match="multiple of the block length 8"):
         DualCacheDecoder(*parts, generation_length=12, early_stop=False)
     with pytest.raises(ValueError, match="refresh_interval must be positive, got 0"):
         PrefixCacheDecoder(*parts, **fixed, refresh_interval=0)
