@@ -51,7 +51,7 @@ class ModelRunner:
         )
         self.transformer.kernels = None
         if attention_backend == "triton":
-            from cdlm.model.kernel_layers import KernelLayers  # Triton is there on Linux only.
+            from cdlm.model.forwards.kernel_layers import KernelLayers  # Triton is there on Linux only.
 
             block = self.manifest.block_length
             self.transformer.kernels = KernelLayers(self.transformer, self.manifest.max_model_len + block)

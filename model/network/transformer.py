@@ -31,7 +31,7 @@ class CachedAttention(Attention, Protocol):
 
 
 class Kernels(Protocol):
-    """Layers that are computed by something else than PyTorch's operators; see ``model/kernel_layers.py``."""
+    """Layers that are computed by something else than PyTorch's operators; see ``model/forwards/kernel_layers.py``."""
 
     def run(self, x: Tensor, attention: Attention, first: int, last: int | None) -> Tensor:
         """What ``Transformer.run_layers`` does."""

@@ -7,7 +7,7 @@ from cdlm.model.attention.paged import PagedAttention
 from cdlm.model.kernels.norm import add_rms_norm
 from cdlm.model.kernels.rotary import Angles, rotate_and_write
 from cdlm.model.kernels.swiglu import swiglu
-from cdlm.model.transformer import MLP, Attention, CachedAttention, Layer, RMSNorm, SelfAttention, Transformer
+from cdlm.model.network.transformer import MLP, Attention, CachedAttention, Layer, RMSNorm, SelfAttention, Transformer
 
 
 class KernelLayers:
