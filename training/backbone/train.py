@@ -1,17 +1,13 @@
 """Trains an adapter on a teacher's trajectories: one process or many, replicated or sharded, with accelerate."""
 
 import logging
-import math
-import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cdlm.model.backbones import find_backbone
 from cdlm.model.config import Manifest
@@ -23,11 +19,9 @@ from cdlm.training.backbone.accelerator import make_accelerator
 from cdlm.training.backbone.config import AdapterConfig
 from cdlm.training.backbone.lora import adapter_weights, add_adapter, checkpoint_gradients, trainable, whole
 from cdlm.training.backbone.state import load_adapter_state, save_adapter_state
-from cdlm.training.descent.log import StepLog
-from cdlm.training.descent.loop import Progress
+from cdlm.training.descent.loop import Descent
 from cdlm.training.errors import TrainingError
 from cdlm.training.student.objective import AskedLogits, LossWeights, StudentObjective
-from cdlm.training.student.rows import StudentBatch
 from cdlm.training.student.stream import StudentStream
 from cdlm.training.trajectories.store import TrajectoryStore, tokenizer_fingerprint
 
@@ -49,10 +43,11 @@ def train_adapter(config: AdapterConfig, directory: Path) -> None:
     _AdapterTraining(config, directory).run()
 
 
-class _AdapterTraining:
+class _AdapterTraining(Descent):
     def __init__(self, config: AdapterConfig, directory: Path) -> None:
-        self.config, self.directory, self.section = config, directory, config.optimisation
+        self.config, self.section = config, config.optimisation
         self.accelerator = make_accelerator(self.section)
+        super().__init__(directory, self.section, leads=self.accelerator.is_main_process)
         per_round = self.section.rows_per_forward * self.accelerator.num_processes
         if self.section.batch_size % per_round:
             raise TrainingError(
@@ -71,54 +66,33 @@ class _AdapterTraining:
         self.transformer = checkpoint.transformer
         self.stream = self._stream(checkpoint.manifest)
         self._prepare(shift=checkpoint.manifest.shift)
-        self.progress = Progress()
-        if self.state_path.exists():
-            counters = load_adapter_state(self.state_path, self.parameters, self.optimizer.optimizer)
-            self.progress = Progress(**counters)
-            logger.info("resumed at step %d", self.progress.step)
-        if self.accelerator.is_main_process:
-            self.log = StepLog(self.directory, self.progress.step)
+        self.resume()
 
-    @property
-    def state_path(self) -> Path:
-        return self.directory / "state.safetensors"
+    def begin(self) -> None:
+        self.batches = self.stream.batches(self.progress.pool, self.progress.index)
 
-    def run(self) -> None:
-        main, progress, section = self.accelerator.is_main_process, self.progress, self.section
-        bar = tqdm(
-            total=section.steps, initial=progress.step, desc="adapter", unit="step", disable=None if main else True
-        )
-        batches = self.stream.batches(progress.pool, progress.index)
-        with bar, logging_redirect_tqdm():
-            while progress.step < section.steps:
-                started = time.monotonic()
-                figures = self._step(batches)
-                progress.step += 1
-                progress.seconds += time.monotonic() - started
-                bar.update()
-                if main:
-                    self.log.add(figures)
-                    if progress.step % section.log_every == 0:
-                        self.log.write(progress.step, progress.seconds)
-                if progress.step % section.checkpoint_every == 0 or progress.step == section.steps:
-                    self._save()
+    def measure(self) -> dict[str, float]:
+        return {}
 
-    def _step(self, batches: Iterator[tuple[int, int, StudentBatch]]) -> dict[str, float]:
+    def load(self) -> dict[str, Any]:
+        return load_adapter_state(self.state_path, self.parameters, self.optimizer.optimizer)
+
+    def step(self) -> dict[str, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = self.section.learning_rate * self._rate_factor()
         self.optimizer.zero_grad()
         total: dict[str, float] = {}
         for _ in range(self.rounds):
-            epoch, index, batch = next(batches)
+            epoch, index, batch = next(self.batches)
             with self.accelerator.autocast():
                 loss, figures = self.objective(batch.to(self.accelerator.device))
             for name, figure in self._means({"loss": float(loss.detach()), **figures}).items():
                 total[name] = total.get(name, 0.0) + figure / self.rounds
-            self._require_finite("loss", total["loss"])
+            self.require_finite("loss", total["loss"])
             self.accelerator.backward(loss / self.rounds)
             self.progress.pool, self.progress.index = epoch, index + 1
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.section.gradient_clip)
-        self._require_finite("gradient", float(whole(norm)))
+        self.require_finite("gradient", float(whole(norm)))
         self.optimizer.step()
         return total
 
@@ -128,22 +102,17 @@ class _AdapterTraining:
         means = self.accelerator.reduce(values, reduction="mean").tolist()
         return dict(zip(figures, means, strict=True))
 
-    def _require_finite(self, name: str, value: float) -> None:
-        if not math.isfinite(value):
-            kept = f"the last good state is {self.state_path}" if self.state_path.exists() else "nothing was saved yet"
-            raise TrainingError(f"adapter: the {name} is {value} at step {self.progress.step}; {kept}")
-
     def _rate_factor(self) -> float:
         step, section = self.progress.step, self.section
         rise = (step + 1) / section.warmup_steps if section.warmup_steps else 1.0
         return min(1.0, rise, (section.steps - step) / max(1, section.steps - section.warmup_steps))
 
-    def _save(self) -> None:
-        main, weights = self.accelerator.is_main_process, adapter_weights(self.transformer)
+    def save(self) -> None:
+        weights = adapter_weights(self.transformer)
         save_adapter_state(
-            self.state_path, self.parameters, self.optimizer.optimizer, asdict(self.progress), write=main
+            self.state_path, self.parameters, self.optimizer.optimizer, asdict(self.progress), write=self.leads
         )
-        if main:
+        if self.log is not None:
             self.log.draw()
             write_adapter(
                 self.directory / "adapter",

@@ -3,10 +3,11 @@
 import logging
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -35,8 +36,102 @@ class Progress:
     seconds: float = 0.0
 
 
-class Loop(Generic[Batch]):
-    """A resumable descent in ``directory``: ``state.safetensors``, ``log.jsonl`` and ``loss.png`` live there.
+class Pace(Protocol):
+    """How many steps there are, and after how many of them a line is logged and the state saved."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def log_every(self) -> int: ...
+    @property
+    def checkpoint_every(self) -> int: ...
+
+
+class Descent(ABC):
+    """Steps until all are taken, resumable; ``directory`` gets ``state.safetensors``, ``log.jsonl`` and ``loss.png``.
+
+    Sub-classes say what a step is, and call ``resume`` once what they train is there. ``leads`` is true in the one
+    process that shows the bar and writes the log.
+    """
+
+    log: StepLog | None = None
+
+    def __init__(self, directory: Path, pace: Pace, *, leads: bool) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory, self.pace, self.leads, self.progress = directory, pace, leads, Progress()
+
+    @property
+    def state_path(self) -> Path:
+        """Weights, moments and counters of the newest step saved."""
+        return self.directory / "state.safetensors"
+
+    @property
+    def done(self) -> bool:
+        """Whether all steps have been taken."""
+        return self.progress.step >= self.pace.steps
+
+    def resume(self) -> None:
+        """Goes on from the saved state, if there is one."""
+        if self.state_path.exists():
+            self.progress = Progress(**self.load())
+            logger.info("%s: resumed at step %d", self.directory.name, self.progress.step)
+        self.log = StepLog(self.directory, self.progress.step) if self.leads else None
+
+    def run(self) -> None:
+        """Trains to the configured number of steps.
+
+        Raises:
+            TrainingError: the loss or the gradient is not finite.
+        """
+        pace, progress = self.pace, self.progress
+        bar = tqdm(
+            total=pace.steps, initial=progress.step, desc=self.directory.name, unit="step",
+            disable=None if self.leads else True,
+        )  # fmt: skip
+        with bar, logging_redirect_tqdm():
+            self.begin()
+            while not self.done:
+                started = time.monotonic()
+                figures = self.step()
+                progress.step += 1
+                progress.seconds += time.monotonic() - started
+                bar.update()
+                if self.log is not None:
+                    self.log.add(figures)
+                    if progress.step % pace.log_every == 0:
+                        self.log.write(progress.step, progress.seconds, self.measure())
+                if progress.step % pace.checkpoint_every == 0 or self.done:
+                    self.save()
+
+    def require_finite(self, what: str, value: float) -> None:
+        """Raises ``TrainingError`` unless ``value`` is a number."""
+        if not math.isfinite(value):
+            kept = f"the last good state is {self.state_path}" if self.state_path.exists() else "nothing was saved yet"
+            raise TrainingError(f"{self.directory.name}: the {what} is {value} at step {self.progress.step}; {kept}")
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Opens the batches behind what ``progress`` has."""
+
+    @abstractmethod
+    def step(self) -> dict[str, float]:
+        """Takes a step, moves ``progress`` to the batch behind it, and returns figures to log."""
+
+    @abstractmethod
+    def measure(self) -> dict[str, float]:
+        """Figures on fixed data, logged beside those of the steps."""
+
+    @abstractmethod
+    def load(self) -> dict[str, Any]:
+        """Restores the saved state and returns the counters."""
+
+    @abstractmethod
+    def save(self) -> None:
+        """Saves the state and exports what the training is for; every process calls it."""
+
+
+class Loop(Descent, Generic[Batch]):
+    """The descent of a stage on CPU processes.
 
     Args:
         batches: from (pool, groups to skip) to this worker's batches with their (pool, index).
@@ -57,60 +152,20 @@ class Loop(Generic[Batch]):
         measure: Callable[[], dict[str, float]],
         export: Callable[[], None],
     ) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.directory, self.section, self.model, self.optimizers = directory, section, model, optimizers
+        super().__init__(directory, section, leads=rank() == 0)
+        self.section, self.model, self.optimizers = section, model, optimizers
         self.base_rates = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in optimizers]
         self._batches, self._loss, self._measure, self._export = batches, loss, measure, export
-        self.progress = Progress()
-        if self.state_path.exists():
-            self.progress = Progress(**load_state(self.state_path, model, optimizers))
-            logger.info("%s: resumed at step %d", directory.name, self.progress.step)
-        self.log = StepLog(directory, self.progress.step) if rank() == 0 else None
+        self._coming: Iterator[tuple[int, int, Batch]] = iter(())
+        self.resume()
 
-    @property
-    def state_path(self) -> Path:
-        """Weights, moments and counters of the newest step saved."""
-        return self.directory / "state.safetensors"
+    def begin(self) -> None:
+        """Opens the batches behind what ``progress`` has."""
+        self._coming = self._batches(self.progress.pool, self.progress.index)
 
-    @property
-    def done(self) -> bool:
-        """Whether all steps have been taken."""
-        return self.progress.step >= self.section.steps
-
-    def run(self) -> None:
-        """Trains to the configured number of steps.
-
-        Raises:
-            TrainingError: the loss is not finite.
-        """
-        silent = None if rank() == 0 else True
-        bar = tqdm(
-            total=self.section.steps, initial=self.progress.step, desc=self.directory.name, unit="step", disable=silent
-        )
-        with bar, logging_redirect_tqdm():
-            self._run(bar)
-
-    def _run(self, bar: "tqdm[None]") -> None:
-        log = self.log
-        batches = self._batches(self.progress.pool, self.progress.index)
-        while not self.done:
-            started = time.monotonic()
-            pool, index, batch = next(batches)
-            figures = self._step(batch)
-            progress = self.progress
-            progress.step, progress.pool, progress.index = progress.step + 1, pool, index + 1
-            progress.seconds += time.monotonic() - started
-            bar.update()
-            if log is not None:
-                log.add(figures)
-                if progress.step % self.section.log_every == 0:
-                    log.write(progress.step, progress.seconds, self._measure())
-            if progress.step % self.section.checkpoint_every == 0 or self.done:
-                if rank() == 0:
-                    self.save()
-                barrier()
-
-    def _step(self, batch: Batch) -> dict[str, float]:
+    def step(self) -> dict[str, float]:
+        """One batch: loss, gradients averaged over the processes, and each optimizer's step."""
+        pool, index, batch = next(self._coming)
         factor = learning_rate_factor(self.progress.step, self.section)
         for optimizer, rates in zip(self.optimizers, self.base_rates, strict=True):
             optimizer.zero_grad(set_to_none=True)
@@ -119,25 +174,32 @@ class Loop(Generic[Batch]):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss, figures = self._loss(batch)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            kept = f"the last good state is {self.state_path}" if self.state_path.exists() else "nothing was saved yet"
-            raise TrainingError(f"{self.directory.name}: loss is {value} at step {self.progress.step}; {kept}")
+        self.require_finite("loss", value)
         loss.backward()  # type: ignore[no-untyped-call]
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         average_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.section.gradient_clip)
-        if not math.isfinite(float(norm)):
-            raise TrainingError(f"{self.directory.name}: the gradient is {float(norm)} at step {self.progress.step}")
+        self.require_finite("gradient", float(norm))
         for optimizer in self.optimizers:
             optimizer.step()
+        self.progress.pool, self.progress.index = pool, index + 1
         return {"loss": value, **figures}
 
+    def measure(self) -> dict[str, float]:
+        """What the stage measures."""
+        return self._measure()
+
+    def load(self) -> dict[str, Any]:
+        """Weights and moments, in place."""
+        return load_state(self.state_path, self.model, self.optimizers)
+
     def save(self) -> None:
-        """Saves the state, exports, and draws the curves."""
-        save_state(self.state_path, self.model, self.optimizers, asdict(self.progress))
-        self._export()
+        """Saves the state, exports, and draws the curves, in one process while the others wait."""
         if self.log is not None:
+            save_state(self.state_path, self.model, self.optimizers, asdict(self.progress))
+            self._export()
             self.log.draw()
+        barrier()
 
 
 def workers_share(tokens: int) -> int:

@@ -43,14 +43,14 @@ def test_a_killed_run_ends_with_the_same_weights(finished: tuple[RecipeConfig, P
     config, whole = finished
     with pytest.MonkeyPatch.context() as patch:
         steps = iter(range(100))
-        original = Loop._step
+        original = Loop.step
 
-        def die_in_the_sixth_step(self: Loop[Any], batch: Any) -> dict[str, float]:
+        def die_in_the_sixth_step(self: Loop[Any]) -> dict[str, float]:
             if next(steps) == 5:
                 raise KeyboardInterrupt
-            return original(self, batch)
+            return original(self)
 
-        patch.setattr(Loop, "_step", die_in_the_sixth_step)
+        patch.setattr(Loop, "step", die_in_the_sixth_step)
         with pytest.raises(KeyboardInterrupt):
             run_autoregressive(config, tmp_path)
     run_autoregressive(config, tmp_path)
