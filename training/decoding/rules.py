@@ -61,15 +61,6 @@ class Threshold(_EngineRule):
         super().__init__(FinalizationRule("threshold", tau))
 
 
-class Factor(_EngineRule):
-    """The n most confident, as long as the n-th has at least 1 - factor / (n + 1) (Fast-dLLM, arXiv 2505.22618)."""
-
-    def __init__(self, factor: float) -> None:
-        if not factor > 0:
-            raise ValueError(f"factor must be positive, got {factor}")
-        super().__init__(FinalizationRule("factor", factor))
-
-
 class EntropyBound(_EngineRule):
     """The n of lowest entropy, as long as all but the largest sum to ``gamma`` nats (EB-Sampler, arXiv 2505.24857)."""
 

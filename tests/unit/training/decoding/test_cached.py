@@ -16,9 +16,9 @@ from cdlm.training.decoding.block_caches import DualCacheDecoder, PrefixCacheDec
 from cdlm.training.decoding.decoder import CachedDecoder, FullDecoder, TeacherDecoder
 from cdlm.training.decoding.dkv_cache import DelayedCacheDecoder
 from cdlm.training.decoding.dllm_cache import AdaptiveCacheDecoder
-from cdlm.training.decoding.rules import EntropyBound, Factor, Rule, Threshold, TopConfidence
+from cdlm.training.decoding.rules import EntropyBound, Rule, Threshold, TopConfidence
 from tests.support.models.checkpoints import EOS, MASK, VOCAB, build_checkpoint
-from tests.support.oracle import pass_entropy_bound, pass_factor
+from tests.support.oracle import pass_entropy_bound
 
 LENGTH, BLOCK = 16, 8
 STOPS = tuple(range(58, EOS + 1))  # Several, so that some rows of a batch end early and others do not.
@@ -28,7 +28,6 @@ Make = Callable[..., TeacherDecoder]
 # Decoders that compute everything at every step, and the rule they follow.
 EXACT: dict[str, tuple[Make, Rule]] = {
     "prefix": (functools.partial(PrefixCacheDecoder, rule=Threshold(0.4), refresh_interval=1), Threshold(0.4)),
-    "prefix_factor": (functools.partial(PrefixCacheDecoder, rule=Factor(1.5), refresh_interval=1), Factor(1.5)),
     "dual": (functools.partial(DualCacheDecoder, rule=EntropyBound(1.0), refresh_interval=1), EntropyBound(1.0)),
     "dkv": (functools.partial(DelayedCacheDecoder, refresh_interval=1), TopConfidence(1)),
     "dllm": (functools.partial(AdaptiveCacheDecoder, prompt_interval=1, response_interval=1), TopConfidence(1)),
@@ -183,7 +182,6 @@ def test_rules_equal_the_plain_reference(seed: int) -> None:
         unsure = {i: float(entropy[row, i]) for i in sure}
         expected: list[tuple[Rule, set[int]]] = [
             (Threshold(0.7), {i for i in sure if sure[i] > 0.7 or sure[i] == max(sure.values())}),
-            (Factor(1.2), set(pass_factor(sure, 1.2))),
             (EntropyBound(0.4), set(pass_entropy_bound(unsure, 0.4)) if unsure else set()),
         ]
         for rule, places in expected:
@@ -194,7 +192,6 @@ def test_rules_equal_the_plain_reference(seed: int) -> None:
     ("call", "message"),
     [
         (lambda: Threshold(0.0), "tau must lie in"),
-        (lambda: Factor(0.0), "factor must be positive"),
         (lambda: EntropyBound(-1.0), "gamma must not be negative"),
     ],
 )
