@@ -38,22 +38,27 @@ class ManifestSection(Section):
     max_model_len: int = Field(ge=64)
 
 
-class DescentSection(Section):
+class StepsSection(Section):
+    """How many steps are taken, how large they are, and after how many the state is saved and a line logged."""
+
+    steps: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    gradient_clip: float = Field(default=1.0, gt=0)
+    checkpoint_every: int = Field(default=250, ge=1)
+    log_every: int = Field(default=20, ge=1)
+
+
+class DescentSection(StepsSection):
     """How a stage descends.
 
     ``tokens_per_batch`` counts every token of a step, filling included, over all workers. The learning rate
     rises for ``warmup_steps``, stays, and falls to zero over the last ``decay_fraction`` of the ``steps``.
     """
 
-    steps: int = Field(ge=1)
     warmup_steps: int = Field(ge=1)
     decay_fraction: float = Field(gt=0, le=1)
     tokens_per_batch: int = Field(ge=256)
-    learning_rate: float = Field(gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    gradient_clip: float = Field(default=1.0, gt=0)
-    checkpoint_every: int = Field(default=250, ge=1)
-    log_every: int = Field(default=20, ge=1)
 
 
 class OptimisationSection(DescentSection):

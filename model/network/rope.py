@@ -1,9 +1,48 @@
-"""Contexts longer than the weights were trained for."""
+"""Rotary positions, and contexts longer than the weights were trained for."""
 
 import math
 from dataclasses import replace
 
+import torch
+from torch import Tensor, nn
+
 from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
+
+
+class RotaryEmbedding(nn.Module):
+    """Half-split rotary position embedding (Su et al., 2021, arXiv 2104.09864), angles in fp32."""
+
+    inverse_frequency: Tensor
+
+    def __init__(self, head_dim: int, theta: float) -> None:
+        super().__init__()
+        self.head_dim, self.theta = head_dim, theta
+        self.reset(torch.get_default_device())
+
+    def reset(self, device: torch.device) -> None:
+        """(Re)computes the frequencies on ``device``: they are not stored in checkpoints."""
+        if device.type == "meta":  # To compute there, or to draw, torch imports its compiler, which takes seconds.
+            frequency = torch.empty(self.head_dim // 2, device=device)
+        else:
+            exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim
+            frequency = self.theta**-exponent
+        self.register_buffer("inverse_frequency", frequency, persistent=False)
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """positions [...] int64 -> cos and signed sin [..., 1, head_dim] fp32, broadcast over heads.
+
+        The sine of the first half is negated, as ``rotate`` wants it.
+        """
+        angles = positions[..., None, None].float() * self.inverse_frequency
+        cos, sin = angles.cos(), angles.sin()
+        return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates x [..., heads, head_dim] by the angles of ``RotaryEmbedding``; dtype of x is kept."""
+    wide = x.float()
+    swapped = wide.roll(wide.shape[-1] // 2, dims=-1)
+    return torch.addcmul(wide * cos, swapped, sin).to(x.dtype)
 
 
 def stretch(

@@ -277,21 +277,20 @@ class EngineClient:
     async def _read(self, outbox: zmq.asyncio.Socket) -> None:
         reader = decoder(EngineOutput)
         while True:
-            message = reader.decode(await outbox.recv())
-            match message:
-                case EngineReady():
+            match reader.decode(await outbox.recv()):
+                case EngineReady() as message:
                     self._ready, self._loaded_once = message, True
                     self._last_step_time = time.monotonic()
                     for request in self._flights.take_again():
                         self._send_soon(request)
                     self._settled.set()
-                case EngineFailed():
-                    self._reason = message.message
+                case EngineFailed(message=reason):
+                    self._reason = reason
                     return
-                case StepBegun():
-                    self._flights.begin(message.request_ids)
-                case StepReport():
-                    self._deliver(message)
+                case StepBegun(request_ids=request_ids):
+                    self._flights.begin(request_ids)
+                case StepReport() as report:
+                    self._deliver(report)
 
     def _deliver(self, report: StepReport) -> None:
         self._last_step_time = time.monotonic()

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from cdlm.training.config import Section, read_config
+from cdlm.training.config import Section, StepsSection, read_config
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -40,20 +40,16 @@ class LossSection(Section):
     dlm: float = Field(ge=0)
 
 
-class OptimisationSection(Section):
+class OptimisationSection(StepsSection):
     """AdamW on the adapter. The learning rate rises for ``warmup_steps``, then falls linearly to zero.
 
     ``batch_size`` counts the trajectories of a step over all processes; each process takes ``rows_per_forward`` of
     them at a time, so ``batch_size`` is a multiple of ``rows_per_forward`` times the number of processes.
     """
 
-    steps: int = Field(ge=1)
     warmup_steps: int = Field(default=0, ge=0)
     batch_size: int = Field(ge=1)
     rows_per_forward: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    gradient_clip: float = Field(default=1.0, gt=0)
     mixed_precision: Literal["no", "bf16"] = "bf16"
     gradient_checkpointing: bool = True
     fsdp: bool = False

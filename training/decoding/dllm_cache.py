@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from cdlm.model.network.transformer import Layer, Transformer, rotate
+from cdlm.model.network.rope import rotate
+from cdlm.model.network.transformer import Layer, Transformer
 from cdlm.training.batches.attention import RowAttention
 from cdlm.training.decoding.decoder import CachedDecoder, CanvasForward
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from cdlm.training.config import DescentSection
+from cdlm.training.config import DescentSection, StepsSection
 from cdlm.training.descent.checkpoint import load_state, save_state
 from cdlm.training.descent.log import StepLog
 from cdlm.training.descent.optimizers import learning_rate_factor
@@ -36,17 +36,6 @@ class Progress:
     seconds: float = 0.0
 
 
-class Pace(Protocol):
-    """How many steps there are, and after how many of them a line is logged and the state saved."""
-
-    @property
-    def steps(self) -> int: ...
-    @property
-    def log_every(self) -> int: ...
-    @property
-    def checkpoint_every(self) -> int: ...
-
-
 class Descent(ABC):
     """Steps until all are taken, resumable; ``directory`` gets ``state.safetensors``, ``log.jsonl`` and ``loss.png``.
 
@@ -56,9 +45,9 @@ class Descent(ABC):
 
     log: StepLog | None = None
 
-    def __init__(self, directory: Path, pace: Pace, *, leads: bool) -> None:
+    def __init__(self, directory: Path, section: StepsSection, *, leads: bool) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self.directory, self.pace, self.leads, self.progress = directory, pace, leads, Progress()
+        self.directory, self.pace, self.leads, self.progress = directory, section, leads, Progress()
 
     @property
     def state_path(self) -> Path:

@@ -7,8 +7,7 @@ import torch
 
 from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
 from cdlm.model.loading.checkpoint import load_checkpoint
-from cdlm.model.network.rope import stretch
-from cdlm.model.network.transformer import RotaryEmbedding
+from cdlm.model.network.rope import RotaryEmbedding, stretch
 from tests.support.models.checkpoints import build_checkpoint
 from tests.support.models.hf_checkpoints import build_dream
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from cdlm.model.config import TransformerConfig
-from cdlm.model.network.transformer import RotaryEmbedding, Transformer, rotate
+from cdlm.model.network.rope import RotaryEmbedding, rotate
+from cdlm.model.network.transformer import Transformer
 from cdlm.training.batches.attention import RowAttention
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from cdlm.model.kernels.norm import add_rms_norm
 from cdlm.model.kernels.rotary import Angles, rotate_and_write
 from cdlm.model.kernels.swiglu import swiglu
-from cdlm.model.network.transformer import RotaryEmbedding
+from cdlm.model.network.rope import RotaryEmbedding
 
 # Of a value of about 4: some units in the last place.
 NEAR = {torch.float32: 4e-6, torch.bfloat16: 6e-2, torch.float16: 8e-3}
