@@ -1,8 +1,7 @@
 """The ASGI application: routes, and around them limits, keys, request ids and the log."""
 
-from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -18,7 +17,7 @@ from cdlm.server.observe.request_log import RequestLog
 from cdlm.server.openai.chat import route as chat
 from cdlm.server.openai.completions import route as completions
 from cdlm.server.openai.responses import route as responses
-from cdlm.server.openai.schema.document import complete
+from cdlm.server.openai.schema.document import complete, operations
 from cdlm.server.openai.tokens import route as models
 from cdlm.server.page import reference
 from cdlm.server.page.playground import playground_routes
@@ -26,6 +25,13 @@ from cdlm.server.services import Services
 
 if TYPE_CHECKING:
     from cdlm.server.observe.spans import Tracing
+
+
+# Under /v1, and without it.
+_API = (completions.router, chat.router, responses.router, models.router)
+_OTHERS = (health.router, reference.router)
+
+OPERATIONS = operations(_API, "/v1") | operations(_OTHERS)
 
 
 def create_app(services: Services, tracing: "Tracing | None" = None) -> ASGIApp:
@@ -41,16 +47,18 @@ def create_app(services: Services, tracing: "Tracing | None" = None) -> ASGIApp:
         redirect_slashes=False,
     )
     app.state.services = services
-    for router in (completions.router, chat.router, responses.router, models.router):
+    for router in _API:
         app.include_router(router, prefix="/v1")
         app.include_router(router, include_in_schema=False)
-    app.include_router(health.router)
-    app.include_router(reference.router)
+    for router in _OTHERS:
+        app.include_router(router)
     settings = services.settings
     page = playground_routes() if settings.playground else []
     app.router.routes += page
     install_handlers(app)
-    app.openapi = _documented(app.openapi)  # type: ignore[method-assign]
+    openapi = app.openapi
+    # The framework's document, and in it what the routes take and answer, which it cannot know.
+    app.openapi = cache(lambda: complete(openapi(), OPERATIONS))  # type: ignore[method-assign]
 
     wrapped: ASGIApp = BodyLimit(app, settings.max_body_bytes)
     wrapped = ApiKeyAuth(wrapped, settings.api_keys, open_paths=frozenset(route.path for route in page))
@@ -64,13 +72,3 @@ def create_app(services: Services, tracing: "Tracing | None" = None) -> ASGIApp:
         )
     wrapped = Head(RequestLog(RequestId(wrapped), tracing))
     return RootPath(wrapped, settings.root_path) if settings.root_path else wrapped
-
-
-def _documented(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """The framework's OpenAPI document, and in it what the routes take and answer, which it cannot know."""
-
-    @cache
-    def document() -> dict[str, Any]:
-        return complete(openapi())
-
-    return document

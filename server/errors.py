@@ -1,12 +1,13 @@
 """Errors of the HTTP interface and the one shape they all have."""
 
-import json
 import logging
 from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+
+from cdlm.server.answer import Error, ErrorDetail, reply
 
 logger = logging.getLogger(__name__)
 
@@ -38,15 +39,22 @@ class ApiError(Exception):
         if retry_after is not None:
             self.headers["retry-after"] = str(retry_after)
 
-    def body(self) -> dict[str, object]:
+    def body(self) -> Error:
         """The JSON object of the error."""
         kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+        # Hostile input may have lone surrogates, which no JSON can hold.
+        message, param = _encodable(self.message), self.param and _encodable(self.param)
+        return Error(error=ErrorDetail(message=message, type=kind, param=param, code=self.code))
 
     def response(self) -> Response:
         """The whole HTTP response."""
-        # ASCII escapes keep lone surrogates of hostile input encodable.
-        return Response(json.dumps(self.body()), self.status, self.headers, "application/json")
+        response = reply(self.body(), self.status)
+        response.headers.update(self.headers)
+        return response
+
+
+def _encodable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def invalid(message: str, param: str | None = None) -> ApiError:

@@ -1,22 +1,39 @@
 """Probes, version and metrics. None of them waits for anything."""
 
-from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from typing import Literal
 
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from cdlm.server.answer import Answer, reply
 from cdlm.server.errors import ApiError
+from cdlm.server.operation import ALWAYS, Operation
 from cdlm.server.services import Services
 
 router = APIRouter()
 
 
+class State(Answer):
+    """A probe that passes."""
+
+    status: Literal["ready", "alive"]
+
+
+class Version(Answer):
+    """The version of the server."""
+
+    version: str
+
+
 @router.get("/health")
 @router.get("/readyz")
 @router.get("/ping")
+@Operation(State, (*ALWAYS, 503))
 async def readyz(request: Request) -> Response:
     """200 while requests are served; 503 while loading, dead or draining."""
     services: Services = request.app.state.services
     if services.ready:
-        return JSONResponse({"status": "ready"})
+        return reply(State(status="ready"))
     if services.stopping:
         reason = "The server is shutting down"
     else:
@@ -25,6 +42,7 @@ async def readyz(request: Request) -> Response:
 
 
 @router.get("/livez")
+@Operation(State, (*ALWAYS, 503))
 async def livez(request: Request) -> Response:
     """503 when sequences run and the engine has stopped stepping, or no engine will be started any more; else 200."""
     services: Services = request.app.state.services
@@ -32,17 +50,19 @@ async def livez(request: Request) -> Response:
         return ApiError(503, services.engine.failure).response()
     if services.hung:
         return ApiError(503, "The engine runs sequences but has stopped stepping").response()
-    return JSONResponse({"status": "alive"})
+    return reply(State(status="alive"))
 
 
 @router.get("/version")
+@Operation(Version)
 async def version(request: Request) -> Response:
     """The version of the server."""
     services: Services = request.app.state.services
-    return JSONResponse({"version": services.version})
+    return reply(Version(version=services.version))
 
 
 @router.get("/metrics")
+@Operation(None)
 async def metrics(request: Request) -> Response:
     """All metrics in the Prometheus text format, or OpenMetrics when asked for."""
     services: Services = request.app.state.services

@@ -1,15 +1,16 @@
 """Server-sent events, and work that ends when the client leaves."""
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable
 from typing import Any, TypeVar
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from cdlm.server.answer import as_json
 from cdlm.server.errors import ClientGone
 
 logger = logging.getLogger(__name__)
@@ -21,10 +22,10 @@ DONE = b"data: [DONE]\n\n"
 Result = TypeVar("Result")
 
 
-def event(payload: object, name: str | None = None) -> bytes:
+def event(answer: BaseModel, name: str | None = None) -> bytes:
     """One event, named or not. ASCII only, since some clients split lines at Unicode's other line ends too."""
     head = b"" if name is None else b"event: " + name.encode() + b"\n"
-    return head + b"data: " + json.dumps(payload, separators=(",", ":")).encode() + b"\n\n"
+    return head + b"data: " + as_json(answer, ensure_ascii=True).encode() + b"\n\n"
 
 
 async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:

@@ -32,11 +32,6 @@ class Call:
             return False
         return True
 
-    def shown(self, arguments: str | None = None) -> dict[str, object]:
-        """The call in a message of a chat; ``arguments`` replaces what has come of them."""
-        shown = self.arguments if arguments is None else arguments
-        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": shown}}
-
 
 @dataclass(frozen=True, slots=True)
 class TextPiece:

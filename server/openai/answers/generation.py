@@ -17,7 +17,8 @@ from cdlm.server.errors import ApiError
 from cdlm.server.observe.request_log import Outcome, RequestRecord, SequenceTrace
 from cdlm.server.openai.answers.choice import Choice
 from cdlm.server.openai.answers.text import TextRules
-from cdlm.server.openai.protocol.fields import AnswerFields, StreamOptions
+from cdlm.server.openai.protocol.fields import AnswerFields
+from cdlm.server.openai.protocol.response import CachedTokens, Usage
 from cdlm.server.services import Services
 from cdlm.server.text import TextCodec
 from cdlm.server.text.update import Update
@@ -169,28 +170,22 @@ class Job:
         finally:
             self._account(outcome, status, admitted=bool(tasks))
 
-    def usage(self) -> dict[str, object]:
+    def usage(self) -> Usage:
         """Tokens and work of the request so far, as the API reports them."""
         prompt = sum(map(len, self.prompts))
         completion = sum(len(choice.token_ids) for choice in self.choices)
         passes = sum(choice.forward_passes for choice in self.choices)
         # A prompt counts once, however many answers it gets: those after the first always find it cached.
         first = self.choices[:: len(self.choices) // len(self.prompts)]
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-            "denoise_steps": sum(choice.denoise_steps for choice in self.choices),
-            "forward_passes": passes,
-            "tokens_per_forward": round(completion / passes, 4) if passes else 0.0,
-            "prompt_tokens_details": {"cached_tokens": sum(choice.cached_tokens for choice in first)},
-        }
-
-    def chunk_usage(self, options: StreamOptions) -> dict[str, object]:
-        """The usage field of a chunk that is not the last: the figures so far, null, or none at all."""
-        if options.continuous_usage_stats:
-            return {"usage": self.usage()}
-        return {"usage": None} if options.include_usage else {}
+        return Usage(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
+            denoise_steps=sum(choice.denoise_steps for choice in self.choices),
+            forward_passes=passes,
+            tokens_per_forward=round(completion / passes, 4) if passes else 0.0,
+            prompt_tokens_details=CachedTokens(cached_tokens=sum(choice.cached_tokens for choice in first)),
+        )
 
     async def _next(self, queue: asyncio.Queue[Update | ApiError]) -> Update | ApiError:
         limit = self.services.settings.request_timeout_s
@@ -284,7 +279,7 @@ class Job:
             "ttft_ms": None if self.first_block is None else _ms(self.first_block - self.arrived),
             "e2e_ms": _ms(elapsed),
             "blocks": sum(choice.blocks for choice in self.choices),
-            **self.usage(),
+            **self.usage().model_dump(),
         }
         self.record.worked(outcome, status, figures)
 

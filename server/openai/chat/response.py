@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cdlm.server.openai.protocol.response import Answer, Canvas, ScoredToken, StopReason, TokenIds, Usage
+from cdlm.server.answer import Answer
+from cdlm.server.openai.protocol.response import Canvas, ScoredToken, StopReason, TokenIds, Usage
 
 
 class ChatLogprobs(Answer):

@@ -2,34 +2,51 @@
 
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from cdlm.scheduler.messages import EngineReady
+from cdlm.server.answer import reply
 from cdlm.server.errors import ApiError
 from cdlm.server.http.sse import DONE, event, open_stream, unless_gone
 from cdlm.server.observe.request_log import RequestRecord
 from cdlm.server.openai.answers.choice import Choice
 from cdlm.server.openai.answers.diffusing import diffusing
 from cdlm.server.openai.answers.generation import Job
-from cdlm.server.openai.answers.logprobs import chat_logprobs
+from cdlm.server.openai.answers.logprobs import token_entries
 from cdlm.server.openai.answers.stream import answer_events
 from cdlm.server.openai.chat.request import ChatRequest
+from cdlm.server.openai.chat.response import (
+    AssistantMessage,
+    CalledFunction,
+    CalledFunctionPiece,
+    ChatChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatLogprobs,
+    ChatPiece,
+    Delta,
+    ToolCall,
+    ToolCallPiece,
+)
 from cdlm.server.openai.forms.answer_grammar import answer_grammar
 from cdlm.server.openai.protocol.body import read_body
+from cdlm.server.operation import GENERATE, Operation
 from cdlm.server.services import Services, check_stop_ids, decoding_params, token_budget
 from cdlm.server.text import TextCodec
 from cdlm.server.text.tool_calls import Piece, TextPiece, ToolCallReader
-from cdlm.server.text.update import PlacedToken, StopReason, Update
+from cdlm.server.text.update import Finish, PlacedToken, Update
 
 router = APIRouter()
 
-Delta = dict[str, object]
+_CHUNK = "chat.completion.chunk"
 
 
 @router.post("/chat/completions")
+@Operation(ChatCompletion, GENERATE, ChatRequest, ChatCompletionChunk, "generate")
 async def chat(request: Request) -> Response:
     """Answers a chat."""
     services: Services = request.app.state.services
@@ -41,7 +58,7 @@ async def chat(request: Request) -> Response:
     answer = _Answer(services, body, job, codec)
     if body.stream:
         return await open_stream(request, answer_events(job, answer))
-    return JSONResponse(await unless_gone(request, answer.whole()))
+    return reply(await unless_gone(request, answer.whole()))
 
 
 async def _plan(
@@ -67,34 +84,41 @@ class _Answer:
         self._codec = codec
         self._readers = [ToolCallReader(calls=bool(body.tool_use.functions)) for _ in job.choices]
         self._started: set[int] = set()  # Choices that have an event.
-        self._head = {
+        self._head: dict[str, Any] = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": services.model_name,
             "system_fingerprint": services.fingerprint(),
         }
 
-    async def whole(self) -> dict[str, object]:
+    async def whole(self) -> ChatCompletion:
         choices = [self._choice(choice) for choice in await self._job.finish()]
-        answer: dict[str, object] = {"object": "chat.completion", "choices": choices, "usage": self._job.usage()}
-        return self._head | answer | self._prompt_ids()
+        answer = ChatCompletion(**self._head, object="chat.completion", choices=choices, usage=self._job.usage())
+        if self._body.return_token_ids:
+            answer.prompt_token_ids = self._job.prompts[0]
+        return answer
 
     def write(self, update: Update) -> Iterator[bytes]:
         """Of a choice its role first, then an event for a piece of a block, then its end."""
         if update.index not in self._started:
-            more = {} if self._started else self._prompt_ids()
+            opening = self._chunk(update.index, Delta(role="assistant", content=""))
+            if self._body.return_token_ids and not self._started:
+                opening.prompt_token_ids = self._job.prompts[0]
             self._started.add(update.index)
-            yield self._chunk(update.index, {"role": "assistant", "content": ""}, more=more)
+            yield event(opening)
         for place, delta in enumerate(self._deltas(update)):
-            yield self._chunk(update.index, delta, None if place else update)
+            yield event(self._chunk(update.index, delta, None if place else update))
         if update.finish_reason is not None:
             reason = self._finish(update.index, update.finish_reason)
-            yield self._chunk(update.index, {}, finish_reason=reason, stop_reason=update.stop_reason)
+            end = self._chunk(update.index, Delta())
+            end.choices[0].finish_reason, end.choices[0].stop_reason = reason, update.stop_reason
+            yield event(end)
 
     def end(self) -> Iterator[bytes]:
         """The usage if asked for, then the end mark."""
         if self._body.stream_options.include_usage:
-            yield event(self._head | {"object": "chat.completion.chunk", "choices": [], "usage": self._job.usage()})
+            chunk = ChatCompletionChunk(**self._head, object=_CHUNK, choices=[], usage=self._job.usage())
+            yield event(chunk)
         yield DONE
 
     def fail(self, error: ApiError) -> Iterator[bytes]:
@@ -108,77 +132,73 @@ class _Answer:
         # A block whose text is all held back says nothing, unless more was asked for.
         more = self._body.return_token_ids or self._body.logprobs
         if not deltas and update.token_ids and more:
-            deltas = [{"content": ""}]
+            deltas = [Delta(content="")]
         elif not deltas and update.canvas is not None:
-            deltas = [{}]
+            deltas = [Delta()]
         return deltas
 
-    def _finish(self, index: int, reason: str | None) -> str | None:
+    def _finish(self, index: int, reason: Finish | None) -> Finish | Literal["tool_calls"] | None:
         # Of a call that a stop string cut, nobody should take the arguments for whole.
         calls = self._readers[index].calls
         return "tool_calls" if calls and calls[-1].complete and reason == "stop" else reason
 
-    def _choice(self, choice: Choice) -> dict[str, object]:
+    def _choice(self, choice: Choice) -> ChatChoice:
         reader = self._readers[choice.index]
         reader.feed(choice.text)
         reader.finish(cut=choice.cut)
         content = reader.content or (None if choice.text else "")
-        message: dict[str, object] = {"role": "assistant", "content": content, "refusal": None}
+        message = AssistantMessage(role="assistant", content=content, refusal=None)
         if reader.calls:
-            message["tool_calls"] = [call.shown() for call in reader.calls]
-        result: dict[str, object] = {
-            "index": choice.index,
-            "message": message,
-            "logprobs": self._logprobs(choice.logprobs, len(choice.token_ids)),
-            "finish_reason": self._finish(choice.index, choice.finish_reason),
-            "stop_reason": choice.stop_reason,
-        }
+            message.tool_calls = [
+                ToolCall(id=call.id, type="function", function=CalledFunction(name=call.name, arguments=call.arguments))
+                for call in reader.calls
+            ]
+        result = ChatChoice(
+            index=choice.index,
+            message=message,
+            logprobs=self._logprobs(choice.logprobs, len(choice.token_ids)),
+            finish_reason=self._finish(choice.index, choice.finish_reason),
+            stop_reason=choice.stop_reason,
+        )
         if self._body.return_token_ids:
-            result["token_ids"] = choice.token_ids
+            result.token_ids = choice.token_ids
         return result
 
-    def _chunk(
-        self,
-        index: int,
-        delta: Delta,
-        update: Update | None = None,
-        finish_reason: str | None = None,
-        stop_reason: StopReason = None,
-        more: Mapping[str, object] = {},
-    ) -> bytes:
-        choice: dict[str, object] = {
-            "index": index,
-            "delta": delta,
-            "logprobs": None if update is None else self._logprobs(update.logprobs, len(update.token_ids)),
-            "finish_reason": finish_reason,
-            "stop_reason": stop_reason,
-        }
+    def _chunk(self, index: int, delta: Delta, update: Update | None = None) -> ChatCompletionChunk:
+        piece = ChatPiece(
+            index=index,
+            delta=delta,
+            logprobs=None if update is None else self._logprobs(update.logprobs, len(update.token_ids)),
+            finish_reason=None,
+            stop_reason=None,
+        )
         if self._body.return_token_ids and update is not None:
-            choice["token_ids"] = update.token_ids
+            piece.token_ids = update.token_ids
         if update is not None and update.canvas is not None:
-            choice["diffusing"] = diffusing(
+            piece.diffusing = diffusing(
                 update.block, update.canvas, self._codec, keep_special=not self._body.skip_special_tokens
             )
-        return event(
-            self._head
-            | {"object": "chat.completion.chunk", "choices": [choice], **more}
-            | self._job.chunk_usage(self._body.stream_options)
-        )
+        chunk = ChatCompletionChunk(**self._head, object=_CHUNK, choices=[piece])
+        options = self._body.stream_options
+        if options.include_usage or options.continuous_usage_stats:
+            chunk.usage = self._job.usage() if options.continuous_usage_stats else None
+        return chunk
 
-    def _prompt_ids(self) -> dict[str, object]:
-        """The ids of the prompt, where they are asked for; they stand once beside the choices."""
-        return {"prompt_token_ids": self._job.prompts[0]} if self._body.return_token_ids else {}
-
-    def _logprobs(self, tokens: list[PlacedToken], count: int) -> dict[str, object] | None:
-        # A chat has no place for the token that ended it: it is no content.
+    def _logprobs(self, tokens: list[PlacedToken], count: int) -> ChatLogprobs | None:
         if not self._body.logprobs:
             return None
-        return chat_logprobs(tokens[:count], self._codec, as_ids=self._body.return_tokens_as_token_ids)
+        # A chat has no place for the token that ended it: it is no content.
+        as_ids = self._body.return_tokens_as_token_ids
+        return ChatLogprobs(content=token_entries(tokens[:count], self._codec, as_ids=as_ids), refusal=None)
 
 
 def _delta(piece: Piece) -> Delta:
     """A piece as streams of chats show it."""
     if isinstance(piece, TextPiece):
-        return {"content": piece.text}
-    added = piece.call.shown("") if piece.begins else {"function": {"arguments": piece.arguments}}
-    return {"tool_calls": [{"index": piece.index} | added]}
+        return Delta(content=piece.text)
+    if not piece.begins:
+        added = ToolCallPiece(index=piece.index, function=CalledFunctionPiece(arguments=piece.arguments))
+    else:
+        function = CalledFunctionPiece(name=piece.call.name, arguments="")
+        added = ToolCallPiece(index=piece.index, id=piece.call.id, type="function", function=function)
+    return Delta(tool_calls=[added])

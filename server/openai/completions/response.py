@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cdlm.server.openai.protocol.response import Answer, Canvas, StopReason, TokenIds, Usage
+from cdlm.server.answer import Answer
+from cdlm.server.openai.protocol.response import Canvas, StopReason, TokenIds, Usage
 
 
 class CompletionLogprobs(Answer):

@@ -4,23 +4,33 @@ import time
 import uuid
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from cdlm.scheduler.messages import EngineReady
+from cdlm.server.answer import reply
 from cdlm.server.errors import ApiError, too_long
 from cdlm.server.http.sse import DONE, event, open_stream, unless_gone
 from cdlm.server.observe.request_log import RequestRecord
 from cdlm.server.openai.answers.choice import Choice
 from cdlm.server.openai.answers.diffusing import diffusing
 from cdlm.server.openai.answers.generation import Job
-from cdlm.server.openai.answers.logprobs import completion_logprobs
+from cdlm.server.openai.answers.logprobs import token_name, top_map
 from cdlm.server.openai.answers.stream import answer_events
 from cdlm.server.openai.answers.text import place_prompt
 from cdlm.server.openai.completions.request import CompletionRequest
+from cdlm.server.openai.completions.response import (
+    Completion,
+    CompletionChoice,
+    CompletionChunk,
+    CompletionLogprobs,
+    CompletionPiece,
+)
 from cdlm.server.openai.forms.answer_grammar import constraint_grammar
 from cdlm.server.openai.protocol.body import read_body
+from cdlm.server.operation import GENERATE, Operation
 from cdlm.server.services import Services, check_ids, check_stop_ids, decoding_params, token_budget
 from cdlm.server.text import TextCodec
 from cdlm.server.text.update import PlacedToken, Update
@@ -29,6 +39,7 @@ router = APIRouter()
 
 
 @router.post("/completions")
+@Operation(Completion, GENERATE, CompletionRequest, CompletionChunk, "generate")
 async def complete(request: Request) -> Response:
     """Continues one or several prompts."""
     services: Services = request.app.state.services
@@ -40,7 +51,7 @@ async def complete(request: Request) -> Response:
     answer = _Answer(services, body, job, codec, echoes)
     if body.stream:
         return await open_stream(request, answer_events(job, answer))
-    return JSONResponse(await unless_gone(request, answer.whole()))
+    return reply(await unless_gone(request, answer.whole()))
 
 
 async def _plan(
@@ -97,7 +108,7 @@ class _Answer:
         self._codec = codec
         self._echoes = echoes
         self._started: set[int] = set()  # Choices that have an event.
-        self._head = {
+        self._head: dict[str, Any] = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
             "created": int(time.time()),
@@ -105,9 +116,9 @@ class _Answer:
             "system_fingerprint": services.fingerprint(),
         }
 
-    async def whole(self) -> dict[str, object]:
+    async def whole(self) -> Completion:
         choices = [self._choice(choice) for choice in await self._job.finish()]
-        return self._head | {"choices": choices, "usage": self._job.usage()}
+        return Completion(**self._head, choices=choices, usage=self._job.usage())
 
     def write(self, update: Update) -> Iterator[bytes]:
         """One event for a block or a part of it."""
@@ -117,7 +128,7 @@ class _Answer:
     def end(self) -> Iterator[bytes]:
         """The usage if asked for, then the end mark."""
         if self._body.stream_options.include_usage:
-            yield event(self._head | {"choices": [], "usage": self._job.usage()})
+            yield event(CompletionChunk(**self._head, choices=[], usage=self._job.usage()))
         yield DONE
 
     def fail(self, error: ApiError) -> Iterator[bytes]:
@@ -125,41 +136,51 @@ class _Answer:
         yield event(error.body())
         yield DONE
 
-    def _choice(self, choice: Choice) -> dict[str, object]:
-        result: dict[str, object] = {
-            "index": choice.index,
-            "text": self._echo(choice.index) + choice.text,
-            "logprobs": self._logprobs(self._prompt(choice.index) + choice.logprobs),
-            "finish_reason": choice.finish_reason,
-            "stop_reason": choice.stop_reason,
-        }
+    def _choice(self, choice: Choice) -> CompletionChoice:
+        result = CompletionChoice(
+            index=choice.index,
+            text=self._echo(choice.index) + choice.text,
+            logprobs=self._logprobs(self._prompt(choice.index) + choice.logprobs),
+            finish_reason=choice.finish_reason,
+            stop_reason=choice.stop_reason,
+        )
         if self._body.return_token_ids:
-            result["token_ids"] = choice.token_ids
-            result["prompt_token_ids"] = choice.request.prompt_ids
+            result.token_ids = choice.token_ids
+            result.prompt_token_ids = choice.request.prompt_ids
         return result
 
-    def _chunk(self, update: Update, *, first: bool) -> dict[str, object]:
-        choice: dict[str, object] = {
-            "index": update.index,
-            "text": (self._echo(update.index) if first else "") + update.text,
-            "logprobs": self._logprobs((self._prompt(update.index) if first else []) + update.logprobs),
-            "finish_reason": update.finish_reason,
-            "stop_reason": update.stop_reason,
-        }
+    def _chunk(self, update: Update, *, first: bool) -> CompletionChunk:
+        piece = CompletionPiece(
+            index=update.index,
+            text=(self._echo(update.index) if first else "") + update.text,
+            logprobs=self._logprobs((self._prompt(update.index) if first else []) + update.logprobs),
+            finish_reason=update.finish_reason,
+            stop_reason=update.stop_reason,
+        )
         if self._body.return_token_ids:
-            choice["token_ids"] = update.token_ids
+            piece.token_ids = update.token_ids
             if first:
-                choice["prompt_token_ids"] = self._job.choices[update.index].request.prompt_ids
+                piece.prompt_token_ids = self._job.choices[update.index].request.prompt_ids
         if update.canvas is not None:
-            choice["diffusing"] = diffusing(
+            piece.diffusing = diffusing(
                 update.block, update.canvas, self._codec, keep_special=not self._body.skip_special_tokens
             )
-        return self._head | {"choices": [choice]} | self._job.chunk_usage(self._body.stream_options)
+        chunk, options = CompletionChunk(**self._head, choices=[piece]), self._body.stream_options
+        if options.include_usage or options.continuous_usage_stats:
+            chunk.usage = self._job.usage() if options.continuous_usage_stats else None
+        return chunk
 
-    def _logprobs(self, tokens: list[PlacedToken]) -> dict[str, object] | None:
+    def _logprobs(self, tokens: list[PlacedToken]) -> CompletionLogprobs | None:
         if self._body.logprobs is None:
             return None
-        return completion_logprobs(tokens, self._codec, as_ids=self._body.return_tokens_as_token_ids)
+        codec, as_ids, scores = self._codec, self._body.return_tokens_as_token_ids, [token.score for token in tokens]
+        return CompletionLogprobs(
+            tokens=[token_name(token.token_id, codec, as_ids=as_ids) for token in tokens],
+            token_logprobs=[None if score is None else score.logprob for score in scores],
+            top_logprobs=[None if score is None else top_map(score, codec, as_ids=as_ids) for score in scores],
+            text_offset=[token.offset for token in tokens],
+            denoise_steps=[None if score is None else score.step or None for score in scores],
+        )
 
     def _prompt(self, index: int) -> list[PlacedToken]:
         """The prompt's tokens in front of choice ``index``, where they are asked for."""

@@ -100,10 +100,3 @@ class TextFormat(ApiModel):
                 return {"type": "object"}
             case "json_schema":
                 return self.schema_
-
-    def shown(self) -> dict[str, JsonValue]:
-        """The format as responses repeat it."""
-        if self.type != "json_schema":
-            return {"type": self.type}
-        described: dict[str, JsonValue] = {"description": self.description} if self.description else {}
-        return {"type": self.type, "name": self.name, **described, "schema": self.schema_, "strict": self.strict}

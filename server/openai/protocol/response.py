@@ -1,20 +1,16 @@
-"""Parts of answers that several routes share. They describe; the routes write plain JSON."""
+"""Parts of answers that several routes share."""
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from cdlm.server.answer import Answer
 
 TokenIds = Annotated[list[int] | None, Field(description="Only with return_token_ids.")]
 StopReason = Annotated[
     str | int | None,
     Field(description="The stop string or the id in stop_token_ids that ended the answer; null for any other end."),
 ]
-
-
-class Answer(BaseModel):
-    """A JSON object with these fields and no others. A field with a default may be left out."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class CachedTokens(Answer):
@@ -62,18 +58,3 @@ class ScoredToken(LikelyToken):
 
     top_logprobs: list[LikelyToken]
     denoise_step: int = Field(description="The step of its block that finalized it, from 1.")
-
-
-class ErrorDetail(Answer):
-    """What is wrong, for people and for programs."""
-
-    message: str
-    type: str
-    param: str | None = Field(description="The field at fault.")
-    code: str | None
-
-
-class Error(Answer):
-    """Every answer other than 2xx, and an error in a stream."""
-
-    error: ErrorDetail

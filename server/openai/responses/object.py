@@ -2,14 +2,36 @@
 
 import time
 import uuid
-from typing import Literal
+from typing import Any, Literal
 
 from cdlm.server.errors import ApiError
 from cdlm.server.openai.answers.choice import Choice
 from cdlm.server.openai.answers.generation import Job
 from cdlm.server.openai.answers.logprobs import token_entries
+from cdlm.server.openai.protocol.formats import TextFormat
+from cdlm.server.openai.protocol.response import ScoredToken
+from cdlm.server.openai.protocol.tools import ChoiceMode
 from cdlm.server.openai.responses.output import CalledItem, Item, Output, TextItem
 from cdlm.server.openai.responses.request import ResponsesRequest
+from cdlm.server.openai.responses.response import (
+    AllowedFunctions,
+    FunctionCall,
+    FunctionName,
+    IncompleteDetails,
+    InputDetails,
+    OfferedFunction,
+    OutputDetails,
+    OutputMessage,
+    OutputText,
+    PlainFormat,
+    ReasoningUsed,
+    ResponseAnswer,
+    ResponseError,
+    ResponseUsage,
+    SchemaFormat,
+    TextUsed,
+)
+from cdlm.server.openai.responses.tools import AllowedTools, ChosenFunction, ToolChoice
 from cdlm.server.services import Services
 from cdlm.server.text import TextCodec
 from cdlm.server.text.tool_calls import Piece, ToolCallReader
@@ -26,7 +48,7 @@ class ResponseObject:
         self._job = job
         self._codec = codec
         self._created = int(time.time())
-        self._head = {
+        self._head: dict[str, Any] = {
             "id": f"resp_{uuid.uuid4().hex}",
             "object": "response",
             "created_at": self._created,
@@ -61,7 +83,7 @@ class ResponseObject:
         if not self.output.items and not self.choice.text:
             self.output.open_text()
 
-    def whole(self) -> dict[str, object]:
+    def whole(self) -> ResponseAnswer:
         """The object of a finished answer of which nothing was read before."""
         self.begin()
         for piece in self._reader.feed(self.choice.text) + self._reader.finish(cut=self.choice.cut):
@@ -69,49 +91,59 @@ class ResponseObject:
         self.finish()
         return self.state(self.outcome)
 
-    def state(self, status: Status, *, error: ApiError | None = None) -> dict[str, object]:
+    def state(self, status: Status, *, error: ApiError | None = None) -> ResponseAnswer:
         """The whole object; ``error`` goes with ``failed``."""
         body = self._body
         last = len(self.output.items) - 1
-        state = self._head | {
-            "status": status,
-            "completed_at": int(time.time()) if status == "completed" else None,
-            "error": None if error is None else {"code": "server_error", "message": error.message},
-            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
-            "output": [
+        state = ResponseAnswer(
+            **self._head,
+            status=status,
+            completed_at=int(time.time()) if status == "completed" else None,
+            error=None if error is None else ResponseError(code="server_error", message=error.message),
+            incomplete_details=IncompleteDetails(reason="max_output_tokens") if status == "incomplete" else None,
+            output=[
                 self.item(item, status if place == last else "completed")
                 for place, item in enumerate(self.output.items)
             ],
-            "usage": None if status == "in_progress" else self._usage(),
-            "background": False,
-            "conversation": None,
-            "instructions": body.instructions,
-            "max_output_tokens": body.max_output_tokens,
-            "max_tool_calls": body.max_tool_calls,
-            "metadata": body.metadata,
-            "parallel_tool_calls": body.parallel_tool_calls,
-            "previous_response_id": None,
-            "prompt": None,
-            "prompt_cache_key": None,
-            "reasoning": {"effort": body.effort, "summary": None},
-            "safety_identifier": None,
-            "service_tier": "default",
-            "store": False,
-            "temperature": body.temperature,
-            "text": {"format": body.text.format.shown()},
-            "tool_choice": body.tool_choice if isinstance(body.tool_choice, str) else body.tool_choice.shown(),
-            "tools": [tool.shown() for tool in body.tools],
-            "top_logprobs": body.top_logprobs or 0,
-            "top_p": body.top_p,
-            "truncation": "disabled",
-            "user": body.user,
-        }
+            usage=None if status == "in_progress" else self._usage(),
+            background=False,
+            conversation=None,
+            instructions=body.instructions,
+            max_output_tokens=body.max_output_tokens,
+            max_tool_calls=body.max_tool_calls,
+            metadata=body.metadata,
+            parallel_tool_calls=body.parallel_tool_calls,
+            previous_response_id=None,
+            prompt=None,
+            prompt_cache_key=None,
+            reasoning=ReasoningUsed(effort=body.effort, summary=None),
+            safety_identifier=None,
+            service_tier="default",
+            store=False,
+            temperature=body.temperature,
+            text=TextUsed(format=_format(body.text.format)),
+            tool_choice=_choice(body.tool_choice),
+            tools=[
+                OfferedFunction(
+                    type=tool.type,
+                    name=tool.name,
+                    description=tool.description or None,
+                    parameters=tool.parameters,
+                    strict=tool.strict,
+                )
+                for tool in body.tools
+            ],
+            top_logprobs=body.top_logprobs or 0,
+            top_p=body.top_p,
+            truncation="disabled",
+            user=body.user,
+        )
         if body.return_token_ids:
-            state["prompt_token_ids"] = self.choice.request.prompt_ids
-            state["token_ids"] = self.choice.token_ids
+            state.prompt_token_ids = self.choice.request.prompt_ids
+            state.token_ids = self.choice.token_ids
         return state
 
-    def item(self, item: Item, status: Status, *, opened: bool = True) -> dict[str, object]:
+    def item(self, item: Item, status: Status, *, opened: bool = True) -> OutputMessage | FunctionCall:
         """An item of the output; ``opened`` is false before there is anything in it."""
         if status in ("incomplete", "failed"):
             # What cut the answer may have come behind the last sign of a call.
@@ -120,41 +152,65 @@ class ResponseObject:
             status = "incomplete"  # A stop string cut it.
         if isinstance(item, TextItem):
             content = [self.part(item)] if opened else []
-            return {"id": item.id, "type": "message", "role": "assistant", "status": status, "content": content}
-        return {
-            "id": item.id,
-            "type": "function_call",
-            "call_id": item.call.id,
-            "name": item.call.name,
-            "arguments": item.call.arguments if opened else "",
-            "status": status,
-        }
+            return OutputMessage(id=item.id, type="message", role="assistant", status=status, content=content)
+        return FunctionCall(
+            id=item.id,
+            type="function_call",
+            call_id=item.call.id,
+            name=item.call.name,
+            arguments=item.call.arguments if opened else "",
+            status=status,
+        )
 
-    def part(self, item: TextItem, *, opened: bool = True) -> dict[str, object]:
+    def part(self, item: TextItem, *, opened: bool = True) -> OutputText:
         """The text of a message; ``opened`` is false before there is any."""
         ids = self.choice.token_ids if opened else []
-        part: dict[str, object] = {
-            "type": "output_text",
-            "text": item.text if opened else "",
-            "annotations": [],
-            "logprobs": self.logprobs(self.choice.logprobs, len(ids)),
-        }
+        part = OutputText(
+            type="output_text",
+            text=item.text if opened else "",
+            annotations=[],
+            logprobs=self.logprobs(self.choice.logprobs, len(ids)),
+        )
         if self._body.return_token_ids:
-            part["token_ids"] = ids
+            part.token_ids = ids
         return part
 
-    def logprobs(self, tokens: list[PlacedToken], count: int) -> list[dict[str, object]]:
+    def logprobs(self, tokens: list[PlacedToken], count: int) -> list[ScoredToken]:
         """Entries of the first ``count`` of ``tokens``: the token that ended an answer is no part of its text."""
         return token_entries(tokens[:count], self._codec) if self._body.reports_logprobs else []
 
-    def _usage(self) -> dict[str, object]:
+    def _usage(self) -> ResponseUsage:
         """The usage of the request, under the names of this route."""
         usage = self._job.usage()
-        details = usage.pop("prompt_tokens_details")
-        assert isinstance(details, dict)
-        return {
-            "input_tokens": usage.pop("prompt_tokens"),
-            "input_tokens_details": details | {"cache_write_tokens": 0},
-            "output_tokens": usage.pop("completion_tokens"),
-            "output_tokens_details": {"reasoning_tokens": 0},
-        } | usage
+        cached = usage.prompt_tokens_details.cached_tokens
+        return ResponseUsage(
+            input_tokens=usage.prompt_tokens,
+            input_tokens_details=InputDetails(cached_tokens=cached, cache_write_tokens=0),
+            output_tokens=usage.completion_tokens,
+            output_tokens_details=OutputDetails(reasoning_tokens=0),
+            total_tokens=usage.total_tokens,
+            denoise_steps=usage.denoise_steps,
+            forward_passes=usage.forward_passes,
+            tokens_per_forward=usage.tokens_per_forward,
+        )
+
+
+def _format(asked: TextFormat) -> PlainFormat | SchemaFormat:
+    """The form of the text as responses repeat it."""
+    if asked.type != "json_schema":
+        return PlainFormat(type=asked.type)
+    assert asked.name is not None
+    shown = SchemaFormat(type=asked.type, name=asked.name, schema=asked.schema_, strict=asked.strict)
+    if asked.description:
+        shown.description = asked.description
+    return shown
+
+
+def _choice(asked: ToolChoice) -> ChoiceMode | Literal["none"] | FunctionName | AllowedFunctions:
+    """The choice of tools as responses repeat it."""
+    if isinstance(asked, ChosenFunction):
+        return FunctionName(type=asked.type, name=asked.name)
+    if isinstance(asked, AllowedTools):
+        tools = [FunctionName(type=tool.type, name=tool.name) for tool in asked.tools]
+        return AllowedFunctions(type=asked.type, mode=asked.mode, tools=tools)
+    return asked

@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, RootModel
 
+from cdlm.server.answer import Answer
 from cdlm.server.openai.protocol.effort import Effort
-from cdlm.server.openai.protocol.response import Answer, CachedTokens, Canvas, ScoredToken, TokenIds, Work
+from cdlm.server.openai.protocol.response import CachedTokens, Canvas, ScoredToken, TokenIds, Work
 
 
 class OutputText(Answer):

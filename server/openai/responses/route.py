@@ -1,9 +1,10 @@
 """``POST /v1/responses``."""
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from cdlm.scheduler.messages import EngineReady
+from cdlm.server.answer import reply
 from cdlm.server.http.sse import open_stream, unless_gone
 from cdlm.server.observe.request_log import RequestRecord
 from cdlm.server.openai.answers.generation import Job
@@ -13,6 +14,8 @@ from cdlm.server.openai.protocol.body import read_body
 from cdlm.server.openai.responses.events import ResponseEvents
 from cdlm.server.openai.responses.object import ResponseObject
 from cdlm.server.openai.responses.request import ResponsesRequest
+from cdlm.server.openai.responses.response import ResponseAnswer, ResponseEvent
+from cdlm.server.operation import GENERATE, Operation
 from cdlm.server.services import Services, check_stop_ids, decoding_params, token_budget
 from cdlm.server.text import Chat, TextCodec
 
@@ -20,6 +23,7 @@ router = APIRouter()
 
 
 @router.post("/responses")
+@Operation(ResponseAnswer, GENERATE, ResponsesRequest, ResponseEvent, "generate")
 async def respond(request: Request) -> Response:
     """Answers a text, or messages and the results of calls."""
     services: Services = request.app.state.services
@@ -32,7 +36,7 @@ async def respond(request: Request) -> Response:
     if body.stream:
         return await open_stream(request, answer_events(job, ResponseEvents(body, response, codec)))
     await unless_gone(request, job.finish())
-    return JSONResponse(response.whole())
+    return reply(response.whole())
 
 
 async def _plan(

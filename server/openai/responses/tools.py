@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from cdlm.server.openai.fields.row import RESPONSE_TOOL
@@ -35,16 +35,6 @@ class FunctionTool(Function):
     def _kind_is_known(cls, data: Any) -> Any:
         return check_kind(data, ["function"])
 
-    def shown(self) -> dict[str, JsonValue]:
-        """The tool as responses repeat it."""
-        return {
-            "type": self.type,
-            "name": self.name,
-            "description": self.description or None,
-            "parameters": self.parameters,
-            "strict": self.strict,
-        }
-
 
 class ChosenFunction(ApiModel):
     """The function that must be called."""
@@ -66,10 +56,6 @@ class ChosenFunction(ApiModel):
     def names(self) -> list[str]:
         """The functions that may be called."""
         return [self.name]
-
-    def shown(self) -> dict[str, JsonValue]:
-        """The choice as responses repeat it."""
-        return {"type": self.type, "name": self.name}
 
 
 class NamedTool(ApiModel):
@@ -101,11 +87,6 @@ class AllowedTools(ApiModel):
     def names(self) -> list[str]:
         """The functions that may be called."""
         return [tool.name for tool in self.tools]
-
-    def shown(self) -> dict[str, JsonValue]:
-        """The choice as responses repeat it."""
-        tools: list[JsonValue] = [{"type": tool.type, "name": tool.name} for tool in self.tools]
-        return {"type": self.type, "mode": self.mode, "tools": tools}
 
 
 def _tag(choice: object) -> str | None:

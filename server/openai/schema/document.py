@@ -1,23 +1,16 @@
-"""The OpenAPI document: what each route takes and answers. The routes read and write their JSON by hand."""
+"""The OpenAPI document: what each route takes and answers."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+from fastapi.routing import APIRoute, APIRouter
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from cdlm.server.answer import Error
 from cdlm.server.http.sse import event
-from cdlm.server.openai.chat.request import ChatRequest
-from cdlm.server.openai.chat.response import ChatCompletion, ChatCompletionChunk
-from cdlm.server.openai.completions.request import CompletionRequest
-from cdlm.server.openai.completions.response import Completion, CompletionChunk
-from cdlm.server.openai.protocol.response import Error
-from cdlm.server.openai.responses.request import ResponsesRequest
-from cdlm.server.openai.responses.response import ResponseAnswer, ResponseEvent
 from cdlm.server.openai.schema.examples import EXAMPLES
-from cdlm.server.openai.schema.others import Detokenized, ModelCard, ModelList, State, Tokenized, Version
-from cdlm.server.openai.tokens.request import DetokenizeRequest, TokenizeRequest
+from cdlm.server.operation import DESCRIBED, Operation
 
 _STATUSES = {
     400: "A field, the body or its type is wrong; `param` names the field",
@@ -32,47 +25,25 @@ _STATUSES = {
     503: "Loading, stopping, or the engine has died",
     504: "The request took too long",
 }
-_ALWAYS = (413, 431, 500)
-_KEYED = (*_ALWAYS, 401)
-_READ = (*_KEYED, 400, 404, 408, 415, 503)
-_GENERATE = (*_READ, 429, 504)
 _RETRIED = (429, 503)
 _REF = "#/components/schemas/"
 _SHAPES = {"type", "$ref", "anyOf", "oneOf", "enum"}
 
 
-@dataclass(frozen=True)
-class Operation:
-    """One route: its answer (``None`` is plain text), the errors it can end with, its body, the events of a stream."""
-
-    answer: type[BaseModel] | None
-    errors: tuple[int, ...] = _KEYED
-    body: type[BaseModel] | None = None
-    event: type[BaseModel] | None = None
-    tag: str = "operate"
-
-
-OPERATIONS: dict[str, Operation] = {
-    "/v1/completions": Operation(Completion, _GENERATE, CompletionRequest, CompletionChunk, "generate"),
-    "/v1/chat/completions": Operation(ChatCompletion, _GENERATE, ChatRequest, ChatCompletionChunk, "generate"),
-    "/v1/responses": Operation(ResponseAnswer, _GENERATE, ResponsesRequest, ResponseEvent, "generate"),
-    "/v1/models": Operation(ModelList, tag="model"),
-    "/v1/models/{name}": Operation(ModelCard, (*_KEYED, 404), tag="model"),
-    "/v1/tokenize": Operation(Tokenized, _READ, TokenizeRequest, tag="model"),
-    "/v1/detokenize": Operation(Detokenized, _READ, DetokenizeRequest, tag="model"),
-    "/health": Operation(State, (*_ALWAYS, 503)),
-    "/readyz": Operation(State, (*_ALWAYS, 503)),
-    "/ping": Operation(State, (*_ALWAYS, 503)),
-    "/livez": Operation(State, (*_ALWAYS, 503)),
-    "/version": Operation(Version),
-    "/metrics": Operation(None),
-}
+def operations(routers: Iterable[APIRouter], prefix: str = "") -> dict[str, Operation]:
+    """What each of the routes that are described takes and answers, by its path."""
+    return {
+        prefix + route.path_format: DESCRIBED[route.endpoint]
+        for router in routers
+        for route in router.routes
+        if isinstance(route, APIRoute) and route.include_in_schema
+    }
 
 
-def complete(document: dict[str, Any]) -> dict[str, Any]:
+def complete(document: dict[str, Any], described: dict[str, Operation]) -> dict[str, Any]:
     """Adds bodies, answers, errors and examples to the framework's document, in place."""
-    bodies = {op.body for op in OPERATIONS.values() if op.body}
-    answers = {model for op in OPERATIONS.values() for model in (op.answer, op.event) if model}
+    bodies = {op.body for op in described.values() if op.body}
+    answers = {model for op in described.values() for model in (op.answer, op.event) if model}
     named = sorted(bodies | answers | {Error}, key=lambda model: model.__name__)
     _, definitions = models_json_schema([(model, "validation") for model in named], ref_template=_REF + "{model}")
     schemas: dict[str, Any] = definitions["$defs"]
@@ -82,16 +53,16 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
         "schemas": schemas,
         "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
     }
-    for path, operation in OPERATIONS.items():
-        [described] = document["paths"][path].values()
-        described["tags"] = [operation.tag]
-        described["responses"] = {"200": _success(operation)} | {
+    for path, operation in described.items():
+        [shown] = document["paths"][path].values()
+        shown["tags"] = [operation.tag]
+        shown["responses"] = {"200": _success(operation)} | {
             str(status): _failure(status) for status in sorted(operation.errors)
         }
         if operation.body is not None:
-            described["requestBody"] = {"required": True, "content": _json(operation.body)}
+            shown["requestBody"] = {"required": True, "content": _json(operation.body)}
         if 401 in operation.errors:
-            described["security"] = [{}, {"key": []}]
+            shown["security"] = [{}, {"key": []}]
     return document
 
 
@@ -126,7 +97,8 @@ def _ref(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _json(model: type[BaseModel]) -> dict[str, Any]:
-    return {"application/json": {"schema": _ref(model), "example": EXAMPLES[model.__name__]}}
+    example = {"example": EXAMPLES[model.__name__]} if model.__name__ in EXAMPLES else {}
+    return {"application/json": {"schema": _ref(model), **example}}
 
 
 def _success(operation: Operation) -> dict[str, Any]:
@@ -164,4 +136,4 @@ def _events(model: type[BaseModel]) -> dict[str, Any]:
         },
         "required": ["data"],
     }
-    return {"schema": schema, "example": event(example, example.get("type")).decode()}
+    return {"schema": schema, "example": event(model.model_validate(example), example.get("type")).decode()}

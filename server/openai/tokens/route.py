@@ -1,31 +1,37 @@
 """The list of models, and the tokenizer as a service."""
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
+from cdlm.server.answer import reply
 from cdlm.server.openai.protocol.body import read_body
 from cdlm.server.openai.tokens.request import DetokenizeRequest, TokenizeRequest
+from cdlm.server.openai.tokens.response import Detokenized, ModelCard, ModelList, Tokenized
+from cdlm.server.operation import KEYED, READ, Operation
 from cdlm.server.services import Services, check_ids
 
 router = APIRouter()
 
 
 @router.get("/models")
+@Operation(ModelList, tag="model")
 async def list_models(request: Request) -> Response:
     """The one model that is served."""
     services: Services = request.app.state.services
-    return JSONResponse({"object": "list", "data": [_card(services)]})
+    return reply(ModelList(object="list", data=[_card(services)]))
 
 
 @router.get("/models/{name:path}")
+@Operation(ModelCard, (*KEYED, 404), tag="model")
 async def get_model(request: Request, name: str) -> Response:
     """One model; names may hold slashes."""
     services: Services = request.app.state.services
     services.check_model(name)
-    return JSONResponse(_card(services))
+    return reply(_card(services))
 
 
 @router.post("/tokenize")
+@Operation(Tokenized, READ, TokenizeRequest, tag="model")
 async def tokenize(request: Request) -> Response:
     """The ids of a prompt or a chat, exactly as a request would use them."""
     services: Services = request.app.state.services
@@ -47,11 +53,14 @@ async def tokenize(request: Request) -> Response:
         special = body.add_special_tokens is not False
         suffix = (await codec.encode([body.suffix or ""], bound, "suffix", special=False))[0]
         [ids] = await codec.encode_infill([prompt], body.suffix or "", suffix, bound, special=special)
-    shown = {"token_strs": [codec.token_name(ident) for ident in ids]} if body.return_token_strs else {}
-    return JSONResponse({"count": len(ids), "max_model_len": ready.max_model_len, "tokens": ids, **shown})
+    answer = Tokenized(count=len(ids), max_model_len=ready.max_model_len, tokens=ids)
+    if body.return_token_strs:
+        answer.token_strs = [codec.token_name(ident) for ident in ids]
+    return reply(answer)
 
 
 @router.post("/detokenize")
+@Operation(Detokenized, READ, DetokenizeRequest, tag="model")
 async def detokenize(request: Request) -> Response:
     """The text of ids, special tokens included."""
     services: Services = request.app.state.services
@@ -60,17 +69,17 @@ async def detokenize(request: Request) -> Response:
     ready, codec = services.require_ready()
     if body.tokens and max(body.tokens) >= ready.vocab_size:
         check_ids(body.tokens, ready, "tokens")
-    return JSONResponse({"prompt": codec.decode(body.tokens, keep_special=True)})
+    return reply(Detokenized(prompt=codec.decode(body.tokens, keep_special=True)))
 
 
-def _card(services: Services) -> dict[str, object]:
+def _card(services: Services) -> ModelCard:
     ready = services.engine.ready
-    return {
-        "id": services.model_name,
-        "object": "model",
-        "created": services.created,
-        "owned_by": "cdlm-serve",
-        "root": services.model_name,
-        "parent": None,
-        "max_model_len": ready.max_model_len if ready else None,
-    }
+    return ModelCard(
+        id=services.model_name,
+        object="model",
+        created=services.created,
+        owned_by="cdlm-serve",
+        root=services.model_name,
+        parent=None,
+        max_model_len=ready.max_model_len if ready else None,
+    )

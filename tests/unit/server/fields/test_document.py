@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
-from cdlm.server.openai.schema.document import OPERATIONS
+from cdlm.server.app import OPERATIONS
 from tests.support.server.bench import Bench
 from tests.unit.server.fields.test_protocol import JSON, PLAIN
 

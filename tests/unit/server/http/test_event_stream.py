@@ -7,9 +7,14 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
+from cdlm.server.answer import Answer
 from cdlm.server.http import sse
 
 pytestmark = pytest.mark.anyio
+
+
+class Line(Answer):
+    a: str
 
 
 class Source:
@@ -21,7 +26,7 @@ class Source:
     async def events(self) -> AsyncGenerator[bytes, None]:
         self.started = True
         try:
-            yield sse.event({"a": "\u2028"})
+            yield sse.event(Line(a="\u2028"))
             await asyncio.Event().wait()
         finally:
             self.closed = True

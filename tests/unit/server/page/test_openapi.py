@@ -7,7 +7,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from cdlm.scheduler.errors import EngineDeadError
-from cdlm.server.openai.schema.document import OPERATIONS
+from cdlm.server.app import OPERATIONS
 from cdlm.server.openai.schema.examples import EXAMPLES
 from cdlm.server.page.reference import render
 from tests.support.server.bench import Bench

@@ -1,10 +1,10 @@
-"""Answers of the routes that generate nothing."""
+"""The list of models, and what the tokenizer answers."""
 
 from typing import Literal
 
 from pydantic import Field
 
-from cdlm.server.openai.protocol.response import Answer
+from cdlm.server.answer import Answer
 
 
 class ModelCard(Answer):
@@ -39,15 +39,3 @@ class Detokenized(Answer):
     """The text of ids."""
 
     prompt: str
-
-
-class State(Answer):
-    """A probe that passes."""
-
-    status: Literal["ready", "alive"]
-
-
-class Version(Answer):
-    """The version of the server."""
-
-    version: str
