@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test clients check docs load reliability soak bench eval table train-nano secrets prometheus chromium dashboards clean
+.PHONY: help install serve test test-unit test-all clients check docs load reliability soak bench eval table train-nano secrets prometheus chromium dashboards clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -39,10 +39,18 @@ serve: $(VENV)/.installed ## Serves the bundled student on 127.0.0.1:8000; ARGS=
 
 # Files of tests are shared out over processes. Each core has one, and each of them about a gigabyte.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(1, min(4, os.cpu_count())))')
+# Files are dealt out in their order: what starts servers first, and the many short tests last.
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Several engines at once are faster with a thread each.
-test: export OMP_NUM_THREADS ?= 1
+test test-unit test-all: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/.installed-dev ## Runs the tests, a process per core; ARGS="-k oracle" passes pytest arguments, WORKERS=0 is one process.
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-unit: $(VENV)/.installed-dev ## Runs the tests that start no process and no server (a minute).
+	$(PYTEST) tests/unit $(ARGS)
+
+test-all: $(VENV)/.installed-dev ## Runs the tests with the whole of every matrix that `make test` samples.
+	$(PYTEST) -m "not ray and not soak" $(ARGS)
 
 clients: $(VENV)/.installed-dev ## Other people's clients against the server; installs them into ~/.cache/cdlm-clients (needs npm).
 	$(BIN)/python -m pytest -m clients tests/external/clients $(ARGS)

@@ -16,4 +16,4 @@ def build(options: dict[str, Any]) -> Application:
         ValidationError: one is unknown or has a bad value.
     """
     ServerSettings(**options)
-    return Gateway.bind(Replica.bind(options), options)
+    return Gateway.bind(Replica.bind(options), options)  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ from cdlm.server.text import TextCodec
 class Replica:
     """One engine on one device. It is there once the model is loaded."""
 
-    async def __init__(self, options: dict[str, Any]) -> None:
+    async def __init__(self, options: dict[str, Any]) -> None:  # type: ignore[misc]
         settings = await asyncio.to_thread(ServerSettings(**options).fetched)
         self._client = EngineClient(settings.engine_options())
         self._services = Services(settings, self._client)
@@ -47,9 +47,10 @@ class Replica:
         async def receive() -> Message:
             if unread:
                 return unread.pop()
-            return await asyncio.Event().wait() or {}  # The client leaves by cancellation.
+            await asyncio.Event().wait()  # The client leaves by cancellation.
+            return {}
 
-        work = asyncio.create_task(self._app(scope, receive, messages.put))
+        work = asyncio.ensure_future(self._app(scope, receive, messages.put))
         work.add_done_callback(lambda _: messages.put_nowait(None))
         try:
             while (message := await messages.get()) is not None:

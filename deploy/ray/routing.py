@@ -5,7 +5,7 @@ from ray.serve.request_router import PendingRequest, RequestRouter, RunningRepli
 from deploy.ray.affinity import order, preferred
 
 
-class PromptAffinityRouter(RequestRouter):
+class PromptAffinityRouter(RequestRouter):  # type: ignore[misc]
     """Sends a request to its prompt's replica, or to the next in the prompt's order while that one is overloaded.
 
     The first argument of a call is the prompt's key, ``None`` for requests without one: the least loaded replica takes

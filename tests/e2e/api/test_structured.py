@@ -172,7 +172,7 @@ def test_the_official_client(server: Server) -> None:
             parallel_tool_calls=False,
             max_completion_tokens=160,
         )
-        (call,) = called.choices[0].message.tool_calls or ()
+        [call] = called.choices[0].message.tool_calls or []
         assert called.choices[0].finish_reason == "tool_calls"
         assert isinstance(json.loads(call.function.arguments), dict)  # type: ignore[union-attr]
         with client.chat.completions.stream(

@@ -1,4 +1,4 @@
-"""The commands as a user types them: real processes, real server."""
+"""The commands as a user types them; where a process of their own is not the point, in that of the tests."""
 
 import importlib.metadata
 import json
@@ -11,16 +11,17 @@ import pytest
 from cdlm.cli.commands import COMMANDS
 from cdlm.cli.local_server import LocalServerError, local_server
 from cdlm.model.assets import BUNDLED_STUDENT
+from tests.support.command import cdlm
 from tests.support.models.checkpoints import build_checkpoint
 
 
-def cdlm(*arguments: str, timeout: float = 200) -> subprocess.CompletedProcess[str]:
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cdlm", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
 def test_help_lists_every_command() -> None:
-    result = cdlm("--help")
+    result = process("--help")
     assert result.returncode == 0
     for name, (_, line) in COMMANDS.items():
         assert name in result.stdout
@@ -30,12 +31,12 @@ def test_help_lists_every_command() -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help(name: str) -> None:
     result = cdlm(name, "--help")
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     assert f"cdlm {name}" in result.stdout
 
 
 def test_the_version_is_that_of_the_package() -> None:
-    result = cdlm("--version")
+    result = process("--version")
     assert (result.returncode, result.stdout) == (0, f"cdlm {importlib.metadata.version('cdlm-serve')}\n")
 
 
@@ -54,7 +55,7 @@ def test_the_version_is_that_of_the_package() -> None:
 )
 def test_what_is_unknown_suggests_the_nearest(arguments: tuple[str, ...], nearest: str) -> None:
     result = cdlm(*arguments)
-    assert (result.returncode, result.stdout) == (2, "")
+    assert (result.exit_code, result.stdout) == (2, "")
     assert nearest in result.stderr
     assert len(result.stderr.splitlines()) <= 5
 
@@ -92,7 +93,7 @@ def test_a_missing_extra_names_its_pip_line(
 
 
 def test_generate_shows_the_canvas_fill_up_and_prints_the_answer() -> None:
-    result = cdlm("generate", "hello", "--show-steps", "--confidence-threshold", "1.0", "--max-tokens", "6")
+    result = process("generate", "hello", "--show-steps", "--confidence-threshold", "1.0", "--max-tokens", "6")
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0] == "block 1"
@@ -107,7 +108,7 @@ def test_generate_takes_the_steps_it_is_given() -> None:
     result = cdlm(
         "generate", "hello", "--show-steps", "--decoding", "fixed_steps", "--steps-per-block", "5", "--max-tokens", "32"
     )
-    assert result.returncode == 0, result.stderr
+    assert result.exit_code == 0, result.stderr
     masks = [line.count("░") for line in result.stdout.splitlines() if line.startswith("  step")]
     assert masks[:4] == [25, 18, 12, 6][: len(masks[:4])]
     assert len(masks) >= 2
@@ -137,7 +138,7 @@ def test_generate_takes_the_steps_it_is_given() -> None:
 )
 def test_bad_input_ends_with_a_message_and_no_traceback(arguments: tuple[str, ...], message: str) -> None:
     result = cdlm(*arguments)
-    assert result.returncode in (1, 2)
+    assert result.exit_code in (1, 2)
     assert message in result.stderr.replace("\n", " ")
     assert "Traceback" not in result.stderr
 
@@ -145,7 +146,7 @@ def test_bad_input_ends_with_a_message_and_no_traceback(arguments: tuple[str, ..
 def test_eval_and_bench_measure_a_running_server(tmp_path: Path) -> None:
     with local_server(BUNDLED_STUDENT) as url:
         result = cdlm("eval", "--url", url, "--count", "6", "--seed", "3", "--json", str(tmp_path / "eval.json"))
-        assert result.returncode == 0, result.stderr
+        assert result.exit_code == 0, result.stderr
         score = json.loads((tmp_path / "eval.json").read_text())
         assert (score["task"], score["n"], score["errors"], score["seed"]) == ("words", 6, 0, 3)
         assert 0.0 <= score["score"] <= 1.0
@@ -156,7 +157,7 @@ def test_eval_and_bench_measure_a_running_server(tmp_path: Path) -> None:
         for task, data in (("natural-words", ()), ("natural-functions", ()), ("svamp", ("--data", str(svamp)))):
             result = cdlm("eval", "--url", url, "--task", task, *data, "--count", "2", "--max-tokens", "64",
                           "--json", str(tmp_path / "n.json"), "--failures", str(tmp_path / "wrong.jsonl"))  # fmt: skip
-            assert result.returncode == 0, result.stderr
+            assert result.exit_code == 0, result.stderr
             score = json.loads((tmp_path / "n.json").read_text())
             assert (score["task"], score["n"], score["errors"]) == (task, 1 if data else 2, 0)
             wrong = (tmp_path / "wrong.jsonl").read_text().splitlines()
@@ -165,7 +166,7 @@ def test_eval_and_bench_measure_a_running_server(tmp_path: Path) -> None:
             "bench", "--url", url, "--requests", "6", "--concurrency", "3", "--max-tokens", "40", "--ignore-eos",
             "--json", str(tmp_path / "bench.json"),
         )  # fmt: skip
-        assert result.returncode == 0, result.stderr
+        assert result.exit_code == 0, result.stderr
         figures = json.loads((tmp_path / "bench.json").read_text())
         assert (figures["failed"], figures["total_output_tokens"], figures["output_tokens_from"]) == (0, 240, "usage")
         assert 1 <= figures["denoise_steps_per_block"] <= 32
@@ -178,7 +179,7 @@ def test_eval_and_bench_measure_a_running_server(tmp_path: Path) -> None:
             "33", "--max-tokens", "70", "--ignore-eos", "--endpoint", "completions", "--detailed",
             "--json", str(tmp_path / "random.json"), "--png", str(tmp_path / "random.png"),
         )  # fmt: skip
-        assert result.returncode == 0, result.stderr
+        assert result.exit_code == 0, result.stderr
         figures = json.loads((tmp_path / "random.json").read_text())
         assert figures["input_lens"] == [33] * 5
         assert [len(gaps) for gaps in figures["itls"]] == [2] * 5  # 70 tokens are three blocks.

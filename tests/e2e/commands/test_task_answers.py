@@ -14,7 +14,7 @@ from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.natural.answers import append, pending
 from cdlm.training.natural.config import AnswersSection
 from tests.support.models.hf_block_checkpoints import build
-from tests.unit.training.natural.packages import write_packages
+from tests.support.packages import write_packages
 
 CONFIG = """
 seed = 1

@@ -170,7 +170,7 @@ def test_a_stream_that_is_closed_leaves_the_engine(llm: cdlm.LLM) -> None:
     left, kept = llm.stream(QUESTION, long), llm.stream(QUESTION, cdlm.SamplingParams(max_tokens=64))
     next(left)
     next(kept)
-    left.close()
+    left.close()  # type: ignore[attr-defined]
     assert list(kept)[-1].finish_reason is not None
     client = llm._app.client
     for _ in range(100):

@@ -3,7 +3,9 @@
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -148,14 +150,15 @@ class EngineMachine(RuleBasedStateMachine):
             assert name in self.ended
 
 
-def machine(axis: str) -> type:
-    made = type(f"Engine_{axis}", (EngineMachine,), {"axis": axis})
+def machine(axis: str, examples: int) -> Any:
+    made: Any = type(f"Engine_{axis}", (EngineMachine,), {"axis": axis})
     case = made.TestCase
     case.settings = settings(
-        max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=examples, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
     )
     return case
 
 
 assert set(KINDS) <= set(AXES)
-TestPlain, TestAbsoluteShifted, TestWithoutMask = map(machine, KINDS)
+TestPlain, TestAbsoluteShifted, TestWithoutMask = (machine(axis, 12) for axis in KINDS)
+TestPlainLong, TestAbsoluteShiftedLong, TestWithoutMaskLong = (pytest.mark.whole(machine(axis, 60)) for axis in KINDS)

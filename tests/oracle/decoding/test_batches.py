@@ -20,11 +20,11 @@ from tests.support.engines import (
     random_requests,
     run,
 )
+from tests.support.matrix import matrix, some
 from tests.support.models.checkpoints import AXES, MASK, VOCAB, build_checkpoint
 
 
-@pytest.mark.parametrize("axis", AXES)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("axis", "seed"), matrix(list(AXES), [0, 1], strength=1))
 def test_mixed_batch_equals_oracle(tmp_path: Path, axis: str, seed: int) -> None:
     directory = build_checkpoint(tmp_path, axis, seed)
     requests = random_requests(12, seed)
@@ -163,7 +163,8 @@ def test_mask_id_in_a_prompt_is_never_denoised(tmp_path: Path) -> None:
 FLOAT_NOISE = 1e-6
 
 
-def test_the_bundled_student_equals_the_oracle_alone_and_in_a_batch_of_32() -> None:
+@pytest.mark.parametrize("part", some(range(4), every=4))
+def test_the_bundled_student_equals_the_oracle_alone_and_in_a_batch_of_32(part: int) -> None:
     tokenizer = load_tokenizer(BUNDLED_STUDENT)
     rng = random.Random(5)
     problems = draw_problems("words", 24, seed=11) + draw_problems("functions", 8, seed=11)
@@ -180,16 +181,16 @@ def test_the_bundled_student_equals_the_oracle_alone_and_in_a_batch_of_32() -> N
     together = run(engine, requests)
     staggered = run(engine, requests, join_every=1)
     compared = 0
-    for index, request in enumerate(requests):
+    for index, request in enumerate(requests[part::4]):
         truth = oracle_answer(BUNDLED_STUDENT, request)
         if truth.margin < FLOAT_NOISE:
             continue
         compared += 1
         answers = [together[request.request_id], staggered[request.request_id]]
-        if index < 6:
+        if index < 2:
             answers.append(run(engine, [request])[request.request_id])
         for answer in answers:
             assert answer.token_ids == truth.token_ids, (request, truth.margin)
             assert (answer.finish_reason, answer.steps) == (truth.finish_reason, truth.steps)
-    assert compared >= 28
+    assert compared >= 7
     assert max(len(answer.steps) for answer in together.values()) >= 3  # Several blocks.

@@ -18,7 +18,7 @@ from tests.support.engines import (
     random_requests,
     run,
 )
-from tests.support.models.checkpoints import AXES, EOS, MASK, VOCAB, build_checkpoint
+from tests.support.models.checkpoints import EOS, MASK, VOCAB, axes, build_checkpoint
 
 EDITS: tuple[DecodingParams, ...] = (
     DecodingParams(presence_penalty=2.0),
@@ -45,7 +45,7 @@ def edited_requests(count: int, seed: int) -> list[GenerateRequest]:
     return requests
 
 
-@pytest.mark.parametrize("axis", AXES)
+@axes()
 def test_edited_rows_of_a_mixed_batch_equal_oracle(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=6)
     requests = edited_requests(16, seed=6)
@@ -107,7 +107,7 @@ def test_a_banned_token_is_never_written_and_stops_wait_for_min_tokens(tmp_path:
 SOME_AXES = ("plain", "shifted", "absolute_shifted", "first_token_autoregressive", "autoregressive")
 
 
-@pytest.mark.parametrize("axis", SOME_AXES)
+@axes(*SOME_AXES)
 def test_logprobs_are_those_of_the_step_that_finalized_the_token(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=8)
     requests = [

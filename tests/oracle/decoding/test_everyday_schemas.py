@@ -15,6 +15,7 @@ from cdlm.server.openai.forms.answer_grammar import constraint_grammar
 from cdlm.server.openai.protocol.formats import Constraint
 from tests.oracle.decoding.test_structured import PARAMS, TOKENIZER, VOCABULARY
 from tests.support.engines import run
+from tests.support.matrix import some
 from tests.support.models.grammars import build_json_checkpoint
 from tests.support.models.schemas import schemas
 
@@ -23,7 +24,7 @@ PARTS = 8
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", some(range(PARTS), every=4))
 def test_everyday_schemas_from_random_weights(tmp_path: Path, part: int) -> None:
     """What has the tokens that the shortest answer is said to need ends, and is valid.
 

@@ -20,7 +20,7 @@ from cdlm.scheduler.errors import RequestError
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.engines import Answer, run
-from tests.support.models.checkpoints import AXES, WITHOUT_MASK
+from tests.support.models.checkpoints import AXES, WITHOUT_MASK, axes
 from tests.support.models.grammars import (
     EOS,
     MASK,
@@ -138,7 +138,7 @@ def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
     )
 
 
-@pytest.mark.parametrize("axis", AXES)
+@axes()
 def test_constrained_rows_of_a_mixed_batch_equal_oracle(tmp_path: Path, axis: str) -> None:
     directory = build_json_checkpoint(tmp_path, axis, seed=6)
     turn = list(AXES).index(axis)

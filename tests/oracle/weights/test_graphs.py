@@ -9,9 +9,9 @@ from cdlm.model.forwards.graphs import ForwardGraphs
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.options import EngineOptions
+from tests.support.attention import CheckedVarlen
 from tests.support.engines import assert_equal_to_oracle, random_requests, run
 from tests.support.models.checkpoints import build_checkpoint
-from tests.unit.model.attention.test_attention import CheckedVarlen
 
 
 @pytest.mark.parametrize("axis", ["plain", "shifted"])

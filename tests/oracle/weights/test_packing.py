@@ -20,7 +20,8 @@ from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.options import EngineOptions
 from cdlm.training.batches.attention import RowAttention
 from tests.support.engines import assert_equal_to_oracle, random_requests, run
-from tests.support.models.checkpoints import AXES, build_checkpoint
+from tests.support.matrix import matrix
+from tests.support.models.checkpoints import axes, build_checkpoint
 
 pytestmark = pytest.mark.skipif(not packable(), reason="this processor has no AVX-512")
 
@@ -46,9 +47,14 @@ def random_transformer(dtype: torch.dtype, **shape: bool) -> Transformer:
     return built.to(dtype).requires_grad_(False)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("shape", [(0,), (1,), (31,), (33,), (64,), (3, 17), (513,), (1300,), (2048,), (5000,)])
+@pytest.mark.parametrize(
+    ("dtype", "biased", "shape"),
+    matrix(
+        list(DTYPES),
+        [False, True],
+        [(0,), (1,), (31,), (33,), (64,), (3, 17), (513,), (1300,), (2048,), (5000,)],
+    ),
+)
 def test_a_product_of_any_number_of_rows(dtype: torch.dtype, biased: bool, shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(40, 24, generator=generator).to(dtype)
@@ -108,7 +114,7 @@ def test_the_search_of_a_packed_head(monkeypatch: pytest.MonkeyPatch, dtype: tor
 
 
 @pytest.mark.usefixtures("everything")
-@pytest.mark.parametrize("axis", AXES)
+@axes()
 def test_a_packed_engine_equals_the_oracle(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=8)
     requests = random_requests(12, seed=8)

@@ -1,8 +1,10 @@
 """Tiny random checkpoints on disk, in the real format, for every axis of the backbone."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from cdlm.model.config import Manifest, TransformerConfig
@@ -44,6 +46,25 @@ AXES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 # Their ``mask_token_id`` is the first id past the vocabulary, as in checkpoints that transformers decodes.
 WITHOUT_MASK = ("autoregressive_without_mask",)
 MASKED_AXES = [axis for axis in AXES if axis not in WITHOUT_MASK]
+
+# Between them these have every value of every part of a shape and of a manifest. The others join such values in other
+# ways; what is held to the slow decoder on all axes with one feature alone is so on these in the usual run.
+SAMPLED_AXES = (
+    "shifted",
+    "qk_norm_tied",
+    "absolute",
+    "first_token_autoregressive",
+    "causal_prompt",
+    "autoregressive_without_mask",
+)
+
+
+def axes(*names: str, sample: Sequence[str] = SAMPLED_AXES) -> Any:
+    """The parameter ``axis`` with these names, else with all; those outside of the sample have the marker ``whole``."""
+    return pytest.mark.parametrize(
+        "axis",
+        [pytest.param(name, marks=[] if name in sample else [pytest.mark.whole]) for name in names or AXES],
+    )
 
 
 def build_checkpoint(

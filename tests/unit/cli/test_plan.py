@@ -1,8 +1,6 @@
 """``cdlm plan`` as a user types it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ from typer.testing import CliRunner
 
 from cdlm.cli.display import quantity
 from cdlm.cli.main import app
+from tests.support.command import cdlm
 from tests.support.models.checkpoints import build_checkpoint
 
 H100 = ("--model", "dream-7b", "--device", "h100")
@@ -30,9 +29,8 @@ def figures(tmp_path: Path, *arguments: str) -> dict[str, Any]:
 
 
 def test_the_command_prints_table_and_findings() -> None:
-    command = [sys.executable, "-m", "cdlm", "plan", *H100, "--batch", "1,64"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert result.returncode == 0, result.stderr
+    result = cdlm("plan", *H100, "--batch", "1,64", COLUMNS="200")
+    assert result.exit_code == 0, result.stderr
     assert "dream-7b (7.62B) on h100-sxm, bfloat16, 1024 cached tokens, 4 tokens a forward" in result.stdout
     for sentence in (
         "The student is memory-bound below batch 9 and compute-bound from there (ridge 295 FLOP/byte).",

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import promql_parser
 import pytest
@@ -96,7 +97,7 @@ def test_the_dashboards_have_their_rows() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(DASHBOARDS.glob("*.json")), ids=lambda path: path.stem)
-def test_a_dashboard_is_whole(path: object) -> None:
+def test_a_dashboard_is_whole(path: Path) -> None:
     board = json.loads((DASHBOARDS / f"{path.stem}.json").read_text())
     ids = [panel["id"] for panel in board["panels"]]
     assert len(ids) == len(set(ids))

@@ -1,23 +1,17 @@
 """What no part of the program may do, and who may reach the engine's sockets."""
 
 import ast
-import asyncio
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
-import zmq
-import zmq.asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.parallel.messages import Command
 from cdlm.scheduler.messages import EngineInput, EngineOutput, decoder
 from cdlm.scheduler.options import EngineOptions
-from cdlm.scheduler.process.client import EngineClient
 from tests.support.places import ROOT
 
 ROOMS = ("cdlm", "server", "scheduler", "model", "training")
@@ -68,29 +62,3 @@ def test_messages_of_other_shapes_are_refused(kind: object, payload: bytes) -> N
     except (msgspec.DecodeError, UnicodeDecodeError):
         return
     assert isinstance(message, msgspec.Struct)
-
-
-def test_the_engine_s_sockets_are_in_a_directory_of_the_user_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    bound: list[str] = []
-    bind = zmq.asyncio.Socket.bind
-
-    def watched(socket: zmq.asyncio.Socket, address: str) -> object:
-        bound.append(address)
-        return bind(socket, address)
-
-    monkeypatch.setattr(zmq.asyncio.Socket, "bind", watched)
-
-    async def check() -> None:
-        client = EngineClient(EngineOptions(model=str(BUNDLED_STUDENT), threads=1))
-        await client.start()
-        try:
-            await client.wait_ready()
-            assert len(bound) == 2
-            for address in bound:
-                scheme, _, path = address.partition("://")
-                assert scheme == "ipc"
-                assert stat.S_IMODE(Path(path).parent.stat().st_mode) == 0o700
-        finally:
-            await client.stop()
-
-    asyncio.run(check())

@@ -1,9 +1,6 @@
 """What README and docs say exists: targets of make, commands, flags, variables, files, the generated page."""
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -12,11 +9,12 @@ import pytest
 
 from cdlm.server.openai.schema.page import page as parameters
 from cdlm.server.settings import ServerSettings
+from tests.support.command import cdlm
 from tests.support.places import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GENERATED = {"parameters.md", "fields.md"}
-WIDE = os.environ | {"COLUMNS": "240"}  # Names of flags are not cut.
+WIDE = "240"  # Names of flags are not cut.
 COMMANDS = ("serve", "bench", "eval", "plan", "generate", "key", "train")
 # Flags of other programs that pages name on their own.
 FOREIGN = {"--cpus", "--use-server-token-count"}
@@ -27,9 +25,8 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.re
 @cache
 def flags_of(command: tuple[str, ...]) -> set[str]:
     """The flags of one sub-command, from its help."""
-    line = [sys.executable, "-m", "cdlm", *command, "--help"]
-    result = subprocess.run(line, capture_output=True, text=True, check=False, env=WIDE)
-    assert result.returncode == 0, f"cdlm {' '.join(command)}: {result.stderr}"
+    result = cdlm(*command, "--help", COLUMNS=WIDE)
+    assert result.exit_code == 0, f"cdlm {' '.join(command)}: {result.stderr}"
     flags = set(re.findall(r"--[a-z][a-z0-9-]*", result.stdout))
     return flags | flags_of(("serve",)) if command == ("doctor",) else flags  # It takes what serve takes.
 
@@ -62,8 +59,7 @@ def test_targets_of_make_and_commands_exist_with_their_flags(page: Path) -> None
 
 
 def test_stages_of_the_training_exist() -> None:
-    line = [sys.executable, "-m", "cdlm", "train", "--help"]
-    known = subprocess.run(line, capture_output=True, text=True, check=True, env=WIDE).stdout
+    known = cdlm("train", "--help", COLUMNS=WIDE).stdout
     named = {stage for page in PAGES for stage in re.findall(r"cdlm train ([a-z][a-z-]+)", page.read_text())}
     assert len(named) >= 8
     assert not [stage for stage in named if not re.search(rf"^│ {stage} ", known, re.M)]

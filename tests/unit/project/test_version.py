@@ -1,14 +1,13 @@
 """The version stands in ``pyproject.toml``; what has to repeat it says the same."""
 
 import re
-import subprocess
-import sys
 import tomllib
 
 import yaml
 
 import cdlm
 from cdlm.server.openai.schema.examples import EXAMPLES
+from tests.support.command import cdlm as command
 from tests.support.places import ROOT
 
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -18,8 +17,7 @@ NAMED = re.compile(r"cdlm[-_]serve[:-]v?(\d+\.\d+\.\d+[\w.-]*)")
 
 def test_what_is_installed_says_it() -> None:
     assert cdlm.__version__ == VERSION, "make install brings the installed version up to date"
-    done = subprocess.run([sys.executable, "-m", "cdlm", "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout == f"cdlm {VERSION}\n"
+    assert command("--version").stdout == f"cdlm {VERSION}\n"
 
 
 def test_the_chart_is_that_of_the_version() -> None:

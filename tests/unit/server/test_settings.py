@@ -146,7 +146,7 @@ def test_help_describes_the_flags(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        parse().port = 1
+        parse().port = 1  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("flags", [("--api-key", ""), ("--api-key=",), ("--api-key", " , "), ("--api-key-file", "")])

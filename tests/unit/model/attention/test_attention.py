@@ -1,84 +1,15 @@
 """Every implementation of attention gives what plain attention over each segment's own keys gives."""
 
-import random
-
 import pytest
 import torch
-from torch import Tensor
 
 from cdlm.model.attention.backends import find_attention
-from cdlm.model.attention.cache import PagedCache
-from cdlm.model.attention.flex import FlexAttention
 from cdlm.model.attention.paged import PagedAttention
 from cdlm.model.attention.sdpa import SdpaAttention
-from cdlm.model.attention.segments import Segment, cut
 from cdlm.model.attention.triton import TritonAttention
 from cdlm.model.attention.varlen import VarlenAttention
-from cdlm.model.config import CheckpointError, TransformerConfig
-
-CONFIG = TransformerConfig(
-    vocab_size=8, hidden_size=32, intermediate_size=8, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16
-)
-PAGE, PAGES = 16, 40
-
-
-def varlen_reference(
-    query: Tensor, keys: Tensor, values: Tensor, cumulative: Tensor, cumulative_keys: None,
-    longest: int, longest_keys: int, *, window_size: tuple[int, int], enable_gqa: bool,
-    seqused_k: Tensor, block_table: Tensor, num_splits: int,
-) -> Tensor:  # fmt: skip
-    """What ``torch.nn.attention.varlen.varlen_attn`` documents, one entry at a time; it has no CPU kernel."""
-    assert (cumulative.dtype, seqused_k.dtype, block_table.dtype) == (torch.int32,) * 3
-    assert (num_splits, enable_gqa, cumulative_keys) == (1, True, None)
-    lengths = cumulative.diff()
-    assert int(lengths.max()) == longest
-    assert int(seqused_k.max()) <= longest_keys
-    parts = []
-    for entry, used in enumerate(seqused_k.tolist()):
-        rows = query[cumulative[entry] : cumulative[entry + 1]]
-        own_keys = keys[block_table[entry].long()].flatten(0, 1)[:used]
-        own_values = values[block_table[entry].long()].flatten(0, 1)[:used]
-        # A window counts from the end of the keys: the last query stands at the last key.
-        sees = torch.ones(len(rows), used, dtype=torch.bool)
-        if window_size == (-1, 0):
-            sees = sees.tril(used - len(rows))
-        parts.append(plain(rows, own_keys, own_values, sees))
-    return torch.cat(parts)
-
-
-def plain(query: Tensor, keys: Tensor, values: Tensor, sees: Tensor) -> Tensor:
-    """Softmax attention, a head at a time."""
-    heads = []
-    for head in range(query.shape[1]):
-        group = head // (query.shape[1] // keys.shape[1])
-        scores = query[:, head] @ keys[:, group].T / query.shape[-1] ** 0.5
-        heads.append(scores.masked_fill(~sees, float("-inf")).softmax(-1) @ values[:, group])
-    return torch.stack(heads, dim=1)
-
-
-class CheckedVarlen(VarlenAttention):
-    """The same plan, run by the reference."""
-
-    kernel = staticmethod(varlen_reference)
-
-
-def draw_segments(rng: random.Random) -> list[Segment]:
-    """Requests with pages out of order, each at some point of its life; two share the pages of a prompt."""
-    pages = list(range(PAGES))
-    rng.shuffle(pages)
-    segments: list[Segment] = []
-    shared = [pages.pop(), pages.pop()]
-    for start, length, causal in rng.sample(
-        [(0, 37, False), (0, 21, True), (32, 8, False), (40, 8, False), (5, 1, False), (17, 9, True)], k=5
-    ):
-        table = [pages.pop() for _ in range(-(-(start + length + 8) // PAGE))]
-        segments.append(Segment(start, length, table, causal))
-        if rng.random() < 0.5:  # The next block of the same request.
-            segments.append(Segment(start + length, 8, table))
-    for _ in range(2):
-        segments.append(Segment(32, 8, [*shared, pages.pop()]))
-    return segments
-
+from cdlm.model.config import CheckpointError
+from tests.support.attention import CheckedVarlen, check_cuts, check_segments
 
 everywhere = pytest.mark.parametrize(
     "attention",
@@ -86,61 +17,19 @@ everywhere = pytest.mark.parametrize(
         SdpaAttention,
         CheckedVarlen,
         pytest.param(TritonAttention, marks=pytest.mark.skipif(torch.cuda.is_available(), reason="interpreted")),
-        # What the compiler imports warns about itself.
-        pytest.param(FlexAttention, marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]),
     ],
-    ids=["sdpa", "varlen", "triton", "flex"],
+    ids=["sdpa", "varlen", "triton"],
 )
 
 
 @everywhere
-@torch.inference_mode()
 def test_every_segment_sees_its_own_request_up_to_its_end(attention: type[PagedAttention]) -> None:
-    for seed in range(4):
-        rng = random.Random(seed)
-        generator = torch.Generator().manual_seed(seed)
-        cache = PagedCache(CONFIG, num_pages=PAGES, page_size=PAGE, device=torch.device("cpu"), dtype=torch.float32)
-        for stored in (cache.keys, cache.values):
-            stored.normal_(generator=generator)
-        segments = draw_segments(rng)
-        total = sum(segment.length for segment in segments)
-        query = torch.randn(total, 4, 16, generator=generator)
-        key, value = torch.randn(2, total, 2, 16, generator=generator)
-        planned = attention(cache, segments)
-        for layer in range(2):
-            out = planned(layer, query, key, value)
-            first = 0
-            for segment in segments:
-                slots = torch.from_numpy(segment.slots(PAGE))
-                mine = slice(first, first + segment.length)
-                assert cache.keys[layer, slots[segment.start :]].equal(key[mine])
-                positions = torch.arange(segment.visible)
-                last = torch.full((segment.length,), segment.visible - 1)
-                sees = positions <= (positions[segment.start :] if segment.causal else last)[:, None]
-                expected = plain(query[mine], cache.keys[layer, slots], cache.values[layer, slots], sees)
-                torch.testing.assert_close(out[mine], expected, atol=1e-5, rtol=1e-5)
-                assert planned.positions[mine].tolist() == list(range(segment.start, segment.visible))
-                first = mine.stop
+    check_segments(attention)
 
 
 @everywhere
-@torch.inference_mode()
 def test_a_cut_segment_sees_what_the_whole_saw(attention: type[PagedAttention]) -> None:
-    generator = torch.Generator().manual_seed(0)
-    cache = PagedCache(CONFIG, num_pages=PAGES, page_size=PAGE, device=torch.device("cpu"), dtype=torch.float32)
-    segments = [Segment(0, 37, [5, 1, 9]), Segment(37, 8, [5, 1, 9], causal=True), Segment(45, 8, [5, 1, 9, 3])]
-    query = torch.randn(53, 4, 16, generator=generator)
-    key, value = torch.randn(2, 53, 2, 16, generator=generator)
-    whole = attention(cache, segments)
-    expected = whole(0, query, key, value)
-    whole.write(1, key, value)
-    for first, last in [(0, 20), (20, 40), (40, 46), (46, 53), (3, 52)]:
-        part = attention(cache, cut(segments, first, last))
-        assert part.positions.equal(whole.positions[first:last])
-        found = part(1, query[first:last], key[first:last], value[first:last])
-        torch.testing.assert_close(found, expected[first:last], atol=1e-5, rtol=1e-5)
-    # A segment that is cut already can be cut again.
-    assert cut(cut(segments, 3, 30), 2, 9) == cut(segments, 5, 12)
+    check_cuts(attention)
 
 
 def test_what_cannot_run_here_is_refused() -> None:
@@ -152,20 +41,3 @@ def test_what_cannot_run_here_is_refused() -> None:
     assert find_attention("varlen", device=torch.device("cuda"), dtype=torch.bfloat16, page_size=256) is VarlenAttention
     with pytest.raises(CheckpointError, match="varlen needs a page_size that is a multiple of 256, got 32"):
         find_attention("varlen", device=torch.device("cuda"), dtype=torch.bfloat16, page_size=32)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-@pytest.mark.parametrize("name", ["flex", "triton"])
-def test_on_a_gpu_the_kernels_equal_sdpa(name: str) -> None:
-    cuda, results = torch.device("cuda"), []
-    for attention in (SdpaAttention, find_attention(name, device=cuda, dtype=torch.bfloat16, page_size=PAGE)):  # type: ignore[arg-type]
-        torch.manual_seed(0)
-        cache = PagedCache(CONFIG, num_pages=PAGES, page_size=PAGE, device=cuda, dtype=torch.bfloat16)
-        cache.keys.normal_()
-        cache.values.normal_()
-        segments = draw_segments(random.Random(0))
-        total = sum(segment.length for segment in segments)
-        query, key, value = (torch.randn(total, heads, 16).to(cuda, torch.bfloat16) for heads in (4, 2, 2))
-        results.append(attention(cache, segments)(0, query, key, value).float())
-    torch.testing.assert_close(results[1], results[0], atol=2e-2, rtol=2e-2)

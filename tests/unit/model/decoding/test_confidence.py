@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cdlm.model.decoding import confidence as module
 from cdlm.model.decoding.confidence import confidence_and_best, confidence_and_best_of_head, entropy
 from cdlm.model.network.head import LmHead
+from tests.support.matrix import matrix
 
 Search = Callable[[Tensor, LmHead, int, int], tuple[Tensor, Tensor]]
 SEARCHES: dict[str, Search] = {"groups": module._search_groups, "device": module._search}
@@ -72,10 +73,12 @@ def test_confidence_over_a_large_vocabulary_is_that_of_the_stored_logits(dtype: 
     torch.testing.assert_close(confidence.double(), exact, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("mask", [0, 300, 2047, 2048, 2500])
-@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0, 300.0])
+@pytest.mark.parametrize(
+    ("search", "dtype", "mask", "scale"),
+    matrix(
+        list(SEARCHES.values()), [torch.float32, torch.bfloat16], [0, 300, 2047, 2048, 2500], [0.01, 1.0, 30.0, 300.0]
+    ),
+)
 def test_every_search_finds_what_the_exact_softmax_has(
     search: Search, dtype: torch.dtype, mask: int, scale: float
 ) -> None:
@@ -85,7 +88,8 @@ def test_every_search_finds_what_the_exact_softmax_has(
     logits = head(hidden).double()
     logits[:, mask : mask + 1] = -math.inf
     expected = logits.softmax(-1).max(-1)
-    for columns in (1024, 1000, 2303, 1):
+    # Single columns are slow, and their own case.
+    for columns in (1024, 1000, 2303, *((1,) if (mask, scale) == (300, 1.0) else ())):
         confidence, token = search(hidden, head, columns, mask)
         assert confidence.dtype == torch.float32
         assert confidence.le(1).all()

@@ -1,14 +1,16 @@
 """What is said to be the shortest answer is, by a search that leaves nothing out."""
 
 import numpy as np
+import pytest
 from llguidance import LLMatcher
 
 from cdlm.model.decoding.grammar.compiled import CompiledGrammar
+from tests.support.matrix import some
 from tests.unit.model.grammar.test_closing import PAIRS, VOCABULARY, grammar_of
 
-# Texts that the search may go through, and how many of the schemas it has to be enough for.
+# Texts that the search may go through, and for how many of a hundred schemas it has to be enough.
 _MOST = 2_000
-_DECIDED = 130
+_DECIDED = 65
 
 
 def shorter(text: str, least: int) -> bytes | None | list[bytes]:
@@ -37,12 +39,13 @@ def shorter(text: str, least: int) -> bytes | None | list[bytes]:
     return None
 
 
-def test_no_answer_has_fewer_tokens() -> None:
-    decided = 0
-    for schema, _ in PAIRS:
+@pytest.mark.parametrize("part", some(range(5), every=5))
+def test_no_answer_has_fewer_tokens(part: int) -> None:
+    chosen, decided = PAIRS[part::5], 0
+    for schema, _ in chosen:
         text = grammar_of(schema)
         least = CompiledGrammar(text, VOCABULARY, 2000).needed(1)
         found = shorter(text, least)
         assert not isinstance(found, bytes), (least, found, schema)
         decided += found is None
-    assert decided >= _DECIDED
+    assert 100 * decided >= _DECIDED * len(chosen)

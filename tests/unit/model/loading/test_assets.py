@@ -1,17 +1,11 @@
 """What ships: the bundled student's size, tokenizer and context."""
 
-import random
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.tokens.tokenizer import load_tokenizer
-from cdlm.scheduler.engine import Engine
-from cdlm.scheduler.messages import GenerateRequest
-from cdlm.scheduler.options import EngineOptions
 from cdlm.training.pretraining.tokenizer import FILLING
 
 TOKENIZER = load_tokenizer(BUNDLED_STUDENT)
@@ -47,19 +41,3 @@ def test_teacher_and_autoregressive_model_have_its_tokenizer() -> None:
     for other in ("teacher", "autoregressive"):
         directory = BUNDLED_STUDENT.with_name(f"{BUNDLED_STUDENT.name}-{other}")
         assert load_tokenizer(directory).get_vocab() == TOKENIZER.get_vocab()
-
-
-@pytest.mark.parametrize("prompt_length", [1, 1900, 2047])
-def test_it_serves_its_whole_context(prompt_length: int) -> None:
-    engine = Engine(EngineOptions(model=str(BUNDLED_STUDENT), max_num_seqs=4))
-    assert engine.manifest.max_model_len == 2048
-    rng = random.Random(0)
-    words = TOKENIZER.encode("Tom has apples and Ben buys cards", add_special_tokens=False)
-    prompt = [rng.choice(words) for _ in range(prompt_length)]
-    wanted = 2048 - prompt_length
-    engine.add(GenerateRequest(request_id="a", prompt_ids=prompt, max_tokens=wanted, ignore_eos=True))
-    tokens = 0
-    while engine.busy:
-        tokens += sum(len(output.token_ids) for output in engine.step().outputs)
-    assert tokens == wanted
-    assert engine.cache.pool.active == 0

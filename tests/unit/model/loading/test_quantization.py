@@ -1,6 +1,7 @@
 """Weight-only quantization: a byte a weight, products close to the full ones, a clear refusal without torchao."""
 
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,8 @@ def test_every_layer_holds_a_byte_a_weight_rounded_to_nearest() -> None:
             assert after.weight.equal(before.weight)
             continue
         linears += 1
-        stored, scale = after.weight.qdata, after.weight.scale
+        weight: Any = after.weight
+        stored, scale = weight.qdata, weight.scale
         assert stored.dtype == torch.int8
         assert scale.numel() == before.out_features
         error = (before.weight - stored.float() * scale.view(-1, 1)).abs()

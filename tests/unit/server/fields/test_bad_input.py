@@ -1,5 +1,6 @@
 """Every bad request gets the one error shape, names its field, and leaves the server as it was."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -7,6 +8,17 @@ import pytest
 from tests.support.server.bench import Bench
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def bench(lasting_bench: Bench) -> Iterator[Bench]:
+    """The same server for all; whatever it refuses leaves it as it was."""
+    before = lasting_bench.engine.ready
+    yield lasting_bench
+    assert lasting_bench.services.gate.in_flight == 0
+    lasting_bench.engine.ready = before
+    lasting_bench.engine.requests.clear()
+
 
 PROMPT: dict[str, Any] = {"prompt": "hi"}
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}

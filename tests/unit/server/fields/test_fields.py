@@ -1,6 +1,7 @@
 """The table of fields: what it says of a field is what becomes of it, at every depth."""
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +19,17 @@ from tests.support.places import ROOT
 from tests.support.server.bench import Bench, widen
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def bench(lasting_bench: Bench) -> Iterator[Bench]:
+    """The same server for all; whatever it refuses leaves it as it was."""
+    before = lasting_bench.engine.ready
+    yield lasting_bench
+    assert lasting_bench.services.gate.in_flight == 0
+    lasting_bench.engine.ready = before
+    lasting_bench.engine.requests.clear()
+
 
 BODIES: dict[str, type[ApiModel]] = {
     model.place: model

@@ -99,7 +99,7 @@ def body_of(module: ModuleType) -> set[str]:
         (fields_of(responses.StreamOptions), AnyStreamOptions),
         (fields_of(ResponseTextConfigParam), TextConfig),
         (fields_of(ResponseFormatTextJSONSchemaConfigParam), TextFormat),
-        (fields_of(responses.Reasoning), Reasoning),
+        (fields_of(responses.Reasoning), Reasoning),  # type: ignore[attr-defined]
         (fields_of(EasyInputMessageParam, ResponseOutputMessageParam), MessageItem),
         (fields_of(ResponseInputTextParam, ResponseOutputTextParam), ContentPart),
         (fields_of(ResponseFunctionToolCallParam) | {"async"}, CallItem),

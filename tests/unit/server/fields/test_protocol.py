@@ -39,7 +39,7 @@ def names(path: str) -> list[str]:
     from cdlm.server.openai.completions.request import CompletionRequest
     from cdlm.server.openai.responses.request import ResponsesRequest
 
-    models = {
+    models: dict[str, Any] = {
         "/v1/completions": CompletionRequest,
         "/v1/chat/completions": ChatRequest,
         "/v1/responses": ResponsesRequest,

@@ -16,7 +16,7 @@ from cdlm.server.errors import ApiError
 from cdlm.server.openai.forms.answer_grammar import constraint_grammar
 from cdlm.server.openai.forms.json_formats import FORMATS, PATTERNS
 from cdlm.server.openai.forms.json_schema import prepared
-from cdlm.server.openai.forms.structured import Constraint
+from cdlm.server.openai.protocol.formats import Constraint
 from tests.support.models.grammars import VOCAB, make_json_tokenizer
 
 VOCABULARY = Vocabulary(make_json_tokenizer(), VOCAB)

@@ -115,14 +115,14 @@ def test_the_adaptive_cache_finds_the_position_that_changed(models: Callable[[st
         loaded.transformer, loaded.manifest, generation_length=LENGTH, early_stop=False, ratio=1 / LENGTH,
         response_interval=99,
     )  # fmt: skip
-    forward = decoder.forward(3)
+    forward: Any = decoder.forward(3)
     rng = random.Random(0)
     ids = torch.tensor([[7, 8, 9, *[MASK] * LENGTH], [1, 2, 3, *[MASK] * LENGTH]])
     with torch.inference_mode():
         for step in range(LENGTH):
             computed = forward.advance(ids, 3, step)
             assert computed == (3 + LENGTH if step == 0 else 1)
-            fresh = decoder.forward(3)
+            fresh: Any = decoder.forward(3)
             fresh.advance(ids, 3, 0)
             torch.testing.assert_close(forward.features[0].key, fresh.features[0].key)
             torch.testing.assert_close(forward.features[0].value, fresh.features[0].value)

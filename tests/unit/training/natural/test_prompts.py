@@ -5,7 +5,7 @@ import pytest
 
 from cdlm.training.errors import TrainingError
 from cdlm.training.natural.prompts import read_prompts
-from tests.unit.training.natural.packages import write_packages
+from tests.support.packages import write_packages
 
 
 def test_prompts_are_made_of_words_glosses_pages_and_sayings(tmp_path: Path) -> None:

@@ -12,10 +12,9 @@ from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.training.config import ConfigError, RecipeConfig, load_config
 from cdlm.training.descent.loop import Loop
 from cdlm.training.descent.optimizers import learning_rate_factor
-from cdlm.training.descent.parallel import launch
 from cdlm.training.errors import TrainingError
 from cdlm.training.pretraining.run import run_autoregressive, run_teacher
-from tests.unit.training.recipes import tiny_recipe
+from tests.support.recipes import tiny_recipe
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +58,6 @@ def test_a_killed_run_ends_with_the_same_weights(finished: tuple[RecipeConfig, P
     assert all(torch.equal(once[name], resumed[name]) for name in once)
     logged = (tmp_path / "autoregressive" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in logged] == [2, 4, 6]
-
-
-def test_two_workers_train_one_model(tmp_path: Path) -> None:
-    launch(run_autoregressive, 2, tiny_recipe(), tmp_path)
-    assert len((tmp_path / "autoregressive" / "log.jsonl").read_text().splitlines()) == 3
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_teacher_without_its_first_weights_says_what_to_run(tmp_path: Path, workers: int) -> None:
-    with pytest.raises(TrainingError, match="autoregressive stage first"):
-        launch(run_teacher, workers, tiny_recipe(), tmp_path)
 
 
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_checkpoint(

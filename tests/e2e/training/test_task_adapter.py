@@ -23,7 +23,7 @@ from cdlm.training.natural.config import TaskAdapterConfig
 from cdlm.training.natural.mixture import Formatter, TaskStream
 from cdlm.training.natural.train import TaskObjective, train_task_adapter, without_adapter
 from tests.support.models.hf_block_checkpoints import build
-from tests.unit.training.natural.packages import write_packages
+from tests.support.packages import write_packages
 
 GOOD = "```python\ndef add(a, b):\n    return a + b"
 

@@ -1,0 +1,48 @@
+"""Samples of matrices: every value, or every pair of values, in few cases; the others run with ``make test-all``."""
+
+from collections.abc import Sequence
+from itertools import combinations, product
+from typing import Any
+
+import pytest
+
+Case = tuple[Any, ...]
+
+
+def sample(*axes: Sequence[Any], strength: int = 2) -> list[tuple[int, ...]]:
+    """Places on the axes of few cases in which every ``strength`` axes have every combination of their values."""
+    cases = list(product(*(range(len(axis)) for axis in axes)))
+    strength = min(strength, len(axes))
+
+    def parts(case: tuple[int, ...]) -> set[tuple[tuple[int, int], ...]]:
+        return set(combinations(enumerate(case), strength))
+
+    missing = set[tuple[tuple[int, int], ...]]().union(*map(parts, cases))
+    chosen: list[tuple[int, ...]] = []
+    while missing:
+        # Of cases that add as much, the one that differs the most from the last, so that values alternate.
+        last = chosen[-1] if chosen else cases[0]
+        best = max(cases, key=lambda case: (len(parts(case) & missing), sum(map(int.__ne__, case, last))))
+        missing -= parts(best)
+        chosen.append(best)
+    return chosen
+
+
+def matrix(*axes: Sequence[Any], strength: int = 2) -> list[Any]:
+    """All cases as parameters; those outside of the sample have the marker ``whole``."""
+    chosen = set(sample(*axes, strength=strength))
+    return [
+        pytest.param(
+            *(axis[place] for axis, place in zip(axes, places, strict=True)),
+            marks=[] if places in chosen else [pytest.mark.whole],
+        )
+        for places in product(*(range(len(axis)) for axis in axes))
+    ]
+
+
+def some(values: Sequence[Any], every: int, first: int = 0) -> list[Any]:
+    """All values as parameters; all but each ``every``-th have the marker ``whole``."""
+    return [
+        pytest.param(value, marks=[] if place % every == first else [pytest.mark.whole])
+        for place, value in enumerate(values)
+    ]
