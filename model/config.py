@@ -1,4 +1,4 @@
-"""What a checkpoint is: the transformer's shape, and how its blocks are decoded."""
+"""A checkpoint's configuration: the transformer's shape, and how its blocks are decoded."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +16,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformerConfig:
-    """Shape of the backbone. Sizes in elements; ``head_dim`` is even."""
+    """Shape of the transformer. Sizes are numbers of elements; ``head_dim`` is even."""
 
     vocab_size: int
     hidden_size: int
@@ -44,21 +44,21 @@ class TransformerConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """How a checkpoint's blocks are decoded: properties of its training, never constants of the code.
+    """How a checkpoint's blocks are decoded; follows from its training.
 
     Attributes:
-        block_length: tokens denoised together.
+        block_length: tokens per block, which are denoised together.
         confidence_threshold: a masked position is finalized when its confidence exceeds this.
         mask_token_id: the id that stands for "not yet known"; never generated.
         stop_token_ids: ids that end a request.
-        max_model_len: prompt plus generated tokens.
-        trained_len: positions that the weights were trained for, where that is more than ``max_model_len``.
+        max_model_len: most tokens of a request, prompt plus answer.
+        trained_len: positions that the weights were trained for, if more than ``max_model_len``.
         shift: the prediction for position i is read from the hidden state at i - 1.
-        block_origin: block borders count from the end of the prompt, or from position 0.
-        prompt_attention: what a prompt row sees: the whole prompt, its own and earlier blocks, or earlier rows.
-        first_token: the first token of a block is denoised with the others, or taken from the commit pass.
-        bidirectional: the weights are a teacher's, trained to see later blocks too. The engine decodes them block
-            by block all the same, which is worse than what they can do and than a student.
+        block_origin: where the first block begins: at the end of the prompt, or at position 0.
+        prompt_attention: what a prompt token sees: the whole prompt, its own and earlier blocks, or earlier tokens.
+        first_token: whether the first token of a block is denoised with the others or taken from the commit pass.
+        bidirectional: the weights are a teacher's, trained to see later blocks too. The engine decodes them block by
+            block, which is less accurate than the teacher's own decoder and than a student.
     """
 
     block_length: int
@@ -81,16 +81,16 @@ class Manifest:
         if self.max_model_len < 2:
             raise CheckpointError(f"max_model_len must be at least 2, got {self.max_model_len}")
         if self.block_origin == "absolute" and self.prompt_attention == "full":
-            # Generated rows would share a block with prompt rows that may not see them.
+            # Generated tokens would share a block with prompt tokens that must not see them.
             raise CheckpointError("block_origin 'absolute' needs prompt_attention 'block_causal' or 'causal'")
         if self.first_token == "autoregressive" and not self.shift:
             raise CheckpointError("first_token 'autoregressive' needs shift: it is read from the row before")
 
 
 def check_mask(manifest: Manifest, vocab_size: int) -> None:
-    """Raises ``CheckpointError`` for a mask token that the vocabulary does not have, where blocks are filled with it.
+    """Raises ``CheckpointError`` if the mask token is not in the vocabulary but blocks start as masks.
 
-    Blocks of one token that are taken from the pass over the token before need none.
+    Blocks of one token that is predicted from the token before need no mask.
     """
     alone = manifest.block_length == 1 and manifest.first_token == "autoregressive"
     if manifest.mask_token_id < 0 or (manifest.mask_token_id >= vocab_size and not alone):

@@ -10,15 +10,15 @@ from cdlm.model.config import CheckpointError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# glibc's numbers for two settings of its allocator (malloc.h), and the bytes of both.
+# glibc's parameter numbers for mallopt (malloc.h), and the value of both in bytes.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _KEPT_BYTES = -1, -3, 2**30
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` is CUDA where there is a GPU, else the CPU; other names are torch's.
+    """Returns the device called ``name``: ``auto`` is CUDA if there is a GPU, else the CPU; other names are torch's.
 
     Raises:
-        CheckpointError: an unknown name, or CUDA asked for on a machine without it.
+        CheckpointError: the name is unknown, or names CUDA on a machine without it.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -32,10 +32,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` is bfloat16 on a GPU and float32 on a CPU.
+    """Returns the dtype called ``name``: ``auto`` is bfloat16 on a GPU and float32 on a CPU.
 
     Raises:
-        CheckpointError: an unknown name.
+        CheckpointError: the name is unknown.
     """
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -45,12 +45,12 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that could be taken on the device now; on a CPU what the system and the process's control group leave."""
+    """Bytes that can be allocated on the device now; on a CPU, within the limit of the process's control group."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     available = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):  # Counts what the page cache would give back.
+        if line.startswith("MemAvailable:"):  # Includes what the page cache can free.
             available = [int(line.split()[1]) * 1024]
     limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
     if limit and used and limit[0] != "max":
@@ -59,10 +59,10 @@ def free_memory(device: torch.device) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Lets this process keep up to a gigabyte that it has freed, for its next use.
+    """Makes malloc keep up to 1 GiB of freed memory for reuse (glibc only).
 
-    glibc gives large blocks back to the system at once. To take them anew, page by page, costs a product of a few
-    hundred rows a third of its time. Other C libraries stay as they are.
+    By default glibc returns large blocks to the system at once. Getting them back page by page takes a third of the
+    time of a matrix product of a few hundred rows.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -11,7 +11,7 @@ from cdlm.model.config import CheckpointError
 
 
 def read_json(directory: Path, name: str) -> dict[str, object]:
-    """The JSON object in a file of ``directory``."""
+    """Reads the JSON object in ``directory / name``."""
     path = inside(directory, name)
     try:
         content = json.loads(path.read_text())
@@ -23,13 +23,13 @@ def read_json(directory: Path, name: str) -> dict[str, object]:
 
 
 def inside(directory: Path, name: str) -> Path:
-    """The path of a file that exists in ``directory`` and does not lead out of it.
+    """The path of ``directory / name``, which must exist and, links followed, lie inside the directory.
 
-    A snapshot in the Hugging Face cache, ``models--owner--name/snapshots/COMMIT``, is made of links into ``blobs`` of
-    the same repository; these lead nowhere else.
+    A snapshot in the Hugging Face cache, ``models--owner--name/snapshots/COMMIT``, consists of links to ``blobs`` of
+    the same repository; these are allowed too.
 
     Raises:
-        CheckpointError: there is no such directory or file, or the file lies elsewhere.
+        CheckpointError: the directory or file does not exist, or the file lies elsewhere.
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such checkpoint directory")
@@ -45,14 +45,14 @@ def inside(directory: Path, name: str) -> Path:
 
 
 def check_links(directory: Path) -> None:
-    """Raises ``CheckpointError`` for a file that leads out of ``directory``, whoever is going to read it."""
+    """Raises ``CheckpointError`` for any file in ``directory`` that links out of it."""
     for path in directory.iterdir():
         if path.is_symlink() and path.is_file():
             inside(directory, path.name)
 
 
 def weights_file(directory: Path, name: str) -> Path:
-    """Like ``inside``, and says so where the directory holds pickled weights instead."""
+    """Like ``inside``; the error says so if the directory holds pickled weights instead."""
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in directory.glob(pattern))
     if pickled and not (directory / name).exists():
         raise CheckpointError(f"{directory / pickled[0]}: pickled weights are refused; convert them to safetensors")
@@ -60,21 +60,21 @@ def weights_file(directory: Path, name: str) -> Path:
 
 
 def read_tensors(paths: Iterable[Path]) -> Iterator[tuple[Path, str, Tensor]]:
-    """Every tensor of the safetensors files, on the CPU, with its file and name; one tensor in memory at a time."""
+    """Yields (file, name, tensor on the CPU) for each tensor of the safetensors files, one in memory at a time."""
     for path in paths:
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 - not a mapping
                     yield path, name, file.get_tensor(name)
-        except (OSError, RuntimeError, SafetensorError) as error:  # torch's for a file that it cannot map.
+        except (OSError, RuntimeError, SafetensorError) as error:  # RuntimeError: mapping failed.
             raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from error
 
 
 def read_shapes(paths: Iterable[Path]) -> Iterator[tuple[Path, str, list[int], str]]:
-    """Shape and type, as safetensors names it (``BF16``), of every tensor; the tensors are not read."""
+    """Yields (file, name, shape, dtype as safetensors names it, for example ``BF16``); reads no tensor."""
     for path in paths:
         try:
-            # For torch the library would map the whole file as memory that may be written to.
+            # With "pt" the library would map the whole file as writable memory.
             with safe_open(path, framework="np") as file:
                 for name in file.keys():  # noqa: SIM118 - not a mapping
                     part = file.get_slice(name)

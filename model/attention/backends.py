@@ -18,14 +18,14 @@ def find_attention(
     cuda_graphs: bool = False,
     shared: bool = False,
 ) -> type[PagedAttention]:
-    """The implementation of that name; only its own module is imported.
+    """Returns the implementation called ``name``; imports only that implementation's module.
 
     Args:
-        cuda_graphs: forwards are to be recorded.
-        shared: the layers are cut over several processes.
+        cuda_graphs: whether forwards will be recorded as CUDA graphs.
+        shared: whether the layers are split over several ranks.
 
     Raises:
-        CheckpointError: it does not run on this device, in this type or with this page size, or cannot be recorded.
+        CheckpointError: the implementation does not support this device, dtype or page size, or cannot be recorded.
     """
     if cuda_graphs and name != "varlen":
         raise CheckpointError(f"CUDA graphs need attention_backend varlen, not {name}")

@@ -8,14 +8,14 @@ from cdlm.model.config import TransformerConfig
 class PagedCache:
     """Keys and values of all requests: [layers][num_pages * page_size, kv_heads, head_dim].
 
-    Pages are handed out elsewhere; here they are only rows of memory.
+    Holds memory only: ``scheduler/kv`` allocates the pages.
     """
 
     def __init__(
         self, config: TransformerConfig, *, num_pages: int, page_size: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         self.page_size = page_size
-        self.query_heads = config.num_heads  # Of whoever reads it.
+        self.query_heads = config.num_heads  # Attention implementations read it.
         shape = (config.num_layers, num_pages * page_size, config.num_kv_heads, config.head_dim)
         # Zeros, not empty: padding keys are masked, but a NaN left in memory would spoil the product.
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
@@ -29,9 +29,9 @@ class PagedCache:
             stored[:, there] = stored[:, here]
 
     def clear(self, pages: list[int], start: int) -> None:
-        """Zeroes keys and values of all layers from position ``start`` of a page table on."""
+        """Zeroes keys and values of all layers, from position ``start`` of the page table ``pages`` to its end."""
         size = self.page_size
-        kept = start % size  # Of the first page.
+        kept = start % size  # Positions of the first page before ``start``.
         for page in pages[start // size :]:
             for stored in (self.keys, self.values):
                 stored[:, page * size + kept : (page + 1) * size] = 0
@@ -39,5 +39,5 @@ class PagedCache:
 
     @staticmethod
     def bytes_per_page(config: TransformerConfig, page_size: int, dtype: torch.dtype) -> int:
-        """Memory of one page over all layers, keys and values."""
+        """Bytes of one page: keys and values of all layers."""
         return 2 * config.num_layers * page_size * config.num_kv_heads * config.head_dim * dtype.itemsize

@@ -19,13 +19,13 @@ from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import PagedAttention
 from cdlm.model.attention.segments import Segment
 
-_QUERIES = 32  # A block of queries.
+_QUERIES = 32  # Queries per block.
 
 
 @once
 def _kernel() -> Any:
-    # Compiled at its first call: seconds on a CPU, and a C++ compiler is needed there. Of dynamic shapes the C++ that
-    # torch 2.13 writes does not compile.
+    # Compiled at its first call: seconds on a CPU, and a C++ compiler is needed there. With dynamic shapes, the C++
+    # that torch 2.13 generates does not compile.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     return torch.compile(flex_attention, dynamic=False)
 
@@ -45,7 +45,7 @@ class FlexAttention(PagedAttention):
         counts = np.repeat([-(-segment.visible // size) for segment in segments], blocks)
         counts = np.pad(counts, (0, padded_blocks - len(counts)))
         tables = np.zeros((padded_blocks, pages), dtype=np.int32)
-        held = np.zeros(pages * size, dtype=np.int64)  # The position in each slot; the same in a page that is shared.
+        held = np.zeros(pages * size, dtype=np.int64)  # Position in each slot; requests that share a page agree on it.
         last = np.zeros(self.padded, dtype=np.int64)  # The last position that each query sees.
         block = 0
         for segment, count, start in zip(segments, blocks, starts, strict=False):

@@ -1,4 +1,4 @@
-"""Attention of segments over the page pool: what its implementations share."""
+"""Attention of segments over the page pool: the base class of all implementations."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -12,20 +12,20 @@ from cdlm.model.attention.segments import Segment
 
 
 class PagedAttention(ABC):
-    """The ``Attention`` of one forward: writes each layer's keys and values to the pool, then reads.
+    """The ``Attention`` of one forward: writes each layer's keys and values to the pool, then attends.
 
-    Writing first is what lets a commit and the block after it share a forward: the new block reads the
-    clean keys that the same layer has just written.
+    Because it writes first, the commit of a block and the first step of the next block can share a forward: the next
+    block reads the committed keys that the same layer has just written.
 
     Args:
         cache: the pool.
-        segments: how the forward's T flat tokens are cut, in order.
+        segments: the forward's T flat tokens, split into segments, in order.
 
     Attributes:
         positions: [T] int64, position of each token in its request.
         slots: [T] int64, where in the pool each token's key and value are written.
         firsts: [segments] int64 on the host, the first flat token of each.
-        tables: [segments, pages] int32 on the host, the pages that each sees; 0 behind its last one.
+        tables: [segments, pages] int32 on the host, the pages that each sees; 0 after the last one.
     """
 
     def __init__(self, cache: PagedCache, segments: list[Segment]) -> None:
@@ -46,19 +46,19 @@ class PagedAttention(ABC):
         return self.attend(query, self.cache.keys[layer], self.cache.values[layer])
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Keys and values of the tokens, [T, kv_heads, head_dim], go to the pool."""
+        """Writes the tokens' keys and values, [T, kv_heads, head_dim], to the pool."""
         self.cache.keys[layer].index_copy_(0, self.slots, key)
         self.cache.values[layer].index_copy_(0, self.slots, value)
 
     @abstractmethod
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Every segment's queries over the keys it sees.
+        """Attends each segment's queries to the keys that the segment sees.
 
         query [T, heads, head_dim], keys and values [slots of the pool, kv_heads, head_dim] -> like query.
         """
 
     def _place(self, array: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> Tensor:
-        """An array on the pool's device."""
+        """Copies an array to the pool's device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.cache.keys.device)
 
 
@@ -70,5 +70,5 @@ def _tables(segments: list[Segment], page_size: int) -> "np.ndarray[tuple[int, .
     return tables
 
 
-# Lays segments out over a pool; mostly the implementation itself.
+# Makes the attention of one forward; usually the implementation's class.
 AttentionFactory = Callable[[PagedCache, list[Segment]], PagedAttention]

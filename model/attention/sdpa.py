@@ -34,10 +34,11 @@ class SegmentGroup:
     Attributes:
         shape: (segments, queries) of the rectangle.
         keys: [segments * keys] int64, where in the pool each key lies; a slice where one segment's keys lie side by
-            side, so that nothing need be copied. Padding repeats a segment's own last key: it is masked, but a NaN in
-            another request's would spoil the product all the same.
-        mask: [segments, 1, 1 or queries, keys] bool, true = sees; ``None`` when nothing is padded or causal.
-        queries: the flat tokens that the queries are.
+            side, which avoids a copy. Padding repeats the segment's own last key: padding is masked, but a NaN in
+            another request's key would still spoil the product.
+        mask: [segments, 1, 1 or queries, keys] bool, true where a query sees a key; ``None`` when nothing is padded or
+            causal.
+        queries: which flat tokens are the queries.
     """
 
     shape: tuple[int, int]
@@ -47,11 +48,11 @@ class SegmentGroup:
 
 
 class SdpaAttention(PagedAttention):
-    """Gathers each rectangle's keys and values from the pool and attends at once."""
+    """Gathers the keys and values of each rectangle from the pool, and makes one SDPA call per rectangle."""
 
     def __init__(self, cache: PagedCache, segments: list[Segment]) -> None:
         super().__init__(cache, segments)
-        slots: dict[int, Indices] = {}  # Mostly the segments of a request see the beginnings of one list of slots.
+        slots: dict[int, Indices] = {}  # Segments of one request usually see prefixes of one list of slots.
         for each in sorted(segments, key=lambda segment: -segment.visible):
             if id(each.pages) not in slots:
                 slots[id(each.pages)] = each.slots(cache.page_size)
@@ -131,11 +132,11 @@ def _gather(stored: Tensor, group: SegmentGroup) -> Tensor:
 
 
 def _size_class(size: int) -> int:
-    """Powers of two: padding never more than doubles a side."""
+    """Rounds up to a power of two: padding at most doubles a side of the rectangle."""
     return (size - 1).bit_length()
 
 
 def _as_slice(indices: Indices) -> slice | None:
-    """The indices as a slice if each is one more than the one before."""
+    """Returns the indices as a slice if they are consecutive, else ``None``."""
     first, count = int(indices[0]), len(indices)
     return slice(first, first + count) if bool((np.diff(indices) == 1).all()) else None

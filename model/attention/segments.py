@@ -1,8 +1,8 @@
 """Segments: the unit of a forward pass.
 
-A forward takes a flat list of tokens cut into segments. A segment belongs to one request, starts at one
-position, and its queries see every key of their own request below ``visible``; inside it nothing is masked
-(unless it is ``causal``). Prefill, denoise, commit and resume are lists of segments, nothing else.
+A forward takes a flat list of tokens that is split into segments. A segment is a run of consecutive positions of one
+request. Its queries see every key of that request below position ``visible``, later keys of the segment included,
+unless it is ``causal``. Prefill, denoise, commit and resume are all lists of segments.
 """
 
 from collections.abc import Sequence
@@ -24,8 +24,8 @@ class Segment:
         start: position of the first token.
         length: number of tokens.
         pages: the request's page table, long enough for ``visible`` positions.
-        causal: a query sees positions up to its own instead of all below ``visible``.
-        ahead: keys behind the last token that are seen as well: the rest of a segment that was cut.
+        causal: a query sees positions up to its own, not all below ``visible``.
+        ahead: how many keys after the last token are visible too: the rest of a segment that was split.
     """
 
     start: int
@@ -36,12 +36,12 @@ class Segment:
 
     @property
     def end(self) -> int:
-        """The position behind the last token."""
+        """The position after the last token."""
         return self.start + self.length
 
     @property
     def visible(self) -> int:
-        """Keys of the request below this position are seen."""
+        """The segment sees the request's keys below this position."""
         return self.end + self.ahead
 
     def slots(self, page_size: int) -> Indices:
@@ -52,12 +52,12 @@ class Segment:
 
 
 def clean_segments(spans: Sequence[Span], pages: list[int]) -> list[Segment]:
-    """A segment for each span of known tokens of a request with these pages."""
+    """One segment per span of known tokens of the request whose page table is ``pages``."""
     return [Segment(span.start, len(span.token_ids), pages, span.causal) for span in spans]
 
 
 def cut(segments: Sequence[Segment], first: int, last: int) -> list[Segment]:
-    """The segments of the flat tokens ``first`` up to ``last`` alone; they see the keys that are cut off as before."""
+    """Segments of the flat tokens ``first`` to ``last`` (exclusive); each sees the same keys as before the split."""
     parts: list[Segment] = []
     begin = 0
     for segment in segments:

@@ -10,20 +10,20 @@ from cdlm.model.attention.paged import PagedAttention
 from cdlm.model.attention.segments import Indices, Segment
 from cdlm.model.kernels.attention import join_parts, paged_attention
 
-# Keys that one program reads where a segment of at most so many queries shares its keys among several.
+# The keys of a segment with at most SHARING queries are split over programs that read PART keys each.
 PART, SHARING = 1024, 64
-# Query heads times queries of a tile: fixed, since another size may add up in another order.
+# Query heads times queries per tile: fixed, since another size may sum in another order.
 _ROWS = 64
 
 
 class TritonAttention(PagedAttention):
-    """Every segment is an entry of one launch, be it causal or not."""
+    """One kernel launch for all segments, causal or not."""
 
     def __init__(self, cache: PagedCache, segments: list[Segment]) -> None:
         super().__init__(cache, segments)
         lengths = np.array([each.length for each in segments])
         visible = np.array([each.visible for each in segments])
-        # Whether keys are shared depends on the segment alone, so that no row's result depends on its neighbours.
+        # Depends on the segment alone: the result of a row must not depend on the rest of the batch.
         sharing = (lengths <= SHARING) & (visible > PART)
         rows = np.cumsum(lengths * sharing) - lengths * sharing
         self._parts = int((-(-visible[sharing] // PART)).max(initial=1))
@@ -43,7 +43,7 @@ class TritonAttention(PagedAttention):
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         heads, dim = query.shape[1:]
-        wide = dim > 128 or query.element_size() > 2  # What is held must fit into an SM.
+        wide = dim > 128 or query.element_size() > 2  # The tile must fit into the shared memory of an SM.
         query, out = query.contiguous(), query.new_empty(query.shape)
         shared_rows = self._shared_tokens * heads
         sums = query.new_empty((self._parts, shared_rows, dim), dtype=torch.float32)
@@ -64,7 +64,7 @@ class TritonAttention(PagedAttention):
 
 
 def _tiles(lengths: Indices, queries: int) -> Indices:
-    """[tiles, 2] int32: each tile's segment and first query, with so many queries to a tile."""
+    """[tiles, 2] int32: the segment and first query of each tile of ``queries`` queries."""
     counts = -(-lengths // queries)
     segment = np.repeat(np.arange(len(lengths)), counts)
     inside = np.arange(len(segment)) - (np.cumsum(counts) - counts)[segment]

@@ -1,4 +1,4 @@
-"""Attention of segments on variable-length FlashAttention: one entry a segment, keys read through page tables.
+"""Attention of segments on variable-length FlashAttention: one entry per segment, keys read through page tables.
 
 PyTorch's own kernel; CUDA and 16-bit types only.
 """
@@ -17,14 +17,14 @@ from cdlm.model.attention.segments import Segment
 
 @dataclass(frozen=True, slots=True)
 class _Entries:
-    """Segments that are all causal or all not.
+    """The causal segments of a forward, or the others: the arguments of one kernel call.
 
     Attributes:
-        tokens: int64, their flat tokens; ``None`` when those are all there are.
+        tokens: int64, their flat tokens; ``None`` for all tokens of the forward.
         cumulative: [segments + 1] int32, where each segment's queries begin.
-        visible: [segments] int32, keys that each sees.
+        visible: [segments] int32, how many keys each sees.
         tables: [segments, pages] int32.
-        window: how far a query sees to the left and to the right of its own position; -1 is without limit.
+        window: how many positions a query sees to its left and right; -1 means no limit.
     """
 
     tokens: Tensor | None
@@ -36,7 +36,7 @@ class _Entries:
 
 
 class VarlenAttention(PagedAttention):
-    """Unmasked inside a segment; causal segments run in a call of their own."""
+    """One kernel call for the causal segments, and one for the others."""
 
     kernel: Callable[..., object] = staticmethod(varlen_attn)
 
@@ -61,7 +61,7 @@ class VarlenAttention(PagedAttention):
                 enable_gqa=query.shape[1] != keys.shape[1],
                 seqused_k=entries.visible,
                 block_table=entries.tables,
-                num_splits=1,  # A row's result must not depend on how long the others of its batch are.
+                num_splits=1,  # The result of a row must not depend on the lengths of the other rows.
             )
             assert isinstance(attended, Tensor)
             if entries.tokens is None:

@@ -23,10 +23,10 @@ BACKBONES: dict[str, Backbone] = {backbone.model_type: backbone for backbone in 
 
 
 def find_backbone(model_type: object) -> Backbone:
-    """The format of that ``model_type``.
+    """Returns the format with that ``model_type``.
 
     Raises:
-        CheckpointError: unknown; the message lists the known ones.
+        CheckpointError: ``model_type`` is unknown; the message lists the known ones.
     """
     if isinstance(model_type, str) and model_type in BACKBONES:
         return BACKBONES[model_type]

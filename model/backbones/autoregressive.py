@@ -1,4 +1,4 @@
-"""Ordinary autoregressive formats: decoded as blocks of one token, each taken from the pass over the token before."""
+"""Autoregressive formats: decoded as blocks of one token, predicted from the hidden state of the token before."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,10 +12,10 @@ from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
 
 
 class AutoregressiveManifest(Manifest):
-    """Of a checkpoint without a mask token: longer blocks are refused, whoever asks for them.
+    """The manifest of a checkpoint without a mask token; raises ``CheckpointError`` for a block length above 1.
 
-    ``mask_token_id`` is the first id that the vocabulary does not have: never embedded, since a block of one is
-    predicted before it is looked at, and never taken from the logits.
+    ``mask_token_id`` is the first id past the vocabulary. It is never embedded, since a block of one token is predicted
+    before it enters a forward, and never generated, since it has no logit.
     """
 
     def __post_init__(self) -> None:
@@ -33,9 +33,10 @@ class AutoregressiveBackbone(DecoderNames):
 
     Attributes:
         model_type, architecture: their names in ``config.json``.
-        qkv_bias, qk_norm: whether query, key and value have biases, and query and key a norm.
-        assumed: what the configuration class of transformers takes for keys that are absent or null.
-        end_of_turn: the token that ends a turn of the family's chat template.
+        qkv_bias: whether query, key and value have biases.
+        qk_norm: whether query and key are normalized.
+        assumed: the configuration class's defaults, in transformers, for keys that are absent or null.
+        end_of_turn: the token that ends a turn in the family's chat template.
     """
 
     model_type: str
@@ -46,13 +47,13 @@ class AutoregressiveBackbone(DecoderNames):
     end_of_turn: str = keys.IM_END
 
     def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
-        """Shape from the keys that Llama and Qwen share."""
+        """Reads the shape from the keys that Llama and Qwen share."""
         keys.require_architecture(config, self.architecture)
         config = with_defaults(config, **self.assumed)
         shape = read_shape(config, qkv_bias=self.qkv_bias, qk_norm=self.qk_norm)
         manifest = AutoregressiveManifest(
             block_length=1,
-            confidence_threshold=keys.CONFIDENCE_THRESHOLD,  # A block's only position passes in any case.
+            confidence_threshold=keys.CONFIDENCE_THRESHOLD,  # No effect: at least one position per step is finalized.
             mask_token_id=shape.vocab_size,
             stop_token_ids=keys.stop_token_ids(config, shape.vocab_size, names, self.end_of_turn),
             max_model_len=keys.context(config),

@@ -1,4 +1,4 @@
-"""The layout that Llama introduced and Qwen kept: its configuration keys and its module names."""
+"""The layout of Llama and Qwen checkpoints: configuration keys and module names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +12,11 @@ ROPE_THETA, RMS_NORM_EPS, POSITIONS = 10_000.0, 1e-6, 32_768
 
 
 class DecoderNames:
-    """``lm_head``, and everything else under ``model.``."""
+    """Module names of Llama and Qwen: all under ``model.`` except ``lm_head``."""
 
     def module_name(self, stored: str) -> str | None:
         """``model.layers.0.mlp`` is ``layers.0.mlp``; ``lm_head`` keeps its name."""
-        return stored.removeprefix("model.")  # Saved without a head, it lacks the prefix.
+        return stored.removeprefix("model.")  # Checkpoints saved without a head lack the prefix.
 
     def stored_module(self, name: str) -> str:
         """The inverse of ``module_name``."""
@@ -24,19 +24,19 @@ class DecoderNames:
 
 
 def with_defaults(config: Mapping[str, Any], **assumed: object) -> dict[str, Any]:
-    """``config`` with what its configuration class assumes for keys that are absent or null."""
+    """Returns ``config`` with ``assumed`` for keys that are absent or null."""
     return {**assumed, **{key: value for key, value in config.items() if value is not None}}
 
 
 def read_shape(config: Mapping[str, Any], *, qkv_bias: bool, qk_norm: bool = False) -> TransformerConfig:
-    """The shape; whether query, key and value have biases or norms is the format's to know.
+    """Reads the shape. The format says whether query, key and value have biases, and query and key norms.
 
     Raises:
-        CheckpointError: a key is missing or unusable, or asks for what ``Transformer`` does not compute.
+        CheckpointError: a key is missing or unusable, or asks for something that ``Transformer`` does not implement.
     """
     refuse_unimplemented(config, qk_norm=qk_norm)
     keys.require(config, {"hidden_act": ("silu", "silu"), "mlp_bias": (False, False)})
-    if not qkv_bias:  # Where the biases are optional, the key gives one to the output projection too.
+    if not qkv_bias:  # In formats with optional biases, the key adds one to the output projection too.
         keys.require(config, {"attention_bias": (False, False)})
     num_layers, layer_types = keys.integer(config, "num_hidden_layers"), config.get("layer_types")
     if layer_types not in (None, ["full_attention"] * num_layers):

@@ -9,16 +9,16 @@ from cdlm.model.backbones.decoder import POSITIONS, DecoderNames, read_shape
 from cdlm.model.backbones.token_names import TokenNames
 from cdlm.model.config import Manifest, TransformerConfig
 
-TRAINED_CONTEXT = 2048  # max_position_embeddings is inherited from Qwen2.5, Dream was not trained that far.
+TRAINED_CONTEXT = 2048  # Dream inherits a larger max_position_embeddings from Qwen2.5.
 
 
 class DreamBackbone(DecoderNames):
-    """Checkpoints of ``DreamModel``, such as Dream-v0-Instruct-7B."""
+    """Checkpoints of ``DreamModel``, for example Dream-v0-Instruct-7B."""
 
     model_type = "Dream"
 
     def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
-        """Shape from the keys of a Qwen2 configuration; query, key and value have biases unless it says otherwise."""
+        """Reads the keys of a Qwen2 configuration; query, key and value have biases by default."""
         keys.require_architecture(config, "DreamModel")
         shape = read_shape(config, qkv_bias=keys.flag(config, "attention_bias", True))
         manifest = keys.bidirectional_manifest(

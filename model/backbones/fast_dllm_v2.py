@@ -14,16 +14,16 @@ BLOCK_LENGTH = 32  # What the configuration class assumes for an absent bd_size.
 
 
 class FastDllmV2Backbone(DecoderNames):
-    """Checkpoints of ``Fast_dLLM_QwenForCausalLM``, such as Fast_dLLM_v2_7B.
+    """Checkpoints of ``Fast_dLLM_QwenForCausalLM``, for example Fast_dLLM_v2_7B.
 
-    The paper finishes a block in sub-blocks from left to right; here all its positions compete, which is the paper's
-    decoder with one sub-block a block.
+    The paper decodes the sub-blocks of a block from left to right. The engine decodes all positions of a block
+    together: the paper's decoder with one sub-block per block.
     """
 
     model_type = "Fast_dLLM_Qwen"
 
     def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
-        """Shape from the keys of a Qwen2 configuration; query, key and value always have biases."""
+        """Reads the keys of a Qwen2 configuration; query, key and value always have biases."""
         keys.require_architecture(config, "Fast_dLLM_QwenForCausalLM")
         shape = read_shape(config, qkv_bias=True)
         manifest = Manifest(

@@ -13,17 +13,17 @@ Config = Mapping[str, Any]
 
 IM_END = "<|im_end|>"  # Ends a turn of Qwen's chat template.
 
-# Those of the CDLM students (arXiv 2511.19269).
+# The values of the CDLM students (arXiv 2511.19269).
 BLOCK_LENGTH = 32
 CONFIDENCE_THRESHOLD = 0.9
 
-# The key-value pool holds whole contexts of many requests: the 32768 or 131072 positions that many configurations allow
-# are there for whoever asks for them.
+# The KV cache holds the contexts of many requests; an operator can set max_model_len to the 32768 or 131072 positions
+# that many configurations allow.
 LONGEST_CONTEXT = 4096
 
 
 def integer(config: Config, key: str, default: int | None = None) -> int:
-    """A whole number, ``default`` where the key is absent or null; without a default it must be there."""
+    """Reads a whole number; ``default`` replaces an absent or null key, which is an error without a default."""
     value = default if config.get(key) is None else config[key]
     if isinstance(value, bool) or not isinstance(value, int):
         raise _unusable(config, key, "a whole number")
@@ -31,7 +31,7 @@ def integer(config: Config, key: str, default: int | None = None) -> int:
 
 
 def number(config: Config, key: str, default: float | None = None) -> float:
-    """A number, ``default`` where the key is absent or null; without a default it must be there."""
+    """Reads a number; ``default`` replaces an absent or null key, which is an error without a default."""
     value = default if config.get(key) is None else config[key]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _unusable(config, key, "a number")
@@ -39,7 +39,7 @@ def number(config: Config, key: str, default: float | None = None) -> float:
 
 
 def flag(config: Config, key: str, default: bool) -> bool:
-    """A truth value, ``default`` where the key is absent or null."""
+    """Reads a Boolean; ``default`` replaces an absent or null key."""
     value = default if config.get(key) is None else config[key]
     if not isinstance(value, bool):
         raise _unusable(config, key, "true or false")
@@ -47,10 +47,9 @@ def flag(config: Config, key: str, default: bool) -> bool:
 
 
 def require(config: Config, expected: Mapping[str, tuple[object, object]]) -> None:
-    """Checks the keys that the transformer can run with one value only.
+    """Raises ``CheckpointError`` for a key whose value is not the only one that the transformer can run.
 
-    ``expected`` maps a key to what the format assumes where it is absent, and to the value that can be run; null
-    counts as absent.
+    ``expected`` maps a key to the format's default and to the runnable value; null counts as absent.
     """
     for key, (assumed, runnable) in expected.items():
         value = config.get(key)
@@ -61,23 +60,23 @@ def require(config: Config, expected: Mapping[str, tuple[object, object]]) -> No
 
 
 def require_architecture(config: Config, name: str) -> None:
-    """Refuses other architectures that share the ``model_type``; a configuration without the key passes."""
+    """Raises ``CheckpointError`` for an architecture other than ``name``; a configuration without the key passes."""
     found = config.get("architectures")
     if found is not None and found != [name]:
         raise CheckpointError(f"config.json: architectures is {found!r}; only [{name!r}] can be run")
 
 
 def head_size(hidden_key: str, hidden_size: int, heads_key: str, heads: int) -> int:
-    """Width of one attention head; raises where the heads do not divide the hidden size."""
+    """Width of one attention head; raises ``CheckpointError`` unless the heads divide the hidden size."""
     if heads < 1 or hidden_size % heads:
         raise CheckpointError(f"config.json: {heads_key} {heads} does not divide {hidden_key} {hidden_size}")
     return hidden_size // heads
 
 
 def rope_theta(config: Config, default: float | None = None) -> float:
-    """Base of the rotary angles. Scaled, partial and per-layer rotary embeddings are refused."""
+    """Base of the rotary angles; raises ``CheckpointError`` for scaled, partial or per-layer rotary embeddings."""
     found: object = config.get("rope_theta")
-    for key in ("rope_scaling", "rope_parameters"):  # The second is where newer releases of transformers keep it.
+    for key in ("rope_scaling", "rope_parameters"):  # Newer releases of transformers use the second.
         section = config.get(key)
         if section is None:
             continue
@@ -91,12 +90,12 @@ def rope_theta(config: Config, default: float | None = None) -> float:
 
 
 def context(config: Config, default: int | None = None) -> int:
-    """The context to use unless asked otherwise: ``max_position_embeddings``, but no more than ``LONGEST_CONTEXT``."""
+    """The default context in tokens: ``max_position_embeddings``, at most ``LONGEST_CONTEXT``."""
     return min(positions(config, default), LONGEST_CONTEXT)
 
 
 def positions(config: Config, default: int | None = None) -> int:
-    """``max_position_embeddings``."""
+    """Reads ``max_position_embeddings``, the positions that the weights know."""
     return integer(config, "max_position_embeddings", default)
 
 
@@ -105,8 +104,8 @@ def mask_token_id(
 ) -> int:
     """The mask token's id.
 
-    Where ``mask_token_id`` is absent or null it is the token that the tokenizer calls its mask, else the one with the
-    format's ``own_name``, else ``default``.
+    That is the key ``mask_token_id``, else the tokenizer's mask token, else the token called ``own_name``, else
+    ``default``. Raises ``CheckpointError`` if none of them gives an id of the vocabulary.
     """
     value = config.get("mask_token_id")
     if value is None:
@@ -117,11 +116,10 @@ def mask_token_id(
 def stop_token_ids(
     config: Config, vocab_size: int, names: TokenNames, *end_of_turn: str, file: str = "config.json"
 ) -> tuple[int, ...]:
-    """The ids that end an answer, no id twice; perhaps none.
+    """The ids that end an answer, without duplicates; may be empty.
 
-    They are one ``eos_token_id`` or a list of them in ``config``, the content of ``file``, where the key may be absent
-    or null; the tokenizer's end token; and its tokens with the names ``end_of_turn``. Ids that the vocabulary does not
-    have can never be generated: they are left out.
+    They are ``eos_token_id`` (one id, a list, null or absent) in ``config``, the content of ``file``; the tokenizer's
+    end token; and its tokens called ``end_of_turn``. Ids outside the vocabulary are left out, with a warning.
     """
     stated = config.get("eos_token_id")
     stated = stated if isinstance(stated, list) else [] if stated is None else [stated]
@@ -145,9 +143,9 @@ def bidirectional_manifest(
     shift: bool,
     mask_name: str | None = None,
 ) -> Manifest:
-    """The manifest for decoding a bidirectional teacher's format in blocks, whose ``config.json`` knows no blocks.
+    """The manifest for decoding a bidirectional teacher, whose ``config.json`` has no block length, in blocks.
 
-    An adapter may bring its own block length and threshold.
+    An adapter may replace block length and threshold.
     """
     return Manifest(
         block_length=BLOCK_LENGTH,
@@ -156,7 +154,7 @@ def bidirectional_manifest(
         stop_token_ids=stop_token_ids(config, vocab_size, names, end_of_turn),
         max_model_len=max_model_len,
         shift=shift,
-        bidirectional=True,  # Nothing in the format tells a base from a base with a student merged into it.
+        bidirectional=True,  # The format does not tell a teacher from a teacher with a student merged into it.
     )
 
 

@@ -13,7 +13,7 @@ from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
 EOT = "<|eot_id|>"  # Ends a turn of the chat template.
 MASK = "<|mdm_mask|>"
 
-# What the configuration class assumes for an absent key, and the one value that our transformer computes.
+# Per key: the configuration class's default, and the one value that our transformer implements.
 _RUNNABLE: dict[str, tuple[object, object]] = {
     "block_type": ("sequential", "llama"),
     "block_group_size": (1, 1),
@@ -46,12 +46,12 @@ _STORED_IN_BLOCK = {name: stored for stored, name in _IN_BLOCK.items()}
 
 
 class LladaBackbone:
-    """Checkpoints of ``LLaDAModelLM``, such as LLaDA-8B-Instruct."""
+    """Checkpoints of ``LLaDAModelLM``, for example LLaDA-8B-Instruct."""
 
     model_type = "llada"
 
     def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
-        """Shape from the keys of an OLMo configuration; blocks other than Llama's are refused."""
+        """Reads the keys of an OLMo configuration; raises ``CheckpointError`` for layers other than Llama's."""
         keys.require_architecture(config, "LLaDAModelLM")
         keys.require(config, _RUNNABLE)
         refuse_unimplemented(config, qk_norm=False)
@@ -82,7 +82,7 @@ class LladaBackbone:
         return shape, manifest
 
     def module_name(self, stored: str) -> str | None:
-        """Two modules are called ``ff_out``: inside a block it is the MLP's second matrix, outside it the LM head."""
+        """Maps ``ff_out`` inside a layer to the MLP's second matrix, and outside the layers to the LM head."""
         if match := re.fullmatch(r"model\.transformer\.blocks\.(\d+)\.(\w+)", stored):
             leaf = _IN_BLOCK.get(match[2])
             return f"layers.{match[1]}.{leaf}" if leaf else None
@@ -105,7 +105,7 @@ def _intermediate_size(config: Mapping[str, Any], hidden_size: int) -> int:
 
 
 def _kv_heads(config: Mapping[str, Any], heads: int) -> int:
-    """``n_kv_heads``, or what ``multi_query_attention`` says; the two must agree."""
+    """Key-value heads, from ``n_kv_heads`` or ``multi_query_attention``; the two must agree."""
     given = heads if config.get("n_kv_heads") is None else keys.integer(config, "n_kv_heads")
     if config.get("multi_query_attention") is None:
         return given

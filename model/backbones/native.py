@@ -15,7 +15,7 @@ class NativeBackbone:
     model_type = "cdlm"
 
     def read(self, config: Mapping[str, Any], _names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
-        """Both sections; a missing or unknown key is a ``CheckpointError``."""
+        """Reads both sections; raises ``CheckpointError`` for a missing or unknown key."""
         manifest = dict(_section(config, "manifest", Manifest))
         manifest["stop_token_ids"] = tuple(manifest["stop_token_ids"])
         return TransformerConfig(**_section(config, "transformer", TransformerConfig)), Manifest(**manifest)

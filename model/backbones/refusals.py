@@ -1,11 +1,11 @@
-"""Keys of ``config.json`` that change what a transformer computes, and that ours does not implement."""
+"""Refuses keys of ``config.json`` that ask for something that our transformer does not implement."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from cdlm.model.config import CheckpointError
 
-# By key, the values that leave the mathematics as it is. Absent and null do so too.
+# Per key, the values that change nothing; absent and null change nothing either.
 _NEUTRAL: dict[str, tuple[object, ...]] = {
     "add_cross_attention": (False,),
     "alibi": (False,),
@@ -33,12 +33,12 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "sliding_window_pattern": (),
     "use_parallel_residual": (False,),
 }
-# Names that several families have for a norm of queries and keys.
+# Keys by which model families ask for normalized queries and keys.
 _QK_NORM = ("qk_layernorm", "qk_norm", "use_qk_norm")
 
 
 def refuse_unimplemented(config: Mapping[str, Any], *, qk_norm: bool) -> None:
-    """Raises ``CheckpointError`` naming a key whose value asks for what the transformer does not compute.
+    """Raises ``CheckpointError`` that names a key whose value asks for something not implemented.
 
     ``qk_norm`` says whether the format normalizes queries and keys.
     """
@@ -60,9 +60,10 @@ def refuse_unimplemented(config: Mapping[str, Any], *, qk_norm: bool) -> None:
 
 
 def _refuse_windows(config: Mapping[str, Any]) -> None:
-    """A window is used if ``use_sliding_window`` says so, in layers from ``max_window_layers`` on.
+    """Refuses a sliding window that some layer uses.
 
-    Where the format has no such switch the window itself is the switch.
+    The key ``use_sliding_window`` turns it on, in layers from ``max_window_layers`` on; without that key, a window
+    alone turns it on.
     """
     layers = config.get("num_hidden_layers")
     if config.get("use_sliding_window"):

@@ -9,23 +9,23 @@ from cdlm.model.backbones.decoder import POSITIONS, DecoderNames, read_shape, wi
 from cdlm.model.backbones.token_names import TokenNames
 from cdlm.model.config import Manifest, TransformerConfig
 
-# What the configuration class, or the code that runs the checkpoints, assumes for an absent key.
+# The default of the configuration class, or of the code published with the checkpoints, for an absent key.
 HEAD_DIM = 128
 BLOCK_LENGTH = 4
 MASK, MASK_NAME = 151669, "<|MASK|>"
 
 
 class SdarBackbone(DecoderNames):
-    """Checkpoints of ``SDARForCausalLM``, such as SDAR-4B-Chat.
+    """Checkpoints of ``SDARForCausalLM``, for example SDAR-4B-Chat.
 
-    Variants trained with longer blocks (b8 to b64) have the same configuration: unless ``block_size`` says it, their
-    block length must be given when they are loaded.
+    Variants trained with longer blocks (b8 to b64) may lack ``block_size`` in their configuration: the block length
+    must then be given when they are loaded.
     """
 
     model_type = "sdar"
 
     def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
-        """Shape from the keys of a Qwen3 configuration."""
+        """Reads the keys of a Qwen3 configuration."""
         keys.require_architecture(config, "SDARForCausalLM")
         shape = read_shape(with_defaults(config, head_dim=HEAD_DIM), qkv_bias=False, qk_norm=True)
         manifest = Manifest(

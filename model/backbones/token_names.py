@@ -1,4 +1,4 @@
-"""What a checkpoint's own tokenizer files call its tokens: the ids of special tokens by their names."""
+"""Reads the texts and ids of tokens from a checkpoint's tokenizer files."""
 
 import json
 import logging
@@ -21,12 +21,12 @@ TEMPLATE_FILE = "chat_template.jinja"
 
 @dataclass(frozen=True, slots=True)
 class TokenNames:
-    """Names of tokens, read without building the tokenizer. Empty for a directory without tokenizer files.
+    """Token texts and ids, read without building the tokenizer. Empty for a directory without tokenizer files.
 
     Attributes:
-        ordinary: text -> id of the vocabulary that text is cut into.
-        added: text -> id of tokens that were added to it, special ones above all.
-        eos, mask: texts of the tokens that ``tokenizer_config.json`` names so.
+        ordinary: text -> id of the vocabulary that text is tokenized into.
+        added: text -> id of tokens added to that vocabulary, most of them special.
+        eos, mask: texts of the end and mask tokens in ``tokenizer_config.json``.
         template: the chat template's source; empty if there is none.
     """
 
@@ -37,19 +37,19 @@ class TokenNames:
     template: str = ""
 
     def find(self, *names: str | None) -> list[int]:
-        """The ids of those names that the tokenizer has a token for, in the order of ``names``."""
+        """The ids of the tokens called ``names``, in that order; names without a token are left out."""
         known = [name for name in names if name is not None]
         ids = [self.added.get(name, self.ordinary.get(name)) for name in known]
         return [ident for ident in ids if ident is not None]
 
     def check_fits(self, vocab_size: int, directory: Path) -> None:
-        """Compares the tokenizer with an embedding of ``vocab_size`` rows.
+        """Checks that an embedding of ``vocab_size`` rows covers the tokenizer's tokens.
 
-        An embedding may have more rows than there are tokens. Added tokens that the embedding has no row for are
-        tolerated while neither a prompt's text nor the chat template can contain them.
+        Added tokens without a row are tolerated, with a warning, if neither a prompt's text nor the chat template can
+        contain them.
 
         Raises:
-            CheckpointError: a text or every chat would contain an id that the model does not know.
+            CheckpointError: a prompt or a chat can contain an id without a row.
         """
         beyond = [(text, ident) for text, ident in self.ordinary.items() if ident >= vocab_size]
         if beyond:
@@ -64,7 +64,7 @@ class TokenNames:
             logger.warning("%s: the embedding has no row for the added tokens %s", directory, shown)
 
     def unused(self, vocab_size: int) -> list[str]:
-        """Added tokens that an embedding of ``vocab_size`` rows has no row for."""
+        """Added tokens without a row in an embedding of ``vocab_size`` rows."""
         return [text for text, ident in self.added.items() if ident >= vocab_size]
 
 
@@ -72,7 +72,7 @@ def read_token_names(directory: Path) -> TokenNames:
     """Reads the tokenizer files of a checkpoint directory.
 
     Raises:
-        CheckpointError: one of them is no JSON object, or leads out of the directory.
+        CheckpointError: one of them is not a JSON object, or is a link out of the directory.
     """
     config, stored = _optional(directory, CONFIG_FILE), _optional(directory, TOKENIZER_FILE)
     if stored:
@@ -107,7 +107,7 @@ def _added(stored: Mapping[str, Any], path: Path) -> dict[str, int]:
 
 
 def _vocabulary(stored: Mapping[str, Any], path: Path) -> dict[str, int]:
-    """Of ``tokenizer.json``: a mapping, or for unigram models a list of [text, score] in the order of the ids."""
+    """``model.vocab`` of ``tokenizer.json``: a mapping, or for unigram models a list of [text, score], one per id."""
     model = stored.get("model")
     vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
     if isinstance(vocabulary, list):
@@ -126,7 +126,7 @@ def _ids(vocabulary: object, path: Path) -> dict[str, int]:
 
 
 def _text(token: object) -> str | None:
-    """A token is stored as its text, or as an object with its flags."""
+    """The text of a stored token, which is the text itself or an object with flags."""
     content = token.get("content") if isinstance(token, Mapping) else token
     return content if isinstance(content, str) else None
 
