@@ -1,4 +1,4 @@
-"""The blocks being denoised: one row a running request, kept on the device and edited in place."""
+"""The blocks being denoised: one row per running request, kept on the device and updated in place."""
 
 from collections.abc import Mapping
 
@@ -10,31 +10,27 @@ from cdlm.model.row import RowResult, RowWork
 
 MAX_STOP_IDS = 32
 
-# The rules that look at each position's confidence by itself.
+# Rules that decide each position by its own confidence.
 BY_THRESHOLD = ("threshold", "fixed_steps")
 
 
 class Canvas:
-    """State of every row's current block; ``rows`` is S.
+    """State of the current block of every row.
 
     Attributes (S rows, B block length, H hidden size), on the device:
         tokens: [S, B] int64, the mask token where nothing is finalized.
         masked: [S, B] bool, positions without a token. Kept apart from ``tokens``, since a prompt may
             contain the mask token's id.
-        known: [S, B] bool, positions whose token was known before the block's first step.
-        rule: [S] int64, how positions are finalized: index into ``model.rules.RULES``.
-        limit: [S] fp32, the rule's number.
-        stop_ids: [S, MAX_STOP_IDS] int64, padded with -1.
-        border: [2 * S, H], for shifted backbones: the hidden state that predicts the block's first position; the
-            second half is for the passes without the prompt of guided rows.
+        known: [S, B] bool, positions whose token was known before the block's first step. rule: [S] int64, how
+        positions are finalized: index into ``rules.RULES``. limit: [S] fp32, the rule's number
+        (``FinalizationRule.limit``). stop_ids: [S, MAX_STOP_IDS] int64, padded with -1. border: [2 * S, H], for shifted
+        backbones: the hidden state that predicts the block's first position; the second half is for the unconditional
+        passes of guided rows.
 
-    On the host, a list entry a row, so that a step can be prepared without asking the device:
-        left: positions without a token.
-        first: where generated positions begin (a prompt's tail may share the block).
-        steps: denoise steps the block has taken.
-        max_steps: the most it may take.
-        by_threshold: the rule looks at each position's confidence by itself (``choose_by_threshold``).
-        stops: number of stop ids.
+    On the host, lists with one entry per row, so that preparing a step needs no transfer from the device:
+        left: positions without a token. first: offset of the first generated position (the end of the prompt may share
+        the block). steps: denoise steps the block has taken. max_steps: most denoise steps per block. by_threshold:
+        whether ``choose_by_threshold`` implements the rule. stops: number of stop ids.
     """
 
     def __init__(
@@ -62,14 +58,14 @@ class Canvas:
         stop_ids: list[int],
         border: torch.Tensor | None = None,
     ) -> None:
-        """Gives a row to a request; ``border`` is its border state where no forward will bring it.
+        """Assigns a row to a request; ``border`` [H] is its border state if no forward will compute it.
 
         Raises:
             ValueError: more than ``MAX_STOP_IDS`` stop tokens.
         """
         if len(stop_ids) > MAX_STOP_IDS:
             raise ValueError(f"at most {MAX_STOP_IDS} stop token ids, got {len(stop_ids)}")
-        # The mask token is never generated; as a stop id it would be found wherever nothing is finalized.
+        # As a stop id, the mask token would match every position that is not finalized.
         stop_ids = [token for token in stop_ids if token != self.mask_token_id]
         if border is not None:
             self.border[row] = border
@@ -80,10 +76,10 @@ class Canvas:
         self.by_threshold[row] = rule.name in BY_THRESHOLD
 
     def open_block(self, row: int, given: list[int], pinned: Mapping[int, int] | None = None) -> None:
-        """Starts a block of masks.
+        """Starts a block: all masks except known tokens.
 
-        ``given`` are prompt tokens that lie inside it, at its beginning; ``pinned`` are known tokens behind the end of
-        the answer, by their offset.
+        ``given`` are the prompt tokens at its beginning; ``pinned`` maps offsets to known tokens after the end of the
+        answer.
         """
         known = {**dict(enumerate(given)), **(pinned or {})}
         self.tokens[row] = self.mask_token_id
@@ -104,7 +100,9 @@ class Canvas:
         masked: torch.Tensor,
         results: list[RowResult],
     ) -> None:
-        """Writes what a step has decided: tokens and masked [rows, block] of ``rows`` [rows], those of ``works``."""
+        """Stores a step's outcome: tokens and masked [rows, block], at canvas rows ``rows`` [rows], in order of
+        ``works``.
+        """
         self.tokens.index_copy_(0, rows, tokens)
         self.masked.index_copy_(0, rows, masked)
         for work, result in zip(works, results, strict=True):
@@ -112,7 +110,7 @@ class Canvas:
             self.steps[work.row] = result.steps
 
     def check(self) -> None:
-        """Asserts that what the host remembers is what the device holds."""
+        """Asserts that the host's lists agree with the tensors on the device."""
         given = self.known.long().cumprod(dim=1).sum(dim=1)
         held = torch.stack((self.masked.sum(dim=1), given, (self.stop_ids >= 0).sum(dim=1), self.rule), dim=1)
         for row, (left, first, stops, rule) in enumerate(held.tolist()):
@@ -124,5 +122,5 @@ class Canvas:
         assert not bool((self.masked & (self.tokens != self.mask_token_id)).any()), "a masked position has a token"
 
     def at_least(self, row: int) -> int:
-        """How many positions the next step must finalize so that the block does not take more steps than it may."""
+        """Fewest positions that the next step must finalize to finish the block within ``max_steps``."""
         return max(1, -(-self.left[row] // max(1, self.max_steps[row] - self.steps[row])))

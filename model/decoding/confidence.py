@@ -1,27 +1,27 @@
-"""How sure a prediction is: the most probable token of a row of logits, its probability, and the row's entropy."""
+"""Confidence of predictions: the most probable token of a row of logits, its probability, and the row's entropy."""
 
 import torch
 from torch import Tensor
 
 from cdlm.model.network.head import Head
 
-# Rows are taken in parts of about so many bytes: on a CPU what is read for one reduction is still in the cache for the
-# next, and on a GPU what is held in fp32 stays small.
+# Bytes of logits reduced at once: on a CPU they stay in the cache from one reduction to the next, on a GPU the fp32
+# copy stays small.
 _PART_BYTES = {"cpu": 2 * 2**20, "cuda": 256 * 2**20}
-# Logits of one part of the vocabulary, likewise: smaller ones make products that are too small, or read the weights of
-# the head more than once.
+# Bytes of logits per part of the vocabulary: smaller parts make the products inefficient, or read the head's weights
+# more than once.
 _HEAD_PART_BYTES = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}
-# Logits of which only the largest is kept while it is not known which part has the best.
+# Logits per group: the search keeps the maximum of each group, and looks for the position in the best group only.
 _GROUP = 128
-# Sums of exponentials between these have lost nothing: what a float cannot hold would not change them.
+# Sums of exponentials between these neither overflowed nor lost terms to underflow.
 _LEAST_SUM, _LARGEST_SUM = 1e-25, 1e38
 
 
 def confidence_and_best(logits: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor]:
     """The most probable token of each row and its softmax probability.
 
-    ``logits`` [rows, vocab] is changed in place: the mask token can never be generated. An id past the vocabulary
-    means that there is no mask token. Returns confidence [rows] fp32 and token [rows] int64.
+    Sets the mask token's logit to -inf in ``logits`` [rows, vocab], in place; an id past the vocabulary means that
+    there is no mask token. Returns confidence [rows] fp32 and token [rows] int64.
     """
     if mask_token_id < logits.shape[-1]:
         logits[:, mask_token_id] = float("-inf")
@@ -33,9 +33,9 @@ def confidence_and_best(logits: Tensor, mask_token_id: int) -> tuple[Tensor, Ten
 
 
 def confidence_and_best_of_head(hidden: Tensor, head: Head, mask_token_id: int) -> tuple[Tensor, Tensor]:
-    """``confidence_and_best`` of the head's logits, which are never all held at once.
+    """``confidence_and_best`` of the head's logits, computed without holding all logits at once.
 
-    The vocabulary is taken in parts: to write and read all logits costs a CPU more than to reduce them.
+    The vocabulary is processed in parts: on a CPU, writing and reading all logits takes longer than reducing them.
 
     Args:
         hidden: [rows, hidden_size].
@@ -60,7 +60,7 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 def _rows(logits: Tensor) -> int:
-    """How many rows of ``logits`` [rows, columns] are reduced at once."""
+    """How many rows of ``logits`` [rows, columns] to reduce at once."""
     return max(1, _PART_BYTES.get(logits.device.type, 2**24) // (4 * logits.shape[-1]))
 
 
@@ -71,21 +71,22 @@ def _confidence_and_best(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _search(hidden: Tensor, head: Head, columns: int, mask_token_id: int) -> tuple[Tensor, Tensor]:
-    """With a running maximum and a running sum, relative to it (Milakov and Gimelshein, 2018, arXiv 1805.02867).
+    """Searches with a running maximum and a running sum relative to it (Milakov and Gimelshein, 2018, arXiv
+    1805.02867).
 
-    It never asks the device for a value.
+    Never waits for the device.
     """
     best = hidden.new_full((len(hidden), 1), float("-inf"), dtype=torch.float32)
     token, total = torch.zeros_like(best, dtype=torch.long), torch.zeros_like(best)
     for start, part in head.parts(hidden, columns):
         if start <= mask_token_id < start + part.shape[1]:
             if part.shape[1] == 1:
-                continue  # Nothing but the mask token.
+                continue  # The part is the mask token alone.
             part[:, mask_token_id - start] = float("-inf")
         wide = part.float()
         top, here = wide.max(dim=-1, keepdim=True)
         token = torch.where(top > best, here + start, token)
-        # The part's sum relative to its own maximum is the inverse of how sure that is within the part.
+        # The part's sum relative to its maximum is 1 / (softmax probability of the maximum within the part).
         log_part_sum = -torch.log_softmax(wide, dim=-1).gather(-1, here)
         before, best = best, torch.maximum(best, top)
         total = total * (before - best).exp() + (top - best + log_part_sum).exp()
@@ -93,10 +94,11 @@ def _search(hidden: Tensor, head: Head, columns: int, mask_token_id: int) -> tup
 
 
 def _search_groups(hidden: Tensor, head: Head, columns: int, mask_token_id: int) -> tuple[Tensor, Tensor]:
-    """With as few passes over the logits as there are operators for: widen, maximum, exponential, sum.
+    """Searches on a CPU with few passes over the logits: widen, maximum, exponential, sum.
 
-    Where a maximum lies costs ten times what it is, so it is looked for in one group of a row, and only if the row has
-    a new one. Nothing is subtracted before the exponential; rows whose sum does not stand that are searched again.
+    An argmax takes ten times as long as a maximum. It is therefore taken in one group per row, and only if the row has
+    a new maximum. The exponentials are not shifted by the maximum; rows whose sum over- or underflows are searched
+    again.
     """
     best = hidden.new_full((len(hidden),), float("-inf"), dtype=torch.float32)
     token, total = torch.zeros_like(best, dtype=torch.long), torch.zeros_like(best)
@@ -122,7 +124,7 @@ def _search_groups(hidden: Tensor, head: Head, columns: int, mask_token_id: int)
 
 
 def _group_tops_and_sum(logits: Tensor, group: int) -> tuple[Tensor, Tensor]:
-    """logits [rows, columns] -> the maxima of groups of that many columns [rows, groups] and sum(exp) [rows], fp32."""
+    """logits [rows, columns] -> maxima of groups of ``group`` columns [rows, groups] and sum(exp) [rows], both fp32."""
     wide = logits.float()
     tops = wide.view(len(wide), -1, group).amax(dim=-1)
     exponentials = wide.exp() if logits.dtype == torch.float32 else wide.exp_()

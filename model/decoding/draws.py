@@ -1,4 +1,4 @@
-"""How the rows of a step draw their tokens, each with the noise of its own seed and positions."""
+"""Draws the tokens of a step's rows, with noise that depends on each row's seed and positions."""
 
 from collections.abc import Callable
 
@@ -9,19 +9,19 @@ from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.decoding.sampling import sample
 from cdlm.model.row import RowWork
 
-# The token that an offset of the block takes from some logits [1, vocab].
+# (logits [1, vocab], offset in the block) -> token id.
 Pick = Callable[[Tensor, int], int]
 
 
 def replace_drawn(
     works: list[RowWork], counts: list[int], chosen: Tensor, logits: Tensor, token: Tensor, block_length: int
 ) -> None:
-    """Puts a drawn token in the place of the most probable one, in rows that ask for it.
+    """Replaces the most probable token by a drawn one, in rows that sample.
 
     Args:
         works: the rows of the step.
-        counts: how many of the predicted positions belong to each of them.
-        chosen: [positions] int64, where each lies in [rows, block], flattened.
+        counts: predicted positions per row.
+        chosen: [positions] int64, index of each position in [rows, block], flattened.
         logits: [positions, vocab].
         token: [positions] int64, changed in place.
     """
@@ -36,7 +36,7 @@ def replace_drawn(
 
 
 def pick(work: RowWork) -> Pick:
-    """How a row takes its token from the logits [1, vocab] that a grammar has left at an offset of its block."""
+    """Returns the function that chooses a row's token from logits: argmax, or a draw if the row samples."""
     how = work.sampling
     if how is None:
         return lambda logits, _offset: int(logits.argmax())
@@ -44,7 +44,7 @@ def pick(work: RowWork) -> Pick:
 
 
 def _draw(work: RowWork, how: DecodingParams, logits: Tensor, offsets: list[int]) -> Tensor:
-    """logits [positions, vocab] at ``offsets`` of the row's block -> [positions] int64."""
+    """Draws one token per position: logits [positions, vocab] at ``offsets`` of the block -> [positions] int64."""
     assert how.seed is not None
     noise = gumbel_noise(how.seed, [work.block_start + offset for offset in offsets], logits.shape[-1])
     return sample(

@@ -9,7 +9,7 @@ from cdlm.model.decoding.rules import RULES
 def choose(
     confidence: Tensor, masked: Tensor, rule: Tensor, limit: Tensor, at_least: Tensor, entropies: Tensor | None = None
 ) -> Tensor:
-    """Positions to finalize now: those that pass their row's rule, and never fewer than ``at_least``.
+    """Positions to finalize now: those that pass their row's rule, and at least ``at_least`` per row.
 
     With masked positions ranked 1, 2, ... by descending confidence (``entropy_bound``: ascending entropy H):
 
@@ -17,15 +17,15 @@ def choose(
     - ``factor``: the longest run from rank 1 on with confidence >= 1 - limit / (rank + 1); this bounds the error
       of deciding them together (Fast-dLLM, arXiv 2505.22618).
     - ``entropy_bound``: the longest run with sum(H) - max(H) <= limit (EB-Sampler, arXiv 2505.24857).
-    - ``fixed_steps``: ``at_least`` of them and no more; the caller spreads a block over its steps with that.
+    - ``fixed_steps``: exactly ``at_least``, which the caller sets to spread a block evenly over its steps.
 
     Args:
-        confidence: [rows, block] fp32, anything at positions that are not masked.
+        confidence: [rows, block] fp32; values at positions that are not masked are ignored.
         masked: [rows, block] bool, positions that have a prediction and no token yet.
         rule: [rows] int64, index into ``RULES``.
         limit: [rows] fp32.
-        at_least: [rows] int64 >= 1, how many of the highest ranks pass regardless.
-        entropies: [rows, block] fp32 in nats, like ``confidence``; may be left out when no row needs it.
+        at_least: [rows] int64 >= 1, how many of the highest ranks pass in any case.
+        entropies: [rows, block] fp32 in nats, like ``confidence``; ``None`` if no row has the rule ``entropy_bound``.
 
     Returns:
         [rows, block] bool, a subset of ``masked``. Equal ranks are ordered from left to right.
@@ -40,7 +40,7 @@ def choose(
     passes = torch.where(rule[:, None] == RULES.index("factor"), run, ranked > limits)
     passes = passes & (rule[:, None] != RULES.index("fixed_steps"))
     if entropies is not None:
-        # Sorted upwards, the largest entropy is the last one: the rest is what lies before it.
+        # Ascending: the largest entropy of a run is its last, so sum(H) - max(H) is the sum before it.
         before = torch.nn.functional.pad((-ranked).cumsum(-1)[:, :-1], (1, 0))
         passes = torch.where(rule[:, None] == RULES.index("entropy_bound"), before <= limits, passes)
     passes = passes | (place < at_least[:, None])
@@ -48,7 +48,7 @@ def choose(
 
 
 def choose_by_threshold(confidence: Tensor, limit: Tensor, at_least: Tensor | int) -> Tensor:
-    """``choose`` where every row has the rule ``threshold`` or ``fixed_steps``, whose limit no confidence exceeds.
+    """``choose`` for rows with the rule ``threshold``, or ``fixed_steps`` (a threshold that no confidence exceeds).
 
     confidence [rows, block] fp32, 0 at positions that may not be finalized; limit [rows]; at_least [rows] int64, or the
     same number for all rows -> [rows, block] bool.
@@ -66,12 +66,12 @@ def choose_by_threshold(confidence: Tensor, limit: Tensor, at_least: Tensor | in
 
 
 def first_stop(tokens: Tensor, stop_ids: Tensor, first: Tensor, masked: Tensor) -> Tensor:
-    """Where each block's first generated stop token lies; the block length where there is none.
+    """Offset of each block's first generated stop token, [rows] int64; the block length if there is none.
 
     Args:
         tokens: [rows, block] int64.
         stop_ids: [rows, stops] int64, padded with -1.
-        first: [rows] int64, where generated positions begin (the tail of a prompt may precede them).
+        first: [rows] int64, offset of the first generated position (prompt tokens may precede it).
         masked: [rows, block] bool, positions without a token.
     """
     block = tokens.shape[1]

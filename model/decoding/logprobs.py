@@ -7,17 +7,17 @@ from cdlm.model.row import TokenScore
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, mask_token_id: int, top: int) -> Tensor:
-    """Log-probability of each token, and of the ``top`` likeliest in its place, best first.
+    """Natural log-probability of each token, and of the ``top`` most likely tokens at its position, best first.
 
     Args:
-        logits: [n, vocab], as the model gave them. The mask token can never be generated and has no share.
+        logits: [n, vocab], before any edit. The mask token gets probability 0.
         tokens: [n] int64.
-        mask_token_id: past the vocabulary where there is no mask token.
+        mask_token_id: an id past the vocabulary if there is no mask token.
         top: may be 0, and at most the number of tokens that can be generated.
 
     Returns:
-        [n, 1 + 2 * top] float64: the log-probability, then ``top`` ids, then their log-probabilities. Equal tokens
-        have equal numbers: what is looked up and what is ranked is computed in the same way, in fp32.
+        [n, 1 + 2 * top] float64: the log-probability, then ``top`` ids, then their log-probabilities. Both are computed
+        in the same way, in fp32: a token has the same value in both.
     """
     values = logits.float()
     if mask_token_id < logits.shape[-1]:
@@ -29,5 +29,5 @@ def token_logprobs(logits: Tensor, tokens: Tensor, mask_token_id: int, top: int)
 
 
 def token_score(line: list[float], wanted: int, top: int) -> TokenScore:
-    """The first ``wanted`` of a line of ``token_logprobs`` with ``top`` tokens."""
+    """Converts one row of ``token_logprobs`` with ``top`` tokens to a ``TokenScore`` with the ``wanted`` best."""
     return TokenScore(line[0], [int(token) for token in line[1 : 1 + wanted]], line[1 + top : 1 + top + wanted])

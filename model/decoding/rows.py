@@ -1,4 +1,4 @@
-"""The rows of the canvas: who has one, and what is kept for it."""
+"""The rows of a batch: the canvas and the processors' state."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -16,13 +16,13 @@ from cdlm.model.decoding.settings import BlockStart, RowSettings
 from cdlm.model.row import RowWork
 
 PROCESSORS: tuple[type[Processor[Any]], ...] = (Guide, Logprobs, Constrained, Edits)
-"""All that have a say in steps, in the order in which they are called."""
+"""All logits processors, in the order in which a step calls them."""
 
 
 class Rows:
-    """Owns what is kept for rows: the canvas, and the processors with what they keep.
+    """Owns the state of all rows: the canvas and the processors.
 
-    ``size`` rows at most are open at a time; whoever opens one closes it.
+    At most ``size`` rows are open at a time; the caller of ``open`` calls ``close``.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Rows:
         self.processors = [kind(self.canvas, vocab_size) for kind in PROCESSORS]
 
     def open(self, row: int, settings: RowSettings) -> None:
-        """Gives a row to a request."""
+        """Assigns a row to a request."""
         self.canvas.open_row(
             row,
             rule=settings.rule,
@@ -52,26 +52,26 @@ class Rows:
             processor.open_row(row, settings)
 
     def open_block(self, row: int, start: BlockStart) -> None:
-        """Begins a block of an open row; one that was begun before is dropped."""
+        """Begins a block of an open row, and drops its unfinished block if there is one."""
         self.canvas.open_block(row, start.given, start.pinned)
         for processor in self.processors:
             processor.open_block(row, start)
 
     def close(self, row: int) -> None:
-        """Forgets what was kept for a row; nothing happens if it was not open."""
+        """Drops the state of a row; does nothing if it is not open."""
         for processor in self.processors:
             processor.release(row)
 
     def wanted(self, works: list[RowWork]) -> list[Processor[Any]]:
-        """Those that rows of a step want, in their order."""
+        """The processors that some row of the step needs, in order."""
         return [processor for processor in self.processors if processor.wanted(works)]
 
     def check(self, open_rows: Collection[int], blocks: Mapping[int, BlockStart]) -> None:
-        """Asserts that host and device agree about rows, and that nothing is kept for any but ``open_rows``.
+        """Asserts that host and device agree, and that processors have state for no other rows than ``open_rows``.
 
         Args:
-            open_rows: those that a request has.
-            blocks: how the current block of each row that has one began.
+            open_rows: the rows that belong to a request.
+            blocks: row -> start of its current block.
         """
         self.canvas.check()
         kept = {row for processor in self.processors for row in processor.states}

@@ -1,11 +1,11 @@
-"""Names and numbers of the finalization rules and of bans; free of torch, since the API process reads it too."""
+"""The finalization rules and their numbers. Imports no torch: the API process reads them too."""
 
 from typing import Literal, NamedTuple
 
 RuleName = Literal["threshold", "factor", "entropy_bound", "fixed_steps"]
 RULES: tuple[RuleName, ...] = ("threshold", "factor", "entropy_bound", "fixed_steps")
 
-# What each rule's number is called in requests, settings and messages.
+# The field of requests and settings that holds each rule's number.
 RULE_NUMBERS: dict[RuleName, str] = {
     "threshold": "confidence_threshold",
     "factor": "decoding_factor",
@@ -18,7 +18,7 @@ DEFAULT_FACTOR = 1.0
 # In nats. The default of diffusers' EntropyBoundScheduler, after EB-Sampler (Ben-Hamu et al., 2025, arXiv 2505.24857).
 DEFAULT_ENTROPY_BOUND = 0.1
 
-# The logit bias that removes a token altogether.
+# The logit bias that bans a token.
 BAN = -100.0
 
 

@@ -12,8 +12,10 @@ _COLDEST, _HOTTEST = 1e-20, 1e20
 
 
 def filter_logits(logits: Tensor, *, top_k: int, top_p: float, min_p: float) -> Tensor:
-    """Removes unlikely tokens: all but the ``top_k`` best, outside the ``top_p`` nucleus, below ``min_p`` times
-    the best probability. logits [rows, vocab], already tempered -> a new tensor with -inf at removed tokens.
+    """Returns a copy of logits [rows, vocab], already divided by the temperature, with -inf at removed tokens.
+
+    Removes all but the ``top_k`` best, tokens outside the ``top_p`` nucleus, and tokens below ``min_p`` times the best
+    probability.
     """
     kept = logits
     if 0 < top_k < logits.shape[-1]:
@@ -34,8 +36,8 @@ def filter_logits(logits: Tensor, *, top_k: int, top_p: float, min_p: float) -> 
 
 
 def sample(logits: Tensor, noise: Tensor, *, temperature: float, top_k: int, top_p: float, min_p: float) -> Tensor:
-    """Draws a token a row: logits, noise [rows, vocab] -> [rows] int64. ``temperature`` is positive."""
-    # Nearer to 0 or to infinity the quotients would not be finite; there the draw no longer depends on it.
+    """Draws one token per row: logits, noise [rows, vocab] -> [rows] int64. ``temperature`` must be positive."""
+    # Beyond these bounds the quotients would not be finite, and the draw no longer depends on the temperature.
     temperature = min(max(temperature, _COLDEST), _HOTTEST)
     tempered = filter_logits(logits.float() / temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     return (tempered + noise).argmax(dim=-1)

@@ -1,4 +1,4 @@
-"""How a request's blocks are decoded, and what is known of a block before its first step."""
+"""Inputs of decoding: a request's settings, and a block's known tokens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,18 +12,19 @@ from cdlm.model.decoding.rules import FinalizationRule
 
 @dataclass(frozen=True, slots=True)
 class RowSettings:
-    """How a request's blocks are decoded, from its first block to its last.
+    """How all blocks of a request are decoded.
 
     Attributes:
-        params: what the request asks for.
-        rule: which positions a step finalizes.
+        params: the request's parameters.
+        rule: the finalization rule with its number.
         max_steps: most denoise steps per block.
         stop_ids: tokens that end the answer.
-        prompt_ids: the prompt.
-        grammar: what the answer must follow, if anything.
-        logprobs: how many alternatives to report with the log-probability of each finalized token; ``None`` reports
-            none at all.
-        border: [hidden], the state behind the known tokens, where no forward will bring it.
+        prompt_ids: token ids of the prompt.
+        grammar: the grammar that the answer must follow, if any.
+        logprobs: how many alternatives to report with the log-probability of each finalized token; ``None`` reports no
+            log-probabilities.
+        border: [hidden], for shifted backbones: the hidden state of the last known token, if no forward will compute
+            it.
     """
 
     params: DecodingParams
@@ -38,13 +39,13 @@ class RowSettings:
 
 @dataclass(frozen=True, slots=True)
 class BlockStart:
-    """What is known of a block before its first step.
+    """The tokens known before a block's first step.
 
     Attributes:
-        given: prompt tokens at its beginning.
+        given: prompt tokens at the block's beginning.
         generated: all tokens of finished blocks.
-        left: positions from its beginning to the last token that the answer may have, given ones included.
-        pinned: known tokens behind the end of the answer, by their offset.
+        left: positions from the block's beginning to the last token that the answer may have, ``given`` included.
+        pinned: offset in the block -> known token after the end of the answer.
     """
 
     given: list[int]

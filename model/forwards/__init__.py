@@ -1,1 +1,1 @@
-"""What one forward is made of: rows in one flat list, pieces of long prompts, scored tokens, recorded graphs."""
+"""Forwards of the transformer: a step's rows in one flat list, pieces of long prompts, scored tokens, CUDA graphs."""

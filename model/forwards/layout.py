@@ -1,4 +1,4 @@
-"""How the rows of a step lie in its forward: which flat tokens, which segments, which hidden states predict."""
+"""Lays out the rows of a step in one forward: flat tokens, segments, and the hidden states that predict."""
 
 from dataclasses import dataclass
 
@@ -15,18 +15,15 @@ from cdlm.model.row import RowWork
 class StepLayout:
     """A forward over T = C + D * block tokens: the clean tokens of all rows, then the blocks of D denoised rows.
 
-    A guided row is there twice, as two of the R.
+    A guided row counts as two of the R rows.
 
-    Attributes (R rows in the step):
-        rows: [R] int64, their rows of the canvas.
-        borders: [R] int64, their rows of ``Canvas.border``.
-        clean_ids: [C] int64; ``None`` when C is 0.
-        clean_count: C.
-        attention: who sees whom among all T tokens, and where they lie; ``None`` when T is 0.
-        denoised: [D] int64, which of the R rows are denoised; ``None`` when all are.
-        bordered: [rows with clean tokens] int64, their rows of ``Canvas.border``; ``None`` when C is 0.
-        border_tokens: like ``bordered``, the flat index of the last clean token of each.
-        blanks: int64, which of the D * block tokens are shown as masks whatever the canvas holds; ``None`` when none.
+    Attributes (R rows in the step): rows: [R] int64, index of each row in the canvas. borders: [R] int64, index of each
+        row in ``Canvas.border``. clean_ids: [C] int64, ids of the clean tokens; ``None`` when C is 0. clean_count: C,
+        the number of clean tokens. attention: the attention over all T tokens, with their positions; ``None`` when T is
+        0. denoised: [D] int64, which of the R rows are denoised; ``None`` when all are. bordered: [rows with clean
+        tokens] int64, index of each in ``Canvas.border``; ``None`` when C is 0. border_tokens: shaped like
+        ``bordered``, the flat index of each row's last clean token. blanks: int64, which of the D * block tokens are
+        embedded as masks whatever the canvas holds; ``None`` if none.
     """
 
     rows: Tensor
@@ -43,7 +40,7 @@ class StepLayout:
 def build_layout(
     works: list[RowWork], block_length: int, cache: PagedCache, attention: AttentionFactory, canvas_rows: int = 0
 ) -> StepLayout:
-    """Lays out one step; ``canvas_rows`` is needed where a row is guided."""
+    """Lays out one step; ``canvas_rows`` (rows of the canvas) is needed if a row is guided."""
     segments: list[Segment] = []
     ids: list[int] = []
     bordered: list[int] = []
@@ -82,7 +79,7 @@ def build_layout(
 
 
 def layout_key(works: list[RowWork]) -> tuple[object, ...] | None:
-    """What two steps must share to have one layout; ``None`` where clean tokens make every layout its own."""
+    """A key that is equal for steps with the same layout; ``None`` if a row has clean tokens."""
     if any(work.clean or not work.denoise for work in works):
         return None
     return tuple((work.row, work.blank, work.block_start, *work.pages) for work in works)

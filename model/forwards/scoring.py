@@ -1,4 +1,4 @@
-"""Scores known tokens: one forward over spans and masked states of several requests."""
+"""Scores known tokens of several requests in one forward."""
 
 from dataclasses import dataclass
 
@@ -18,11 +18,11 @@ class ScoreWork:
     """What one scoring request needs in one step.
 
     Attributes:
-        segments: its part of the forward, in order.
-        token_ids: their tokens, one after the other.
-        rows: which of those tokens' hidden states predict a token to be scored.
-        targets: like ``rows``, the tokens.
-        top: how many of the likeliest tokens to report in each place.
+        segments: its segments of the forward, in order.
+        token_ids: the tokens of all segments, concatenated.
+        rows: indices in ``token_ids`` of the hidden states that predict a scored token.
+        targets: the scored tokens, one per entry of ``rows``.
+        top: how many of the most likely tokens to report per scored token.
     """
 
     segments: list[Segment]
@@ -39,7 +39,7 @@ def score(
     attention: AttentionFactory,
     mask_token_id: int,
 ) -> list[list[TokenScore]]:
-    """One forward over all ``works``; for each, the scores of its targets in their order."""
+    """Runs one forward over all ``works``; returns the scores of each work's targets, in order."""
 
     def place(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=cache.keys.device)

@@ -1,4 +1,4 @@
-"""A forward that is taken in pieces: some rows of a layer at a time."""
+"""A forward in pieces: some tokens of one layer at a time."""
 
 import math
 
@@ -14,20 +14,20 @@ from cdlm.model.row import Span
 
 
 class StagedForward:
-    """The forward over one request's known tokens, in pieces so that other requests' steps go on beside it.
+    """The forward over one request's known tokens, in pieces between the steps of other requests.
 
-    A prompt whose rows see all of it cannot be cut by tokens alone: a row needs the keys of all in every layer. So a
-    layer's keys and values are written for all rows first, which is a small part of it, and then its rows are taken
-    piece by piece. Nobody reads the keys and values of the layers that are done before all are.
+    If every token of a prompt sees the whole prompt, chunks of tokens do not work: a token needs the keys of all tokens
+    in every layer. Each layer therefore first writes the keys and values of all tokens, which is cheap, and then
+    computes its tokens piece by piece. No other request reads these keys and values before all layers are done.
 
     Args:
-        piece: the work of a piece, in tokens through all layers that see nothing; rows that see many keys are more
-            work than that, so a piece has fewer of them.
+        piece: the work per piece, in units of one token through all layers without attention; tokens that see many keys
+            count more, and a piece has fewer of them.
 
     Attributes:
-        tokens: T, how many are known.
-        layer: the one that is computed next.
-        row: the first of its rows that is not computed yet.
+        tokens: T, the number of known tokens.
+        layer: the layer that is computed next.
+        row: the first token that this layer has not computed.
     """
 
     def __init__(
@@ -59,20 +59,20 @@ class StagedForward:
 
     @property
     def done(self) -> bool:
-        """Whether all keys and values are there."""
+        """Whether all layers are computed."""
         return self.layer == len(self._transformer.layers)
 
     @property
     def border(self) -> Tensor:
-        """[hidden]: what predicts the position after the last token, once all layers are done."""
+        """[hidden], the normalized hidden state of the last token; valid once ``done``."""
         out: Tensor = self._transformer.norm(self._hidden[-1])
         return out
 
     @torch.inference_mode()
     def advance(self, work: float) -> int:
-        """Takes pieces while they are no more work than that, and one in any case; returns the work done.
+        """Computes at least one piece, and more while the total stays within ``work``; returns the work done.
 
-        Both are numbers of tokens, as the work of a piece is.
+        Both are in the unit of ``piece``.
         """
         rows = 0
         while not self.done and (rows == 0 or (rows + self._next_rows) * self._row_work <= work):

@@ -1,4 +1,4 @@
-"""Answers bound to a grammar: vocabularies as bytes, compiled grammars, and what they admit next.
+"""Answers that follow a grammar: vocabularies as bytes, compiled grammars, and the tokens that they admit next.
 
-Nothing here needs torch: the API process compiles grammars too, to refuse bad ones.
+Imports no torch: the API process compiles grammars too, to refuse bad ones.
 """

@@ -1,8 +1,8 @@
-"""Bytes as a vocabulary that grammars are matched with."""
+"""Matches grammars byte by byte: a vocabulary of the 256 bytes and of pairs of printable ones."""
 
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
-# A mask over all bytes, and all pairs of these, tells what each byte leads to.
+# Printable ASCII. A bit mask over bytes and pairs of these shows what may follow each byte.
 LETTERS = list(range(0x20, 0x7F))
 PLACE = {byte: place for place, byte in enumerate(LETTERS)}
 PAIRS = slice(256, 256 + len(LETTERS) ** 2)
@@ -10,7 +10,7 @@ END = PAIRS.stop
 
 
 class _Bytes:
-    """Bytes as a tokenizer: the ids of single ones are their values."""
+    """A tokenizer that splits text into bytes; the id of a byte is its value."""
 
     bos_token_id = None
 
@@ -27,11 +27,11 @@ BYTES = LLTokenizer(TokenizerWrapper(_Bytes()), n_vocab=END + 1, eos_token=END, 
 
 
 def admits(mask: bytes, byte: int) -> bool:
-    """Whether ``mask``, of a matcher over ``BYTES``, lets ``byte`` come next."""
+    """Whether ``mask``, a bit mask from a matcher over ``BYTES``, admits ``byte`` next."""
     return bool(mask[byte >> 3] >> (byte & 7) & 1)
 
 
 def ends_with(matcher: LLMatcher, text: bytes) -> bool:
-    """Whether the grammar of ``matcher``, which is over ``BYTES``, accepts the end behind ``text``."""
+    """Whether the grammar of ``matcher``, a matcher over ``BYTES``, accepts the end after ``text``."""
     tail = [*text, END]
     return matcher.validate_tokens(tail) == len(tail)

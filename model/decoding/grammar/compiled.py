@@ -1,4 +1,4 @@
-"""A grammar compiled for a vocabulary, within bounds of time and memory."""
+"""A grammar compiled for a vocabulary, with limits on time and memory."""
 
 from functools import cached_property
 
@@ -15,18 +15,18 @@ from cdlm.model.decoding.grammar.vocabulary import Vocabulary
 
 MAX_GRAMMAR_BYTES = 65_536
 
-# Text that must follow without a choice. More than this at the beginning can only come of a rule that needs itself.
+# Bytes that an answer must begin with. A grammar with more has a rule that recurses without end.
 _MAX_FORCED_BYTES = 65_536
-# An end is kept in sight when no more tokens are left than the shortest answer has, and so many more.
+# An end is kept in reach once the tokens left are at most those of the shortest answer plus this number.
 _CLOSING_TOKENS = 1024
 
-# Places looked at in search of that end: a second or two at most, a few milliseconds with everyday grammars.
+# States that the search for that end may visit: a few milliseconds with everyday grammars, two seconds at most.
 _WORK = 90_000
 _WORK_TO_SHORTEN = 10_000
 _WORK_FOR_FEWER_TOKENS = 40_000
 _WIDTHS = (5, 2, 16, 1, 65, 64)
 
-# Work, not seconds: about 20 ms of regular expressions to build, 7 ms in a step (llguidance, ParserLimits).
+# Counts work: about 20 ms to build regular expressions and 7 ms per step (llguidance, ParserLimits).
 _LIMITS = LLParserLimits(
     initial_lexer_fuel=1_000_000,
     step_lexer_fuel=100_000,
@@ -36,27 +36,28 @@ _LIMITS = LLParserLimits(
     verbose_errors=False,
 )
 
-# A token that must come next may so be cut in other ways than the tokenizer's.
+# Without this, llguidance admits forced text only as the tokenizer would tokenize it.
 _UNFORCED = '%llguidance {"no_forcing": true}\n'
 
 
 class CompiledGrammar:
-    """May be shared by any number of answers.
+    """A grammar compiled for one vocabulary; immutable for its users, who may share it between answers.
 
     Attributes:
-        vocabulary: what it was compiled for.
-        json: it has JSON in it, whose numbers are kept short.
-        search: looks for ends of answers.
-        end: the shortest text of an answer that was found.
-        least: how many tokens ``end`` has, with the end token.
-        horizon: with fewer tokens left than this, a token is written only if the answer can still be closed after it.
+        vocabulary: the vocabulary it was compiled for.
+        json: whether it contains JSON, whose numbers are kept short.
+        search: finds texts that end an answer.
+        end: the shortest complete answer found, in bytes.
+        least: tokens of ``end``, end token included.
+        horizon: with fewer tokens left than this, a token is written only if the answer can still be ended after it.
     """
 
     def __init__(self, text: str, vocabulary: Vocabulary, max_tokens: int) -> None:
-        """Compiles ``text``, in the Lark dialect of llguidance, for answers of at most ``max_tokens``.
+        """Compiles ``text``, a grammar in llguidance's Lark dialect, for answers of at most ``max_tokens`` tokens.
 
         Raises:
-            GrammarError: it is wrong, too large or too complex, or no answer of ``max_tokens`` that ends was found.
+            GrammarError: the grammar is invalid, too large or too complex, or no complete answer within ``max_tokens``
+                was found.
         """
         check_size(text)
         self.vocabulary = vocabulary
@@ -95,18 +96,18 @@ class CompiledGrammar:
             )
 
     def ending(self, limit: int) -> bytes:
-        """A text that is an answer: ``end``, unless one with fewer tokens was found and ``limit`` tokens need it.
+        """A complete answer, in bytes: ``end`` if it fits into ``limit`` tokens, else the one with the fewest tokens.
 
-        The first time it takes up to a second or two to look for that one.
+        The first search for the latter takes up to two seconds.
         """
         return self.end if self.least <= limit else self._fewest[0]
 
     def needed(self, limit: int) -> int:
-        """How many tokens ``ending`` has, the end token included."""
+        """Tokens of ``ending(limit)``, end token included."""
         return self.least if self.least <= limit else self._fewest[1]
 
     def knows(self, limit: int) -> bool:
-        """Whether ``ending`` and ``needed`` are at hand."""
+        """Whether ``ending(limit)`` and ``needed(limit)`` return without a search."""
         return self.least <= limit or "_fewest" in self.__dict__
 
     @cached_property
@@ -120,16 +121,16 @@ class CompiledGrammar:
         return found.text, found.tokens + 1
 
     def over_bytes(self) -> LLMatcher:
-        """A matcher over bytes that has seen nothing yet."""
+        """A new matcher over bytes, at the start of the grammar."""
         return self._over_bytes.deep_copy()
 
     def fresh(self) -> LLMatcher:
-        """A matcher that has seen nothing yet."""
+        """A new matcher over the vocabulary, at the start of the grammar."""
         return self._matcher.deep_copy()
 
 
 def check_size(text: str) -> None:
-    """Raises ``GrammarError`` for a text that is too large to be looked at."""
+    """Raises ``GrammarError`` for a grammar text that is too large to compile."""
     if len(text.encode()) > MAX_GRAMMAR_BYTES:
         raise GrammarError(f"larger than {MAX_GRAMMAR_BYTES} bytes")
 

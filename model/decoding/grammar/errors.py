@@ -1,8 +1,8 @@
-"""What can be wrong with a grammar."""
+"""Errors of grammars, with the compiler's messages in plain words."""
 
 import re
 
-# What the compiler puts around its reasons: where in its own text, excerpts of it, and its own options.
+# The compiler's excerpts of its own text, with line numbers.
 _EXCERPT = re.compile(r"\n\s+\d+ \|.*|\n<.*", re.DOTALL)
 _PLACE = re.compile(r"^(at )?\d+\(\d+\): ")
 _CHANGED = (
@@ -33,11 +33,11 @@ _CHANGED = (
 
 
 class GrammarError(ValueError):
-    """A grammar cannot be compiled, or cannot be followed any further; the message says why."""
+    """A grammar cannot be compiled or followed; the message says why."""
 
 
 def plain_reason(message: str) -> str:
-    """What a message of the compiler says about the grammar, in one line."""
+    """Turns a message of the compiler into one line about the grammar."""
     reason = _PLACE.sub("", _EXCERPT.sub("", message))
     for pattern, text in _CHANGED:
         reason = pattern.sub(text, reason)

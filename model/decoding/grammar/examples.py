@@ -1,10 +1,10 @@
-"""A short text that a regular expression matches, as far as it is easily seen."""
+"""Guesses a short text that a regular expression matches."""
 
 import re
 import string
 from collections.abc import Iterator
 
-# An escape with what belongs to it, the head of a group, a class, a bound, or one character.
+# A whole escape, the start of a group, a class, a bound, or one character.
 ATOMS = re.compile(
     r"\\[pPxuU]\{[^}]*\}|\\x[0-9A-Fa-f]{2}|\\u[0-9A-Fa-f]{4}|\\U[0-9A-Fa-f]{8}|\\."
     r"|\((?:\?(?:P?<[^>]*>|[^:)>]*[:>]?))?|\[\^?(?:\\.|[^\]\\])*\]|\{[0-9,]*\}|.",
@@ -12,20 +12,20 @@ ATOMS = re.compile(
 )
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v"}
 _PLAIN = "1aA" + string.printable
-# Of classes that Python does not know.
+# Characters of classes that Python's ``re`` does not support.
 _OF_CLASS = {"Han": "一", "N": "1", "Nd": "1", "P": ".", "S": "+", "Lu": "A", "Lt": "ǅ"}
 _SETS = re.compile(r"\[|&&|--|\|\||~~")  # Classes made of classes, which Python warns of.
-_MOST = 256  # Characters; a longer text is nobody's hint.
+_MOST = 256  # Characters; longer texts do not help a search.
 
 
 def character(atom: str) -> str:
-    """The character that an atom stands for; empty for a class of them."""
+    """The character that an atom stands for; empty for a class of characters."""
     if atom[0] != "\\" or len(atom) == 1:
         return atom if atom != "\\" and len(atom) == 1 else ""
     if atom[1] in "xuU" and len(atom) > 2:
         try:
             return chr(int(atom[2:].strip("{}"), 16)).encode().decode()
-        except (ValueError, OverflowError):  # No number, or no character.
+        except (ValueError, OverflowError):  # Not a number, or not a code point.
             return ""
     if atom[1].isalnum():
         return _CONTROLS.get(atom[1], "")
@@ -33,7 +33,7 @@ def character(atom: str) -> str:
 
 
 def example(expression: str) -> str:
-    """A short text that ``expression`` likely matches; empty if none is seen. Whoever uses it checks it."""
+    """A short text that ``expression`` probably matches, which the caller must check; empty if none was found."""
     try:
         return _either(iter(ATOMS.findall(expression)), 0)
     except (_TooLong, RecursionError):
@@ -59,7 +59,7 @@ def _either(atoms: Iterator[str], depth: int) -> str:
             last = parts.pop() if parts else ""
             if len(last) * least > _MOST:
                 raise _TooLong
-            parts += [last * least, ""]  # The empty text is for a sign of greed behind the bound.
+            parts += [last * least, ""]  # The empty text absorbs a "?" or "+" after the bound.
         elif atom[0] == "(":
             parts.append("" if atom[-1] == ")" else _either(atoms, depth + 1))
         else:

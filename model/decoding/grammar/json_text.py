@@ -1,7 +1,7 @@
-"""Where text that is JSON stands, and how long its numbers may grow.
+"""Tracks whether JSON text is inside a string, and limits the length of numbers.
 
-JSON bounds no number, and a model that is unsure of a digit is as unsure of the next one: without a bound it may
-write digits up to its last token.
+JSON does not limit numbers. A model that is unsure of a digit is as unsure of the next one, and may write digits up to
+its last token.
 """
 
 import numpy as np
@@ -9,22 +9,22 @@ from numpy.typing import NDArray
 
 from cdlm.model.decoding.grammar.vocabulary import NUMBER_CHARACTERS, Vocabulary
 
-# Outside of a string, inside of one, or behind a backslash in one.
+# Outside a string, inside one, or after a backslash in one.
 OUTSIDE, INSIDE, ESCAPED = range(3)
 _QUOTE, _BACKSLASH = 0x22, 0x5C
-# Characters: enough for every 64-bit float and integer, such as -1.7976931348623157e+308.
+# Characters: enough for every 64-bit float and integer, for example -1.7976931348623157e+308.
 MAX_NUMBER = 24
 
 
 def text_state(text: bytes, state: int = OUTSIDE) -> int:
-    """Where JSON stands after ``text``, given where it stood before."""
+    """JSON's state after ``text``, from ``state`` before it."""
     for byte in text:
         state = next_state(state, byte)
     return state
 
 
 def next_state(state: int, byte: int) -> int:
-    """Where JSON stands after one more ``byte``."""
+    """JSON's state after one more ``byte``."""
     if state == ESCAPED:
         return INSIDE
     if byte == _QUOTE:
@@ -33,9 +33,10 @@ def next_state(state: int, byte: int) -> int:
 
 
 def number_length(vocabulary: Vocabulary, tokens: list[int], state: int = OUTSIDE, length: int = 0) -> int:
-    """Characters of the number that text ends with after ``tokens``, given where it stood before them.
+    """Length in characters of the number at the end of the text after ``tokens``; 0 if it does not end with one.
 
-    The last letter of ``true`` and ``false`` counts too; nothing of a number can follow it.
+    ``state`` and ``length`` describe the text before. The ``e`` of ``true`` and ``false`` counts as 1, without effect:
+    no digit can follow.
     """
     for token in tokens:
         for byte in vocabulary.tokens[token]:
@@ -47,16 +48,15 @@ def number_length(vocabulary: Vocabulary, tokens: list[int], state: int = OUTSID
 def without_long_numbers(
     admitted: NDArray[np.bool_], vocabulary: Vocabulary, length: int, may_end: bool
 ) -> NDArray[np.bool_]:
-    """[size] what is left of ``admitted`` when a number of ``length`` characters must not exceed the bound.
+    """[size] bool: ``admitted`` without tokens that extend a number of ``length`` characters beyond ``MAX_NUMBER``.
 
-    A number that cannot end there, as a schema may have it, goes on until it can. ``may_end`` tells whether the whole
-    answer may.
+    If a schema does not let the number end here, it may continue. ``may_end`` says whether the whole answer may end.
     """
     heads = vocabulary.number_heads
     long = admitted & (heads > 0) & (length + heads > MAX_NUMBER)
     if not long.any():
         return admitted
-    # Text that is no JSON may have a space behind a digit, and any number of digits.
+    # Outside JSON, a space may follow a digit, and numbers have no limit.
     space = vocabulary.ids.get(b" ")
     if space is not None and admitted[space]:
         return admitted

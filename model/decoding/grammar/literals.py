@@ -1,4 +1,4 @@
-"""The texts that a grammar's regular expressions spell out, which its answers are likely to need."""
+"""Finds literal texts in a grammar's regular expressions, which its answers probably contain."""
 
 import json
 import re
@@ -18,12 +18,12 @@ _RANGE = re.compile(r"(?:\\.|[^\\])-(?:\\.|[^\\])", re.DOTALL)
 
 
 def spelled_texts(grammar: str) -> list[bytes]:
-    """What the expressions in a grammar in Lark spell out, in their order; those of JSON as JSON writes them.
+    """Texts from the regular expressions of a Lark grammar, in their order; those of JSON schemas escaped as in JSON.
 
-    Of each these are a short text that it matches, and the runs of characters that stand for themselves.
+    Per expression: a short text that it matches, and its runs of literal characters.
     """
     found: list[bytes] = []
-    # Of equal expressions one is enough, since each text of JSON begins with the first literal again.
+    # Without duplicates: after each JSON string, the search starts from the first literal again.
     for pattern, multiple in dict.fromkeys(match.groups() for match in _IN_JSON.finditer(grammar)):
         if multiple:
             found.append(multiple.encode())
@@ -36,7 +36,7 @@ def spelled_texts(grammar: str) -> list[bytes]:
 
 def _spelled(expression: str) -> Iterator[str]:
     whole = example(expression)
-    # Where nothing is repeated without a bound, every way leads to an end.
+    # Without an unbounded repetition, every path ends by itself.
     runs = list(_runs(expression)) if not whole or _OPEN.search(_CLASSES.sub("", expression)) else []
     yield from ([whole] if whole and whole not in runs else [])
     yield from runs
@@ -45,7 +45,7 @@ def _spelled(expression: str) -> Iterator[str]:
 def _runs(expression: str) -> Iterator[str]:
     run = ""
     for atom in ATOMS.findall(expression):
-        if atom[0] in "*+?{" and run:  # Of what is repeated only the last character is.
+        if atom[0] in "*+?{" and run:  # A repetition applies to the last character only.
             yield from (part for part in (run[:-1], run[-1]) if part)
             run = ""
         elif atom[0] == "[":

@@ -1,4 +1,4 @@
-"""Where one answer stands in its grammar."""
+"""Follows one answer through its grammar."""
 
 import numpy as np
 from llguidance import LLMatcher
@@ -11,11 +11,11 @@ from cdlm.model.decoding.grammar.json_text import MAX_NUMBER, OUTSIDE, number_le
 
 
 class AnswerMatcher:
-    """Follows an answer token by token. Any of ``stop_ids`` ends it, where the grammar accepts the end.
+    """Follows an answer token by token. Any of ``stop_ids`` ends it when the grammar accepts the end.
 
     Attributes:
-        tokens: what has been written, an end token not included.
-        ended: an end token was written.
+        tokens: the tokens written so far, end token excluded.
+        ended: whether an end token was written.
     """
 
     def __init__(self, grammar: CompiledGrammar, stop_ids: list[int]) -> None:
@@ -24,7 +24,7 @@ class AnswerMatcher:
         self.restart([])
 
     def restart(self, tokens: list[int]) -> None:
-        """Goes to where the answer was after ``tokens``. Raises ``GrammarError`` if it cannot have been there."""
+        """Resets the answer to ``tokens``; raises ``GrammarError`` if the grammar does not admit them."""
         self._matcher = self.grammar.fresh()
         self.tokens = list(tokens)
         self.ended = False
@@ -35,7 +35,7 @@ class AnswerMatcher:
             raise self._error("the tokens written so far are not admitted")
 
     def take(self, token: int) -> None:
-        """Writes an admitted token."""
+        """Appends a token; raises ``GrammarError`` if the grammar does not admit it."""
         if token in self.stop_ids:
             self.ended = True
             return
@@ -50,12 +50,12 @@ class AnswerMatcher:
     def forced(self, room: int) -> list[int]:
         """Tokens that must come next; empty where there is a choice.
 
-        They are cut as the tokenizer would cut their text, unless that makes the answer too long for ``room`` tokens,
-        the end token among them.
+        They are the tokenizer's tokens of the forced text, unless the answer would then exceed ``room`` tokens (end
+        token included).
         """
         tokens = self._matcher.compute_ff_tokens()
         self._check()
-        # An end token among them would have to be taken for the end.
+        # A stop id inside forced text would end the answer.
         end = next((place for place, token in enumerate(tokens) if token in self.stop_ids), len(tokens))
         if not tokens[:end] or room > self.grammar.horizon:
             return tokens[:end]
@@ -72,7 +72,7 @@ class AnswerMatcher:
         return True
 
     def admitted(self) -> NDArray[np.bool_]:
-        """[vocab] which tokens may come next. Raises ``GrammarError`` when there are none."""
+        """[vocab] bool: which tokens may come next; raises ``GrammarError`` if there are none."""
         mask = admitted_tokens(self._matcher, self.grammar.vocabulary.size)
         self._check()
         may_end = self._matcher.is_accepting()
@@ -84,16 +84,16 @@ class AnswerMatcher:
         return mask
 
     def closes_after(self, token: int, room: int) -> bool:
-        """Whether the answer can be closed after ``token`` with ``room`` more tokens, the end token among them.
+        """Whether the answer can be ended after ``token`` with ``room`` more tokens, end token included.
 
-        True where it is not known, if there is much more room than an end that was known last needs.
+        Also true if no end is known but ``room`` is much larger than the last known end.
         """
         if token in self.stop_ids or room >= self.grammar.horizon:
             return True
         return self._in_sight(room + 1).in_time_after(token)
 
     def closing(self, room: int) -> int | None:
-        """The first token of a way to close the answer with ``room`` tokens; ``None`` if none was found."""
+        """The first token of an end of at most ``room`` tokens; ``None`` if none is known."""
         return self._in_sight(room).next()
 
     def _in_sight(self, room: int) -> Closing:
@@ -103,7 +103,7 @@ class AnswerMatcher:
         return self._closing
 
     def _lengthens(self, head: int) -> bool:
-        """Whether ``head`` more characters of a number, if any, make it longer than numbers are meant to be."""
+        """Whether ``head`` more characters make the current number longer than ``MAX_NUMBER``."""
         too_long = head > 0 and self._number + head > MAX_NUMBER
         return self.grammar.json and self._state == OUTSIDE and too_long
 
@@ -116,6 +116,6 @@ class AnswerMatcher:
 
 
 def admitted_tokens(matcher: LLMatcher, size: int) -> NDArray[np.bool_]:
-    """[size] which tokens may come next, the end not among them."""
+    """[size] bool: which tokens may come next, end token excluded."""
     bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
     return np.unpackbits(bits, bitorder="little")[:size].astype(np.bool_)

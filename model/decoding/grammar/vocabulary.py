@@ -1,4 +1,4 @@
-"""A tokenizer's vocabulary as bytes, in the form that grammars are matched with."""
+"""A tokenizer's vocabulary as bytes, for matching grammars."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -15,19 +15,19 @@ _SIGNS = b'"{}[],:'
 
 
 class Vocabulary:
-    """The ``size`` tokens that the model scores.
+    """The tokens that the model scores, as bytes.
 
     Attributes:
-        size: tokens of the model; ids the tokenizer has no token for can never be admitted.
-        tokens: [size] bytes of each.
-        matching: the same for the matcher, with one more token that stands for the end of the text: which of the
-            model's tokens end an answer is a matter of the request.
+        size: number of logits; ids without a token in the tokenizer are never admitted.
+        tokens: [size] bytes of each token.
+        matching: the vocabulary for llguidance, plus one token for the end of the text, since the request says which
+            tokens of the model end an answer.
     """
 
     def __init__(self, tokenizer: Tokenizer, size: int) -> None:
         self.size = size
         self._tokenizer = Tokenizer.from_str(tokenizer.to_str())
-        # Literal special tokens inside text are ordinary characters; nothing is cut off or filled up.
+        # Names of special tokens in text are ordinary characters; no truncation, no padding.
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
@@ -41,7 +41,7 @@ class Vocabulary:
         )
 
     def tokenize(self, text: bytes) -> list[int]:
-        """Ids whose bytes are exactly ``text``: as the tokenizer cuts it, or where it changes text, longest first."""
+        """Ids whose bytes are exactly ``text``: the tokenizer's, or the longest first if the tokenizer changes text."""
         try:
             ids: list[int] = self._tokenizer.encode(text.decode(), add_special_tokens=False).ids
         except UnicodeDecodeError:
@@ -56,12 +56,12 @@ class Vocabulary:
                     start = end
                     break
             else:
-                return ids  # The vocabulary cannot write this text; what follows is then not forced.
+                return ids  # No token writes the rest; it is then not forced.
         return ids
 
     @cached_property
     def ids(self) -> dict[bytes, int]:
-        """Which token, the first of several, stands for some bytes; without special tokens."""
+        """Bytes -> token id, the first of equal ones; without special tokens."""
         found: dict[bytes, int] = {}
         for ident, piece in enumerate(self.tokens):
             if piece and ident not in self._special:
@@ -70,11 +70,11 @@ class Vocabulary:
 
     @cached_property
     def letters(self) -> frozenset[int]:
-        """The bytes that tokens stand for alone."""
+        """The bytes that are tokens by themselves."""
         return frozenset(text[0] for text in self.ids if len(text) == 1)
 
     def pieces(self, text: bytes, start: int) -> list[tuple[int, int]]:
-        """The tokens that ``text`` goes on with at ``start``, and how many bytes each has; the longest first."""
+        """(token, its length in bytes) for each token that ``text`` continues with at ``start``; longest first."""
         found = []
         for length in self._lengths.get(text[start : start + 2], ()):
             token = self.ids.get(text[start : start + length])
@@ -85,7 +85,7 @@ class Vocabulary:
 
     @cached_property
     def _lengths(self) -> dict[bytes, list[int]]:
-        """By the first two bytes, how long the tokens are that begin with them; the longest first."""
+        """First two bytes -> lengths of the tokens that begin with them, longest first."""
         found: dict[bytes, set[int]] = {}
         for text in self.ids:
             if len(text) > 1:
@@ -93,7 +93,7 @@ class Vocabulary:
         return {head: sorted(lengths, reverse=True) for head, lengths in found.items()}
 
     def count(self, text: bytes) -> int:
-        """About how many tokens ``text`` has."""
+        """Estimates the number of tokens of ``text``."""
         try:
             return len(self.matching.greedy_tokenize(text.decode()))
         except UnicodeDecodeError:
@@ -101,30 +101,30 @@ class Vocabulary:
 
     @cached_property
     def longest(self) -> int:
-        """Bytes of the longest token that is text."""
+        """Length in bytes of the longest text token."""
         return max(map(len, self.ids), default=1)
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
-        """[size] how many bytes each token has; 0 for those that are no text, and all but the first of equal ones."""
+        """[size] int64: bytes per token; 0 for tokens that are not text and for duplicates."""
         lengths = np.zeros(self.size, dtype=np.int64)
         lengths[list(self.ids.values())] = [len(text) for text in self.ids]
         return lengths
 
     @cached_property
     def longest_first(self) -> NDArray[np.int64]:
-        """The tokens that have a length, the longest first."""
+        """Ids of the tokens with a length above 0, longest first."""
         order = np.argsort(-self.lengths, kind="stable")
         return order[self.lengths[order] > 0]
 
     @cached_property
     def with_signs(self) -> NDArray[np.bool_]:
-        """[size] whether a token holds a sign of JSON's own, such as a quote or a bracket."""
+        """[size] bool: whether a token contains JSON punctuation, for example a quote or a bracket."""
         return np.array([not set(_SIGNS).isdisjoint(text) for text in self.tokens], dtype=np.bool_)
 
     @cached_property
     def number_heads(self) -> NDArray[np.int64]:
-        """[size] how many characters of a JSON number each token begins with."""
+        """[size] int64: how many characters of a JSON number each token begins with."""
         lengths = [len(piece) - len(piece.lstrip(NUMBER_CHARACTERS)) for piece in self.tokens]
         return np.array(lengths, dtype=np.int64)
 
@@ -135,7 +135,7 @@ class Vocabulary:
 
 
 class _Source:
-    """What ``TokenizerWrapper`` asks of a tokenizer."""
+    """The interface that llguidance's ``TokenizerWrapper`` expects of a tokenizer."""
 
     bos_token_id = None
 

@@ -1,1 +1,1 @@
-"""What changes the logits of a row, or which tokens it may take, before they are decided on."""
+"""Logits processors: they edit a row's logits, or which of its tokens are finalized."""

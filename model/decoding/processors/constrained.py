@@ -1,4 +1,4 @@
-"""Finalization of rows that follow a grammar: from the left only, each token admitted after the ones before it."""
+"""Finalizes rows that follow a grammar: from left to right, each token admitted after those before it."""
 
 from dataclasses import dataclass
 
@@ -14,13 +14,14 @@ from cdlm.model.decoding.settings import BlockStart, RowSettings
 
 @dataclass(slots=True)
 class _RowState:
-    """Where a row stands.
+    """The grammar state of a row.
 
     Attributes:
-        edited: whether its logits are edited.
-        left: positions from the block's beginning to the last token the answer may have.
-        before: how many tokens were generated before the block.
-        before_edits: [positions, vocab], its logits in a step before they were edited.
+        matcher: follows the row's answer.
+        edited: whether other processors edit its logits.
+        left: positions from the block's beginning to the last token that the answer may have.
+        before: tokens generated before the block.
+        before_edits: [positions, vocab], its logits in the current step before edits.
     """
 
     matcher: AnswerMatcher
@@ -30,17 +31,17 @@ class _RowState:
     before_edits: Tensor | None = None
 
     def rewind(self, written: int) -> None:
-        """Goes back to where the block stands, with so many tokens: a step that failed may have gone on from there."""
+        """Resets the matcher to ``written`` tokens of the block: a failed step may have advanced it."""
         tokens = self.matcher.tokens[: self.before + written]
         if self.matcher.ended or len(tokens) < len(self.matcher.tokens):
             self.matcher.restart(tokens)
 
 
 class Constrained(Processor[_RowState]):
-    """Keeps where the rows that follow a grammar stand in it, and finalizes their tokens."""
+    """Tracks the grammar state of rows that follow a grammar, and finalizes their tokens."""
 
     def state(self, settings: RowSettings) -> _RowState | None:
-        """The beginning of the row's grammar."""
+        """The start of the row's grammar; ``None`` without a grammar."""
         if settings.grammar is None:
             return None
         mask = self.canvas.mask_token_id
@@ -48,17 +49,17 @@ class Constrained(Processor[_RowState]):
         return _RowState(AnswerMatcher(settings.grammar, stops), edited=settings.params.edits_logits)
 
     def open_block(self, row: int, start: BlockStart) -> None:
-        """Goes to the beginning of a block."""
+        """Sets the matcher to the beginning of the block."""
         state = self.states.get(row)
         if state is not None:
             state.left, state.before = start.left, len(start.generated)
-            if state.matcher.tokens != start.generated:  # The row was preempted, and what it had begun is dropped.
+            if state.matcher.tokens != start.generated:  # The row was preempted inside a block.
                 state.matcher.restart(start.generated)
 
     def check(self, row: int, start: BlockStart) -> None:
-        """Asserts that a row's matcher has taken all tokens of its finished blocks, and the block's.
+        """Asserts that a row's matcher has taken all finalized tokens, end tokens excluded.
 
-        An end token is none of them. The matcher may be ahead, where a later processor has left tokens to a later step.
+        It may be ahead: a later processor may have deferred tokens.
         """
         state, canvas = self.states.get(row), self.canvas
         if state is not None:
@@ -69,14 +70,14 @@ class Constrained(Processor[_RowState]):
             assert state.matcher.tokens[: len(taken)] == taken, f"row {row}"
 
     def edit(self, step: Step) -> None:
-        """Keeps the logits of rows that are edited too, for where that leaves no token that the grammar admits."""
+        """Copies the logits of rows that are edited too: edits may ban every token that the grammar admits."""
         for _, work, mine in step.rows():
             state = self.states.get(work.row)
             if state is not None and state.edited:
                 state.before_edits = step.logits[mine].clone()
 
     def decide(self, step: Step) -> None:
-        """Replaces what is finalized in rows that follow a grammar; one that cannot be followed fails its row."""
+        """Decides the finalized tokens of rows that follow a grammar; a ``GrammarError`` fails that row alone."""
         canvas = self.canvas
         for index, work, mine in step.rows():
             state = self.states.get(work.row)
@@ -108,10 +109,10 @@ class Constrained(Processor[_RowState]):
 
 @dataclass(slots=True)
 class _Walk:
-    """One row's step, from its first position without a token (offset ``first``) on.
+    """One row's step, from its first masked position (offset ``first``) on.
 
-    ``choices`` and ``passes`` are the model's own token at each predicted position, and whether the row's rule
-    finalizes it; ``at_least`` positions are finalized in any case. logits [positions, vocab].
+    ``choices`` has the model's token at each predicted position, ``passes`` whether the row's rule finalizes it; at
+    least ``at_least`` positions are finalized. ``logits`` is [positions, vocab].
     """
 
     state: _RowState
@@ -123,7 +124,7 @@ class _Walk:
     pick: Pick
 
     def run(self) -> list[int]:
-        """The tokens finalized now, at least one; the matcher stands behind them."""
+        """Returns the tokens to finalize now, at least one, and advances the matcher past them."""
         matcher = self.state.matcher
         length = min(len(self.choices), self.state.left - self.first)
         written: list[int] = []
@@ -138,15 +139,15 @@ class _Walk:
         return written
 
     def _found(self, place: int) -> list[int]:
-        """The token at ``place``, where there is a choice: one, or none if that is left to a later step."""
+        """The token at ``place``, where the grammar leaves a choice, in a list; empty to leave it to a later step."""
         matcher = self.state.matcher
-        # Positions behind this one, the end token's among them.
+        # Positions after this one, for the rest of the answer and its end token.
         room = self.state.left - self.first - place - 1
         if place < self.at_least:
             token = self._best(place)
             if matcher.closes_after(token, room):
                 return [token]
-            # Where the answer cannot be closed in time any more, the model goes on as it likes.
+            # If the answer can no longer be ended within its limit, the model's token stands.
             closing = matcher.closing(room + 1)
             return [token if closing is None else closing]
         token = self.choices[place]
@@ -159,6 +160,6 @@ class _Walk:
         values = self.logits[place].masked_fill(~admitted, float("-inf"))
         before = self.state.before_edits
         if before is not None and not bool((values > float("-inf")).any()):
-            # The request bans all that its grammar admits here. The grammar is kept.
+            # The request bans every token that its grammar admits here: the grammar wins.
             values = before[place].masked_fill(~admitted, float("-inf"))
         return self.pick(values[None], self.first + place)

@@ -1,4 +1,4 @@
-"""Edits of the logits: penalties, biases and bans, applied before anything is decided on them (docs/sampling.md)."""
+"""Edits logits before tokens are chosen: penalties, biases and bans (docs/sampling.md)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,16 +13,16 @@ from cdlm.model.decoding.rules import BAN
 from cdlm.model.decoding.settings import BlockStart, RowSettings
 from cdlm.model.row import RowWork
 
-# Edited in parts of the vocabulary, so that what is held in fp32 stays small.
+# Tokens edited at once, so that the fp32 copy stays small.
 _VOCABULARY_PART = 16_384
 
 
-# In the line of an answer, a position whose token was known before: no word goes through it.
+# Stands in a line for a token that was not generated: no word contains it.
 _KNOWN = -1
 
 
 class _Words:
-    """Sequences of tokens that may not be written; ``reach`` tokens in front of a block can begin one."""
+    """Token sequences that may not be generated; one can begin up to ``reach`` tokens before a block."""
 
     def __init__(self, words: list[list[int]]) -> None:
         self.reach = max(map(len, words), default=1) - 1
@@ -32,7 +32,7 @@ class _Words:
                 self._having.setdefault(token, []).append((word, offset))
 
     def missing(self, line: list[int | None]) -> Iterator[tuple[int, int]]:
-        """Each place that has no token yet, with a token that would complete a word there."""
+        """Yields (place, token) for masked places where that token would complete a word."""
         for place, found in enumerate(line):
             for word, start in self._around(line, place, found):
                 lacking = [at for at, token in enumerate(word, start) if line[at] != token]
@@ -40,11 +40,11 @@ class _Words:
                     yield lacking[0], word[lacking[0] - start]
 
     def complete(self, line: list[int | None], place: int) -> bool:
-        """Whether the token at ``place`` is part of a word."""
+        """Whether the token at ``place`` is part of a complete word."""
         return any(line[start : start + len(word)] == word for word, start in self._around(line, place, line[place]))
 
     def _around(self, line: list[int | None], place: int, token: int | None) -> Iterator[tuple[list[int], int]]:
-        """The words that may have the token at ``place`` in them, and where they begin."""
+        """Yields (word, start) for words that can contain ``token`` at ``place``."""
         for word, offset in self._having.get(_KNOWN if token is None else token, ()):
             if 0 <= place - offset <= len(line) - len(word):
                 yield word, place - offset
@@ -52,13 +52,13 @@ class _Words:
 
 @dataclass(slots=True)
 class _Answer:
-    """What is written of a row's answer, from where a word may begin that goes on in its current block.
+    """The end of a row's answer, from the earliest token at which a word can begin that reaches its current block.
 
     Attributes:
-        index: of the row in the step.
-        mine: which of the step's positions are its own.
-        line: its tokens, ``None`` where none is final.
-        places: where in the line its positions are.
+        index: the row's index in the step.
+        mine: the row's positions in the step.
+        line: its tokens, ``None`` at masked positions.
+        places: index in ``line`` of each of its positions.
         constrained: whether it follows a grammar.
     """
 
@@ -71,17 +71,17 @@ class _Answer:
 
 @dataclass(slots=True)
 class _RowState:
-    """What one row's edits rest on (V vocabulary size), on the device.
+    """Data for one row's edits (V vocabulary size); tensors are on the device.
 
     Attributes:
         bias: [V] fp32, -inf at banned tokens.
         stops: [V] bool, tokens that ``min_tokens`` forbids.
-        in_prompt: [V] bool.
-        counts: [V] fp32, how often each token stands in the finished blocks.
-        words: of more than one token, that may not be written.
+        in_prompt: [V] bool, tokens of the prompt.
+        counts: [V] fp32, how often each token occurs in the finished blocks.
+        words: banned sequences of two or more tokens.
         constrained: whether the row follows a grammar.
-        counted: generated tokens that ``counts`` holds.
-        tail: the last of them, as many as words reach back.
+        counted: how many generated tokens ``counts`` covers.
+        tail: the last of those tokens, as many as words can reach back.
     """
 
     params: DecodingParams
@@ -97,10 +97,10 @@ class _RowState:
 
 
 class Edits(Processor[_RowState]):
-    """Edits the logits of the rows that ask for it."""
+    """Edits the logits of rows with penalties, biases or bans."""
 
     def state(self, settings: RowSettings) -> _RowState | None:
-        """The edits, with nothing generated so far."""
+        """The row's edits before its first token; ``None`` if it has none."""
         params, prompt_ids = settings.params, settings.prompt_ids
         if not params.edits_logits:
             return None
@@ -120,7 +120,7 @@ class Edits(Processor[_RowState]):
         return _RowState(params, len(prompt_ids), bias, stops, in_prompt, torch.zeros_like(bias), words, constrained)
 
     def open_block(self, row: int, start: BlockStart) -> None:
-        """Counts what has been finished since the row's last block."""
+        """Counts the tokens of blocks finished since the row's last block."""
         state, generated = self.states.get(row), start.generated
         if state is not None and len(generated) > state.counted:
             fresh = self._ids(generated[state.counted :])
@@ -130,7 +130,7 @@ class Edits(Processor[_RowState]):
             state.tail = generated[max(0, len(generated) - state.words.reach) :]
 
     def check(self, row: int, start: BlockStart) -> None:
-        """Asserts that a row has counted all tokens of its finished blocks, if its logits are edited."""
+        """Asserts that an edited row has counted all tokens of its finished blocks."""
         state, generated = self.states.get(row), start.generated
         if state is not None:
             counts = torch.bincount(self._ids(generated), minlength=self.vocab_size)
@@ -145,7 +145,7 @@ class Edits(Processor[_RowState]):
         asking = [index for index, edited in enumerate(mine) if edited]
         at = step.positions(mine)
         states = [self.states[works[index].row] for index in asking]
-        # [positions of asking rows]: which of the asking rows each belongs to.
+        # [positions of edited rows]: index of the edited row that each belongs to.
         owner = torch.from_numpy(np.repeat(np.arange(len(asking)), np.array(step.counts)[asking])).to(self.device)
         written = self._written(states, [works[index].row for index in asking])
 
@@ -178,7 +178,7 @@ class Edits(Processor[_RowState]):
                 logits[self._ids(positions), self._ids(tokens)] = float("-inf")
 
     def decide(self, step: Step) -> None:
-        """Leaves to a later step what would complete a word with other tokens of this step."""
+        """Defers tokens that would complete a banned word together with other tokens of this step."""
         for words, answer in self._answers(step):
             now, tokens = step.now[answer.index], step.token[answer.mine].tolist()
             first, taken = len(answer.line) - len(now), False
@@ -188,13 +188,13 @@ class Edits(Processor[_RowState]):
                 answer.line[place] = token
                 if taken and words.complete(answer.line, place):
                     answer.line[place] = None
-                    # What follows in a grammar does not stand without it.
+                    # In a grammar, later tokens depend on the deferred one.
                     now[place - first :] &= not answer.constrained
                     now[place - first] = False
                 taken = True
 
     def _answers(self, step: Step) -> Iterator[tuple[_Words, _Answer]]:
-        """The answers of a step in which some words may not stand."""
+        """The answers of the step's rows that have banned words of two or more tokens."""
         canvas = self.canvas
         for index, work, mine in step.rows():
             state = self.states.get(work.row)
@@ -215,12 +215,12 @@ class Edits(Processor[_RowState]):
         canvas = self.canvas
         tokens = canvas.tokens.index_select(0, where)
         here = ~(canvas.masked | canvas.known).index_select(0, where)
-        # Where nothing was generated there is no token to count, and a mask token may lie past the vocabulary.
+        # A mask token may lie past the vocabulary; masked positions are not counted.
         tokens = tokens.masked_fill(~here, 0)
         return torch.stack([state.counts for state in states]).scatter_add_(1, tokens, here.float())
 
     def _early(self, works: list[RowWork], states: list[_RowState], owner: Tensor, offsets: Tensor) -> Tensor | None:
-        """[positions] bool: those that come before their row's ``min_tokens``; ``None`` when no row has any."""
+        """[positions] bool: whether a position is among its row's first ``min_tokens``; ``None`` if no row sets it."""
         until = [
             state.prompt_length + state.params.min_tokens - work.block_start
             for work, state in zip(works, states, strict=True)
@@ -233,7 +233,7 @@ class Edits(Processor[_RowState]):
         return torch.tensor(ids, dtype=torch.long, device=self.device)
 
     def _set(self, ids: list[int]) -> Tensor:
-        """[vocab] bool: true at ``ids``; ids outside the vocabulary are no tokens."""
+        """[vocab] bool: true at ``ids``; ignores ids outside the vocabulary."""
         found = torch.zeros(self.vocab_size, dtype=torch.bool, device=self.device)
         found[self._ids([token for token in ids if 0 <= token < self.vocab_size])] = True
         return found

@@ -12,17 +12,17 @@ from cdlm.model.row import RowWork, Span
 
 
 class Guide(Processor[None]):
-    """Keeps nothing: the work of a guided row says so itself, since its second pass needs pages in every step."""
+    """Applies guidance; has no state per row, since ``RowWork.guidance`` describes it."""
 
     def state(self, settings: RowSettings) -> None:
         """Nothing."""
 
     def wanted(self, works: list[RowWork]) -> bool:
-        """Whether a row of the step is guided."""
+        """Whether any row of the step is guided."""
         return any(work.guidance for work in works)
 
     def edit(self, step: Step) -> None:
-        """Moves the logits of guided rows away from those without the prompt: u + (scale + 1) (c - u), in fp32."""
+        """Replaces the logits c of guided rows by u + (scale + 1) (c - u), in fp32; u are the logits without prompt."""
         at = step.positions([work.guidance is not None for work in step.works])
         pairs = [(work.guidance.scale, mine.stop - mine.start) for _, work, mine in step.rows() if work.guidance]
         scales = np.repeat([scale for scale, _ in pairs], [count for _, count in pairs])
@@ -33,9 +33,9 @@ class Guide(Processor[None]):
 
 
 def without_prompt(work: RowWork, mask_token_id: int) -> RowWork:
-    """The second pass of a guided row: mask tokens in the place of its prompt, and pages of its own.
+    """The second, unconditional pass of a guided row: its prompt is masked, and it has its own pages.
 
-    It shares the row's canvas, so that both see the same tokens of the current block.
+    Both passes share the row's canvas, and therefore the tokens of the current block.
     """
     guidance = work.guidance
     assert guidance is not None
@@ -50,11 +50,11 @@ def _masked(span: Span, prompt_length: int, mask_token_id: int) -> Span:
 
 
 def second_places(step: Step, block_length: int) -> Tensor:
-    """Where the second passes predict the positions of guided rows: int64 into [passes * block].
+    """Indices of the second passes' predictions for guided rows, int64 into [passes * block].
 
     The second passes of guided rows follow the step's rows in the forward, in order.
     """
     guided = np.array([work.guidance is not None for work in step.works])
-    order = len(step.works) + guided.cumsum() - 1  # Of a guided row, the number of its second pass.
+    order = len(step.works) + guided.cumsum() - 1  # Index of each guided row's second pass.
     passes = torch.from_numpy(np.repeat(order[guided], np.array(step.counts)[guided])).to(step.chosen.device)
     return passes * block_length + step.chosen[step.positions(guided.tolist())] % block_length

@@ -1,4 +1,4 @@
-"""Log-probabilities of what a step finalizes, from the logits before any edit (docs/sampling.md)."""
+"""Log-probabilities of the tokens that a step finalizes, from the logits before any edit (docs/sampling.md)."""
 
 from dataclasses import replace
 
@@ -12,26 +12,26 @@ from cdlm.model.row import RowResult, TokenScore
 
 
 class Logprobs(Processor[int]):
-    """Keeps how many alternatives each row is to be told."""
+    """Reports log-probabilities; its state per row is the number of alternatives."""
 
     _at: Tensor  # [asked] int64, which of the step's predicted positions belong to rows that ask,
     _logits: Tensor  # and their logits, [asked, vocab].
 
     def state(self, settings: RowSettings) -> int | None:
-        """The number of alternatives."""
+        """The number of alternatives; ``None`` if the row wants no log-probabilities."""
         return settings.logprobs
 
     def edit(self, step: Step) -> None:
-        """Copies the logits as they are."""
+        """Copies the unedited logits."""
         self._at = step.positions([work.row in self.states for work in step.works])
         self._logits = step.logits.index_select(0, self._at)
 
     def report(self, step: Step, results: list[RowResult]) -> None:
-        """Adds the log-probabilities of what was finalized, in one transfer more."""
+        """Adds the log-probabilities of the finalized tokens; needs one more transfer from the device."""
         tops = {index: self.states[work.row] for index, work in enumerate(step.works) if work.row in self.states}
         places, logits = step.chosen.index_select(0, self._at), self._logits
         del self._logits
-        # How many were finalized the host has just learnt, so the device need not be asked again.
+        # The results are on the host: no need to ask the device.
         count = sum(results[index].finalized for index in tops)
         fresh = torch.nonzero_static(step.now.view(-1)[places], size=count)[:, 0]
         tokens = step.token.index_select(0, self._at.index_select(0, fresh))

@@ -1,4 +1,4 @@
-"""What a processor is: a say in the logits and decisions of the rows that want it."""
+"""The base class of logits processors."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,18 +17,17 @@ State = TypeVar("State")
 
 @dataclass(slots=True)
 class Step:
-    """A step as processors see it.
+    """The data of a step that processors read and change.
 
     Attributes:
-        works: its rows.
-        counts: how many of the predicted positions belong to each of them; those of a row lie side by side.
-        chosen: [positions] int64, where each lies in [rows, block], flattened.
+        works: the step's rows.
+        counts: predicted positions per row; the positions of a row are consecutive.
+        chosen: [positions] int64, index of each predicted position in [rows, block], flattened.
         logits: [positions, vocab].
-        unprompted: [positions of guided rows, vocab], the logits of the passes without a prompt; there if any row is
-            guided.
-        token: [positions] int64, what each would become; there once the logits are final.
-        now: [rows, block] bool, what is finalized; there once the rows' rules have looked.
-        failed: by index in ``works``, why a row cannot go on; nothing of it is finalized.
+        unprompted: [positions of guided rows, vocab], the logits without prompt; set if any row is guided.
+        token: [positions] int64, the predicted tokens; set once the logits are final.
+        now: [rows, block] bool, positions to finalize; set once the finalization rules have run.
+        failed: index in ``works`` -> why that row cannot continue; none of its positions is finalized.
     """
 
     works: list[RowWork]
@@ -41,28 +40,27 @@ class Step:
     failed: dict[int, str] = field(default_factory=dict)
 
     def rows(self) -> Iterator[tuple[int, RowWork, slice]]:
-        """Index and work of each row, and which of the predicted positions are its own."""
+        """Yields each row's index, work, and slice of the predicted positions."""
         end = 0
         for index, (work, count) in enumerate(zip(self.works, self.counts, strict=True)):
             start, end = end, end + count
             yield index, work, slice(start, end)
 
     def positions(self, wanting: list[bool]) -> Tensor:
-        """[their positions] int64: which of the predicted positions belong to ``wanting`` rows."""
+        """Indices, int64, of the predicted positions of rows for which ``wanting`` is true."""
         return torch.from_numpy(np.flatnonzero(np.repeat(wanting, self.counts))).to(self.chosen.device)
 
 
 class Processor(Generic[State]):
-    """One entry of the list that a step goes through (``Rows``); rows that do not want it cost nothing.
+    """A logits processor with state per row; rows without state cost nothing. ``Rows`` calls all processors in order.
 
-    ``states`` has what is kept for each row that wants it, from ``open_row`` to ``release``. In a step the processors
-    whose rows take part are called in the order of the list: ``edit`` of all, then, once the rules have looked,
-    ``decide`` of all, then ``report``. Where one raises, the step may be taken again with the same rows or some of
-    them, so that only ``open_row`` and ``open_block`` may leave anything behind that a second time would disturb.
+    ``states`` maps a row to its state, from ``open_row`` to ``release``. A step calls ``edit`` of all processors, then,
+    after the finalization rules, ``decide`` of all, then ``report`` of all. After an exception the step may run again
+    with the same rows or some of them: ``edit``, ``decide`` and ``report`` must therefore be repeatable.
 
     Args:
-        canvas: the rows' current blocks, which a processor only looks at.
-        vocab_size: tokens that the model scores.
+        canvas: the rows' current blocks; read-only for processors.
+        vocab_size: number of logits per position.
     """
 
     def __init__(self, canvas: Canvas, vocab_size: int) -> None:
@@ -71,35 +69,35 @@ class Processor(Generic[State]):
         self.states: dict[int, State] = {}
 
     def state(self, settings: RowSettings) -> State | None:
-        """What is kept for a row with these settings; ``None`` where it does not want this processor."""
+        """The initial state for a row with these settings; ``None`` if the row does not need this processor."""
         raise NotImplementedError
 
     def open_row(self, row: int, settings: RowSettings) -> None:
-        """Gives a row to a request."""
+        """Assigns a row to a request."""
         self.release(row)
         state = self.state(settings)
         if state is not None:
             self.states[row] = state
 
     def open_block(self, row: int, start: BlockStart) -> None:
-        """Begins a block of an open row, or begins it again."""
+        """Begins a block of an open row, or restarts it."""
 
     def release(self, row: int) -> None:
-        """Forgets a row."""
+        """Drops the state of a row."""
         self.states.pop(row, None)
 
     def check(self, row: int, start: BlockStart) -> None:
-        """Asserts that what is kept for a row agrees with the canvas, and with how its current block began."""
+        """Asserts that a row's state agrees with the canvas and with ``start``, the start of its current block."""
 
     def wanted(self, works: list[RowWork]) -> bool:
-        """Whether a row of the step wants it."""
+        """Whether any row of the step needs this processor."""
         return bool(self.states) and any(work.row in self.states for work in works)
 
     def edit(self, step: Step) -> None:
-        """Changes the logits before anything is decided on them, or keeps of them what it needs later."""
+        """Changes the step's logits, or copies parts of them for later."""
 
     def decide(self, step: Step) -> None:
-        """Changes which positions are finalized, and to which tokens."""
+        """Changes which positions are finalized, and their tokens."""
 
     def report(self, step: Step, results: list[RowResult]) -> None:
         """Adds to the results of the step's rows."""

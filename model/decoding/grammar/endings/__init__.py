@@ -1,1 +1,1 @@
-"""How an answer can be ended in time."""
+"""Ends a grammar's answers within their token limit."""

@@ -1,4 +1,4 @@
-"""How an answer can be brought to an end that its grammar accepts, kept in sight while it is written."""
+"""Keeps an end that the grammar accepts in reach while an answer is written."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,16 +12,16 @@ from cdlm.model.decoding.grammar.json_text import INSIDE, OUTSIDE, text_state
 if TYPE_CHECKING:
     from cdlm.model.decoding.grammar.compiled import CompiledGrammar
 
-# With so many tokens more than the last known end has, not knowing one is no reason to refuse a token. One is looked
-# for behind every so many tokens, behind brackets, and where so many bytes must come.
+# Without a known end, tokens are admitted while _FAR more tokens are left than the last known end has. An end is
+# searched every _SELDOM tokens, after brackets, and where the grammar forces _LONG bytes.
 _FAR, _SELDOM, _LONG = 256, 32, 32
 _BRACKETS = frozenset(b"{[")
 
-# Where so many are left, an end that was known before is good enough, be it not the shortest.
+# With this many spare tokens, the known end is good enough even if it is not the shortest.
 _ROOMY = 32
 
-# Places that may be looked at: where keeping an end in sight begins, behind a token that leads away from it, and
-# behind one where none is in reach.
+# States that a search may visit: the first search of an answer; after a token that leaves the known end; after a token
+# with no end in reach.
 _AT_FIRST, _BEHIND_A_TOKEN, _OUT_OF_REACH = 3_000, 400, 40
 _WIDTHS_AT_FIRST = (5, 2, 16, 1, 64)
 _WIDTHS = (5, 2)
@@ -29,10 +29,9 @@ _WIDTHS = (5, 2)
 
 @dataclass(slots=True)
 class _Place:
-    """Where an answer stands: its grammar over bytes, JSON's state, and a text that ends it.
+    """State of an answer: its matcher over bytes, JSON's state, and a text that ends it.
 
-    Where none is ``known``, ``end`` is the last one that was; it is ``far`` from there if what was opened takes long to
-    close.
+    If no end is ``known``, ``end`` is the last known one; ``far`` means that something long was opened since.
     """
 
     matcher: LLMatcher
@@ -46,11 +45,11 @@ class _Place:
 
 
 class Closing:
-    """A text that ends the answer, for the last tokens of an answer of at most ``limit`` tokens, end token included.
+    """Tracks a text that ends the answer, near the limit of ``limit`` tokens (end token included).
 
-    It is a function of the answer's tokens, of ``limit`` and of ``stop_ids`` alone, so an answer that is begun again
-    ends alike. Once an end is in reach it stays so, whatever is written of what ``in_time_after`` and ``affordable``
-    let pass: behind ``next`` it has one token less, and another is taken in its place only if it is in reach.
+    It depends on the answer's tokens, ``limit`` and ``stop_ids`` alone: an answer that is resumed ends the same way.
+    Once an end is in reach it stays in reach if only tokens that ``in_time_after`` or ``affordable`` allow are written:
+    after the token ``next`` the end is one token shorter, and only an end in reach replaces it.
     """
 
     def __init__(self, grammar: "CompiledGrammar", stop_ids: list[int], tokens: list[int], limit: int) -> None:
@@ -71,30 +70,30 @@ class Closing:
 
     @property
     def end(self) -> bytes | None:
-        """A text that ends the answer, be it too long; ``None`` if none was found."""
+        """A text that ends the answer, perhaps in more tokens than are left; ``None`` if none was found."""
         return self._place.end.text if self._place.known else None
 
     @property
     def in_time(self) -> bool:
-        """Whether the answer can be ended in time, or, where there is much time and no end was found, may be."""
+        """Whether the answer can be ended within the limit; also true if no end is known but many tokens are left."""
         return self._place.in_time(self._room(self._count))
 
     def in_time_after(self, token: int) -> bool:
-        """The same behind ``token``."""
+        """``in_time`` after one more ``token``."""
         return self._look_ahead(token).in_time(self._room(self._count + 1))
 
     def next(self) -> int | None:
-        """The first token of a way to end the answer in time; ``None`` if none was found."""
+        """The first token of an end within the limit; ``None`` if none is known."""
         end = self._place.end
         if not self._place.known or not self.in_time:
             return None
         return self._speller.first(end) if end.text else self._stop_ids[0]
 
     def affordable(self, tokens: list[int]) -> list[int]:
-        """What to write of ``tokens``, whose text must come next, so that the answer can be ended in time.
+        """Which of the forced ``tokens`` to write so that the answer can still be ended within the limit.
 
-        That is all of them if they leave an end in reach or none is, else the first, or where that takes too long a
-        shorter way to write the text.
+        All of them if an end stays in reach or none is; else the first; or, if even that is too long, the first token
+        of the shortest end.
         """
         end, length = self._place.end, 0
         if not self._place.known or not self.in_time:
@@ -106,7 +105,7 @@ class Closing:
         return tokens
 
     def take(self, token: int) -> None:
-        """Goes on behind ``token``."""
+        """Appends ``token`` to the answer."""
         self._place, self._ahead = self._look_ahead(token), None
         self._count += 1
 
@@ -122,13 +121,13 @@ class Closing:
             return after
         if here.known and here.end.text.startswith(text):
             after.end, after.known = here.end.behind(len(text)), True
-        elif after.state == INSIDE and here.end.tokens + _ROOMY <= room:  # A shorter one can be found later.
+        elif after.state == INSIDE and here.end.tokens + _ROOMY <= room:  # A later search may find a shorter one.
             after.known = ends_with(after.matcher, here.end.text)
         far, opens = here.end.tokens + _FAR <= room, _opens(here, text, after)
         look = not far or opens or (self._count + 1) % _SELDOM == 0
         if look and not (after.known and after.in_time(room)):
             work = _BEHIND_A_TOKEN if here.in_time(room + 1) else _OUT_OF_REACH
-            # What opens in the distance has a long way to its end; and from here on one must be known.
+            # What was opened takes many tokens to close: from here on an end must be known.
             if far and opens or not far and not here.known and here.in_time(room + 1):
                 work = _AT_FIRST
             self._search(after, room, work)
@@ -136,7 +135,7 @@ class Closing:
         return after
 
     def _search(self, place: _Place, room: int, work: int) -> None:
-        """Looks for an end within ``room`` tokens from ``place``, and keeps there what it finds."""
+        """Finds an end of at most ``room`` tokens from ``place``, in ``work`` states, and stores it there."""
         last = place.end
         found = self._grammar.search.shortest(
             place.matcher,
@@ -151,12 +150,12 @@ class Closing:
             place.end = self._speller.ending(found, last)
 
     def _room(self, count: int) -> int:
-        """How many tokens may be written behind ``count`` of them, the end token not among them."""
+        """How many tokens may follow the first ``count``, end token excluded."""
         return self.limit - count - 1
 
 
 def _opens(here: _Place, text: bytes, after: _Place) -> bool:
-    """Whether ``text``, which leads from ``here`` to ``after``, may open what takes long to close."""
+    """Whether ``text``, which leads from ``here`` to ``after``, may open something that takes many tokens to close."""
     forced = after.matcher.compute_ff_bytes()
     if not _BRACKETS.isdisjoint(forced) or len(forced) > _LONG:
         return True

@@ -1,4 +1,4 @@
-"""Texts that end an answer in fewer tokens than a short text does."""
+"""Finds ends of an answer with fewer tokens than the shortest text has."""
 
 from dataclasses import dataclass
 
@@ -12,11 +12,11 @@ from cdlm.model.decoding.grammar.endings.search import EndSearch
 from cdlm.model.decoding.grammar.json_text import OUTSIDE, text_state
 from cdlm.model.decoding.grammar.vocabulary import Vocabulary
 
-# Tokens that are tried at a place: so many of every length, of those with a sign of JSON's own and of others.
+# Tokens tried per place and token length: of tokens with JSON punctuation, and of the others.
 _WITH_SIGNS, _OTHERS = 32, 6
 
-# How far behind the token that is left out a text may be joined again, at how many places, and how many of its bytes
-# are looked at first; and places that are looked at where it is not.
+# After a replaced token the old text is rejoined within _REACH bytes, at no more than _JOINTS places, of which the
+# first _HEAD bytes are compared first; else a search visits this many states.
 _REACH, _JOINTS, _HEAD = 48, 8, 16
 _WORK_PER_BRANCH = 40
 _WIDTHS = (2, 1)
@@ -24,13 +24,13 @@ _WIDTHS = (2, 1)
 
 @dataclass(slots=True)
 class Detours:
-    """Replaces parts of a text by tokens that bring its end nearer, one after the other.
+    """Shortens an end, counted in tokens, by replacing parts of it with other admitted tokens.
 
     Attributes:
-        search: of the grammar.
+        search: the grammar's ``EndSearch``.
         speller: counts the tokens of a text.
-        by_token: the grammar's matcher over the vocabulary, at the beginning, which forces nothing.
-        by_byte: the same over bytes.
+        by_token: a matcher over the vocabulary at the start of the grammar, without forced tokens.
+        by_byte: a matcher over bytes at the start of the grammar.
     """
 
     vocabulary: Vocabulary
@@ -41,11 +41,11 @@ class Detours:
     _work: int = 0
 
     def fewest(self, text: bytes, work: int) -> Ending:
-        """An end of the answer in as few tokens as were found from ``text``, which is one too."""
+        """The end with the fewest tokens found from ``text``, itself an end, in at most ``work`` states."""
         self._work, best = work, self.speller.ending(text)
         before, everywhere = NEVER, False
         while self._work > 0 and (best.tokens < before or not everywhere):
-            # First where the tokens of the text that is known begin, which is enough in most cases.
+            # Token borders of the known text first: they are enough in most cases.
             everywhere = best.tokens == before
             before = best.tokens
             best = self._passed(best, everywhere=everywhere)
@@ -73,7 +73,7 @@ class Detours:
         return best
 
     def _written(self, text: bytes, end: int, written: list[int]) -> int:
-        """The fewest tokens that write the first ``end`` bytes, given those for fewer."""
+        """The fewest tokens that write the first ``end`` bytes; ``written`` has that number for shorter prefixes."""
         longest = self.vocabulary.longest
         starts = range(max(0, end - longest), end)
         return min((written[start] + 1 for start in starts if text[start:end] in self.vocabulary.ids), default=NEVER)
@@ -81,10 +81,10 @@ class Detours:
     def _shorter(
         self, best: Ending, start: int, written: int, state: int, by_token: LLMatcher, by_byte: LLMatcher
     ) -> Ending | None:
-        """An end of fewer tokens than ``best``, with another one at ``start``; ``written`` are those before it."""
+        """An end with fewer tokens than ``best`` and another token at byte ``start``; ``written`` tokens precede it."""
         most = best.tokens - written - 1
         left, rest = len(best.text), best.text[start:]
-        # Where a text may be joined again: behind as many bytes as the token has, or where something else begins.
+        # Where the old text may continue: after as many bytes as the token has, or at the start of another part.
         near = [place for place in range(start, min(left, start + _REACH)) if best.costs[left - place] < most]
         joints = [place for place in near if not chr(best.text[place]).isalnum()][:_JOINTS]
         seen: set[bytes] = set()
@@ -104,7 +104,7 @@ class Detours:
                 ends += [text + best.text[place:] for place in joints if self._joins(after, best.text[place:])]
             if after.is_accepting():
                 ends.append(text)
-            # Inside of a string few tokens lead elsewhere.
+            # Inside a string, most tokens lead to the same state.
             elif text[0] != rest[0] and (state == OUTSIDE or len(text) == 1 or self.vocabulary.with_signs[token]):
                 mask = after.compute_bitmask()
                 ends += [] if mask in seen else self._branch(after, text, state, rest)
@@ -115,14 +115,14 @@ class Detours:
         return None
 
     def _branch(self, matcher: LLMatcher, text: bytes, state: int, rest: bytes) -> list[bytes]:
-        """An end that begins with ``text``, behind which ``matcher`` stands, if a short search finds one."""
+        """One end that begins with ``text``, after which ``matcher`` stands; none if a short search fails."""
         self._work -= _WORK_PER_BRANCH
         state = text_state(text, state)
         found = self.search.shortest(matcher, state, lambda _: True, _WORK_PER_BRANCH, _WIDTHS, rest)
         return [] if found is None else [text + found]
 
     def _joins(self, matcher: LLMatcher, end: bytes) -> bool:
-        """Whether the grammar accepts ``end`` from there."""
+        """Whether the grammar accepts ``end`` from the state of ``matcher``."""
         head = list(end[:_HEAD])
         if matcher.validate_tokens(head) < len(head):
             return False
@@ -144,7 +144,7 @@ class Detours:
 
 
 def _of_each_length(tokens: NDArray[np.int64], lengths: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Of ``tokens``, the longest first, the first few of every length."""
+    """The first ``most`` of ``tokens`` (sorted longest first) of each length."""
     _, first = np.unique(-lengths[tokens], return_index=True)
     started = np.repeat(first, np.diff([*first, len(tokens)]))
     return tokens[np.arange(len(tokens)) - started < most]

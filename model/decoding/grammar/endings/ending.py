@@ -13,7 +13,7 @@ class Ending:
 
     Attributes:
         text: its bytes.
-        costs: by k, the fewest tokens that write its last k bytes; ``NEVER`` or more where none do.
+        costs: entry k is the fewest tokens that write its last k bytes; ``NEVER`` or more if no tokens can.
     """
 
     text: bytes
@@ -21,22 +21,22 @@ class Ending:
 
     @property
     def tokens(self) -> int:
-        """The fewest tokens that write it, without the end token."""
+        """The fewest tokens that write the text, end token excluded."""
         return self.costs[-1]
 
     def behind(self, length: int) -> "Ending":
-        """What is left of it behind so many bytes."""
+        """The ending without its first ``length`` bytes."""
         return Ending(self.text[length:], self.costs[: len(self.costs) - length])
 
 
 class Speller:
-    """Writes texts with the fewest tokens of a vocabulary, none of them of ``stop_ids``."""
+    """Finds the fewest tokens that write a text, without tokens in ``stop_ids``."""
 
     def __init__(self, vocabulary: Vocabulary, stop_ids: list[int]) -> None:
         self._vocabulary, self._stop_ids = vocabulary, frozenset(stop_ids)
 
     def ending(self, text: bytes, known: Ending | None = None) -> Ending:
-        """``text`` with its costs; those of bytes at its end that ``known`` ends with too are not counted again."""
+        """Computes the costs of ``text``; reuses those of ``known`` for the bytes at the end that both share."""
         same, most = 0, 0 if known is None else min(len(text), len(known.text))
         while same < most and known is not None and text[-1 - same] == known.text[-1 - same]:
             same += 1
@@ -48,7 +48,7 @@ class Speller:
         return Ending(text, costs)
 
     def first(self, ending: Ending) -> int:
-        """The first of the fewest tokens that write ``ending``, the longest of several."""
+        """The first token of the shortest way to write ``ending``; of several, the longest token."""
         pieces = self._pieces(ending.text, 0)
         return next(token for token, length in pieces if ending.costs[-1 - length] + 1 == ending.tokens)
 

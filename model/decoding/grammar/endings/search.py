@@ -1,4 +1,4 @@
-"""Looks for a short text after which a grammar accepts the end."""
+"""Finds a short text after which a grammar accepts the end."""
 
 import heapq
 from collections.abc import Callable, Sequence
@@ -10,11 +10,12 @@ from llguidance import LLMatcher
 from cdlm.model.decoding.grammar.byte_matching import LETTERS, PAIRS, PLACE, admits, ends_with
 from cdlm.model.decoding.grammar.json_text import ESCAPED, INSIDE, OUTSIDE, next_state
 
-# Bytes that lead on alike are tried once or twice. Rows of so few bits are spelled-out texts, which differ further on.
+# Of bytes with the same successors, one or two are tried. Bytes with at most this many successors belong to literal
+# text, which differs later: all of them are tried.
 _FREE_ROW = 8
 _SAMPLED = 12
 
-# Of bytes that are tried, these come first: what closes, then digits that may stand alone.
+# Order of the bytes that are tried: closing punctuation first, then digits that can end a number.
 _REACH, _HEAD = 64, 12
 _WORK_PER_PLACE = 120
 _ENDS_STRING, _ENDS_VALUE = b'"', b"}],"
@@ -27,10 +28,10 @@ def _plainness(byte: int) -> tuple[bool, int]:
 
 @dataclass(slots=True)
 class _Way:
-    """A text and where it leads: the matcher, JSON's state and its open brackets.
+    """A candidate text and the state after it: matcher, JSON's state, and depth of open brackets.
 
-    ``refused`` counts choices of something else where a value could have been closed, ``forced`` the bytes that came
-    without a choice; ``literal`` is the last literal used, ``literals`` how many were.
+    ``refused`` counts choices that left a value open although it could be closed, ``forced`` the bytes that the grammar
+    forced; ``literal`` is the index of the last literal used, ``literals`` how many were used.
     """
 
     matcher: LLMatcher
@@ -43,22 +44,22 @@ class _Way:
     literals: int = 0
 
     def place(self, *, counted: bool = False) -> tuple[bytes, int, int]:
-        """What can be told of where it leads; other places may look the same."""
+        """A key for the state that the text leads to; different states may share a key."""
         return self.matcher.compute_bitmask(), self.depth, self.literals if counted else self.literal
 
 
 @dataclass(slots=True)
 class EndSearch:
-    """Searches one grammar, which is that of ``matcher`` over ``BYTES``.
+    """Finds ends of one grammar's answers, with matchers over ``BYTES``.
 
-    A level of the search is one choice and the text that it forces. Of the ways at a level those are kept, up to a
-    width, that lead to different places as far as can be seen two bytes ahead.
+    A beam search: each level makes one choice and appends the text that it forces. A level keeps up to ``width``
+    candidates that lead to different states, as far as the next two bytes show.
 
     Attributes:
-        literals: texts that are tried as a whole.
-        writable: the bytes that the model's tokens can write one by one.
-        json: the grammar has JSON in it.
-        exhausted: the last search left places out.
+        literals: texts that are tried as one choice.
+        writable: the bytes that some token of the model stands for alone.
+        json: whether the grammar contains JSON.
+        exhausted: whether the last search ran out of work.
     """
 
     literals: list[bytes]
@@ -81,13 +82,14 @@ class EndSearch:
         """The shortest text found after which the grammar accepts the end; ``None`` if none was found.
 
         Args:
-            matcher: where the text begins, and JSON is in ``state``; not changed.
-            enough: tells of a text that none shorter is needed.
-            work: how many places may be looked at.
-            widths: how many ways are kept, one search after the other; every second one goes by length, and keeps so
-                many ways that look alike.
-            rest: an end of the answer before; its last bytes may be one again, after a few others, or if they begin
-                within ``reach`` bytes of it at once.
+            matcher: where the text begins; not changed.
+            state: JSON's state there (``json_text``).
+            enough: whether a text is short enough to stop the search.
+            work: how many states the search may visit.
+            widths: one search per entry. Entries 0, 2, ... are beam widths; entries 1, 3, ... search by length, with
+                that many candidates per state.
+            rest: an earlier end of the answer, whose last bytes may complete a text again.
+            reach: how many bytes of ``rest`` may be skipped for that.
         """
         self._work, self.exhausted = work, False
         start = self._step(_Way(matcher, b"", state), b"", -1)
@@ -97,7 +99,7 @@ class EndSearch:
             return best
         for place, width in enumerate(widths):
             limit = 1 << 30 if best is None else len(best)
-            # What comes later must have its share.
+            # Leaves work for the later searches.
             self._work = work if place + 1 == len(widths) else work // 3
             work -= self._work
             found = (self._by_length if place % 2 else self._broad)(start, rest, width, limit)
@@ -111,15 +113,17 @@ class EndSearch:
         return best
 
     def shortened(self, matcher: LLMatcher, state: int, end: bytes, work: int) -> bytes:
-        """``end``, after which the grammar of ``matcher`` accepts the end, or a shorter one that is found from it."""
+        """Shortens ``end``, a text that ends the answer from the state of ``matcher``, visiting ``work`` states at
+        most.
+        """
         self._work = work
         start = self._step(_Way(matcher, b"", state), b"", -1)
         return end if start is None else self._shortened(start, end)
 
     def _broad(self, start: _Way, rest: bytes, width: int, limit: int) -> bytes | None:
-        """Level by level; those ways first that refused to close the least, and got on with what is forced.
+        """A beam search that prefers candidates that closed values early and followed forced text.
 
-        Then come those that used the later literals, or with an even ``width`` more of them.
+        Ties go to candidates with later literals, or for an even ``width`` with more literals.
         """
         counted = width % 2 == 0
         level = [start]
@@ -152,7 +156,7 @@ class EndSearch:
         return found
 
     def _shortened(self, start: _Way, end: bytes) -> bytes:
-        """``end`` with detours left out, as far as they are found from single places of it."""
+        """Removes detours from ``end`` that searches from single positions of it find."""
         way, work = start, self._work
         while work > 0 and len(way.text) < len(end):
             self._work = min(work, _WORK_PER_PLACE)
@@ -168,7 +172,7 @@ class EndSearch:
         return end
 
     def _by_length(self, start: _Way, rest: bytes, most: int, limit: int) -> bytes | None:
-        """The shortest ways first, of those that lead to one place at most so many."""
+        """Extends the shortest candidate first; keeps at most ``most`` candidates per state."""
         waiting: list[tuple[int, int, _Way]] = [(0, 0, start)]
         seen: dict[tuple[bytes, int, int], int] = {}
         order, found = 0, None
@@ -191,14 +195,14 @@ class EndSearch:
         return found
 
     def _step(self, way: _Way, text: bytes, literal: int) -> _Way | None:
-        """Goes on with ``text`` and what it forces."""
+        """Appends ``text`` and the text that it forces; ``None`` if the grammar exceeds a limit."""
         self._work -= 1 + (len(way.text) >> 6)
         matcher = way.matcher.deep_copy()
         forced = b""
         if matcher.try_consume_tokens(list(text)) == len(text):
             forced = matcher.compute_ff_bytes()
             matcher.try_consume_tokens(list(forced))
-        if matcher.is_error():  # The grammar exceeds a limit there: nothing else fails that is admitted.
+        if matcher.is_error():  # Admitted text fails only if the grammar exceeds a limit.
             self.exhausted = True
             return None
         known = way.text + text + forced
@@ -218,7 +222,7 @@ class EndSearch:
         return after
 
     def _end(self, way: _Way, rest: bytes, reach: int = _REACH) -> bytes | None:
-        """The end that a way has reached, be it with a part of ``rest`` that begins within ``reach`` bytes of it."""
+        """The candidate's text, perhaps with last bytes of ``rest``, if the grammar accepts the end; else ``None``."""
         if way.matcher.is_accepting():
             return way.text
         if rest:
@@ -232,11 +236,11 @@ class EndSearch:
         return None
 
     def _next(self, way: _Way, *, wide: bool) -> list[tuple[bytes, int]]:
-        """What to go on with, and the literal that it is."""
+        """The texts to try next, each with the index of its literal (-1 if it is none)."""
         mask = way.matcher.compute_bitmask()
         singles = {bytes([byte]): way.literal for byte in self._sampled(mask, wide=wide)}
         for place, text in enumerate(self.literals):
-            # The first of equal ones behind the last used, so that those of one expression come in their order.
+            # Of equal literals, the first after the last used: the literals of one expression follow its order.
             known = singles.get(text, -1)
             if way.state == ESCAPED or not admits(mask, text[0]) or way.literal < known < place:
                 continue
@@ -245,7 +249,7 @@ class EndSearch:
         return list(singles.items())
 
     def _sampled(self, mask: bytes, *, wide: bool) -> list[int]:
-        """Admitted bytes, a few of those that lead on alike."""
+        """Admitted bytes, a few per set of successors."""
         if (known := self._choices.get((mask, wide))) is not None:
             return known
         bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")
@@ -253,7 +257,7 @@ class EndSearch:
         alike: dict[bytes | int, list[int]] = {}
         for byte in np.flatnonzero(bits[:256]).tolist():
             if byte in self.writable:
-                # Of other bytes only the kind is known: parts of a character, and which.
+                # Of non-ASCII bytes only the kind is compared: which part of a character they are.
                 key = rows[PLACE[byte]].tobytes() if byte in PLACE else byte if byte < 0x80 else byte >> 4
                 alike.setdefault(key, []).append(byte)
         chosen: list[int] = []
@@ -263,7 +267,7 @@ class EndSearch:
                 same = [*{min(same, key=_plainness), same[0], same[-1]}]
             chosen += same
         if not wide:
-            # Escapes and characters of several bytes only where there is nothing else.
+            # Escapes and multi-byte characters only if nothing else is admitted.
             plain = [byte for byte in chosen if byte < 0x80 and byte != 0x5C]
             chosen = plain or chosen
         chosen.sort(key=lambda byte: (byte >= 0x80, _FIRST.get(byte, 50), byte))
