@@ -1,4 +1,4 @@
-"""What the runner is asked for a row of its batch, and what it answers."""
+"""Input and output of the runner, per row of its batch."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cdlm.model.decoding.params import DecodingParams
 
-# Why a row ends whose logits are NaN or infinite.
+# The error of a row whose logits are NaN or infinite.
 NOT_FINITE = "the model's logits are not finite"
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Known tokens whose keys and values are still to be computed: positions start, start + 1, ..."""
+    """Known tokens at positions start, start + 1, ... whose keys and values are not computed yet."""
 
     start: int
     token_ids: list[int]
@@ -24,8 +24,8 @@ class Guidance:
     """Classifier-free guidance of a row (``model/decoding/processors/guidance.py``).
 
     Attributes:
-        scale: 0 is none.
-        pages: the page table of the pass without the prompt; like the row's own, it holds what ``RowWork.clean`` lacks.
+        scale: the guidance scale; 0 means no guidance.
+        pages: the page table of the pass without the prompt; holds the tokens that ``RowWork.clean`` lacks.
         prompt_length: positions below this are masked in that pass.
     """
 
@@ -36,20 +36,18 @@ class Guidance:
 
 @dataclass(frozen=True, slots=True)
 class RowWork:
-    """What one request needs in one step.
+    """The work of one request in one step.
 
     Attributes:
-        row: its row of the canvas.
+        row: its index in the canvas.
         pages: its page table, long enough for the block.
-        clean: spans to compute, in order, ending where the block begins (or none).
+        clean: known tokens to compute, in order, ending where the block begins; may be empty.
         block_start: position of the current block.
-        denoise: whether the block's rows join the forward; false only where the block's first token is
-            taken from the commit pass alone.
-        sampling: how its tokens are drawn, with a seed; ``None`` takes the most probable ones.
+        denoise: whether the block joins the forward; false only if its first token is taken from the commit pass alone.
+        sampling: how tokens are sampled, with a seed; ``None`` decodes greedily.
         needs_entropy: whether its finalization rule ranks by entropy.
-        guidance: how its logits are moved away from those without its prompt; ``None`` leaves them.
-        blank: how many tokens at the block's beginning belong to the prompt, in the pass without it; ``None`` in any
-            other.
+        guidance: the row's classifier-free guidance, if any.
+        blank: in a pass without the prompt, how many tokens at the block's beginning belong to it; else ``None``.
     """
 
     row: int
@@ -64,18 +62,18 @@ class RowWork:
 
     @property
     def plain(self) -> bool:
-        """Whether rule and draw want nothing but the most probable token of each position, and how probable it is."""
+        """Whether the row needs only the most probable token of each position and its probability, not all logits."""
         return not self.needs_entropy and self.sampling is None
 
     def tokens(self, block_length: int) -> int:
-        """Tokens that a forward computes for the row; a guided one is computed twice."""
+        """Tokens that a forward computes for the row; twice as many if it is guided."""
         once = sum(len(span.token_ids) for span in self.clean) + (block_length if self.denoise else 0)
         return 2 * once if self.guidance else once
 
 
 @dataclass(frozen=True, slots=True)
 class TokenScore:
-    """A token's log-probability in the model's own distribution, and the likeliest tokens in its place, best first."""
+    """A token's natural log-probability before edits, and the most likely tokens at its position, best first."""
 
     logprob: float
     top_ids: list[int]
@@ -87,13 +85,13 @@ class RowResult:
     """A row's block after the step.
 
     Attributes:
-        tokens: the block's ids, the mask token where nothing is finalized.
-        frontier: length of the finalized left prefix.
-        stop: offset of the first stop token, the block length if there is none.
-        finalized: positions finalized in this step.
+        tokens: the block's ids; the mask token at masked positions.
+        frontier: number of leading positions that are finalized.
+        stop: offset of the first stop token; the block length if there is none.
+        finalized: number of positions finalized in this step.
         steps: denoise steps the block has taken.
-        scores: by offset, those of the positions finalized in this step, if they were asked for.
-        error: why the row cannot be decoded any further, if so.
+        scores: offset -> score, for positions finalized in this step, if the request wants them.
+        error: why the row cannot continue; ``None`` if it can.
     """
 
     tokens: list[int]

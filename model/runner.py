@@ -1,4 +1,4 @@
-"""Runs one engine step: the forward over all segments, and the finalization of every row's block."""
+"""Runs one engine step: a forward over all segments, then the finalization of each row's block."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ from cdlm.model.row import NOT_FINITE, RowResult, RowWork, Span, TokenScore
 
 
 class ModelRunner:
-    """Owns the transformer, the key-value pool and the rows."""
+    """Owns the transformer, the KV cache and the rows."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class ModelRunner:
         )
         self.transformer.kernels = None
         if attention_backend == "triton":
-            from cdlm.model.forwards.kernel_layers import KernelLayers  # Triton is there on Linux only.
+            from cdlm.model.forwards.kernel_layers import KernelLayers  # Triton exists on Linux only.
 
             block = self.manifest.block_length
             self.transformer.kernels = KernelLayers(self.transformer, self.manifest.max_model_len + block)
-        # Graphs have rows that belong to nobody, and those write to a page of their own.
+        # CUDA graphs have padding rows, which write to a page of their own.
         self.cache = PagedCache(
             config, num_pages=num_pages + cuda_graphs, page_size=page_size, device=self.device, dtype=self.dtype
         )
@@ -74,7 +74,7 @@ class ModelRunner:
         self.canvas = self.rows.canvas
         self.graphs: Callable[[list[RowWork], StepLayout], Tensor] | None = None
         if cuda_graphs:
-            from cdlm.model.forwards.graphs import ForwardGraphs  # Older versions of torch have no varlen attention.
+            from cdlm.model.forwards.graphs import ForwardGraphs  # Older versions of torch lack varlen attention.
 
             self.graphs = ForwardGraphs(
                 self.forward,
@@ -85,7 +85,7 @@ class ModelRunner:
         self._layout: tuple[tuple[object, ...], StepLayout] | None = None
 
     def border(self, row: int) -> Tensor:
-        """A copy of the hidden state that predicts the first position of a row's block, [hidden]."""
+        """Copies the hidden state [hidden] that predicts the first position of a row's block."""
         return self.canvas.border[row].clone()
 
     def copy_page(self, source: int, target: int) -> None:
@@ -95,9 +95,9 @@ class ModelRunner:
         self.cache.copy_page(source, target)
 
     def clear(self, pages: list[int], start: int) -> None:
-        """Zeroes keys and values from position ``start`` of a page table on, on every rank.
+        """Zeroes keys and values from position ``start`` of the page table ``pages``, on every rank.
 
-        Once the pages are another's, what is not finite in them would spoil what is read beside it, masked or not.
+        A NaN left in a page would spoil the attention of its next owner, even if masked.
         """
         if self.followers is not None:
             self.followers.clear(pages, start)
@@ -105,16 +105,16 @@ class ModelRunner:
 
     @torch.inference_mode()
     def step(self, works: list[RowWork]) -> list[RowResult]:
-        """One forward and one round of finalization; results come in the order of ``works``.
+        """Runs one forward and finalizes positions; returns results in the order of ``works``.
 
-        Where this raises nothing has been decided, so that the same rows, or some of them, can be stepped again.
+        If it raises, the canvas is unchanged: the same rows, or some of them, can be stepped again.
         """
         second = [without_prompt(work, self.manifest.mask_token_id) for work in works if work.guidance]
         layout = self.layout(works + second)
         rows = layout.rows[: len(works)]
         recorded = self.graphs if not second and layout_key(works) else None
         predicting = recorded(works, layout) if recorded else self.forward(layout)  # [rows and second * block, hidden]
-        # How many positions have a prediction is known here, so the device need not be asked for it.
+        # Known on the host: no transfer from the device.
         counts = [self.canvas.left[work.row] if work.denoise else 1 for work in works]
         tokens, masked = self.canvas.tokens.index_select(0, rows), self.canvas.masked.index_select(0, rows)
         predictable = self._predictable(masked, layout)
@@ -149,16 +149,16 @@ class ModelRunner:
 
     @torch.inference_mode()
     def stage(self, spans: list[Span], pages: list[int], *, piece: float) -> StagedForward:
-        """A forward over known tokens of one request that is to be taken in pieces of that much work."""
+        """A forward over known tokens of one request, to be run in pieces (see ``StagedForward`` for ``piece``)."""
         return StagedForward(spans, pages, self.transformer, self.cache, self.attention, piece=piece)
 
     @torch.inference_mode()
     def score(self, works: list[ScoreWork]) -> list[list[TokenScore]]:
-        """One forward over known tokens; for each of ``works`` the scores of its targets."""
+        """Runs one forward over known tokens; returns the scores of each work's targets."""
         return score(works, self.transformer, self.cache, self.attention, self.manifest.mask_token_id)
 
     def layout(self, works: list[RowWork]) -> StepLayout:
-        """Where everything lies in the step's forward; kept while the same rows denoise the same blocks."""
+        """The layout of the step's forward; reused while the same rows denoise the same blocks."""
         key = layout_key(works)
         if key is not None and self._layout is not None and self._layout[0] == key:
             return self._layout[1]
@@ -168,9 +168,9 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward(self, layout: StepLayout) -> Tensor:
-        """The hidden states that predict each position of each row's block, [rows * block, hidden].
+        """Runs the forward; returns the hidden states that predict each row's block, [rows * block, hidden].
 
-        Rows that are not denoised have one for their first position only.
+        In rows that are not denoised, only the first position is valid.
         """
         canvas, rows = self.canvas, layout.rows
         ids = canvas.tokens.index_select(0, rows if layout.denoised is None else rows[layout.denoised]).view(-1)
@@ -178,7 +178,7 @@ class ModelRunner:
             ids[layout.blanks] = self.manifest.mask_token_id
         if layout.clean_ids is not None:
             ids = torch.cat((layout.clean_ids, ids))
-        if layout.attention is None:  # Every row takes its first token from what was computed before.
+        if layout.attention is None:  # No row has tokens to compute.
             hidden = canvas.border[:0]
         else:
             hidden = self.transformer(ids, layout.attention.positions, layout.attention)
@@ -196,7 +196,7 @@ class ModelRunner:
         return predicting.flatten(0, 1)
 
     def _predictable(self, masked: Tensor, layout: StepLayout) -> Tensor:
-        """Which of the ``masked`` positions [rows, block] bool have a prediction in this step, likewise."""
+        """Which of the ``masked`` positions have a prediction in this step; both [rows, block] bool."""
         if layout.denoised is None:
             return masked
         denoised = torch.zeros(len(layout.rows), dtype=torch.bool, device=self.device)
@@ -206,7 +206,9 @@ class ModelRunner:
         return predictable
 
     def _rules(self, step: Step, rows: Tensor, confidence: Tensor, entropies: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The positions that each row's rule finalizes, [rows, block] bool, and whose logits are not finite, [rows]."""
+        """Positions to finalize by the rules, [rows, block] bool, and rows with logits that are not finite, [rows]
+        bool.
+        """
         canvas, works, chosen = self.canvas, step.works, step.chosen
         shape = len(works), canvas.block_length
 
@@ -214,7 +216,7 @@ class ModelRunner:
             return values.new_zeros(shape).view(-1).index_copy_(0, chosen, values).view(shape)
 
         sure, limit = spread(confidence), canvas.limit.index_select(0, rows)
-        broken = sure.sum(-1).isnan()  # A confidence is NaN where a logit is, or is infinite, or none is above -inf.
+        broken = sure.sum(-1).isnan()  # NaN if a logit is NaN or +inf, or all are -inf.
         counts = [canvas.at_least(work.row) for work in works]
         at_least = counts[0] if min(counts) == max(counts) else torch.tensor(counts, device=self.device)
         if all(canvas.by_threshold[work.row] for work in works):
@@ -233,10 +235,10 @@ class ModelRunner:
         broken: Tensor,
         failed: dict[int, str],
     ) -> list[RowResult]:
-        """Brings the rows to the host: the step's only transfer.
+        """Copies the rows to the host, in the step's only transfer, and returns their results.
 
         tokens and masked [rows, block] are what the canvas will hold, broken [rows] bool is from ``_rules``; ``failed``
-        has, by index in ``works``, why a row cannot go on.
+        maps an index in ``works`` to why that row cannot continue.
         """
         canvas, block = self.canvas, self.canvas.block_length
         figures = [broken[:, None], masked, tokens]
@@ -251,7 +253,7 @@ class ModelRunner:
             reached, finalized = still.index(1) if left else block, canvas.left[work.row] - left
             error = NOT_FINITE if line[-2 * block - 1] else failed.get(index)
             if error is None and not finalized:
-                error = "a step finalized none of its tokens"  # Nor would the next: the row would wait for ever.
+                error = "a step finalized none of its tokens"  # The row would loop forever.
             steps = canvas.steps[work.row] + 1
             results.append(RowResult(line[-block:], reached, stop, finalized, steps, error=error))
         return results

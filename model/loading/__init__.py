@@ -1,1 +1,1 @@
-"""Checkpoint and adapter directories to weights in memory."""
+"""Loads checkpoint and adapter directories into memory."""

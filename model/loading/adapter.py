@@ -24,7 +24,7 @@ _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 
 @dataclass(frozen=True, slots=True)
 class LowRankUpdate:
-    """``scale * up @ down`` is added to a weight [out, in]; down (LoRA's A) is [r, in], up (B) is [out, r]."""
+    """An update ``scale * up @ down`` of a weight [out, in]; down (LoRA's A) is [r, in], up (B) is [out, r]."""
 
     down: Tensor
     up: Tensor
@@ -33,7 +33,7 @@ class LowRankUpdate:
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter in memory; ``updates`` go by module, in the names of the base's format."""
+    """A LoRA adapter in memory; ``updates`` maps module names of the base's format to updates."""
 
     path: Path
     config: AdapterConfig
@@ -45,8 +45,8 @@ def read_adapter(directory: Path) -> Adapter:
     """Reads and validates an adapter written by PEFT or by ``write_adapter``.
 
     Raises:
-        CheckpointError: a file is missing, pickled or unreadable; the configuration asks for more than plain LoRA;
-            a tensor is unknown, lacks its partner, or has another rank or module than the configuration says.
+        CheckpointError: a file is missing, pickled or unreadable; the configuration asks for more than plain LoRA; a
+            tensor is unknown, lacks its A or B, or has another rank or module than the configuration says.
     """
     config = AdapterConfig(directory)
     path = weights_file(directory, WEIGHTS_FILE)
@@ -72,7 +72,7 @@ def read_adapter(directory: Path) -> Adapter:
 
 
 def check_adapter(transformer: Transformer, adapter: Adapter, backbone: Backbone) -> dict[str, LowRankUpdate]:
-    """The updates by the names of the transformer's linear layers.
+    """Checks that an adapter fits; returns its updates by names of the transformer's linear layers.
 
     Raises:
         CheckpointError: a module is not a linear layer of the base, its head is tied, a shape differs, or a layer
@@ -97,14 +97,14 @@ def check_adapter(transformer: Transformer, adapter: Adapter, backbone: Backbone
         updates[name] = update
     for name in linears:
         stored = backbone.stored_module(name)
-        # A head that a short name such as LLaDA's ``ff_out`` happens to match need not be adapted.
+        # Short target names, for example LLaDA's ``ff_out``, match the LM head by accident.
         if name != "lm_head" and adapter.config.targets(stored) and stored not in adapter.updates:
             raise CheckpointError(f"{adapter.path}: the tensors of {stored!r}, a target in {CONFIG_FILE}, are missing")
     return updates
 
 
 def merge_adapter(transformer: Transformer, adapter: Adapter, backbone: Backbone) -> None:
-    """Adds every update to its weight, computed in fp32 and rounded once to the weight's dtype.
+    """Adds each update to its weight in place; computes in fp32 and rounds once to the weight's dtype.
 
     Raises:
         CheckpointError: as ``check_adapter``.
@@ -130,18 +130,17 @@ def write_adapter(
     """Writes a directory that ``read_adapter`` and PEFT load over the base; each file is replaced atomically.
 
     Args:
-        directory: made if it is not there.
-        lora: A [r, in] and B [out, r] of each adapted module, by its name in ``Transformer``
-            (``layers.0.self_attn.q_proj``).
+        directory: created if it does not exist.
+        lora: module name in ``Transformer`` (``layers.0.self_attn.q_proj``) -> A [r, in] and B [out, r].
         backbone: the base's format, whose module names are written.
         r: rank of every pair.
         alpha: the update is ``alpha / r * B @ A``.
-        base: where the base comes from, for the reader's information.
-        block_length: tokens denoised together in the adapter's training.
-        confidence_threshold: the one to decode with.
+        base: where the base comes from; information only.
+        block_length: tokens per block in the adapter's training.
+        confidence_threshold: the threshold to decode with.
 
     Raises:
-        ValueError: nothing to write, a pair whose rank is not ``r``, or a module without a name in the format.
+        ValueError: ``lora`` is empty, a pair has another rank than ``r``, or a module has no name in the format.
     """
     if not lora:
         raise ValueError("an adapter needs at least one module")
@@ -167,7 +166,7 @@ def write_adapter(
         "use_rslora": False,
         "rank_pattern": {},
         "alpha_pattern": {},
-        # Whole paths: PEFT matches a bare ``ff_out`` with LLaDA's LM head too.
+        # Whole paths, since PEFT matches a bare ``ff_out`` with LLaDA's LM head too.
         "target_modules": sorted(backbone.stored_module(name) for name in lora),
         "modules_to_save": None,
     }
@@ -185,5 +184,5 @@ def _write_json(path: Path, content: Mapping[str, object]) -> None:
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
     partial = path.with_name(path.name + ".partial")
     write(partial)
-    partial.chmod(0o644)  # safetensors creates private files.
+    partial.chmod(0o644)  # safetensors creates files that only their owner can read.
     os.replace(partial, path)

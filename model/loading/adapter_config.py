@@ -1,4 +1,4 @@
-"""What ``adapter_config.json`` and ``cdlm.json`` say about a LoRA adapter."""
+"""Reads ``adapter_config.json`` and ``cdlm.json`` of a LoRA adapter."""
 
 import math
 import re
@@ -29,12 +29,12 @@ _REFUSED_KEYS = (
     "use_dora",
     "use_qalora",
 )
-# The other initializations take the first product out of the base's weights, which are then not the stored ones.
+# Other initializations subtract B @ A from the base's weights before training.
 _PLAIN_INITIALIZATIONS = (None, True, False, "gaussian", "eva")
 
 
 class AdapterConfig:
-    """Plain LoRA, as ``adapter_config.json`` describes it. Unknown keys are tolerated: releases of PEFT add some.
+    """The LoRA configuration in ``adapter_config.json``. Ignores unknown keys, since releases of PEFT add keys.
 
     Raises:
         CheckpointError: the file is unreadable, or a key asks for more than plain LoRA; the message names both.
@@ -59,19 +59,19 @@ class AdapterConfig:
             raise self._error(f"target_modules is {self._targets!r}, neither a pattern nor a list of names")
 
     def rank(self, module: str) -> int:
-        """r of the module, stored names."""
+        """The rank r of a module, by its stored name."""
         value = self._value("r", "rank_pattern", module)
         if not value.is_integer():
             raise self._error(f"r is {value!r} for {module!r}, not a whole number")
         return int(value)
 
     def scale(self, module: str) -> float:
-        """The factor of B @ A: alpha / r, or alpha / sqrt(r) when rank-stabilised (arXiv 2312.03732)."""
+        """The factor of B @ A: alpha / r, or alpha / sqrt(r) if rank-stabilized (arXiv 2312.03732)."""
         rank, alpha = self.rank(module), self._value("lora_alpha", "alpha_pattern", module)
         return alpha / (math.sqrt(rank) if self._keys.get("use_rslora") else rank)
 
     def targets(self, module: str) -> bool | None:
-        """Whether ``target_modules`` names the module, stored names; ``None`` where other keys decide with it."""
+        """Whether ``target_modules`` matches a stored module name; ``None`` if other keys decide too."""
         if any(self._keys.get(key) for key in ("exclude_modules", "layers_to_transform")):
             return None
         if isinstance(self._targets, str):
@@ -80,7 +80,7 @@ class AdapterConfig:
         return any(module == name or module.endswith(f".{name}") for name in self._targets)
 
     def _value(self, key: str, pattern_key: str, module: str) -> float:
-        """The value of the first pattern that matches an end of the module's name, else the general one."""
+        """The value of the first pattern in ``pattern_key`` that matches an end of the module's name, else ``key``."""
         value, patterns = self._keys.get(key), self._keys.get(pattern_key) or {}
         if not isinstance(patterns, Mapping):
             raise self._error(f"{pattern_key} is {patterns!r}, not a mapping")
@@ -104,17 +104,17 @@ class AdapterConfig:
 
 @dataclass(frozen=True, slots=True)
 class AdapterDecoding:
-    """How a student's adapter wants its blocks decoded; ``None`` where the base's manifest decides."""
+    """Decoding values of a student's adapter; ``None`` leaves the value to the base's manifest."""
 
     block_length: int | None = None
     confidence_threshold: float | None = None
 
 
 def read_decoding(directory: Path) -> AdapterDecoding:
-    """``cdlm.json`` of an adapter directory, which only adapters of block-causal students have.
+    """Reads ``cdlm.json`` of an adapter directory; only adapters of block-causal students have this file.
 
     Raises:
-        CheckpointError: it is there and has an unknown key or a value out of range.
+        CheckpointError: the file has an unknown key or a value out of range.
     """
     path = directory / DECODING_FILE
     if not path.exists():

@@ -22,15 +22,15 @@ CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
-# What older exports store beside the weights, and is computed from the configuration.
+# A buffer in older exports; computed from the configuration instead.
 _COMPUTED = "rotary_emb.inv_freq"
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A transformer on its device, ready to run, and how its blocks are decoded.
+    """A loaded transformer on its device, with its manifest.
 
-    ``followers`` hold the other shares of a transformer that is cut over several processes.
+    ``followers`` connects to the other tensor-parallel ranks, if there are any.
     """
 
     transformer: Transformer
@@ -40,15 +40,15 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What the files of a checkpoint directory say of it; no weight of it has been read.
+    """A checkpoint directory's metadata, read without its weights.
 
     Attributes:
-        directory: where it lies.
-        backbone: its format.
-        shape: of the whole transformer.
+        directory: the checkpoint directory.
+        backbone: the checkpoint's format.
+        shape: shape of the whole transformer.
         manifest: how its blocks are decoded.
-        names: what its tokenizer calls its tokens.
-        adapter: what is merged into the weights, in memory.
+        names: token texts and ids of its tokenizer.
+        adapter: the adapter, in memory, to merge into the weights; ``None`` without one.
     """
 
     directory: Path
@@ -59,7 +59,7 @@ class Description:
     adapter: Adapter | None
 
     def check_weights(self) -> None:
-        """Compares names and shapes of the stored tensors, without reading them, with those that are needed.
+        """Compares names and shapes of the stored tensors with those that the transformer needs; reads no weights.
 
         Raises:
             CheckpointError: loading would fail.
@@ -83,7 +83,7 @@ def describe_checkpoint(
     max_model_len: int | None = None,
     rope_scaling_factor: float = 1.0,
 ) -> Description:
-    """Reads everything but the weights; arguments and errors are those of ``load_checkpoint``."""
+    """Reads everything except the weights; arguments and errors as in ``load_checkpoint``."""
     if (directory / ADAPTER_CONFIG_FILE).exists() and not (directory / CONFIG_FILE).exists():
         raise CheckpointError(f"{directory}: holds a LoRA adapter, not a model; load it as the adapter of its base")
     config = read_json(directory, CONFIG_FILE)
@@ -114,18 +114,23 @@ def load_checkpoint(
     rope_scaling_factor: float = 1.0,
     build: Callable[[TransformerConfig], Transformer] = Transformer,
 ) -> Checkpoint:
-    """Builds the backbone that ``config.json`` describes and fills it with the stored weights.
+    """Builds the transformer that ``config.json`` describes and loads its weights.
 
-    ``adapter`` is a directory with a LoRA adapter, which is merged into the weights and may bring its own block
-    length and threshold. ``block_length`` and ``confidence_threshold`` replace the manifest's and the adapter's values.
-    ``rope_scaling_factor`` stretches the positions that the weights know (``model/network/rope.py``);
-    ``max_model_len`` is how many of them to use. ``build`` makes the transformer, or one rank's share of it, for a
-    shape.
+    Args:
+        directory: the checkpoint directory.
+        adapter: directory of a LoRA adapter, which is merged and may bring its own block length and threshold.
+        device: device of the weights.
+        dtype: dtype of the weights.
+        block_length: tokens per block; replaces the manifest's and the adapter's value.
+        confidence_threshold: replaces the manifest's and the adapter's value.
+        max_model_len: most tokens of a request.
+        rope_scaling_factor: extends the context of the weights (``model/network/rope.py``).
+        build: makes the transformer, or one rank's share of it, for a shape.
 
     Raises:
-        CheckpointError: a file is missing, unreadable or leads out of the directory; a tensor is missing,
-            unknown or misshapen; the format is not known; the tokenizer has tokens that the embedding has no row for;
-            the adapter does not fit; ``max_model_len`` is more than the weights know.
+        CheckpointError: a file is missing, unreadable or leads out of the directory; a tensor is missing, unknown or
+            misshapen; the format is unknown; the tokenizer has tokens without a row in the embedding; the adapter does
+            not fit; ``max_model_len`` exceeds the weights' positions.
     """
     described = describe_checkpoint(
         directory,
@@ -148,7 +153,7 @@ def load_checkpoint(
 
 
 def _with_generation_stops(manifest: Manifest, vocab_size: int, directory: Path) -> Manifest:
-    """Adds the ids that ``generation_config.json`` ends an answer with: chat models name more there than in theirs."""
+    """Adds the end tokens of ``generation_config.json``: chat models list more there than in ``config.json``."""
     if not (directory / GENERATION_FILE).exists():
         return manifest
     found = stop_token_ids(read_json(directory, GENERATION_FILE), vocab_size, TokenNames(), file=GENERATION_FILE)
@@ -173,7 +178,7 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 class _Stock:
-    """The tensors that files hold, each compared with the parameter that it fills."""
+    """Matches stored tensors with the transformer's parameters."""
 
     def __init__(self, transformer: Transformer, backbone: Backbone) -> None:
         self._wanted = transformer.stored_shapes()
@@ -182,10 +187,10 @@ class _Stock:
         self._filled: set[str] = set()
 
     def take(self, path: Path, stored: str, shape: Sequence[int], dtype: object, *, floating: bool) -> str | None:
-        """The parameter that a stored tensor fills; ``None`` for one that is not needed.
+        """The name of the parameter that a stored tensor fills; ``None`` if it is not needed.
 
         Raises:
-            CheckpointError: the architecture has none like it, or has it already.
+            CheckpointError: no parameter has this name, shape and type, or it is filled already.
         """
         name = parameter_name(self._backbone, stored)
         if stored.endswith(_COMPUTED) or (name == "lm_head.weight" and self._tied):
@@ -203,7 +208,7 @@ class _Stock:
         return name
 
     def check_complete(self, directory: Path) -> None:
-        """Raises ``CheckpointError`` where parameters were not filled."""
+        """Raises ``CheckpointError`` if a parameter was not filled."""
         missing = sorted(self._wanted.keys() - self._filled)
         if missing:
             more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -216,5 +221,5 @@ def _fill(transformer: Transformer, backbone: Backbone, directory: Path) -> None
     for path, stored, tensor in show_progress(read_tensors(paths), paths):
         name = stock.take(path, stored, tensor.shape, tensor.dtype, floating=tensor.is_floating_point())
         for kept, part in () if name is None else transformer.parts(name, tensor):
-            kept.copy_(part)  # From the file's pages into its place: converted on the way, held nowhere else.
+            kept.copy_(part)  # Copies and converts from the mapped file, without an intermediate tensor.
     stock.check_complete(directory)

@@ -1,4 +1,4 @@
-"""Checkpoints by their id on the Hugging Face Hub: ``owner/name``, fetched once into the Hub's own cache."""
+"""Downloads checkpoints from the Hugging Face Hub, by id ``owner/name``, into the Hub's cache."""
 
 import re
 from pathlib import Path
@@ -6,27 +6,27 @@ from pathlib import Path
 from cdlm.model.config import CheckpointError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-# Weights, configuration, tokenizer. Code and pickled weights are never fetched, and nothing of sub-directories.
+# Weights, configuration, tokenizer. Never code, pickled weights or subdirectories.
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether ``name`` can only mean a repository: it has the form of one, and no such path exists here."""
+    """Whether ``name`` has the form ``owner/name`` and no such local path exists."""
     return _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
 
 
 def fetch_checkpoint(hub_id: str, revision: str | None = None) -> Path:
-    """Downloads a repository's checkpoint and returns its directory; what is already there is not fetched again.
+    """Downloads a repository's checkpoint, except files in the cache, and returns its directory.
 
-    It lies in the cache that all programs of the Hub share, so that a download made by another one serves as well.
-    ``HF_HOME``, ``HF_ENDPOINT``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE`` have the meaning the Hub's library gives them.
-    Without a network an earlier download is used.
+    Uses the cache that all programs of the Hub share, and ``HF_HOME``, ``HF_ENDPOINT``, ``HF_TOKEN`` and
+    ``HF_HUB_OFFLINE`` as huggingface_hub does. Without a network it uses an earlier download.
 
     Args:
+        hub_id: the repository, ``owner/name``.
         revision: branch, tag or commit; ``None`` is the default branch.
 
     Raises:
-        CheckpointError: there is no such repository or revision, it cannot be reached, or it holds no checkpoint.
+        CheckpointError: the repository or revision does not exist, cannot be reached, or holds no checkpoint.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -40,7 +40,7 @@ def fetch_checkpoint(hub_id: str, revision: str | None = None) -> Path:
 
 
 def downloaded(hub_id: str, revision: str | None = None) -> Path | None:
-    """The directory of a checkpoint that was fetched before; ``None`` where it has to be downloaded."""
+    """The directory of a checkpoint in the cache; ``None`` if it has to be downloaded."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 

@@ -1,7 +1,7 @@
-"""Weights in the order in which oneDNN's kernels read them: on a CPU, products of a few blocks are up to twice as fast.
+"""Packs weights into the layout of oneDNN's kernels: on a CPU, products of a few blocks are up to twice as fast.
 
-A plain matrix is brought into that order again in every product, which costs as much as multiplying it by a few dozen
-rows. What is packed replaces the plain matrix, except that an embedding stays for those who look tokens up.
+A plain matrix is packed again in every product, which costs as much as multiplying it by a few dozen rows. The packed
+matrix replaces the plain one, except that an embedding is kept for lookups.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,23 +12,23 @@ from torch import Tensor, nn
 from cdlm.model.network.head import LmHead
 from cdlm.model.network.transformer import Layer, Product, Transformer, quantized
 
-# The order depends on the number of rows that are expected: those of a small batch of blocks.
+# The layout depends on the expected number of rows: here, a small batch of blocks.
 _EXPECTED_ROWS = 32
-# oneDNN keeps a kernel, of a megabyte and more, for every number of rows that it meets. Few are let through: up to each
-# of these numbers multiples of the one beside it. More than the last are multiplied in parts.
+# oneDNN caches a kernel of a megabyte or more per number of rows. Rows are therefore padded: up to each key to a
+# multiple of its value. More rows than the last key are multiplied in parts.
 _ROW_STEPS = {32: 1, 512: 16, 1024: 32, 2048: 64}
 _MOST_ROWS = max(_ROW_STEPS)
-# Smaller matrices in fp32, and those that meet single rows, are multiplied faster as they are.
+# Smaller fp32 matrices, and fp32 matrices with shorter blocks, are faster unpacked.
 _LEAST_FP32_WEIGHTS, _LEAST_FP32_BLOCK = 200_000, 8
 HEAD_COLUMNS = 8192  # Logits of 64 rows, in fp32, stay in a core's cache.
 
 
 class PackedProduct:
-    """A product with packed weights, and a bias that may be ``None``.
+    """The product x @ weight.T + bias with packed weights.
 
     Args:
-        weight: [out, in] fp32 or bf16 on the CPU; it is copied.
-        bias: [out].
+        weight: [out, in] fp32 or bf16 on the CPU; copied.
+        bias: [out] or ``None``.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -55,7 +55,7 @@ class PackedProduct:
 
 
 class PackedLinear(nn.Linear):
-    """Takes the place of a linear layer without bias. Its ``weight`` has the shape it had, and no memory."""
+    """Replaces a linear layer without bias. Its ``weight`` has a shape but no memory."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
@@ -68,11 +68,11 @@ class PackedLinear(nn.Linear):
 
 
 class PackedHead(LmHead):
-    """Takes the place of the LM head, packed in parts of the vocabulary.
+    """Replaces the LM head; packed in parts of the vocabulary.
 
     Args:
-        head: the plain one.
-        tied: its weight is the embedding, and stays.
+        head: the plain LM head.
+        tied: its weight is the embedding, which is kept.
     """
 
     def __init__(self, head: LmHead, *, tied: bool) -> None:
@@ -90,11 +90,11 @@ class PackedHead(LmHead):
         return logits
 
     def part_columns(self, rows: int, part_bytes: int) -> int:  # noqa: ARG002
-        """See ``model.head.Head``: always the same."""
+        """See ``Head``: a fixed number."""
         return HEAD_COLUMNS
 
     def parts(self, hidden: Tensor, columns: int) -> Iterator[tuple[int, Tensor]]:  # noqa: ARG002
-        """See ``model.head.Head``: as the vocabulary was cut."""
+        """See ``Head``: ignores ``columns``, since the parts were fixed when they were packed."""
         start = 0
         for product in self.products:
             yield start, product(hidden)
@@ -102,13 +102,13 @@ class PackedHead(LmHead):
 
 
 def packable() -> bool:
-    """Whether this machine has the kernels: x86 with AVX-512, on which what ``worthwhile`` says was measured."""
+    """Whether this machine has the kernels for which ``worthwhile`` was measured: x86 with AVX-512."""
     known = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return bool(known) and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
 def worthwhile(weight: Tensor, block_length: int) -> bool:
-    """Whether a matrix is multiplied faster packed, by steps that bring at least a block's rows."""
+    """Whether packing makes products with ``weight`` faster, for steps of at least ``block_length`` rows."""
     if weight.device.type != "cpu":
         return False
     if weight.dtype == torch.bfloat16:
@@ -118,10 +118,9 @@ def worthwhile(weight: Tensor, block_length: int) -> bool:
 
 @torch.inference_mode()
 def pack(transformer: Transformer, wanted: Callable[[Tensor], bool]) -> None:
-    """Packs the matrices that are ``wanted``, layer by layer, and frees what they were.
+    """Packs the matrices for which ``wanted`` is true, layer by layer, and frees the plain ones.
 
-    Layers that are quantized, or shared with other ranks, keep theirs. The transformer is fused, and from now on is
-    for inference alone.
+    Skips layers that are quantized or split over ranks. Fuses the transformer, which can only run inference afterwards.
     """
     transformer.fuse()
     for layer in transformer.layers:
@@ -147,7 +146,7 @@ def pack(transformer: Transformer, wanted: Callable[[Tensor], bool]) -> None:
 def _packed(product: Product, wanted: Callable[[Tensor], bool]) -> PackedProduct | Product:
     if wanted(product.weight):
         return PackedProduct(product.weight, product.bias)
-    # A part of a matrix that is about to go.
+    # A view of a matrix that is about to be freed.
     return Product(product.weight.clone(), None if product.bias is None else product.bias.clone())
 
 
@@ -161,5 +160,5 @@ def _forget(*linears: nn.Linear) -> None:
 
 
 def _shape_of(linear: nn.Linear) -> nn.Parameter:
-    """A parameter without memory, which says how large the weight was and cannot be computed with."""
+    """A parameter on the meta device with the weight's shape."""
     return nn.Parameter(torch.empty_like(linear.weight, device="meta"), requires_grad=False)

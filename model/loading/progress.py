@@ -1,4 +1,4 @@
-"""Shows how far the weights are read: a bar on a terminal, log lines elsewhere."""
+"""Shows the progress of reading weights: a bar on a terminal, log lines elsewhere."""
 
 import logging
 import time
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
-# What is loaded sooner needs no bar, and no more than one line.
+# Faster loads show no bar, and log one line.
 BAR_AFTER_S = 1.0
 LINE_EVERY_S = 5.0
 
@@ -18,7 +18,7 @@ StoredTensor = tuple[Path, str, Tensor]
 
 
 def show_progress(tensors: Iterable[StoredTensor], paths: list[Path]) -> Iterator[StoredTensor]:
-    """Passes on the tensors of ``paths``; a tensor counts as read when the next one is asked for."""
+    """Yields ``tensors``, which come from the files ``paths``; a tensor counts as read when the next is requested."""
     total = sum(path.stat().st_size for path in paths)
     done, started = 0, time.monotonic()
     said = started

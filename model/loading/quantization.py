@@ -1,11 +1,11 @@
-"""Weight-only quantization: smaller weights in memory, the arithmetic stays in the model's type (torchao)."""
+"""Weight-only quantization with torchao: smaller weights, arithmetic in the model's dtype."""
 
 from cdlm.model.config import CheckpointError, Quantization
 from cdlm.model.network.transformer import Transformer
 
 
 def check_quantization(name: Quantization) -> None:
-    """Raises ``CheckpointError`` where torchao, which does it, is needed and is not installed."""
+    """Raises ``CheckpointError`` if ``name`` needs torchao and torchao is not installed."""
     if name == "none":
         return
     try:
@@ -15,13 +15,13 @@ def check_quantization(name: Quantization) -> None:
 
 
 def quantize(transformer: Transformer, name: Quantization) -> None:
-    """Replaces the layers' weights in place; embedding, norms and LM head keep theirs.
+    """Quantizes the weights of the layers' projections in place; not those of embedding, norms and LM head.
 
-    ``int8`` stores a signed byte a weight and one scale an output row, symmetric, rounded to nearest. Each product
-    reads its weights as they are stored, so the projections that share an input cannot be fused any more.
+    ``int8`` stores one signed byte per weight and one scale per output row: symmetric, rounded to nearest. Products
+    read the quantized weights: projections that share an input cannot be fused afterwards.
 
     Raises:
-        CheckpointError: torchao, which does it, is not installed.
+        CheckpointError: torchao is not installed.
     """
     check_quantization(name)
     if name == "none":

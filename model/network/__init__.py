@@ -1,1 +1,1 @@
-"""The transformer: its layers, its head, and where they lie in memory."""
+"""The transformer: layers, LM head, rotary positions, parameter counts."""

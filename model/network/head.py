@@ -1,4 +1,4 @@
-"""The LM head: hidden states to logits, whole or one part of the vocabulary after the other."""
+"""The LM head: hidden states to logits, of the whole vocabulary or part by part."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Head(Protocol):
-    """What ``model/decoding/confidence.py`` searches for the most probable tokens."""
+    """An LM head, as ``model/decoding/confidence.py`` uses it."""
 
     out_features: int
 
@@ -16,11 +16,11 @@ class Head(Protocol):
         ...
 
     def part_columns(self, rows: int, part_bytes: int) -> int:
-        """Columns of a part, such that fp32 logits of so many rows take about that many bytes."""
+        """Columns per part, so that the fp32 logits of ``rows`` rows take about ``part_bytes`` bytes."""
         ...
 
     def parts(self, hidden: Tensor, columns: int) -> Iterator[tuple[int, Tensor]]:
-        """The first token of each part, and its logits, [rows, at most ``columns``]."""
+        """Yields each part's first token id and logits [rows, at most ``columns``]; hidden is [rows, hidden_size]."""
         ...
 
 
@@ -28,7 +28,7 @@ class LmHead(nn.Linear):
     """The LM head as checkpoints store it."""
 
     def part_columns(self, rows: int, part_bytes: int) -> int:
-        """See ``Head``: whole thousands, since products of odd widths are slower."""
+        """See ``Head``; a round number, since products of odd widths are slower."""
         return max(1024, part_bytes // (4 * max(1, rows)) // 1024 * 1024)
 
     def parts(self, hidden: Tensor, columns: int) -> Iterator[tuple[int, Tensor]]:

@@ -1,4 +1,4 @@
-"""How many weights a transformer has, and what attention costs beside them."""
+"""Counts a transformer's weights, and the cost of attention relative to them."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from cdlm.model.config import TransformerConfig
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """How many weights ``model.network.transformer.Transformer`` has, by what a forward does with them.
+    """Number of weights of a ``Transformer``, by their use in a forward.
 
     Attributes:
-        matrices: the layers' projections, multiplied with every token.
+        matrices: the layers' projections, used by every token.
         vectors: norms and biases.
-        embedding: looked up, not multiplied; read whole only where it is the LM head too.
-        head: the LM head; 0 where it is the embedding.
+        embedding: looked up; read as a whole only if it is also the LM head.
+        head: the LM head; 0 if it is the embedding.
     """
 
     matrices: int
@@ -23,12 +23,12 @@ class Parameters:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The number of all weights."""
         return self.matrices + self.vectors + self.embedding + self.head
 
 
 def count_parameters(config: TransformerConfig) -> Parameters:
-    """Weights of q, k, v, o, gate, up and down, of two norms a layer and one at the end, embedding and LM head."""
+    """Counts the weights: q, k, v, o, gate, up, down and two norms per layer, last norm, embedding, LM head."""
     width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     matrices = config.hidden_size * (2 * width + 2 * kv_width + 3 * config.intermediate_size)
     vectors = 2 * config.hidden_size
@@ -44,5 +44,5 @@ def count_parameters(config: TransformerConfig) -> Parameters:
 
 
 def attention_share(config: TransformerConfig) -> float:
-    """FLOPs of one query over one key in all layers, over those of one token's projections in them."""
+    """FLOPs of one query-key pair in all layers, divided by FLOPs of one token's projections in all layers."""
     return 4 * config.num_heads * config.head_dim * config.num_layers / (2 * count_parameters(config).matrices)

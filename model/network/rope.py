@@ -1,4 +1,4 @@
-"""Rotary positions, and contexts longer than the weights were trained for."""
+"""Rotary positions, and their scaling to contexts longer than in training."""
 
 import math
 from dataclasses import replace
@@ -20,8 +20,8 @@ class RotaryEmbedding(nn.Module):
         self.reset(torch.get_default_device())
 
     def reset(self, device: torch.device) -> None:
-        """(Re)computes the frequencies on ``device``: they are not stored in checkpoints."""
-        if device.type == "meta":  # To compute there, or to draw, torch imports its compiler, which takes seconds.
+        """Computes the frequencies on ``device``; checkpoints do not store them."""
+        if device.type == "meta":  # Arithmetic on meta tensors imports torch's compiler, which takes seconds.
             frequency = torch.empty(self.head_dim // 2, device=device)
         else:
             exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim
@@ -31,7 +31,7 @@ class RotaryEmbedding(nn.Module):
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """positions [...] int64 -> cos and signed sin [..., 1, head_dim] fp32, broadcast over heads.
 
-        The sine of the first half is negated, as ``rotate`` wants it.
+        The sine of the first half is negated, as ``rotate`` expects.
         """
         angles = positions[..., None, None].float() * self.inverse_frequency
         cos, sin = angles.cos(), angles.sin()
@@ -48,14 +48,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def stretch(
     shape: TransformerConfig, manifest: Manifest, factor: float, max_model_len: int | None
 ) -> tuple[TransformerConfig, Manifest]:
-    """Shape and manifest for positions up to ``factor`` times those the weights know.
+    """Returns shape and manifest for ``factor`` times as many positions as the weights know.
 
-    The base of the rotary angles grows to theta * factor ^ (d / (d - 2)), d the width of a head: the slowest angle is
-    stretched by the factor, the fastest stays (NTK-aware scaling, which LongLLaDA, arXiv 2506.14429, applies to
-    diffusion models without training). ``max_model_len`` ``None`` takes the manifest's value times the factor.
+    The base of the rotary angles becomes theta * factor ^ (d / (d - 2)), where d is the width of a head: the slowest
+    angle is stretched by the factor, the fastest stays (NTK-aware scaling, which LongLLaDA, arXiv 2506.14429, applies
+    to diffusion models without training). ``max_model_len`` defaults to the manifest's value times the factor.
 
     Raises:
-        CheckpointError: the factor is below 1, or ``max_model_len`` is more than the stretched positions.
+        CheckpointError: the factor is below 1, or ``max_model_len`` exceeds the scaled positions.
     """
     if factor < 1.0:
         raise CheckpointError(f"rope_scaling_factor must be at least 1, got {factor:g}")

@@ -1,7 +1,7 @@
-"""The backbone: a pre-norm transformer with rotary positions, RMSNorm, SwiGLU and grouped-query attention.
+"""A pre-norm transformer with rotary positions, RMSNorm, SwiGLU and grouped-query attention.
 
-One class serves training (dense rows) and the engine (flat segments over a page pool): what a row sees is
-decided by the ``Attention`` passed to ``forward``, not here.
+Training (dense rows) and the engine (flat segments over a page pool) share it: the ``Attention`` passed to ``forward``
+decides what each token sees.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ from cdlm.model.network.rope import RotaryEmbedding, rotate
 
 
 class Attention(Protocol):
-    """Attends queries to the keys they may see; the owner of masks and caches."""
+    """Attends queries to the keys that they may see; owns masks and caches."""
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query [..., heads, head_dim], key and value [..., kv_heads, head_dim] -> [..., heads, head_dim]."""
@@ -24,22 +24,22 @@ class Attention(Protocol):
 
 
 class CachedAttention(Attention, Protocol):
-    """One that keeps keys and values, and takes them before anyone asks."""
+    """An ``Attention`` with a cache, which can be written without a query."""
 
     def write(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """key and value [..., kv_heads, head_dim]."""
+        """Stores key and value [..., kv_heads, head_dim] of a layer."""
         ...
 
 
 class Kernels(Protocol):
-    """Layers that are computed by something else than PyTorch's operators; see ``model/forwards/kernel_layers.py``."""
+    """Layers computed with custom kernels instead of PyTorch operators (``model/forwards/kernel_layers.py``)."""
 
     def run(self, x: Tensor, attention: Attention, first: int, last: int | None) -> Tensor:
-        """What ``Transformer.run_layers`` does."""
+        """Same as ``Transformer.run_layers``."""
         ...
 
     def write(self, x: Tensor, attention: CachedAttention, layer: int) -> None:
-        """What ``Transformer.write_layer`` does."""
+        """Same as ``Transformer.write_layer``."""
         ...
 
 
@@ -56,7 +56,7 @@ class RMSNorm(nn.Module):
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """Over the last dimension of x [..., size]; ``weight`` [size] or [heads, size]. The dtype of x is kept."""
+    """Normalizes the last dimension of x [..., size] in fp32; keeps x's dtype. ``weight``: [size] or [heads, size]."""
     if weight.dim() == 1:
         wide = nn.functional.rms_norm(x.float(), weight.shape, weight.float(), eps)
     else:
@@ -65,7 +65,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 class Product:
-    """A linear layer's product, for inference: weight [out, in], and bias [out] or ``None``."""
+    """A linear layer for inference: weight [out, in], and bias [out] or ``None``."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.weight, self.bias = weight, bias
@@ -75,14 +75,14 @@ class Product:
         return nn.functional.linear(x, self.weight, self.bias)
 
     def since(self, first: int) -> "Product":
-        """The product of the outputs from ``first`` on, out of the same memory."""
+        """The product for outputs from ``first`` on; shares memory with this one."""
         return Product(self.weight[first:], None if self.bias is None else self.bias[first:])
 
 
 def fused(layers: Sequence[nn.Linear]) -> Product:
-    """Linear layers of the same input as one product, which gives their outputs side by side.
+    """Fuses linear layers with the same input into one product, whose outputs are concatenated.
 
-    Their parameters become slices of one tensor, so that names and memory stay as they were.
+    The layers' parameters become slices of one tensor: names and total memory do not change.
     """
     weight = torch.cat([layer.weight.data for layer in layers])
     biases = [layer.bias.data for layer in layers if layer.bias is not None]
@@ -98,7 +98,7 @@ def fused(layers: Sequence[nn.Linear]) -> Product:
 
 
 def quantized(module: nn.Module) -> bool:
-    """Whether a weight of the module is stored in some other form than a plain tensor."""
+    """Whether a weight of the module is not a plain tensor."""
     return any(type(parameter.data) is not Tensor for parameter in module.parameters())
 
 
@@ -118,7 +118,7 @@ class SelfAttention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps) if norm else nn.Identity()
         self.fused: Callable[[Tensor], Tensor] | None = None
         self.written: Callable[[Tensor], Tensor] | None = None
-        self.norms: tuple[Tensor, float] | None = None  # Weight and epsilon of queries and keys together.
+        self.norms: tuple[Tensor, float] | None = None  # Weight and epsilon of the fused norm of queries and keys.
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attention: Attention) -> Tensor:
         if self.fused is None:
@@ -130,7 +130,7 @@ class SelfAttention(nn.Module):
         return out
 
     def write(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attention: CachedAttention) -> None:
-        """Gives ``attention`` the keys and values, and asks nothing of it."""
+        """Writes the keys and values of x to ``attention``."""
         if self.written is None:
             key, value = (projection(x).view(self._heads(x)) for projection in (self.k_proj, self.v_proj))
         else:
@@ -138,9 +138,10 @@ class SelfAttention(nn.Module):
         attention.write(layer, rotate(self.k_norm(key), cos, sin), value)
 
     def _project(self, projected: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value out of all their heads, [..., heads + 2 * kv_heads, head_dim].
+        """Splits projected heads [..., heads + 2 * kv_heads, head_dim] into query, key and value; normalizes and
+        rotates.
 
-        Queries and keys are normalized and rotated together: a small batch spends its time on the number of operations.
+        Queries and keys are processed together: in small batches, the number of operations determines the time.
         """
         heads, kv_heads, _ = self.head_counts
         both, value = projected.split_with_sizes((heads + kv_heads, kv_heads), dim=-2)
@@ -157,7 +158,7 @@ class SelfAttention(nn.Module):
         return self.q_proj, self.k_proj, self.v_proj
 
     def fuse(self) -> None:
-        """Reads query, key and value with one product from now on; no matrix is stored twice."""
+        """Fuses the projections of query, key and value; stores no matrix twice."""
         self.fused = product = fused(self._projections)
         self.head_counts = [projection.out_features // self.head_dim for projection in self._projections]
         self.written = product.since(self.q_proj.out_features)  # Keys and values.
@@ -183,7 +184,7 @@ class MLP(nn.Module):
         return out
 
     def fuse(self) -> None:
-        """Reads gate and up with one product from now on; no weight is stored twice."""
+        """Fuses the projections of gate and up; stores no matrix twice."""
         self.fused = fused((self.gate_proj, self.up_proj))
 
 
@@ -211,7 +212,7 @@ def _embedding(rows: int, width: int) -> nn.Embedding:
 
 
 class Transformer(nn.Module):
-    """The whole backbone with its LM head."""
+    """The transformer with embedding and LM head."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -225,23 +226,25 @@ class Transformer(nn.Module):
         self.tie_weights()
 
     def tie_weights(self) -> None:
-        """Makes the LM head the embedding where the shape says so; needed again after ``to_empty``."""
+        """Ties the LM head to the embedding if the configuration says so; call it again after ``to_empty``."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
 
     def stored_shapes(self) -> dict[str, torch.Size]:
-        """Shape of every parameter as checkpoints store it; a tied head is listed once, as the embedding."""
+        """Parameter name -> shape, as checkpoints store them; a tied head is listed once, as the embedding."""
         return {name: parameter.shape for name, parameter in self.named_parameters()}
 
     def parts(self, name: str, whole: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Where a stored parameter, or an update of one, is kept: memory, and what of ``whole`` belongs there."""
+        """Yields (local memory, part of ``whole`` that belongs there) for the parameter ``name``; ``whole`` is its
+        stored value or an update of it.
+        """
         yield self.get_parameter(name).data, whole
 
     def fuse(self) -> None:
-        """Prepares for inference, once: products that share their input become one, unless their weights are quantized.
+        """Fuses products that share their input, for inference, unless their weights are quantized. Call it once.
 
         Raises:
-            ValueError: a parameter is being trained; the fused product would not pass gradients on to it.
+            ValueError: a parameter requires gradients, which a fused product would not pass on.
         """
         if any(parameter.requires_grad for parameter in self.parameters()):
             raise ValueError("a model that is being trained cannot be fused")
@@ -250,14 +253,14 @@ class Transformer(nn.Module):
                 module.fuse()
 
     def forward(self, token_ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
-        """token_ids, positions [...] int64 -> normalized last hidden states [..., hidden_size]."""
+        """token_ids and positions [...] int64 -> normalized last hidden states [..., hidden_size]."""
         out: Tensor = self.norm(self.run_layers(self.embed_tokens(token_ids), positions, attention))
         return out
 
     def run_layers(
         self, x: Tensor, positions: Tensor, attention: Attention, first: int = 0, last: int | None = None
     ) -> Tensor:
-        """Layers ``first`` up to but not including ``last``: x [..., hidden_size] -> the same, not normalized."""
+        """Runs layers ``first`` to ``last`` (exclusive): x [..., hidden_size] -> same shape, not normalized."""
         if self.kernels is not None:
             return self.kernels.run(x, attention, first, last)
         cos, sin = self.rotary(positions)
@@ -266,7 +269,7 @@ class Transformer(nn.Module):
         return x
 
     def write_layer(self, x: Tensor, positions: Tensor, attention: CachedAttention, layer: int) -> None:
-        """Keys and values of a layer alone, from what enters it, x [..., hidden_size]."""
+        """Computes and writes only the keys and values of a layer, from its input x [..., hidden_size]."""
         if self.kernels is not None:
             self.kernels.write(x, attention, layer)
             return

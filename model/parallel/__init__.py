@@ -1,5 +1,5 @@
-"""Tensor parallelism: every layer's weights and keys are cut over several processes, one a device.
+"""Tensor parallelism: each layer's weights and KV cache are split over several processes, one per device.
 
-Rank 0 leads: it schedules, embeds, finalizes and answers. The others follow: they hold their share of every layer
-and of the page pool, and run what they are told to (``messages.py``), meeting the leader in its collectives.
+Rank 0 is the leader: it schedules, embeds and finalizes. The other ranks are followers: each holds its share of every
+layer and of the page pool, and runs the leader's commands (``messages.py``), synchronized by collectives.
 """

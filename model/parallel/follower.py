@@ -1,4 +1,4 @@
-"""A follower's side: runs what the leader tells it to until the leader is gone."""
+"""A follower rank: runs the leader's commands until the leader disconnects."""
 
 from multiprocessing.connection import Connection
 
@@ -16,10 +16,10 @@ from cdlm.model.parallel.transformer import RankTransformer
 
 
 class Follower:
-    """One rank other than the leader.
+    """A rank other than the leader.
 
     Args:
-        transformer: its share, with its weights.
+        transformer: this rank's share, with loaded weights.
     """
 
     def __init__(self, transformer: RankTransformer) -> None:
@@ -33,7 +33,7 @@ class Follower:
 
     @torch.inference_mode()
     def serve(self, connection: Connection) -> None:
-        """Returns when the leader has closed its end."""
+        """Runs commands from ``connection``; returns when the leader closes it."""
         decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
         while True:
             try:
@@ -70,7 +70,7 @@ class Follower:
                 self._transformer.logits(self._receive(rows))
 
     def _receive(self, rows: int) -> Tensor:
-        """Hidden states [rows, hidden_size] from the leader."""
+        """Receives hidden states [rows, hidden_size] from the leader."""
         hidden = torch.empty(rows, self._transformer.config.hidden_size, device=self._device, dtype=self._dtype)
         dist.broadcast(hidden, src=0)
         return hidden

@@ -1,4 +1,4 @@
-"""The leader's side: what it tells the other ranks, and how it learns that one is lost."""
+"""The leader's connections to the follower ranks, and the detection of lost ranks."""
 
 import weakref
 from collections.abc import Iterator, Sequence
@@ -18,16 +18,16 @@ _LEAVE_S = 2.0
 
 
 class LostRank(RuntimeError):
-    """The ranks no longer run in step: one of them has died or failed. Nothing more can be computed."""
+    """A rank has died or failed, and the ranks are out of step. The engine cannot continue."""
 
 
 class Followers:
-    """Connections to the other ranks, in their order.
+    """Connections to the follower ranks, in rank order.
 
     Args:
-        connections: one a rank from 1 on; they close when the leader is gone, whichever way it went.
-        processes: likewise.
-        free_memory: bytes free on each rank's device when its weights were there.
+        connections: one per rank from 1 on; they close when the leader exits or crashes.
+        processes: one per rank from 1 on.
+        free_memory: bytes free on each rank's device after its weights were loaded.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Followers:
         self._next = 0
 
     def send(self, command: Command) -> None:
-        """Tells every follower; raises ``LostRank`` where one is gone."""
+        """Sends a command to every follower; raises ``LostRank`` if one is gone."""
         payload = self._encoder.encode(command)
         try:
             for connection in self._connections:
@@ -50,14 +50,14 @@ class Followers:
             raise LostRank(f"a rank is gone: {error}") from error
 
     def check(self) -> None:
-        """Raises ``LostRank`` if a follower has ended; they say nothing once they have loaded."""
+        """Raises ``LostRank`` if a follower process has exited."""
         for rank, connection in enumerate(self._connections, start=1):
             if connection.poll():
                 raise LostRank(f"rank {rank} is gone")
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Around whatever all ranks do in step: an error in it leaves the others waiting, so it is a lost rank."""
+        """A context for work that all ranks do in step; turns errors into ``LostRank``, since the other ranks wait."""
         try:
             yield
         except LostRank:
@@ -66,23 +66,23 @@ class Followers:
             raise LostRank(f"the ranks fell out of step: {error}") from error
 
     def number(self, attention: object) -> int:
-        """What the followers know a layout as."""
+        """The number by which followers know the layout ``attention``."""
         return self._numbers[attention]
 
     def open_pool(self, num_pages: int, page_size: int, attention_backend: AttentionBackend) -> None:
-        """Makes the followers' pools."""
+        """Creates the followers' page pools."""
         self.send(OpenPool(num_pages=num_pages, page_size=page_size, attention_backend=attention_backend))
 
     def copy_page(self, source: int, target: int) -> None:
-        """Copies a page of the followers' pools."""
+        """Copies a page in the followers' pools."""
         self.send(CopyPage(source=source, target=target))
 
     def clear(self, pages: list[int], start: int) -> None:
-        """Zeroes the end of a page table in the followers' pools."""
+        """Zeroes keys and values from position ``start`` of the page table ``pages``, in the followers' pools."""
         self.send(Clear(pages=pages, start=start))
 
     def attend_with(self, factory: AttentionFactory) -> AttentionFactory:
-        """A factory whose layouts the followers make too, and keep for as long as the leader does."""
+        """Wraps ``factory``: followers build each layout too, and keep it while the leader does."""
 
         def attend(cache: PagedCache, segments: list[Segment]) -> PagedAttention:
             attention = factory(cache, segments)
@@ -97,7 +97,7 @@ class Followers:
         return attend
 
     def close(self) -> None:
-        """Ends the followers: those that wait for the leader in the middle of a forward do not hear that it is gone."""
+        """Ends the followers; kills those that do not exit in time: inside a collective they do not see the close."""
         for connection in self._connections:
             connection.close()
         for process in self.processes:

@@ -1,4 +1,4 @@
-"""What the leader tells its followers. Tensors do not travel here: they are broadcast in the process group."""
+"""Commands from the leader to its followers. Tensors are not part of them: the process group broadcasts those."""
 
 import msgspec
 
@@ -6,7 +6,7 @@ from cdlm.model.config import AttentionBackend
 
 
 class OpenPool(msgspec.Struct, frozen=True, tag="open"):
-    """Make the page pool; comes once, first."""
+    """Create the page pool; always the first command."""
 
     num_pages: int
     page_size: int
@@ -21,19 +21,19 @@ class CopyPage(msgspec.Struct, frozen=True, tag="copy"):
 
 
 class Clear(msgspec.Struct, frozen=True, tag="clear"):
-    """Zero what a page table holds from position ``start`` on."""
+    """Zero keys and values from position ``start`` of the page table ``pages``."""
 
     pages: list[int]
     start: int
 
 
 class Attend(msgspec.Struct, frozen=True, tag="attend"):
-    """Lay out a forward's segments and keep that under ``number``; forget those in ``gone``.
+    """Lay out a forward's segments, store the layout under ``number``, and drop the layouts in ``gone``.
 
     Attributes:
-        number: not used before.
+        number: a new number.
         segments: start, length, pages, ``causal`` and ``ahead`` of each.
-        gone: layouts that no forward will name again.
+        gone: layouts that no later command uses.
     """
 
     number: int
@@ -42,7 +42,7 @@ class Attend(msgspec.Struct, frozen=True, tag="attend"):
 
 
 class RunLayers(msgspec.Struct, frozen=True, tag="layers"):
-    """Receive hidden states [tokens, hidden] and take them through layers ``first`` up to ``last``."""
+    """Receive hidden states [tokens, hidden] and run layers ``first`` to ``last`` (exclusive)."""
 
     attention: int
     tokens: int
@@ -59,7 +59,7 @@ class WriteLayer(msgspec.Struct, frozen=True, tag="write"):
 
 
 class Predict(msgspec.Struct, frozen=True, tag="predict"):
-    """Receive hidden states [rows, hidden] and contribute this rank's part of their logits."""
+    """Receive hidden states [rows, hidden] and send this rank's columns of their logits."""
 
     rows: int
 

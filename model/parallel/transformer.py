@@ -1,4 +1,4 @@
-"""The transformer of one rank: a share of every layer's heads and hidden units, and of the vocabulary's rows."""
+"""One rank's transformer: a share of each layer's heads and hidden units, and of the vocabulary."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,26 +13,26 @@ from cdlm.model.network.transformer import Attention, CachedAttention, Layer, Tr
 from cdlm.model.parallel.followers import Followers
 from cdlm.model.parallel.messages import Predict, RunLayers, WriteLayer
 
-# Which dimension of a stored tensor is cut, by the module it belongs to (Shoeybi et al., 2019, arXiv 1909.08053): the
-# first products of a pair by their outputs, the second by its inputs, so that a pair needs one sum over the ranks.
+# Module -> dimension of its weight that is split (Shoeybi et al., 2019, arXiv 1909.08053): first products of a pair by
+# output, second products by input, so that a pair needs one all-reduce.
 _CUT = {"q_proj": 0, "k_proj": 0, "v_proj": 0, "gate_proj": 0, "up_proj": 0, "o_proj": 1, "down_proj": 1, "lm_head": 0}
 
 
 class SummedLinear(nn.Linear):
-    """A linear layer of which each rank holds some inputs: the ranks' products are summed."""
+    """A linear layer whose inputs are split over the ranks; sums the ranks' products (row-parallel)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [..., a rank's share of in] -> [..., out], the same on every rank."""
+        """x [..., in / ranks] -> [..., out], the same on every rank."""
         out = super().forward(x)
         dist.all_reduce(out)
         return out
 
 
 def share_config(config: TransformerConfig, size: int) -> TransformerConfig:
-    """The shape of one of ``size`` equal shares.
+    """The shape of one rank's share if the transformer is split over ``size`` ranks.
 
     Raises:
-        CheckpointError: heads or hidden units cannot be shared evenly.
+        CheckpointError: ``size`` does not divide the heads or hidden units.
     """
     for name in ("num_heads", "num_kv_heads", "intermediate_size"):
         if getattr(config, name) % size:
@@ -48,17 +48,17 @@ def share_config(config: TransformerConfig, size: int) -> TransformerConfig:
 
 
 class RankTransformer(Transformer):
-    """One rank's share of the transformer that ``config`` describes; rank 0 alone holds the embedding whole.
+    """One rank's share of the transformer that ``config`` describes; rank 0 also holds the whole embedding.
 
-    ``self.config`` is the share's shape. Its leader has ``followers``, and what it calls they run too.
+    ``self.config`` is the share's shape. On the leader, ``followers`` run the same calls.
 
     Raises:
-        CheckpointError: the shape cannot be shared evenly.
+        CheckpointError: the transformer cannot be split evenly over ``size`` ranks.
     """
 
     def __init__(self, config: TransformerConfig, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
-        self.vocab_rows = -(-config.vocab_size // size)  # The last rank's share may end early.
+        self.vocab_rows = -(-config.vocab_size // size)  # The last rank may have fewer.
         self.followers: Followers | None = None
         share = share_config(config, size)
         with torch.device("meta"):
@@ -73,16 +73,16 @@ class RankTransformer(Transformer):
             self.embed_tokens = nn.Embedding(0, share.hidden_size)
 
     def tie_weights(self) -> None:
-        """Makes the leader's rows of the LM head a part of its embedding where the shape says so."""
+        """On the leader, ties its rows of the LM head to its embedding if the configuration says so."""
         if self.config.tie_word_embeddings and self.rank == 0:
             self.lm_head.weight.data = self.embed_tokens.weight.data[: self.vocab_rows]
 
     def stored_shapes(self) -> dict[str, torch.Size]:
-        """Shapes of the whole transformer's parameters."""
+        """Parameter name -> shape in the whole transformer."""
         return self._whole
 
     def parts(self, name: str, whole: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Where this rank keeps what of a whole parameter, or of an update of one."""
+        """Like ``Transformer.parts``, for this rank's share of a whole parameter or update."""
         module = name.split(".")[-2]
         if name == "embed_tokens.weight":
             if self.rank == 0:
@@ -102,7 +102,7 @@ class RankTransformer(Transformer):
     def run_layers(
         self, x: Tensor, positions: Tensor, attention: Attention, first: int = 0, last: int | None = None
     ) -> Tensor:
-        """Like ``Transformer.run_layers``; on the leader its followers run the same layers."""
+        """Like ``Transformer.run_layers``; the leader's call makes its followers run the same layers."""
         if self.followers is None:
             return super().run_layers(x, positions, attention, first, last)
         end = len(self.layers) if last is None else last
@@ -113,7 +113,7 @@ class RankTransformer(Transformer):
             return super().run_layers(x, positions, attention, first, end)
 
     def write_layer(self, x: Tensor, positions: Tensor, attention: CachedAttention, layer: int) -> None:
-        """Like ``Transformer.write_layer``; on the leader its followers write their heads."""
+        """Like ``Transformer.write_layer``; the leader's call makes its followers write their heads."""
         if self.followers is not None:
             with self.followers.together():
                 number = self.followers.number(attention)
@@ -122,7 +122,7 @@ class RankTransformer(Transformer):
         super().write_layer(x, positions, attention, layer)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """hidden [rows, hidden_size] -> logits [rows, vocab_size] on the leader, this rank's columns elsewhere."""
+        """hidden [rows, hidden_size] -> logits [rows, vocab_size] on the leader, this rank's columns on followers."""
         if self.followers is None:
             part = super().logits(hidden)
             dist.gather(part, dst=0)

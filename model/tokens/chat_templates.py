@@ -1,4 +1,4 @@
-"""Chat templates (Jinja) of formats whose directories may lack one, and one that an operator brings."""
+"""Default chat templates (Jinja) of formats, and templates from a file."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cdlm.model.config import CheckpointError
 
-# Roles and content between <|im_start|> and <|im_end|>: Qwen's form, which these models were tuned with.
+# Qwen's form, which these models were tuned with.
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -20,7 +20,7 @@ HEADERS = (
     "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"
 )
 
-# By model_type: the template, and the special tokens without which it would be mere text.
+# model_type -> the template, and the special tokens that it needs.
 DEFAULTS = {
     "Dream": (CHATML, ("<|im_start|>", "<|im_end|>")),
     "Fast_dLLM_Qwen": (CHATML, ("<|im_start|>", "<|im_end|>")),
@@ -30,16 +30,16 @@ DEFAULTS = {
 
 
 def default_template(model_type: object, special_tokens: Iterable[str]) -> str | None:
-    """The template of a format, if the tokenizer has its special tokens."""
+    """The default template of a format; ``None`` if there is none or the tokenizer lacks its special tokens."""
     template, needed = DEFAULTS.get(str(model_type), (None, ()))
     return template if set(needed) <= set(special_tokens) else None
 
 
 def use_template(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Makes the file's content the tokenizer's chat template; it is run in a sandbox, as every template is.
+    """Sets the tokenizer's chat template to the content of a file; like every template, it runs in a sandbox.
 
     Raises:
-        CheckpointError: the file cannot be read, or is not a Jinja template.
+        CheckpointError: the file cannot be read, is not a Jinja template, or fails on one user message.
     """
     try:
         tokenizer.chat_template = path.read_text("utf-8")
@@ -50,6 +50,6 @@ def use_template(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
         raise CheckpointError(f"chat template {path}: line {error.lineno}: {error.message}") from error
     except TemplateError as error:
         raise CheckpointError(f"chat template {path}: refuses one message of a user: {error}") from error
-    except Exception as error:  # A template is a program: it fails in any way that one can.
+    except Exception as error:  # A template is a program and may raise anything.
         reason = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"chat template {path}: fails on one message of a user: {reason}") from error

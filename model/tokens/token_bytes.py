@@ -1,19 +1,19 @@
-"""The bytes that each token of a tokenizer stands for."""
+"""The bytes of each token of a tokenizer."""
 
 import re
 
 from tokenizers import Tokenizer
 
-_BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")  # As tokenizers with byte fallback name them.
+_BYTE_TOKEN = re.compile("<0x([0-9A-Fa-f]{2})>")  # The names of bytes in tokenizers with byte fallback.
 _SPACE_SIGN = "\u2581"  # Stands for a space in vocabularies of the SentencePiece family.
 
 
 class TokenBytes:
-    """Looks tokens up one by one; parts of a character stay parts.
+    """Maps a token id to its bytes, which may be part of a UTF-8 character.
 
     Attributes:
-        added: id -> text of tokens that were added to the vocabulary by their text.
-        special: text -> id of those among them that are no text.
+        added: id -> text of added tokens.
+        special: text -> id of the special ones among the added tokens.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -26,9 +26,9 @@ class TokenBytes:
         self._space = _SPACE_SIGN if _SPACE_SIGN in decoder or "\\u2581" in decoder else None
 
     def __call__(self, ident: int) -> bytes:
-        """The bytes of token ``ident``, of a special one its name; empty for an id that is no token."""
+        """The bytes of token ``ident``; the name's bytes for a special token; empty for an unknown id."""
         name = self._tokenizer.id_to_token(ident)
-        if name is None:  # A row of the vocabulary that the tokenizer has no token for.
+        if name is None:  # An id without a token.
             return b""
         if ident in self.added:
             return self.added[ident].encode()
@@ -42,7 +42,7 @@ class TokenBytes:
 
 
 def _byte_letters() -> dict[str, int]:
-    """The letter that stands for each byte in a byte-level vocabulary: itself where it can be printed."""
+    """Letter -> byte of byte-level vocabularies; printable bytes stand for themselves."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(0x100) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + place): byte for place, byte in enumerate(others)}

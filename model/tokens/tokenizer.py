@@ -1,4 +1,4 @@
-"""Loads a checkpoint's tokenizer from disk with transformers, without running code from the checkpoint."""
+"""Loads a checkpoint's tokenizer with transformers, without running code from the checkpoint."""
 
 from functools import cache
 from pathlib import Path
@@ -16,13 +16,13 @@ from cdlm.model.tokens.chat_templates import default_template, use_template
 
 CONFIG_FILE = "tokenizer_config.json"
 
-# Classes that are Python code in their checkpoints, and the one of transformers that reads the same files.
+# Tokenizer classes that checkpoints ship as code -> class of transformers that reads the same files.
 _LIBRARY_CLASSES: dict[object, Any] = {"DreamTokenizer": Qwen2Tokenizer}
 
 
 @cache
 def _register() -> None:
-    """Tells transformers that these formats exist; it reads their ``config.json`` and would warn about unknown ones."""
+    """Registers our formats with transformers, which would warn about an unknown ``model_type``."""
     for backbone in (NativeBackbone, LladaBackbone, SdarBackbone, FastDllmV2Backbone):
         name = backbone.model_type
         # The base class warns about the old key rope_scaling, which published files have.
@@ -31,12 +31,12 @@ def _register() -> None:
 
 
 def load_tokenizer(directory: Path, chat_template: Path | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a checkpoint directory.
+    """Loads the tokenizer of a checkpoint directory.
 
-    Its chat template is that of the file ``chat_template``, else its own, else that of the checkpoint's format.
+    Its chat template comes from the file ``chat_template``, else from the checkpoint, else from the format's default.
 
     Raises:
-        CheckpointError: the directory or its tokenizer is missing or unreadable, or the file is no template.
+        CheckpointError: the directory or its tokenizer is missing or unreadable, or the file is not a template.
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such checkpoint directory")
@@ -46,7 +46,7 @@ def load_tokenizer(directory: Path, chat_template: Path | None = None) -> PreTra
     loader = _LIBRARY_CLASSES.get(str(named), AutoTokenizer)
     try:
         tokenizer = loader.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # The libraries look at few of the values in these files before they use them.
+    except Exception as error:  # The libraries validate few values in these files.
         kind = "" if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: "
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{directory}: cannot load the tokenizer: {kind}{reason}") from error
