@@ -1,4 +1,4 @@
-"""Block geometry: where blocks begin, and into which spans known tokens are cut for the forward."""
+"""Block geometry: where blocks begin, and how known tokens are split into spans for the forward."""
 
 from cdlm.model.config import Manifest
 from cdlm.model.row import Span
@@ -7,8 +7,8 @@ from cdlm.model.row import Span
 def first_block_start(prompt_length: int, manifest: Manifest) -> int:
     """Position of the first block that holds generated tokens.
 
-    Counted from the end of the prompt it begins right there; counted from position 0 it may begin inside
-    the prompt, whose tail then shares the block.
+    If blocks count from the end of the prompt, it begins there. If they count from position 0, it may begin inside the
+    prompt, whose last tokens then share the block.
     """
     if manifest.block_origin == "prompt_end":
         return prompt_length
@@ -16,10 +16,9 @@ def first_block_start(prompt_length: int, manifest: Manifest) -> int:
 
 
 def clean_spans(token_ids: list[int], start: int, end: int, prompt_length: int, manifest: Manifest) -> list[Span]:
-    """Cuts the known tokens of positions [start, end) so that no span sees more than its rows may.
+    """Splits the known tokens at positions [start, end) into spans, each of which may attend to itself and all before.
 
-    Attention is unmasked inside a span, so a span is one whole prompt (full attention), one block, or a
-    causal run. ``start`` and ``end`` are block borders, or 0.
+    A span is a whole prompt (full attention), one block, or a causal run. ``start`` and ``end`` are block borders or 0.
     """
     spans: list[Span] = []
     origin = first_block_start(prompt_length, manifest)
@@ -34,7 +33,7 @@ def clean_spans(token_ids: list[int], start: int, end: int, prompt_length: int, 
 
 
 def _cut(token_ids: list[int], start: int, end: int, origin: int, block_length: int) -> list[Span]:
-    """Spans between block borders, which lie at ``origin`` plus or minus whole blocks."""
+    """Splits at block borders, which lie at ``origin`` plus or minus multiples of ``block_length``."""
     spans = []
     while start < end:
         border = min(end, start + block_length - (start - origin) % block_length)

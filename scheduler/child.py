@@ -1,16 +1,16 @@
-"""How this program's other processes are started: what they can import, and that their waiting threads sleep."""
+"""Command line and environment of child processes: what they can import, and how their OpenMP threads wait."""
 
 import os
 import sys
 from pathlib import Path
 
-# By which a user says how OpenMP's threads wait: in any runtime, in GNU's (PyTorch's on Linux), in LLVM's.
+# Variables by which users set how OpenMP threads wait: in any runtime, GNU's (PyTorch's on Linux), LLVM's.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-# About 30 microseconds, the pause between two products of a small model. GNU's threads else spin for 3 milliseconds;
-# where two of them share a core, because another process has theirs, every product takes that long.
+# About 30 microseconds, the pause between two products of a small model. By default GNU's threads spin for 3
+# milliseconds; if two of them share a core, because another process uses theirs, each product takes that long.
 _SHORT_SPIN = "3000"
-_ROOT = str(Path(__file__).absolute().parents[2])  # Not resolved: in a checkout cdlm/scheduler is a link.
-# This program need not be installed, or another version of it may be: its directory goes before those of packages.
+_ROOT = str(Path(__file__).absolute().parents[2])  # Unresolved, since in a checkout cdlm/scheduler is a link.
+# The package may not be installed, or in another version: its own directory comes before site-packages.
 _RUN = """
 import runpy, sys
 root, module = sys.argv[1:3]
@@ -22,15 +22,14 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module of this program; nothing in the working directory can take a package's place."""
+    """The command that runs a module of this package; the working directory is not on its import path."""
     return [sys.executable, "-P", "-c", _RUN, _ROOT, module, *arguments]
 
 
 def environment() -> dict[str, str]:
-    """The variables of such a process: the user's, and ``waiting_variables``.
+    """The child's environment: this process's variables and ``waiting_variables``.
 
-    Empty parts of PYTHONPATH are left out: they would mean the working directory, and come from a variable that was
-    not set.
+    Drops empty parts of PYTHONPATH, which would mean the working directory; they come from unset variables.
     """
     variables = os.environ | waiting_variables()
     if "PYTHONPATH" in variables:
@@ -39,7 +38,7 @@ def environment() -> dict[str, str]:
 
 
 def waiting_variables() -> dict[str, str]:
-    """What makes OpenMP's threads sleep while they wait, if torch is not loaded yet; nothing where a user said how."""
+    """Variables that make waiting OpenMP threads sleep soon; empty if the user set one of ``WAITING``."""
     if any(os.environ.get(name) for name in WAITING):
         return {}
     return {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": _SHORT_SPIN}

@@ -1,4 +1,4 @@
-"""The engine: requests in, blocks out, one step at a time. Runs in its own process or in the caller's."""
+"""The engine: takes requests and produces blocks, step by step. Runs in its own process or in the caller's."""
 
 import logging
 import time
@@ -39,7 +39,7 @@ class Engine:
 
     Args:
         options: what to load and how much memory to use.
-        observer: called for every row after every step, for tools that show decoding happen.
+        observer: called for each row after each step, for tools that visualize decoding.
 
     Raises:
         EngineStartError: the checkpoint cannot be loaded, or the settings do not fit it.
@@ -70,7 +70,7 @@ class Engine:
         except CheckpointError as error:
             raise EngineStartError(str(error)) from error
         if self.runner.device.type == "cpu":
-            keep_freed_memory()  # Not earlier: what loading takes for a moment is not needed again.
+            keep_freed_memory()  # After loading, whose temporary memory is not needed again.
         self.cache = KVCache(self.manifest, num_pages, options.page_size, share=options.enable_prefix_caching)
         self.rows = RowSteps(self.runner, self.threads)
         self.scheduler = Scheduler(
@@ -90,7 +90,9 @@ class Engine:
 
     @property
     def max_guided_len(self) -> int:
-        """Most tokens of a guided request, prompt and answer: both its passes fit into one step, and into the pool."""
+        """Most tokens of a guided request, prompt plus answer: both passes must fit into one step and into the KV
+        cache.
+        """
         options, size = self.options, self.cache.page_size
         step = options.max_num_batched_tokens - options.max_prefill_tokens
         room = min(step, self.cache.num_pages * size) // 2 // size * size
@@ -98,18 +100,18 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether a step would do anything."""
+        """Whether there is work for a step."""
         return bool(self.sequences) or self.scores.busy
 
     def describe(self) -> EngineReady:
-        """What the front end needs to know about the loaded checkpoint."""
+        """Describes the loaded checkpoint for the front end."""
         return engine_ready(self.runner, self.cache, self.max_guided_len)
 
     def add(self, request: GenerateRequest | ScoreRequest) -> None:
         """Queues a request.
 
         Raises:
-            RequestError: it can never be served; nothing was queued.
+            RequestError: the engine can never serve it; it was not queued.
         """
         if request.request_id in self.sequences or request.request_id in self.scores:
             raise RequestError(f"request_id {request.request_id!r} is already in flight")
@@ -126,7 +128,7 @@ class Engine:
         self.scheduler.add(sequence)
 
     def abort(self, request_id: str) -> None:
-        """Drops a request and frees what it holds; an unknown id is no error."""
+        """Drops a request and frees its pages and row; ignores an unknown id."""
         sequence = self.sequences.pop(request_id, None)
         if sequence is not None:
             self.scheduler.remove(sequence)
@@ -137,7 +139,7 @@ class Engine:
         return self.run(self.schedule())
 
     def schedule(self) -> Batch:
-        """What the next step works on; nothing is computed yet."""
+        """Chooses the work of the next step; computes nothing."""
         refused = self._take_grammars()
         batch = self.scheduler.schedule(self.scores.reserve(self.options.max_num_batched_tokens))
         scoring, failed = ([], []) if batch.resuming else self.scores.admit()
@@ -146,10 +148,10 @@ class Engine:
         return batch
 
     def run(self, batch: Batch) -> StepReport:
-        """One forward over everything scheduled for generation, and a part of what is staged and of what is scored.
+        """Runs a scheduled step: one forward over its rows, then pieces of the staged request, then scored prompts.
 
-        A request whose part of it raises, whose grammar cannot be compiled or followed, or whose logits are not finite
-        ends with finish reason ``error``; the others go on.
+        A request ends with finish reason ``error`` if its work raises, its grammar cannot be compiled or followed, or
+        its logits are not finite; the others continue.
         """
         result = self._forward(batch)
         outputs = self.scheduler.update(batch, result)
@@ -160,7 +162,7 @@ class Engine:
         return StepReport(outputs=outputs, stats=self.stats(**figures))
 
     def stats(self, **figures: object) -> EngineStats:
-        """The state of queue and pages, with the figures of a step if there was one."""
+        """The state of queue and pages, plus ``figures`` of a step."""
         return EngineStats(
             running=len(self.scheduler.running) + len(self.scores.running),
             waiting=len(self.scheduler.waiting) + len(self.scores.waiting),
@@ -171,35 +173,35 @@ class Engine:
         )
 
     def check(self) -> None:
-        """Asserts that every held page belongs to a running request, and every kept one to the prefix cache.
+        """Asserts that each page is owned by a running request or the prefix cache, and that host and device agree.
 
-        And that what the host remembers of the rows is what the device holds, which is one question to the device.
+        Needs one transfer from the device.
         """
         tables = [table for sequence in self.scheduler for table in sequence.tables]
         self.cache.check([*tables, *self.scores.tables])
         self.rows.check(self.scheduler.running)
 
     def check_ranks(self) -> None:
-        """Raises ``LostRank`` if a process that shares the layers has ended."""
+        """Raises ``LostRank`` if a follower rank has exited."""
         if self.runner.followers is not None:
             self.runner.followers.check()
 
     def close(self) -> None:
-        """Ends the processes that share the layers; without any there is nothing to do."""
+        """Ends the follower ranks, if there are any."""
         if self.runner.followers is not None:
             self.runner.followers.close()
             leave()
 
     def _take_grammars(self) -> list[BlockOutput]:
-        """Hands waiting requests the grammars that are compiled by now, and ends those whose grammar is wrong.
+        """Gives waiting requests their compiled grammars; ends and returns those with an invalid grammar.
 
-        Waits a moment if there is nothing else to do.
+        Waits a moment if there is no other work.
         """
         idle = not self.scheduler.running and self.scheduler.waiting.first() is None and not self.scores.busy
         wrong = []
         for sequence in self.grammars.finished(wait=idle):
             if self.sequences.get(sequence.request.request_id) is not sequence:
-                continue  # It was aborted meanwhile.
+                continue  # Aborted meanwhile.
             assert sequence.compiling is not None
             error = sequence.compiling.exception()
             if error is not None:
@@ -210,7 +212,7 @@ class Engine:
         return [self.scheduler.fail(sequence, f"grammar: {error}") for sequence, error in wrong]
 
     def _forward(self, batch: Batch) -> StepResult:
-        """The forwards of a step: of its rows, then of some pieces of the staged request, then of scored prompts."""
+        """Runs the forwards of a step: its rows, then pieces of the staged request, then scored prompts."""
         started = time.monotonic()
         for sequence in batch.admitted:
             sequence.queued = started - sequence.arrival

@@ -1,17 +1,17 @@
-"""What can go wrong between the API process and the engine."""
+"""Errors of the engine and its process."""
 
 
 class EngineError(RuntimeError):
-    """Base of the engine's errors."""
+    """Base class of the engine's errors."""
 
 
 class EngineStartError(EngineError):
-    """The engine cannot start with this checkpoint or these settings; the message names which and why."""
+    """The engine cannot start with this checkpoint or these settings; the message says which and why."""
 
 
 class EngineDeadError(EngineError):
-    """The engine is not there: still loading, restarting, or it died with the request in flight."""
+    """There is no engine to serve the request: it is loading or restarting, or died with the request in flight."""
 
 
 class RequestError(ValueError):
-    """A request the engine cannot serve; the message names the field."""
+    """The engine can never serve this request; the message names the field."""

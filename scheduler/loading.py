@@ -1,4 +1,4 @@
-"""Loads what an engine serves, and says how large its page pool may be."""
+"""Loads an engine's checkpoint, and computes the size of its KV cache."""
 
 from functools import partial
 from pathlib import Path
@@ -16,15 +16,15 @@ from cdlm.model.parallel.transformer import RankTransformer
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.options import EngineOptions
 
-# Of the memory that is free once the weights are there; the rest is for activations, and on a CPU for everyone else.
+# Share of the memory that is free after loading; the rest is for activations, and on a CPU for other processes.
 FREE_SHARE_GPU, FREE_SHARE_CPU = 0.9, 0.25
 
 
 def rank_device(options: EngineOptions, rank: int) -> torch.device:
-    """Where a rank runs: GPUs are taken in their order.
+    """The device of a rank: rank i runs on GPU i.
 
     Raises:
-        EngineStartError: there is no such device, or not for every rank.
+        EngineStartError: the device does not exist, or there are fewer GPUs than ranks.
     """
     size = options.tensor_parallel_size
     try:
@@ -41,10 +41,10 @@ def rank_device(options: EngineOptions, rank: int) -> torch.device:
 
 
 def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
-    """The checkpoint of ``options``, or one rank's share of it.
+    """Loads the checkpoint of ``options``, or one rank's share of it.
 
     Raises:
-        EngineStartError: it cannot be loaded; the message says what is wrong with it.
+        EngineStartError: it cannot be loaded; the message says why.
     """
     size = options.tensor_parallel_size
     device = rank_device(options, rank)
@@ -69,7 +69,7 @@ def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
 
 
 def page_count(options: EngineOptions, checkpoint: Checkpoint) -> int:
-    """Pages of the pool of a loaded checkpoint; all ranks have as many as the one with the least memory.
+    """Number of KV cache pages for a loaded checkpoint; all ranks have as many as the rank with the least memory.
 
     Raises:
         EngineStartError: they do not hold one request of the full context.
@@ -83,13 +83,13 @@ def page_count(options: EngineOptions, checkpoint: Checkpoint) -> int:
 
 
 def pool_pages(options: EngineOptions, manifest: Manifest, page: int, device: torch.device, free: int) -> int:
-    """Pages that fit into ``kv_cache_memory``; by default a share of what is free, and no more than rows can use.
+    """Number of pages that fit into ``kv_cache_memory``; by default a share of ``free``, at most what all rows can use.
 
-    Ranks on a CPU share its memory.
+    Ranks on a CPU divide its memory between them.
 
     Args:
-        page: bytes of a page.
-        free: bytes that are free on a rank's device when its weights are there.
+        page: bytes per page.
+        free: bytes free on a rank's device after its weights are loaded.
 
     Raises:
         EngineStartError: they do not hold one request of the full context.
@@ -109,10 +109,10 @@ def pool_pages(options: EngineOptions, manifest: Manifest, page: int, device: to
 
 
 def check_step_size(options: EngineOptions, manifest: Manifest) -> None:
-    """Of what it has to compute before its block, a request takes no more than a block or a piece into a step.
+    """Checks that a step has room for one request beside a staged request.
 
     Raises:
-        EngineStartError: a step has no room for that beside a staged request.
+        EngineStartError: ``max_num_batched_tokens`` is too small for that.
     """
     block = manifest.block_length
     largest = max(options.max_prefill_tokens, block) + block

@@ -235,8 +235,8 @@ class Transformer(nn.Module):
         return {name: parameter.shape for name, parameter in self.named_parameters()}
 
     def parts(self, name: str, whole: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields (local memory, part of ``whole`` that belongs there) for the parameter ``name``; ``whole`` is its
-        stored value or an update of it.
+        """Yields (memory, part of ``whole`` that belongs there); ``whole`` is the value or an update of parameter
+        ``name``.
         """
         yield self.get_parameter(name).data, whole
 

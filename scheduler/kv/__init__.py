@@ -1,1 +1,1 @@
-"""Pages of keys and values: who holds them, and what is kept for prompts that begin alike."""
+"""The KV cache: page allocation and prefix caching."""

@@ -1,8 +1,8 @@
-"""The owner of the key-value pages: gives them to requests, and keeps those of prompts for requests that begin alike.
+"""The KV cache: allocates pages to requests, and caches the pages of prefixes for later requests.
 
-What may be shared follows from who sees whom. Where a prompt's rows see the whole prompt, one more token changes
-all of them: only an identical prompt can be reused, as a whole. Where they see earlier blocks or earlier rows
-alone, every run of whole pages that ends at a block's border can be, and what was generated as well.
+What can be shared depends on the attention in prompts. If each token sees the whole prompt, one more token changes all
+keys and values: only a whole, identical prompt can be reused. If tokens see only earlier blocks or earlier tokens, any
+prefix of whole pages that ends at a block border can be reused, generated tokens included.
 """
 
 import math
@@ -18,15 +18,15 @@ from cdlm.scheduler.kv.keys import Key, PrefixKeys
 from cdlm.scheduler.kv.pool import PagePool
 from cdlm.scheduler.sequence import Sequence
 
-# A page whose keys and values another page is to have too.
+# (source page, target page): copy keys and values of all layers.
 Copy = tuple[int, int]
 
-_WORTH_WAITING = 128  # Tokens of a prompt; a shorter one is computed sooner than a step is waited for.
+_WORTH_WAITING = 128  # Tokens; computing a shorter prefix is faster than waiting a step for it.
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """``pages`` hold the keys and values; ``border`` predicts the position after them (shifted backbones)."""
+    """A cached prefix: its pages, and for shifted backbones the hidden state that predicts the next position."""
 
     key: Key
     pages: tuple[int, ...]
@@ -34,43 +34,43 @@ class _Entry:
 
 
 class KVCache:
-    """Pages, and entries that keep some of them by a cryptographic hash of the tokens before and in them.
+    """Page tables of requests, and cached prefixes by a cryptographic hash of their tokens.
 
-    Where prompts are cut into units of pages there is an entry for each unit, and it is of use only together with
-    those of the units before. So they are given up from the end: whoever holds an entry's pages holds those of the
-    entries before it too (``store`` sees to that), tables are released from their last page on, and what was released
-    first goes first. No entry goes that requests hold, and with each one pages become free.
+    If prefixes of a prompt can be shared, there is one entry per unit (whole pages and whole blocks), which is useful
+    only together with the entries before it. Entries are therefore evicted from the end: a request that holds an
+    entry's pages also holds those of the entries before (``store`` ensures it), tables are released from their last
+    page, and eviction is least recently released first. Entries in use are never evicted; each eviction frees pages.
 
-    It never touches keys and values: where a page is to be copied, ``attach`` says so.
+    The class only does accounting: ``attach`` returns the page copies that the caller must make.
 
     Args:
-        manifest: decides what can be shared.
-        num_pages: how many there are.
-        page_size: positions of a page.
-        share: false keeps nothing for other requests.
+        manifest: its attention and blocks decide what can be shared.
+        num_pages: number of pages.
+        page_size: positions per page.
+        share: whether to cache prefixes.
     """
 
     def __init__(self, manifest: Manifest, num_pages: int, page_size: int, *, share: bool) -> None:
         self.manifest, self.pool = manifest, PagePool(num_pages)
         self.num_pages, self.page_size = num_pages, page_size
         self._whole = manifest.prompt_attention == "full"
-        # The first token of a block that comes from the commit pass needs that pass to be made.
+        # A block's first token from the commit pass needs that pass, which a shared whole prompt would skip.
         self._shares = share and not (self._whole and manifest.first_token == "autoregressive")
         self._unit = math.lcm(page_size, manifest.block_length)
         self._keys = PrefixKeys(manifest, self._unit)
         self._entries: dict[Key, _Entry] = {}
         self._of_page: dict[int, _Entry] = {}
-        self._coming: set[Key] = set()  # What running sequences are computing,
-        self._computes: dict[Sequence, Key] = {}  # and who.
+        self._coming: set[Key] = set()  # Prefixes that running sequences are computing,
+        self._computes: dict[Sequence, Key] = {}  # and by which sequence.
 
     def pages_for(self, positions: int) -> int:
-        """How many pages hold that many positions."""
+        """How many pages ``positions`` positions need."""
         return -(-positions // self.page_size)
 
     def allocate(self, table: list[int], positions: int) -> bool:
-        """Extends a page table in place until it holds ``positions``; all or nothing.
+        """Extends a page table in place to ``positions`` positions; evicts unused entries if needed.
 
-        Where too few pages are free, entries that nobody holds are given up.
+        Returns false, and changes no table, if there are too few pages.
         """
         needed = self.pages_for(positions) - len(table)
         if needed > self.pool.free + self.pool.cached:
@@ -81,34 +81,34 @@ class KVCache:
         return True
 
     def release(self, table: list[int]) -> None:
-        """Takes back all pages of a table and empties it."""
+        """Releases all pages of a table and empties it."""
         self.pool.release(table)
 
     @property
     def kept(self) -> Iterator[int]:
-        """Every page of every entry."""
+        """The pages of all entries."""
         return (page for entry in self._entries.values() for page in entry.pages)
 
     def match(self, sequence: Sequence) -> int:
-        """How many of the tokens of a waiting sequence are computed already; it is given nothing."""
+        """How many leading tokens of a waiting sequence are cached; allocates nothing."""
         if not self._shares or sequence.guided:
             return 0
         if self._whole:
             return sequence.prompt_length if self._keys.of_prompt(sequence) in self._entries else 0
-        # Where a border is needed, the row whose state it is must remain to be computed.
+        # A shifted backbone must compute the last token itself, to get its border state.
         units = self._keys.extend(sequence, sequence.block_start - int(self.manifest.shift))
-        # An entry is there only if those before it are.
+        # An entry exists only if all entries before it exist.
         return self._unit * bisect_left(sequence.keys, True, hi=units, key=lambda key: key not in self._entries)
 
     def attach(self, sequence: Sequence) -> list[Copy] | None:
-        """Gives a waiting sequence the pages of what is already computed of its tokens.
+        """Gives a waiting sequence the cached pages of its prefix.
 
-        Sets ``pages``, ``computed``, ``stored`` and ``border``. A guided sequence takes and leaves nothing: its second
-        pass would need the same.
+        Sets ``pages``, ``computed``, ``stored`` and ``border``. Guided sequences do not use the cache, which lacks the
+        keys and values of their second pass.
 
         Returns:
-            The copies of pages that the next step is to begin with: later others may write to their sources. ``None``:
-            there are too few pages; nothing changed.
+            The page copies that must precede the next step, since other requests may write to the sources later;
+            ``None`` if there are too few pages, and nothing changed.
         """
         found = self.match(sequence)
         if self._whole and found:
@@ -119,13 +119,13 @@ class KVCache:
         return []
 
     def keeps_border(self, sequence: Sequence) -> bool:
-        """Whether ``store`` keeps the border state of the sequence's row, which later on is no longer the prompt's."""
+        """Whether ``store`` needs the border state of the prompt now, before the row overwrites it."""
         return self.manifest.shift and self._stores_whole(sequence)
 
     def store(self, sequence: Sequence, border: Tensor | None) -> None:
-        """Keeps what a running sequence has computed; ``border`` is given where ``keeps_border``.
+        """Caches what a running sequence has computed; ``border`` [hidden] is required if ``keeps_border``.
 
-        Where others have left the same before, the sequence gets their pages, and its own become free.
+        If a prefix is cached already, the sequence switches to the cached pages and frees its own.
         """
         if not self._shares or sequence.guided:
             return
@@ -148,7 +148,7 @@ class KVCache:
         self.withdraw(sequence)
 
     def expect(self, sequence: Sequence) -> None:
-        """Notes that a sequence that is admitted will leave the beginning of its prompt, if it will."""
+        """Registers that an admitted sequence will cache a prefix of its prompt, if it will."""
         if self._whole and sequence.block_start > sequence.prompt_length:
             return
         key = self._beginning(sequence)
@@ -157,35 +157,35 @@ class KVCache:
             self._computes[sequence] = key
 
     def withdraw(self, sequence: Sequence) -> None:
-        """Ends what ``expect`` began: the sequence has stored its prompt, or will not."""
+        """Undoes ``expect``: the sequence has stored its prefix, or will not."""
         if sequence in self._computes:
             self._coming.remove(self._computes.pop(sequence))
 
     def awaits(self, sequence: Sequence) -> Key | None:
-        """The beginning of a waiting sequence's prompt that another is computing now, if there is one."""
+        """The key of a prefix of a waiting sequence that another sequence is computing; ``None`` if there is none."""
         key = None if sequence.started else self._beginning(sequence)
         return key if key is not None and self.comes(key) else None
 
     def comes(self, key: Key) -> bool:
-        """Whether somebody is computing what ``awaits`` named."""
+        """Whether a sequence is still computing the prefix ``key``, from ``awaits``."""
         return key in self._coming and key not in self._entries
 
     def check(self, tables: list[list[int]]) -> None:
-        """Asserts that pages are held by ``tables`` and kept by entries exactly as counted."""
+        """Asserts that the accounting matches the page tables ``tables`` and the entries."""
         self.pool.check(tables, self.kept)
 
     def _stores_whole(self, sequence: Sequence) -> bool:
-        """Whether the sequence has computed a whole prompt that is to be kept, and that nobody has left before."""
+        """Whether the sequence has computed a whole prompt that should be cached and is not cached yet."""
         length, size = sequence.prompt_length, self.page_size
         if not (self._shares and self._whole) or sequence.guided or sequence.stored or sequence.block_start != length:
             return False
-        # Whoever attaches it needs a copy of a last page that it does not fill; without room for that nobody could.
+        # A reader needs a copy of the last page if it is not full: without room for it, the entry would be useless.
         room = self.pages_for(length) + bool(length % size) <= self.num_pages
         return room and self._keys.of_prompt(sequence) not in self._entries
 
     def _attach_whole(self, sequence: Sequence) -> list[Copy] | None:
         entry = self._entries[self._keys.of_prompt(sequence)]
-        # A last page that the prompt does not fill is shared with nobody: the first block is written into it.
+        # A last page that is not full is copied, not shared: the first block is written into it.
         whole = sequence.prompt_length // self.page_size
         self.pool.share(sequence.pages, entry.pages[:whole])
         copies: list[Copy] = []
@@ -203,7 +203,7 @@ class KVCache:
         return copies
 
     def _beginning(self, sequence: Sequence) -> Key | None:
-        """The key of as much of its prompt as can be shared, if that is enough to be waited for."""
+        """The key of the longest prefix that can be shared; ``None`` if it is too short to wait for."""
         if not self._shares or sequence.guided or sequence.prompt_length < _WORTH_WAITING:
             return None
         if self._whole:

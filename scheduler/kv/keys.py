@@ -1,4 +1,4 @@
-"""What the prefix cache knows prompts by."""
+"""Keys of the prefix cache."""
 
 import hashlib
 from array import array
@@ -11,36 +11,36 @@ Key = bytes
 
 
 class PrefixKeys:
-    """Hashes of a sequence's tokens, kept on the sequence: each token is hashed once.
+    """Computes hashes of a sequence's prefixes and stores them on the sequence: each token is hashed once.
 
-    They are cryptographic, because whoever could make two prompts collide would read the other's cache. The request's
-    ``cache_salt`` goes into each.
+    The hash is cryptographic: a client that finds a collision could read another client's cache. It includes the
+    request's ``cache_salt``.
 
     Args:
-        manifest: where blocks begin and what their rows see.
-        unit: tokens that share a key; whole pages and whole blocks.
+        manifest: where blocks begin and what prompt tokens see.
+        unit: tokens per key; a multiple of page size and block length.
     """
 
     def __init__(self, manifest: Manifest, unit: int) -> None:
         self._manifest, self._unit = manifest, unit
 
     def of_prompt(self, sequence: Sequence) -> Key:
-        """That of the whole prompt, where nothing less can be shared."""
+        """The key of a whole prompt, for checkpoints that can only share whole prompts."""
         if not sequence.keys:
             sequence.keys.append(_digest(_root(b"whole", sequence), sequence.request.prompt_ids))
         return sequence.keys[0]
 
     def extend(self, sequence: Sequence, end: int) -> int:
-        """Sees to it that there is a key for every unit that lies below position ``end``; how many that are.
+        """Extends ``sequence.keys`` to all whole units below position ``end``; returns their number.
 
-        Each stands for all tokens up to its unit's end.
+        Each key covers all tokens up to the end of its unit.
         """
         manifest = self._manifest
         if manifest.prompt_attention == "causal" and manifest.block_length > 1:
-            # What a block's rows saw, the rows of a causal prompt do not see.
+            # Generated blocks attend within the block, tokens of a causal prompt do not: their keys differ.
             end = min(end, first_block_start(sequence.prompt_length, manifest))
         elif manifest.block_origin == "prompt_end" and sequence.prompt_length % manifest.block_length:
-            return 0  # No page ends at a border.
+            return 0  # No page ends at a block border.
         keys, unit = sequence.keys, self._unit
         if not keys and end >= unit:
             keys.append(_digest(_root(b"chain", sequence), sequence.token_ids[:unit]))

@@ -1,55 +1,55 @@
-"""Accounting of the key-value pages: who holds which, and that none is lost."""
+"""Accounting of KV cache pages: which are free, held by requests, or cached."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
 
 class PagePool:
-    """A fixed number of pages.
+    """A fixed number of pages with reference counts.
 
-    Any number of requests hold a page, and the prefix cache may keep it; it is free when nobody does either.
-    ``free + active + cached`` is constant. Pages that are kept and not held are given up in the order in which the last
-    holder let go of them, and of one table's the last first.
+    Any number of requests can hold a page, and the prefix cache can keep it; otherwise it is free. ``free + active +
+    cached`` is constant. Pages that only the cache keeps are evicted in the order of their last release; of one table,
+    the last page first.
     """
 
     def __init__(self, num_pages: int) -> None:
         self.num_pages = num_pages
         self.releases = 0
-        """How many times a table was taken back; whoever did not get pages need not ask again before that changes."""
+        """Number of releases so far: a failed allocation need not be retried before it changes."""
         self._free = list(range(num_pages - 1, -1, -1))
-        self._holders: Counter[int] = Counter()  # Requests, by page.
-        self._kept: set[int] = set()  # By the prefix cache.
-        self._idle: OrderedDict[int, None] = OrderedDict()  # Kept and held by nobody, in the order of giving up.
+        self._holders: Counter[int] = Counter()  # Page -> number of requests.
+        self._kept: set[int] = set()  # Kept by the prefix cache.
+        self._idle: OrderedDict[int, None] = OrderedDict()  # Only kept, in order of eviction.
 
     @property
     def free(self) -> int:
-        """Pages nobody holds."""
+        """Number of free pages."""
         return len(self._free)
 
     @property
     def active(self) -> int:
-        """Pages held by requests, whether the prefix cache keeps them too or not."""
+        """Number of pages that requests hold, cached or not."""
         return len(self._holders)
 
     @property
     def cached(self) -> int:
-        """Pages that only the prefix cache keeps; they are there for whoever needs them."""
+        """Number of pages that only the prefix cache keeps; they can be evicted."""
         return len(self._idle)
 
     @property
     def next_to_go(self) -> int:
-        """Of the pages that are only kept, the one that is to be forgotten first."""
+        """The first page to evict."""
         return next(iter(self._idle))
 
     def take(self, table: list[int], count: int) -> None:
-        """Appends free pages to a table."""
+        """Appends ``count`` free pages to a table."""
         for _ in range(count):
             page = self._free.pop()
             self._holders[page] = 1
             table.append(page)
 
     def share(self, table: list[int], pages: Iterable[int]) -> None:
-        """Appends pages that somebody holds or keeps to a table."""
+        """Appends pages that are held or cached to a table."""
         for page in pages:
             assert page in self._holders or page in self._kept, "a shared page is free"
             self._holders[page] += 1
@@ -64,7 +64,7 @@ class PagePool:
         table.clear()
 
     def replace(self, table: list[int], index: int, page: int) -> None:
-        """Lets a table hold a kept page with the same keys and values instead of its own one."""
+        """Replaces a table's page by a cached page with the same keys and values."""
         assert page in self._kept, "a shared page is not kept"
         own, table[index] = table[index], page
         self._holders[page] += 1
@@ -73,14 +73,14 @@ class PagePool:
         self._let_go(own)
 
     def keep(self, pages: Iterable[int]) -> None:
-        """The prefix cache keeps pages that requests hold, and that it does not keep yet."""
+        """Marks pages, which requests must hold, as cached."""
         for page in pages:
             assert page in self._holders, "a page to be kept is held by nobody"
             assert page not in self._kept, "a page is kept already"
             self._kept.add(page)
 
     def forget(self, pages: Iterable[int]) -> None:
-        """The prefix cache keeps them no longer."""
+        """Marks pages as no longer cached."""
         for page in pages:
             self._kept.remove(page)
             if page not in self._holders:
@@ -99,7 +99,7 @@ class PagePool:
                 self._free.append(page)
 
     def check(self, tables: list[list[int]], kept: Iterable[int] = ()) -> None:
-        """Asserts that pages are held by ``tables`` and kept by the cache's ``kept`` exactly as counted."""
+        """Asserts that the accounting matches the tables and ``kept``, the pages of the prefix cache."""
         for table in tables:
             assert len(table) == len(set(table)), "a table lists a page twice"
         held = Counter(page for table in tables for page in table)
