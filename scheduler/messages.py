@@ -14,20 +14,18 @@ Phase = Literal["prefill", "denoise", "commit", "score", "mixed", "idle"]
 class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate"):
     """Generate at most ``max_tokens`` tokens after ``prompt_ids``.
 
-    ``logprobs`` asks for the log-probability of every token and of that many alternatives. ``stream_prefix`` asks for
-    tokens as soon as all before them are finalized, ``stream_canvas`` for the block after every denoise step.
-    ``grammar``, in the Lark dialect of llguidance, is what the answer must be by the time a stop token ends it
-    (docs/structured-output.md).
+    ``logprobs`` requests the log-probability of each token and of that many alternatives; ``stream_prefix`` a partial
+    output as soon as all tokens before are finalized; ``stream_canvas`` the block after each denoise step. ``grammar``,
+    in llguidance's Lark dialect, is what an answer that a stop token ends must match (docs/structured-output.md).
 
-    ``pinned`` are the tokens behind ``max_tokens`` generated ones. Those of them that lie in the same block as the last
-    generated one are known there from its first step on, so that it is denoised between both; the others are not used.
+    ``pinned`` are known tokens that follow after ``max_tokens`` generated ones. Only those in the block of the last
+    generated token are used: that block is denoised with known tokens on both sides.
 
-    ``client`` is whom the request is for: those that wait are admitted fairly between clients. ``priority``, in
-    -2**31 .. 2**31 - 1, orders the waiting requests of one client: those with a lower value are admitted first, equal
-    ones in the order in which they came, and so that none starves one in eight is the client's oldest in any case. It
-    changes no other client's share, and nothing once a request runs.
+    Waiting requests are admitted fairly between values of ``client``. ``priority``, in -2**31 .. 2**31 - 1, orders the
+    waiting requests of one client: lower values first, equal values in order of arrival; to prevent starvation, one
+    admission in eight is the client's oldest request. It does not affect other clients or running requests.
 
-    Only requests with the same ``cache_salt`` share keys and values of prompts that begin alike; "" is one too.
+    Only requests with equal ``cache_salt`` ("" included) share cached prefixes.
     """
 
     request_id: str
@@ -47,11 +45,11 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
 
 
 class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
-    """Tell the log-probability of every prompt token given those before it, and of ``logprobs`` alternatives.
+    """Compute the log-probability of each prompt token given those before it, and of ``logprobs`` alternatives.
 
-    It is answered with one ``BlockOutput`` whose ``logprobs`` begin with the second token; their ``step`` is 0.
-    ``client`` and ``priority`` order those that wait to be scored as they do ``GenerateRequest``s. Scoring reads and
-    leaves no keys and values of other requests, which is all that a ``cache_salt`` can ask for.
+    The answer is one ``BlockOutput`` whose ``logprobs`` begin with the second token; their ``step`` is 0. ``client``
+    and ``priority`` work as in ``GenerateRequest``. Scoring does not use the prefix cache, and therefore needs no
+    ``cache_salt``.
     """
 
     request_id: str
@@ -63,7 +61,7 @@ class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
 
 
 class AbortRequest(msgspec.Struct, frozen=True, kw_only=True, tag="abort"):
-    """Drop a request, whatever its state; unknown ids are no error (it may have just finished)."""
+    """Drop a request in any state; an unknown id is ignored, since the request may have just finished."""
 
     request_id: str
 
@@ -76,10 +74,10 @@ EngineInput = GenerateRequest | ScoreRequest | AbortRequest | ShutdownRequest
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """A token's log-probability in the model's own distribution (docs/sampling.md).
+    """A token's natural log-probability before edits of logits (docs/sampling.md).
 
-    ``step`` is the denoise step of its block that finalized it, from 1 on; ``top_ids`` and ``top_logprobs`` are the
-    likeliest tokens in its place, best first.
+    ``step`` is the denoise step of its block that finalized it, counted from 1; ``top_ids`` and ``top_logprobs`` are
+    the most likely tokens at its position, best first.
     """
 
     token_id: int
@@ -90,9 +88,9 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class BlockCanvas(msgspec.Struct, frozen=True, array_like=True):
-    """A block after a denoise step: generated positions up to ``max_tokens``, ``None`` where nothing is finalized.
+    """A block after a denoise step: its generated positions up to ``max_tokens``, ``None`` at masked positions.
 
-    ``steps`` says after which denoise step each was finalized, from 1 on.
+    ``steps`` has the denoise step that finalized each position, counted from 1.
     """
 
     step: int
@@ -101,17 +99,16 @@ class BlockCanvas(msgspec.Struct, frozen=True, array_like=True):
 
 
 class BlockOutput(msgspec.Struct, frozen=True, kw_only=True):
-    """The tokens of one finished block (the last one may be cut by ``max_tokens`` or a stop token).
+    """The tokens of one finished block; ``max_tokens`` or a stop token may cut the last one.
 
-    A ``partial`` one comes before its block is finished: its tokens will not change, and the next output of the block
-    begins behind them.
+    A ``partial`` output comes before the block is finished: its tokens are final, and the next output of the block
+    continues after them.
 
-    A stop token that ended the request is not part of ``token_ids``; ``stop_token_id`` is that token where it is one of
-    the request's own, ``None`` for an end token of the checkpoint. ``denoise_steps`` and
-    ``forward_passes`` count what this block took; ``cached_tokens`` are the request's prompt tokens that need not be
-    computed, ``queue_seconds`` how long it waited for its first step; both are the same in each of its blocks.
-    ``logprobs``, if they were asked for, are those of ``token_ids``, and of the stop token after them if one ended the
-    request.
+    ``token_ids`` excludes the stop token that ended the request; ``stop_token_id`` is that token if the request listed
+    it, ``None`` for an end token of the checkpoint. ``denoise_steps`` and ``forward_passes`` are those of this block.
+    ``cached_tokens`` counts the prompt tokens from the prefix cache, ``queue_seconds`` the wait for the first step;
+    both are equal in all blocks of a request. ``logprobs``, if requested, has one entry per token in ``token_ids``, and
+    one for the stop token if one ended the request.
     """
 
     request_id: str
@@ -129,10 +126,10 @@ class BlockOutput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Figures of one engine step (durations in seconds) and of the state it left behind.
+    """Figures of one engine step (durations in seconds) and of the state after it.
 
-    ``admitted_prompt_tokens`` are the prompts of requests that took part for the first time, ``cached_prompt_tokens``
-    those of their tokens that the prefix cache held. ``nonfinite_sequences`` ended because the model's logits were NaN
+    ``admitted_prompt_tokens`` counts the prompt tokens of requests in their first step, ``cached_prompt_tokens`` how
+    many of these came from the prefix cache. ``nonfinite_sequences`` counts requests that ended because logits were NaN
     or infinite.
     """
 
@@ -157,22 +154,22 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepReport(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
-    """What one step produced: finished blocks of any number of requests, and the figures."""
+    """The outputs of one step, of any number of requests, and its figures."""
 
     outputs: list[BlockOutput]
     stats: EngineStats
 
 
 class StepBegun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
-    """The engine begins to work on these requests; sent before their first step, which may kill it."""
+    """The engine is about to run the first step of these requests; sent before the step, which may kill it."""
 
     request_ids: list[str]
 
 
 class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
-    """The engine has loaded its checkpoint and takes requests.
+    """The engine has loaded its checkpoint and accepts requests.
 
-    Prompt and answer of a request with guidance have at most ``max_guided_len`` tokens, of others ``max_model_len``.
+    Prompt plus answer have at most ``max_guided_len`` tokens with guidance, else ``max_model_len``.
     """
 
     max_model_len: int
@@ -199,12 +196,12 @@ EngineOutput = StepReport | StepBegun | EngineReady | EngineFailed
 
 
 def encode(message: EngineInput | EngineOutput) -> bytes:
-    """A message as bytes."""
+    """Encodes a message as msgpack."""
     return msgspec.msgpack.encode(message, enc_hook=vars)
 
 
 def decoder(kind: Any) -> "msgspec.msgpack.Decoder[Any]":
-    """Reads messages of the types ``kind``; bytes that are none raise ``msgspec.DecodeError``."""
+    """A decoder for messages of the types ``kind``; invalid bytes raise ``msgspec.DecodeError``."""
     return msgspec.msgpack.Decoder(kind, dec_hook=_validated)
 
 

@@ -1,4 +1,4 @@
-"""Generation without a server: a list of requests in, their completions out."""
+"""Generation without a server: requests in, completions out."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ from cdlm.scheduler.options import EngineOptions
 
 @dataclass(slots=True)
 class Completion:
-    """What one request came to.
+    """The result of one request.
 
-    ``logprobs`` has an entry for each of ``token_ids``, and one for the stop token after them if there was one, where
-    the request asks for them. ``denoise_steps`` and ``forward_passes`` are sums over its ``blocks``; ``finish_reason``
-    is ``stop`` or ``length``.
+    ``logprobs``, if requested, has one entry per token in ``token_ids``, and one for the stop token if one ended the
+    request. ``denoise_steps`` and ``forward_passes`` are sums over ``blocks``; ``finish_reason`` is ``stop`` or
+    ``length``.
     """
 
     token_ids: list[int] = field(default_factory=list)
@@ -34,7 +34,7 @@ class OfflineEngine:
 
     Args:
         options: what to load and how much memory to use.
-        observer: called for every row after every step.
+        observer: called for each row after each step.
 
     Raises:
         EngineStartError: the checkpoint cannot be loaded, or the settings do not fit it.
@@ -46,15 +46,15 @@ class OfflineEngine:
     def generate(
         self, requests: Iterable[GenerateRequest], on_step: Callable[[EngineStats], None] | None = None
     ) -> list[Completion]:
-        """Completes all requests together; the answers come in their order.
+        """Runs all requests in one batch; returns completions in their order.
 
         Args:
-            requests: ids must differ.
-            on_step: receives the figures of every step.
+            requests: with distinct ids.
+            on_step: called with the figures of each step.
 
         Raises:
-            RequestError: one of them can never be served; none is run.
-            EngineError: a step failed. What was in flight is dropped, and the engine can be used again.
+            RequestError: one request can never be served; none runs.
+            EngineError: a step failed. All requests are dropped; the engine remains usable.
         """
         completions: dict[str, Completion] = {}
         try:
@@ -77,9 +77,9 @@ class OfflineEngine:
                     done.finish_reason = output.finish_reason
         finally:
             for request_id in completions:
-                self.engine.abort(request_id)  # Those that finished are unknown to it, which is no error.
+                self.engine.abort(request_id)  # Finished requests are unknown, which is fine.
         return list(completions.values())
 
     def close(self) -> None:
-        """Ends the processes that share the layers, if there are any."""
+        """Ends the follower ranks, if there are any."""
         self.engine.close()

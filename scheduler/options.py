@@ -1,4 +1,4 @@
-"""What the engine needs to know to start: one frozen, typed object that crosses the process border."""
+"""The engine's settings, in one frozen object that can be sent to the engine process."""
 
 import msgspec
 
@@ -11,29 +11,29 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         model: checkpoint directory.
-        adapter: directory of a LoRA adapter over it.
+        adapter: directory of a LoRA adapter for it.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: ``auto``, or the name of a torch dtype.
-        block_length: tokens per block, in place of the checkpoint's or the adapter's.
-        confidence_threshold: likewise, in (0, 1].
-        decoding: the rule of requests that name none.
-        decoding_factor, entropy_bound, steps_per_block: the rules' numbers where a request sends none; without
-            ``steps_per_block`` a block takes one step per token.
-        max_model_len, rope_scaling_factor: those of ``load_checkpoint``.
-        max_num_seqs: sequences per batch.
-        max_num_batched_tokens: tokens per forward.
-        max_prefill_tokens: a request with more known tokens to compute is computed in pieces, each at most as much work
-            per step as so many tokens.
-        kv_cache_memory: bytes; ``None`` takes a share of the free memory, at most ``max_num_seqs`` full contexts.
+        block_length: tokens per block; replaces the checkpoint's and the adapter's value.
+        confidence_threshold: in (0, 1]; replaces the checkpoint's and the adapter's value.
+        decoding: the finalization rule of requests that name none.
+        decoding_factor, entropy_bound, steps_per_block: default numbers of the rules; without ``steps_per_block`` a
+            block takes one step per token.
+        max_model_len, rope_scaling_factor: as in ``load_checkpoint``.
+        max_num_seqs: most sequences per step.
+        max_num_batched_tokens: most tokens per forward.
+        max_prefill_tokens: requests with more known tokens to compute are prefilled in pieces, with at most the work of
+            this many tokens per step.
+        kv_cache_memory: bytes of KV cache; ``None`` uses a share of the free memory, at most ``max_num_seqs`` full
+            contexts.
         page_size: tokens per page.
-        enable_prefix_caching: keep the pages of prompts for requests that begin alike.
+        enable_prefix_caching: cache the pages of prefixes for later requests.
         attention_backend: an implementation in ``model/attention/``.
         quantization: how the layers' weights are stored.
-        pack_weights: bring large weights into the order that a CPU multiplies fastest.
-        cuda_graphs: replay recorded forwards.
-        tensor_parallel_size: processes that share the layers, one per device; ``kv_cache_memory`` and ``threads`` are
-            those of each.
-        threads: CPU threads of each step; ``None`` chooses by the work of a step.
+        pack_weights: pack large weights into the layout that is fastest on a CPU.
+        cuda_graphs: record forwards as CUDA graphs and replay them.
+        tensor_parallel_size: number of ranks, one process per device; ``kv_cache_memory`` and ``threads`` are per rank.
+        threads: CPU threads per step; ``None`` chooses by the work of each step.
     """
 
     model: str

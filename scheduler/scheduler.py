@@ -1,4 +1,4 @@
-"""Which requests take part in the next step: admission, page allocation, preemption."""
+"""Chooses the requests of each step: admission, page allocation, preemption."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -17,21 +17,21 @@ from cdlm.scheduler.steps.row_steps import RowSteps
 from cdlm.scheduler.waiting.queue import FairQueue
 
 _LOOKS = 64
-"""Waiting requests that a step looks at, at most; the next step goes on with the others."""
+"""Most waiting requests that a step considers; the next step continues with the others."""
 
 
 class Scheduler:
-    """Continuous batching by block step.
+    """Continuous batching, step by step.
 
-    Requests join and leave at every step. Running ones come first, oldest first; waiting ones join, fairly between
-    clients, while the token budget, the canvas rows and the pages last. When pages run out, the youngest running
-    request gives up its pages and its unfinished block, and goes back to the head of the queue.
+    Requests join and leave at every step. Running requests come first, oldest first; waiting requests join, fairly
+    between clients, while there are tokens, rows and pages. If pages run out, the newest running request is preempted:
+    it loses its pages and its unfinished block, and returns to the head of the queue.
 
     A request with more than ``max_prefill_tokens`` known tokens to compute is **long** and is **staged** first: its
-    forward advances in pieces beside each step. One request is staged at a time. The other long ones wait without a row
-    and without pages, and shorter ones pass them; when the place is free they are admitted in their turn.
+    prefill advances in pieces beside each step. One request is staged at a time. Other long requests wait without row
+    and pages, while shorter ones overtake them; they are admitted in turn.
 
-    What a step does here depends on what runs and not on how many wait.
+    The time of a step depends on the number of running requests, not of waiting ones.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class Scheduler:
         self.waiting: FairQueue[Sequence] = FairQueue()
         self.running: list[Sequence] = []
         self.preemptions = 0
-        self._parked: dict[Key, deque[Sequence]] = {}  # Set aside until the beginning of their prompt is computed.
-        self._blocked: tuple[Sequence, int, int] | None = None  # Who did not get pages, and what it depended on.
+        self._parked: dict[Key, deque[Sequence]] = {}  # Set aside until another request has computed their prefix.
+        self._blocked: tuple[Sequence, int, int] | None = None  # Got no pages, and the state then.
         self._free_rows = list(range(max_num_seqs - 1, -1, -1))
-        self._batch = Batch()  # That of the step that is being scheduled.
+        self._batch = Batch()  # Of the step that is being scheduled.
 
     def __iter__(self) -> Iterator[Sequence]:
         yield from self.running
@@ -64,20 +64,20 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queues a new request."""
         self.waiting.append(sequence)
-        self.cache.match(sequence)  # Its tokens are hashed now, so that no step has many to hash.
+        self.cache.match(sequence)  # Hashes the prompt now, to keep steps short.
         if sequence.compiling is not None:
             self.waiting.set_aside(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Takes a request out, wherever it is, and frees what it holds."""
+        """Removes a request in any state and frees its row and pages."""
         if sequence.row is not None:
             self.running.remove(sequence)
             self._vacate(sequence)
-        elif sequence in self.waiting:  # One whose admission has raised is not.
+        elif sequence in self.waiting:  # False if its admission raised.
             self.waiting.remove(sequence)
 
     def schedule(self, reserved: int = 0) -> Batch:
-        """The next step. ``reserved`` tokens of it are kept for other work."""
+        """Schedules the next step; keeps ``reserved`` tokens of its budget for other work."""
         self._batch = batch = Batch()
         preempted = self._secure_pages()
         budget = self.max_num_batched_tokens - reserved
@@ -92,19 +92,19 @@ class Scheduler:
             cost = self._cost(running, running.computed)
             (chosen if cost <= budget else left_out).append(running)
             budget -= cost if cost <= budget else 0
-        # Whoever did not fit is first in line for the next step.
+        # Requests that did not fit come first in the next step.
         self.running = left_out + chosen
         rows = chosen if preempted else chosen + self._join(budget)
         ended = {sequence for sequence, _ in batch.faults}
         batch.rows = [sequence for sequence in rows if sequence not in ended]
         batch.staged = self.staged
-        # What becomes free is for a preempted request that waits for pages.
+        # Free pages are reserved for a preempted request that waits for them.
         batch.resuming = self.waiting.resuming
         batch.recomputed = sum(sequence.recompute for sequence in batch.rows)
         return batch
 
     def update(self, batch: Batch, result: StepResult) -> list[BlockOutput]:
-        """Books what a step came to: finished blocks, parts that are asked for, and the ends of whose work raised."""
+        """Updates requests with a step's result; returns finished blocks, partial outputs, and errors."""
         outputs = batch.ended + [self.fail(sequence, fault.reason) for sequence, fault in batch.faults]
         for sequence, done in result.rows:
             booked: BlockOutput | Fault | None
@@ -121,7 +121,7 @@ class Scheduler:
         return outputs + result.scored
 
     def fail(self, sequence: Sequence, reason: str) -> BlockOutput:
-        """Ends a request, wherever it is, with an error."""
+        """Ends a request in any state with finish reason ``error``."""
         self.rows.clear(sequence)
         self.remove(sequence)
         name = sequence.request.request_id
@@ -129,11 +129,11 @@ class Scheduler:
 
     @property
     def staged(self) -> Sequence | None:
-        """The running request whose known tokens are to be advanced by some pieces beside the step."""
+        """The running request that is prefilled in pieces beside the step, if any."""
         return next((sequence for sequence in self.running if self._long(sequence, sequence.computed)), None)
 
     def _join(self, budget: int) -> list[Sequence]:
-        """Admits requests in their turn, and returns those whose first step this is; a long one has none yet."""
+        """Admits requests in turn; returns those that take part in this step (a long one is staged first)."""
         self._put_back()
         joining: list[Sequence] = []
         place_free = self.staged is None
@@ -170,7 +170,7 @@ class Scheduler:
         return joining
 
     def _put_back(self) -> None:
-        """Lets those wait in their turn again for whom what they were set aside for has come, or will not."""
+        """Returns requests to the queue whose prefix is now cached, or will not be."""
         looks = _LOOKS
         for key in [key for key in self._parked if not self.cache.comes(key)]:
             parked = self._parked[key]
@@ -184,13 +184,15 @@ class Scheduler:
 
     def _long(self, sequence: Sequence, computed: int) -> bool:
         if sequence.guided:
-            return False  # Its two passes advance together, so it must fit into one step.
-        # A finished block is always computed with the next one's first step.
+            return False  # Both passes of a guided request must run in one step.
+        # The commit of a finished block is part of the next block's first step.
         least = max(self.max_prefill_tokens, self.manifest.block_length)
         return sequence.block_start - computed > least
 
     def _claim(self, sequence: Sequence, found: int) -> bool:
-        """Pages for a waiting sequence, of which the cache has ``found`` tokens; all or nothing."""
+        """Allocates pages for a waiting sequence with ``found`` cached tokens; false, and no pages, if there are too
+        few.
+        """
         if self._blocked == (sequence, found, self.cache.pool.releases):
             return False
         copies = self.cache.attach(sequence)
@@ -202,7 +204,7 @@ class Scheduler:
         return False
 
     def _secure_pages(self) -> bool:
-        """Pages for every running block, oldest request first; tells whether a younger one had to go."""
+        """Allocates pages for each running block, oldest request first; returns whether it preempted a request."""
         preempted = False
         for sequence in sorted(self.running, key=lambda sequence: sequence.arrival):
             while sequence.row is not None:
@@ -250,7 +252,7 @@ class Scheduler:
         sequence.row_open = sequence.block_open = False
 
     def _book(self, sequence: Sequence, result: RowResult) -> BlockOutput | None:
-        """Books a row's step; returns the block if it is finished, or what the request wants to see of it before."""
+        """Updates a request with its row's result; returns its finished block or partial output, if any."""
         sequence.computed, sequence.fresh = sequence.block_start, False
         sequence.recompute = 0
         self.cache.store(sequence, self.rows.border(sequence) if self.cache.keeps_border(sequence) else None)

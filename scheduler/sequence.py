@@ -22,29 +22,29 @@ class Sequence:
     """State of a request from arrival to its last block.
 
     Attributes:
-        params: those of the request, with a seed if its tokens are drawn.
-        token_ids: the prompt and every finished block; never holds a masked position.
-        computed: positions below this have exact keys and values in the pool.
+        params: the request's parameters, with a seed if it samples.
+        token_ids: the prompt and all finished blocks; without masked positions.
+        computed: positions below this have exact keys and values in the KV cache.
         block_start: position of the current block.
-        row: its row of the canvas while it runs.
+        row: its row in the canvas while it runs.
         pages: its page table while it runs.
-        second_pages: that of the pass without the prompt, which has computed as much; empty without guidance.
-        block_open: the canvas row holds the current block.
+        second_pages: page table of the pass without the prompt, computed as far; empty without guidance.
+        block_open: whether the canvas row holds the current block.
         forwards: forward passes of the current block.
-        row_open: the canvas row holds this request's settings.
-        stored: positions below this were offered to the prefix cache, or come from it.
+        row_open: whether the canvas row holds this request's settings.
+        stored: positions below this were offered to the prefix cache or come from it.
         cached: prompt positions that came from the prefix cache when the request was first admitted.
-        queued: seconds it waited before it was first admitted.
-        staged: the forward over its known tokens, while that is taken in pieces.
-        fresh: such a forward has just been finished, and no step has followed yet.
-        border: the state behind the computed positions, until the canvas row holds it.
-        logprobs: by offset, those of the current block, if they were asked for.
-        sent: tokens of the current block that partial outputs have carried.
-        finalized_at: by offset, the denoise step of the current block that finalized it, if its canvas is asked for.
-        keys: what the prefix cache knows the beginnings of its tokens by; grows with them.
-        recompute: positions whose keys were dropped by a preemption and are computed again on resuming.
-        compiling: the grammar it waits for; taken away by the engine between two steps once it is done.
-        grammar: what the answer must follow.
+        queued: seconds from arrival to first admission.
+        staged: its prefill in pieces, while that runs.
+        fresh: whether a prefill in pieces has finished and no step has followed.
+        border: [hidden], the hidden state of the last computed position, until the canvas row holds it.
+        logprobs: offset in the current block -> log-probability, if requested.
+        sent: number of tokens of the current block in partial outputs.
+        finalized_at: offset in the current block -> the denoise step that finalized it, if the canvas is streamed.
+        keys: prefix cache keys of its whole units so far.
+        recompute: number of positions that a preemption dropped and that resuming computes again.
+        compiling: the grammar it waits for; the engine removes it between steps once it is compiled.
+        grammar: the grammar that the answer must follow.
     """
 
     request: GenerateRequest
@@ -80,7 +80,7 @@ class Sequence:
 
     @classmethod
     def from_request(cls, request: GenerateRequest, manifest: Manifest, options: EngineOptions) -> "Sequence":
-        """A waiting sequence; ``None`` in the request's parameters takes the values of ``options`` and manifest."""
+        """Makes a waiting sequence; parameters that are ``None`` get the values of ``options`` and ``manifest``."""
         params = request.params
         rule = finalization_rule(params, manifest, options)
         max_steps = params.max_steps_per_block or manifest.block_length
@@ -100,12 +100,12 @@ class Sequence:
 
     @property
     def guided(self) -> bool:
-        """Whether every forward computes it twice, once without its prompt."""
+        """Whether it uses classifier-free guidance: every forward computes it twice."""
         return self.params.guidance_scale > 0.0
 
     @property
     def tables(self) -> list[list[int]]:
-        """The page tables that it may hold."""
+        """Its page tables: with guidance, two."""
         return [self.pages, self.second_pages] if self.guided else [self.pages]
 
     @property
@@ -115,16 +115,16 @@ class Sequence:
 
     @property
     def wanted(self) -> int:
-        """Positions of the current block up to the request's last token, prompt tail included."""
+        """Number of positions of the current block up to the answer's last token, prompt tokens included."""
         return self.prompt_length + self.request.max_tokens - self.block_start
 
     def pinned(self, block_length: int) -> dict[int, int]:
-        """Tokens behind the answer's end that lie in the current block, by their offset in it."""
+        """Offset in the current block -> known token after the end of the answer."""
         return dict(zip(range(self.wanted, block_length), self.request.pinned, strict=False))
 
 
 def finalization_rule(params: DecodingParams, manifest: Manifest, options: EngineOptions) -> FinalizationRule:
-    """The rule a request asks for, its number from the request, else the checkpoint's threshold or the options'."""
+    """The request's finalization rule; its number comes from the request, else from options or checkpoint."""
     name = params.rule(options.decoding)
     given: float | None = getattr(params, RULE_NUMBERS[name])
     if given is not None:

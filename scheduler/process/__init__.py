@@ -1,1 +1,1 @@
-"""The engine's process and those that share its layers: how they start, talk and end."""
+"""The engine process and its client."""

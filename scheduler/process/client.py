@@ -1,4 +1,4 @@
-"""The API process's end of the engine: starts it, watches it, restarts it, and carries requests to it."""
+"""The engine's client in the API process: starts, watches and restarts the engine, and sends it requests."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 FIRST_BACKOFF_S = 0.2
 LONGEST_BACKOFF_S = 30.0
-STEADY_S = 60.0  # An engine that lived this long starts the backoff anew.
+STEADY_S = 60.0  # An engine that lived this long resets the backoff.
 STOP_TIMEOUT_S = 5.0
 
 
@@ -48,8 +48,7 @@ class EngineClient:
 
     Args:
         options: what the engine loads.
-        hang_timeout_s: seconds without a step, while requests are in flight, after which the engine is killed and
-            started again.
+        hang_timeout_s: seconds without a step, with requests in flight, after which the engine is killed and restarted.
     """
 
     def __init__(self, options: EngineOptions, *, hang_timeout_s: float = math.inf) -> None:
@@ -73,44 +72,44 @@ class EngineClient:
 
     @property
     def ready(self) -> EngineReady | None:
-        """What the engine loaded; ``None`` while it loads, restarts or is gone."""
+        """What the engine has loaded; ``None`` while there is no loaded engine."""
         return self._ready
 
     @property
     def failure(self) -> str | None:
-        """Why there is no engine and none will be started, if so."""
+        """Why no engine runs and none will be started; ``None`` otherwise."""
         return self._failure
 
     @property
     def restarts(self) -> int:
-        """How often the engine died and was started again."""
+        """How often the engine was restarted after it died."""
         return self._restarts
 
     @property
     def last_step_time(self) -> float:
-        """``time.monotonic()`` of the newest report."""
+        """``time.monotonic()`` of the latest step report."""
         return self._last_step_time
 
     @property
     def stats(self) -> EngineStats:
-        """The newest report's figures."""
+        """The figures of the latest step report."""
         return self._stats
 
     @property
     def in_flight(self) -> int:
-        """Sequences handed to the engine whose last block has not come back."""
+        """Number of unfinished requests."""
         return len(self._flights)
 
     @property
     def quiet_s(self) -> float:
-        """Seconds for which requests have been in flight in a loaded engine without a step."""
+        """Seconds since the last step while a loaded engine has requests in flight; else 0."""
         if not self._flights or self._ready is None:
             return 0.0
         return time.monotonic() - max(self._last_step_time, self._flights.busy_since)
 
     @property
     def pid(self) -> int | None:
-        """Process id of the engine, if one runs."""
+        """Process id of the running engine, if any."""
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
     async def start(self) -> None:
@@ -119,11 +118,11 @@ class EngineClient:
         self._supervisor.add_done_callback(self._supervised)
 
     async def stop(self) -> None:
-        """Asks the engine to leave, kills it if it does not, and ends every request in flight."""
+        """Asks the engine to exit, kills it if it does not, and fails all requests in flight."""
         self._stopping = True
         if self._inbox is not None:
             with contextlib.suppress(zmq.ZMQError):
-                # Not awaited: an engine that still loads takes it later, and one that dies meanwhile never does.
+                # Not awaited: an engine that is still loading reads it later, and a dying one never does.
                 self._send_soon(ShutdownRequest())
         if self._supervisor is not None:
             ended, _ = await asyncio.wait({self._supervisor}, timeout=STOP_TIMEOUT_S)
@@ -132,14 +131,14 @@ class EngineClient:
                     self._process.kill()
                 self._supervisor.cancel()
                 await asyncio.gather(self._supervisor, return_exceptions=True)
-        self._flights.fail("the engine was stopped", queued=True)  # Those that waited for its next life.
+        self._flights.fail("the engine was stopped", queued=True)  # Requests that waited for a restart.
         self._context.destroy(linger=0)
 
     async def wait_ready(self) -> EngineReady:
-        """Waits until the engine has loaded.
+        """Waits until the engine has loaded, and returns what it loaded.
 
         Raises:
-            EngineStartError: it never will; the message says why.
+            EngineStartError: it cannot load; the message says why.
         """
         while self._ready is None:
             if self._failure is not None:
@@ -149,21 +148,21 @@ class EngineClient:
         return self._ready
 
     async def generate(self, request: GenerateRequest | ScoreRequest) -> AsyncIterator[BlockOutput]:
-        """Yields the request's blocks as they finish; the last one has a finish reason. A scoring request has one.
+        """Yields the request's outputs as they arrive; the last has a finish reason. A scoring request has one output.
 
-        Leaving early (closing the iterator, cancellation) aborts the request in the engine.
+        Closing the iterator early, or cancellation, aborts the request in the engine.
 
-        A request that no engine has begun outlives the engine, and is handed to the next one.
+        If the engine dies before it begins the request, the next engine receives it.
 
         Raises:
-            EngineDeadError: the engine is not ready, or died while it worked on the request, or will not come back.
+            EngineDeadError: the engine is not ready, died while working on the request, or will not be restarted.
         """
         if self._ready is None:
             raise EngineDeadError(self._failure or "the engine is not ready")
         flight = self._flights.open(request)
         finished = False
         try:
-            with contextlib.suppress(EngineDeadError):  # Then the next engine is handed it, or it is ended.
+            with contextlib.suppress(EngineDeadError):  # The next engine receives it, or it fails.
                 await self._send(request)
             while not finished:
                 output = await flight.next()
@@ -184,7 +183,7 @@ class EngineClient:
         try:
             await asyncio.shield(sent)
         except asyncio.CancelledError:
-            if sent.cancelled():  # By the socket, which is closed when the engine is gone; nobody cancelled the caller.
+            if sent.cancelled():  # Closing the socket cancelled it, not the caller.
                 raise EngineDeadError("the engine died") from None
             raise
         except zmq.ZMQError as error:
@@ -194,11 +193,11 @@ class EngineClient:
         """Sends without awaiting: usable while the caller is being cancelled."""
         if self._inbox is not None:
             sent = asyncio.ensure_future(self._inbox.send(encode(message)))
-            # Whoever is gone needs nothing any more; an exception that nobody looks at would be logged.
+            # Retrieves the exception, which asyncio would log otherwise; a dead engine needs no message.
             sent.add_done_callback(lambda done: None if done.cancelled() else done.exception())
 
     async def _supervise(self) -> None:
-        """One life of the engine after the other. Only a first start that fails is the end; one that served returns."""
+        """Runs engine processes one after the other; gives up only if the first one cannot start."""
         backoff = FIRST_BACKOFF_S
         while True:
             started, self._reason = time.monotonic(), None
@@ -222,7 +221,7 @@ class EngineClient:
             backoff = min(2 * backoff, LONGEST_BACKOFF_S)
 
     def _supervised(self, supervisor: asyncio.Task[None]) -> None:
-        """No engine will be started any more: nobody waits for one in vain."""
+        """The supervisor has ended: fails all waiting requests."""
         if not self._stopping and self._failure is None:
             error = None if supervisor.cancelled() else supervisor.exception()
             self._failure = f"the engine is not watched any more: {error!r}"
@@ -231,13 +230,13 @@ class EngineClient:
         self._settled.set()
 
     def _silent_end(self) -> str:
-        """How a process ended that did not say why."""
+        """Describes the exit of a process that reported no reason."""
         code = self._process.returncode if self._process is not None else None
         how = f"was ended by {signal.Signals(-code).name}" if code is not None and code < 0 else "died"
         return f"the engine process {how} while it loaded the model; its log says more"
 
     async def _run_once(self) -> None:
-        """One life of the engine process: fresh sockets, so that nothing of an earlier life is read."""
+        """Runs one engine process to its end, on new sockets: messages of an earlier process are never read."""
         with socket_directory() as directory, contextlib.ExitStack() as held:
             inbox, outbox = (held.enter_context(self._context.socket(kind)) for kind in (zmq.PUSH, zmq.PULL))
             addresses = (f"ipc://{directory}/in", f"ipc://{directory}/out")
@@ -255,12 +254,12 @@ class EngineClient:
             watchdog = asyncio.create_task(self._kill_when_hung(process))
             try:
                 await process.communicate(msgspec.msgpack.encode(self.options))
-                with contextlib.suppress(TimeoutError):  # What it said last may still be on its way.
+                with contextlib.suppress(TimeoutError):  # Its last messages may still arrive.
                     await asyncio.wait_for(asyncio.shield(reader), 0.2)
             finally:
                 if process.returncode is None:
                     process.kill()
-                    await process.wait()  # Else its pipes outlive the event loop.
+                    await process.wait()  # Otherwise its pipes outlive the event loop.
                 self._ready, self._inbox = None, None
                 for task in (reader, watchdog):
                     task.cancel()

@@ -1,4 +1,4 @@
-"""The engine process: receives requests, steps while there is work, sends what each step produced."""
+"""The engine process: receives requests, runs steps while there is work, sends the outputs of each step."""
 
 import logging
 import os
@@ -30,11 +30,11 @@ from cdlm.scheduler.options import EngineOptions
 logger = logging.getLogger(__name__)
 
 PROCESS_NAME = "cdlm-engine"
-IDLE_POLL_MS = 500  # How often an idle engine looks whether its parent still lives.
+IDLE_POLL_MS = 500  # How often an idle engine checks that its parent lives.
 
 
 class EngineServer:
-    """Joins an engine to its two sockets."""
+    """Runs an engine between its two sockets."""
 
     def __init__(self, engine: Engine, inbox: "zmq.Socket[bytes]", outbox: "zmq.Socket[bytes]", *, parent: int) -> None:
         self.engine = engine
@@ -47,7 +47,7 @@ class EngineServer:
         self.outbox.send(encode(message))
 
     def run(self) -> None:
-        """Serves until told to shut down, or until the parent process is gone."""
+        """Serves until a shutdown message arrives or the parent process is gone."""
         self.send(self.engine.describe())
         self.send(StepReport(outputs=[], stats=self.engine.stats()))
         while os.getppid() == self._parent:
@@ -78,7 +78,7 @@ class EngineServer:
                     self.engine.add(message)
                 except RequestError as error:
                     self._refuse(message.request_id, str(error))
-                except Exception as error:  # A bug, which shall not end the others.
+                except Exception as error:  # A bug must not end the other requests.
                     logger.exception("a request could not be queued")
                     self.engine.abort(message.request_id)
                     self._refuse(message.request_id, type(error).__name__)
@@ -96,13 +96,13 @@ class EngineServer:
 def main() -> int:
     """Entry point of ``python -m cdlm.scheduler.process.server INBOX OUTBOX PARENT LEVEL``.
 
-    The options come on standard input. PARENT is the process id of the API process, which may be gone before the engine
-    has loaded; LEVEL is the least severe level that is logged, as a number.
+    Reads ``EngineOptions`` from standard input. PARENT is the process id of the API process, which may exit while the
+    engine loads; LEVEL is the minimum log level, as a number.
     """
     setproctitle.setproctitle(PROCESS_NAME)
     logging.basicConfig(level=int(sys.argv[4]), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # They may reach the whole group; the parent decides when to stop.
+        signal.signal(number, signal.SIG_IGN)  # The parent decides when to stop.
     options = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineOptions)
     context = zmq.Context()
     inbox, outbox = context.socket(zmq.PULL), context.socket(zmq.PUSH)
@@ -112,7 +112,7 @@ def main() -> int:
         try:
             engine = Engine(options)
         except Exception as error:
-            if not isinstance(error, EngineStartError | OSError):  # What nobody foresaw.
+            if not isinstance(error, EngineStartError | OSError):  # Unexpected.
                 logger.exception("the engine could not be loaded")
             reason = str(error) if isinstance(error, EngineStartError) else f"{type(error).__name__}: {error}"
             outbox.send(encode(EngineFailed(message=reason)))

@@ -1,4 +1,4 @@
-"""Where the sockets between the API process and an engine lie."""
+"""The directory of the sockets between the API process and an engine."""
 
 import os
 import shutil
@@ -9,19 +9,19 @@ from pathlib import Path
 
 import zmq
 
-# Where a directory with a short path may be made, which mkdtemp makes private: the kernel takes about a hundred bytes.
+# Short fallbacks for mkdtemp: the kernel limits socket paths to about a hundred bytes.
 _BASES = ("/tmp", "/var/tmp", "/dev/shm")  # nosec B108
 _NAMES = len("/cdlm-12345678/out")
 
 
 @contextmanager
 def socket_directory() -> Iterator[Path]:
-    """A directory of this user's alone, for sockets ``in`` and ``out``; it is gone afterwards.
+    """Creates a private directory for the sockets ``in`` and ``out``, and removes it at the end.
 
-    It lies below TMPDIR if that is there, can be written to and has a short path, else where there is room.
+    It is in TMPDIR if that is writable and short enough, else in one of ``_BASES``.
 
     Raises:
-        OSError: it can be made nowhere.
+        OSError: no directory can be created.
     """
     directory = _make()
     try:
@@ -32,7 +32,7 @@ def socket_directory() -> Iterator[Path]:
 
 def _make() -> str:
     bases = [os.environ.get("XDG_RUNTIME_DIR"), *_BASES]
-    with suppress(OSError):  # Nothing can be written to: neither TMPDIR nor what stands in for it.
+    with suppress(OSError):  # gettempdir fails if no directory is writable.
         bases.insert(0, tempfile.gettempdir())
     reason: OSError | None = None
     for base in filter(None, bases):

@@ -1,1 +1,1 @@
-"""The processes that share a model's layers: their leader, and the others."""
+"""Tensor-parallel ranks as processes: the leader starts the followers."""

@@ -1,4 +1,4 @@
-"""The leader of the processes that share a model's layers: starts them, and ends them."""
+"""The leader rank: starts and ends the follower ranks."""
 
 import subprocess
 from dataclasses import replace
@@ -23,11 +23,11 @@ _Message = TypeVar("_Message", RankHere, RankReady)
 
 
 class Ranks:
-    """The other ranks, started and met; they load meanwhile.
+    """Starts the follower ranks and joins them in a process group; they load in the background.
 
     Raises:
-        EngineStartError: there is no device for every rank, one of them cannot start, or this process is in a process
-            group already.
+        EngineStartError: there are fewer devices than ranks, a rank cannot start, or this process is already in a
+            process group.
     """
 
     def __init__(self, options: EngineOptions) -> None:
@@ -46,23 +46,23 @@ class Ranks:
             raise
 
     def wait(self) -> Followers:
-        """The ranks, once all have loaded.
+        """Waits until all ranks have loaded; returns the connections to them.
 
         Raises:
-            EngineStartError: one cannot.
+            EngineStartError: a rank cannot load.
         """
         free = [answer.free_memory for answer in self._hear(RankReady)]
         return Followers(self._connections, self._processes, free)
 
     def close(self) -> None:
-        """Ends them, wherever they are, and leaves the group."""
+        """Ends the followers, in any state, and leaves the process group."""
         for process in self._processes:
             process.kill()
         Followers(self._connections, self._processes, []).close()
         leave()
 
     def _hear(self, kind: type[_Message]) -> list[_Message]:
-        """The next message of every rank."""
+        """Receives the next message of each rank."""
         heard = []
         for rank, connection in enumerate(self._connections, start=1):
             try:
@@ -77,7 +77,7 @@ class Ranks:
 
 
 def start(message: RankStart) -> tuple[Connection, subprocess.Popen[bytes]]:
-    """A process that is told to be a rank."""
+    """Starts a follower process and sends it ``message``; returns its connection and process."""
     mine, its = Pipe()
     with its:
         command = child.command("cdlm.scheduler.ranks.rank", str(its.fileno()))
@@ -87,16 +87,16 @@ def start(message: RankStart) -> tuple[Connection, subprocess.Popen[bytes]]:
 
 
 def leave() -> None:
-    """Leaves the group, if this process is in one."""
+    """Leaves the process group, if this process is in one."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def load(options: EngineOptions) -> Checkpoint:
-    """The checkpoint of ``options``, shared with other processes if they say so.
+    """Loads the checkpoint of ``options``; with ``tensor_parallel_size`` above 1, starts follower ranks for it.
 
     Raises:
-        EngineStartError: it cannot be loaded; the message says what is wrong with it.
+        EngineStartError: it cannot be loaded; the message says why.
     """
     if options.tensor_parallel_size == 1:
         return load_weights(options)

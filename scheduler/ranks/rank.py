@@ -1,9 +1,9 @@
-"""One of the processes that share a model's layers: joins the others, loads its share, does what the leader says.
+"""A follower rank's process: joins the process group, loads its share, runs the leader's commands.
 
     python -m cdlm.scheduler.ranks.rank DESCRIPTOR
 
-DESCRIPTOR is an open connection to the leader, which sends ``RankStart`` and is told ``RankHere``, then ``RankReady``
-or ``RankFailed``.
+DESCRIPTOR is the file descriptor of a connection to the leader, which sends ``RankStart`` and receives ``RankHere``,
+then ``RankReady`` or ``RankFailed``.
 """
 
 import os
@@ -33,7 +33,7 @@ MEETING_TIMEOUT = timedelta(minutes=10)
 
 
 class RankStart(msgspec.Struct, frozen=True):
-    """Which rank a process is, and at which port of this machine the ranks meet."""
+    """The rank of a process, and the local port of the group's store."""
 
     rank: int
     port: int
@@ -41,17 +41,17 @@ class RankStart(msgspec.Struct, frozen=True):
 
 
 class RankHere(msgspec.Struct, frozen=True, tag="here"):
-    """The rank is about to join: who waits for it in the group will not wait in vain."""
+    """The rank is about to join the process group: the leader can join too without waiting forever."""
 
 
 class RankReady(msgspec.Struct, frozen=True, tag="ready"):
-    """The rank's weights are there, and this many bytes of its device are free."""
+    """The rank has loaded its weights, and this many bytes of its device are free."""
 
     free_memory: int
 
 
 class RankFailed(msgspec.Struct, frozen=True, tag="failed"):
-    """The rank cannot start."""
+    """The rank cannot start; ``message`` says why."""
 
     message: str
 
@@ -78,7 +78,7 @@ def main() -> int:
     """Entry point of a rank other than the leader."""
     setproctitle.setproctitle(PROCESS_NAME)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # They may reach the whole group; it ends when its leader does.
+        signal.signal(number, signal.SIG_IGN)  # A follower ends with its leader.
     connection = Connection(int(sys.argv[1]))
     start = msgspec.msgpack.decode(connection.recv_bytes(), type=RankStart)
     Threads(start.options)

@@ -1,1 +1,1 @@
-"""Requests that score a prompt."""
+"""Requests that score prompts."""

@@ -1,4 +1,4 @@
-"""The scoring requests of an engine: admission, a share of each step's tokens, answers."""
+"""Runs scoring requests: admission, a share of each step's tokens, results."""
 
 import math
 from collections.abc import Iterator
@@ -15,15 +15,14 @@ from cdlm.scheduler.steps.faults import Fault, attempt, run_apart
 from cdlm.scheduler.waiting.queue import FairQueue
 from cdlm.scheduler.waiting.validation import check_logprobs, check_priority
 
-_SHARE = 4  # A step that follows one without scores keeps one part in so many of its tokens for them.
+_SHARE = 4  # After a step without scoring, the next one reserves 1 / _SHARE of its tokens for it.
 
 
 class ScoreQueue:
-    """Scoring beside generation: it takes the tokens of a step that generation leaves.
+    """Runs scoring requests with the tokens of each step that generation leaves.
 
-    Generation may leave none for as long as it is busy; so after a step without any, a part of the next is kept.
-    Those that wait are admitted fairly between clients, by what their scored prompts amount to. Whoever is admitted
-    holds the pages it needs to finish, and never waits for those of others.
+    After a step that left none, a part of the next step is reserved. Waiting requests are admitted fairly between
+    clients, by the tokens of their scored prompts. An admitted request holds all pages that it needs to finish.
     """
 
     def __init__(self, manifest: Manifest, cache: KVCache, runner: ModelRunner) -> None:
@@ -31,7 +30,7 @@ class ScoreQueue:
         self.waiting: FairQueue[Scoring] = FairQueue()
         self.running: list[Scoring] = []
         self._scorings: dict[str, Scoring] = {}
-        self.tokens = 0  # Of the last step.
+        self.tokens = 0  # Tokens scored in the last step.
         self.rows = 0
         self._starved = False
 
@@ -40,18 +39,18 @@ class ScoreQueue:
 
     @property
     def busy(self) -> bool:
-        """Whether a step would score anything."""
+        """Whether there is work for a step."""
         return bool(self.running or self.waiting)
 
     @property
     def tables(self) -> Iterator[list[int]]:
-        """Every page table that is held."""
+        """All page tables of admitted requests."""
         for scoring in self.running:
             yield scoring.pages
             yield from scoring.scratch
 
     def add(self, request: ScoreRequest) -> None:
-        """Queues a request; raises ``RequestError`` for one that can never be served."""
+        """Queues a request; raises ``RequestError`` if it can never be served."""
         vocab = self.runner.transformer.config.vocab_size
         if not request.prompt_ids:
             raise RequestError("prompt is empty")
@@ -72,17 +71,17 @@ class ScoreQueue:
         self.waiting.append(scoring)
 
     def abort(self, request_id: str) -> None:
-        """Drops a request and frees what it holds; an unknown id is no error."""
+        """Drops a request and frees its pages; ignores an unknown id."""
         if request_id in self._scorings:
             self._clear(self._scorings[request_id])
             self._leave(self._scorings[request_id])
 
     def reserve(self, budget: int) -> int:
-        """How many of a step's tokens generation must leave."""
+        """How many of a step's ``budget`` tokens generation must leave for scoring."""
         return budget // _SHARE if self.busy and self._starved else 0
 
     def admit(self) -> tuple[list[str], list[BlockOutput]]:
-        """Lets waiting requests join the next step: the ids of those that do, and the ends of those that cannot."""
+        """Admits waiting requests to the next step; returns the ids of the admitted and the outputs of failed ones."""
         joined: list[str] = []
         failed: list[BlockOutput] = []
         while len(self.running) < self.runner.rows.size:
@@ -102,9 +101,9 @@ class ScoreQueue:
         return joined, failed
 
     def step(self, budget: int) -> list[BlockOutput]:
-        """One forward in at most ``budget`` tokens for those that have joined; the ends of those that it finished.
+        """Runs one forward of at most ``budget`` tokens for admitted requests; returns the outputs of finished ones.
 
-        A request that raises, or whose logits are not finite, ends with finish reason ``error``; the others go on.
+        A request that raises or has logits that are not finite ends with finish reason ``error``; the others continue.
         """
         plans, outputs = self._plan(budget)
         self.rows, self.tokens = len(plans), sum(len(plan.work.token_ids) for _, plan in plans)
@@ -129,7 +128,7 @@ class ScoreQueue:
         return self.runner.score([plan.work for plan in plans])
 
     def _plan(self, budget: int) -> tuple[list[tuple[Scoring, ScoringPlan]], list[BlockOutput]]:
-        """Who takes part in the step with which plan, and the ends of those whose plan could not be made."""
+        """Plans the step: (request, plan) pairs, and the outputs of requests whose planning failed."""
         failed: list[BlockOutput] = []
         plans = []
         for scoring in list(self.running):
@@ -150,7 +149,7 @@ class ScoreQueue:
         scoring.release()
 
     def _clear(self, scoring: Scoring) -> None:
-        """Zeroes what it has written to the pool: of its finished blocks nobody has seen a logit yet."""
+        """Zeroes the request's keys and values, which may not be finite: no logits have checked them yet."""
         for table in (scoring.pages, *scoring.scratch):
             attempt("clearing pages", partial(self.runner.clear, table, 0))
 

@@ -1,8 +1,8 @@
-"""One scoring request: the log-probability of every token of a prompt, given those before it (docs/sampling.md).
+"""One scoring request: the log-probability of each prompt token given those before it (docs/sampling.md).
 
-The prompt is taken as blocks from position 0. First its finished blocks are computed, as if each had been generated and
-committed; then every token gets a **state**: its block with itself and all later tokens masked. Each state is a segment
-with pages of its own behind the shared ones of the earlier blocks, so any number of them share a forward.
+The prompt is split into blocks from position 0. First, all blocks but the last are computed, as if generated and
+committed. Then each token gets a **state**: its block with this token and all later ones masked. A state is a segment
+with its own pages after the shared pages of earlier blocks; a forward can run any number of states.
 """
 
 import time
@@ -21,10 +21,10 @@ class ScoringPlan:
     """A step's share of one request.
 
     Attributes:
-        work: for the runner.
-        positions: whose tokens the work's targets are.
+        work: the input of the runner.
+        positions: positions of the work's targets.
         copies: pages to copy before the forward, (source, target).
-        committed: positions below this have exact keys and values after it.
+        committed: positions below this have exact keys and values after the step.
     """
 
     work: ScoreWork
@@ -38,11 +38,11 @@ class Scoring:
     """State of a scoring request.
 
     Attributes:
-        pages: table of the finished blocks.
-        scratch: tables of the states' blocks; the first is held from admission on, the others for a step.
+        pages: page table of the finished blocks.
+        scratch: page tables of the states; the first is held from admission, the others for one step.
         committed: positions below this have exact keys and values.
-        left: positions that still need a state, the next one last.
-        scores: by position.
+        left: positions that still need a state; the next one is last.
+        scores: position -> score.
     """
 
     request: ScoreRequest
@@ -57,39 +57,39 @@ class Scoring:
     forwards: int = 0
 
     def __post_init__(self) -> None:
-        # On a shifted backbone a block's first token is predicted by the clean row before it.
+        # A shifted backbone predicts a block's first token from the clean token before it.
         by_commit = self.manifest.block_length if self.manifest.shift else len(self.ids)
         self.left = [position for position in range(len(self.ids) - 1, 0, -1) if position % by_commit]
 
     @property
     def ids(self) -> list[int]:
-        """The prompt."""
+        """Token ids of the prompt."""
         return self.request.prompt_ids
 
     @property
     def finished_blocks(self) -> int:
-        """Positions of all blocks but the last, which no token sees."""
+        """Number of positions in all blocks but the last, which no later token sees."""
         block = self.manifest.block_length
         return (len(self.ids) - 1) // block * block
 
     @property
     def done(self) -> bool:
-        """Whether every token has its score."""
+        """Whether every token has a score."""
         return self.committed == self.finished_blocks and not self.left
 
     @property
     def pages_needed(self) -> int:
-        """The least it can run with: its finished blocks and one state."""
+        """Fewest pages it can run with: its finished blocks and one state."""
         return self.cache.pages_for(self.finished_blocks) + self.cache.pages_for(self._tail)
 
     @property
     def _tail(self) -> int:
-        """The most positions of a state's own pages: its block, and what shares the page the block begins in."""
+        """Most positions in a state's own pages: its block, and earlier tokens in the page where the block begins."""
         block, size = self.manifest.block_length, self.cache.page_size
         return max(start % size for start in range(0, len(self.ids), block)) + block
 
     def admit(self) -> bool:
-        """Takes the pages it needs; all or nothing."""
+        """Allocates the pages it needs; false, and no pages, if there are too few."""
         first: list[int] = []
         if self.cache.allocate(self.pages, self.finished_blocks) and self.cache.allocate(first, self._tail):
             self.scratch = [first]
@@ -98,21 +98,21 @@ class Scoring:
         return False
 
     def release(self) -> None:
-        """Gives all pages back."""
+        """Releases all pages."""
         self.trim(0)
         self.cache.release(self.pages)
 
     def trim(self, states: int = 1) -> None:
-        """Gives back the pages of all but that many states."""
+        """Releases the pages of all states after the first ``states``."""
         while len(self.scratch) > states:
             self.cache.release(self.scratch.pop())
 
     def plan(self, budget: int) -> ScoringPlan | None:
-        """Its next step in at most ``budget`` tokens; ``None`` when they are too few."""
+        """Plans its next step within ``budget`` tokens; ``None`` if that is too few."""
         return self._plan_commit(budget) if self.committed < self.finished_blocks else self._plan_states(budget)
 
     def take(self, plan: ScoringPlan, scores: list[TokenScore]) -> None:
-        """Books what a step brought."""
+        """Stores the scores of a step."""
         self.forwards += 1
         self.committed = plan.committed
         self.scores.update(zip(plan.positions, scores, strict=True))
@@ -121,7 +121,7 @@ class Scoring:
         self.trim()
 
     def output(self) -> BlockOutput:
-        """The answer: an entry for every token but the first."""
+        """The result: one log-probability per token except the first."""
         entries = [
             TokenLogprob(self.ids[position], score.logprob, 0, score.top_ids, score.top_logprobs)
             for position, score in sorted(self.scores.items())
@@ -140,7 +140,7 @@ class Scoring:
         if end == self.committed:
             return None
         ids = self.ids[self.committed : end]
-        if block == 1:  # Blocks of one token are a causal run, which is one segment.
+        if block == 1:  # Blocks of one token form one causal segment.
             segments = [Segment(self.committed, len(ids), self.pages, causal=True)]
         else:
             segments = [Segment(start, block, self.pages) for start in range(self.committed, end, block)]

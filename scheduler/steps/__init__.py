@@ -1,1 +1,1 @@
-"""What a step does with each of its rows."""
+"""The parts of an engine step."""

@@ -1,4 +1,4 @@
-"""What a step works on, and what came of it."""
+"""The input and the result of a step."""
 
 from dataclasses import dataclass, field
 
@@ -8,25 +8,25 @@ from cdlm.scheduler.messages import BlockOutput
 from cdlm.scheduler.sequence import Sequence
 from cdlm.scheduler.steps.faults import Fault
 
-# What a step did for a request.
+# A row's work and result.
 Done = tuple[RowWork, RowResult]
 
 
 @dataclass(slots=True)
 class Batch:
-    """What one step works on.
+    """The work of one step.
 
     Attributes:
-        rows: the requests that take part, each with a row and with pages up to the end of its block.
-        staged: the request whose known tokens are to be advanced by some pieces beside them, if there is one.
-        admitted: requests that take part, or are staged, for the first time.
-        begun: the ids of all that are worked on for the first time, scoring requests too.
-        copies: pages to copy before anything is computed, in this order, and for whom.
-        faults: requests whose admission or growth has raised; they are to be ended.
-        ended: the ends of those that got no further than their admission.
-        preemptions: how many requests had to go for want of pages.
-        recomputed: positions of ``rows`` whose keys were dropped by a preemption and are computed again.
-        resuming: a preempted request waits for pages: what becomes free is for it.
+        rows: the requests that take part, each with a row and pages up to the end of its block.
+        staged: the request that is prefilled in pieces beside them, if any.
+        admitted: requests that take part or are staged for the first time.
+        begun: ids of all requests in their first step, scoring requests included.
+        copies: pages to copy before the forwards, in this order, with their request.
+        faults: requests whose admission or page allocation raised; the engine ends them.
+        ended: outputs of requests that failed at admission.
+        preemptions: number of requests that were preempted.
+        recomputed: number of positions of ``rows`` that a preemption dropped and that this step computes again.
+        resuming: whether a preempted request waits for pages, which is first to get free ones.
     """
 
     rows: list[Sequence] = field(default_factory=list)
@@ -41,7 +41,7 @@ class Batch:
     resuming: bool = False
 
     def drop(self, sequence: Sequence, fault: Fault) -> None:
-        """A request that takes no part, because work for it has raised."""
+        """Removes a request whose work raised from the step."""
         self.faults.append((sequence, fault))
         self.rows = [row for row in self.rows if row is not sequence]
         self.staged = None if self.staged is sequence else self.staged
@@ -49,15 +49,15 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What a step came to.
+    """The result of a step.
 
     Attributes:
-        rows: in the order of the batch's.
-        staged: how many tokens' work the staged request's pieces were, or why it ends.
-        scored: ends of scoring requests.
-        score_rows: scoring requests that took part.
-        tokens: of all forwards together.
-        seconds: that they took.
+        rows: results in the order of ``Batch.rows``.
+        staged: the work of the staged request's pieces, in tokens, or why it failed.
+        scored: outputs of scoring requests that ended.
+        score_rows: number of scoring requests that took part.
+        tokens: number of tokens in all forwards.
+        seconds: duration of all forwards.
     """
 
     rows: list[tuple[Sequence, Done | Fault]]
@@ -69,5 +69,5 @@ class StepResult:
 
     @property
     def done(self) -> list[Done]:
-        """Works and results of the rows that went well."""
+        """Works and results of the rows that did not fail."""
         return [done for _, done in self.rows if not isinstance(done, Fault)]

@@ -1,24 +1,24 @@
-"""How long the threads of this process wait for a core, and how many of them other processes leave room for."""
+"""Reduces the threads of steps while other processes use the cores."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-# Of the time that passes, the share that threads wait for a core, summed over threads. Threads of one step wait for the
-# slowest of them, so where they share cores with others, one thread on a core of its own is faster than two.
+# Time that threads wait for a core, summed over threads, as a share of elapsed time. A step waits for its slowest
+# thread: if cores are shared, one thread on a free core is faster than two.
 CROWDED = 0.3
 WINDOW_S = 0.05
 FIRST_HOLD_S, LONGEST_HOLD_S = 1.0, 8.0
 
 
 def waiting_seconds(tasks: Path = Path("/proc/self/task")) -> float | None:
-    """Seconds for which threads of this process were ready to run and had no core; ``None`` where no kernel tells."""
+    """Total seconds that threads of this process waited for a core; ``None`` if the system does not report it."""
     try:
         total = 0
         for thread in tasks.iterdir():
             try:
                 total += int((thread / "schedstat").read_text().split()[1])
-            except ProcessLookupError:  # It has just ended.
+            except ProcessLookupError:  # The thread has just ended.
                 continue
         return total / 1e9
     except (OSError, IndexError, ValueError):
@@ -26,11 +26,11 @@ def waiting_seconds(tasks: Path = Path("/proc/self/task")) -> float | None:
 
 
 class Crowding:
-    """Halves the threads of steps while others need the cores; tries more again later, ever more seldom if in vain.
+    """Halves the threads of steps while other processes use the cores; retries more threads later, with backoff.
 
     Args:
-        clock: seconds.
-        waited: seconds that threads have waited for a core so far, or ``None``.
+        clock: returns the time in seconds.
+        waited: returns the total seconds that threads have waited for a core, or ``None``.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class Crowding:
         self._most = 1 << 30
         self._until = 0.0
         self._hold = FIRST_HOLD_S / 2
-        self._window: tuple[int, float, float] | None = None  # Threads, and both clocks at its beginning.
+        self._window: tuple[int, float, float] | None = None  # Threads, and both clocks at the window's start.
 
     def limited(self, wanted: int) -> int:
-        """The threads of the next step, which is worth ``wanted``."""
+        """The threads for the next step: ``wanted``, or fewer."""
         now = self._clock()
         if self._most < wanted and now >= self._until:
             self._most *= 2
@@ -63,7 +63,7 @@ class Crowding:
             return
         self._window = (threads, now, waited)
         if window is None or window[0] != threads or now - window[1] > 10 * WINDOW_S:
-            return  # Another number of threads, or steps with a pause between them.
+            return  # The number of threads changed, or steps paused.
         if waited - window[2] <= CROWDED * (now - window[1]):
             self._hold = FIRST_HOLD_S / 2
             return

@@ -1,4 +1,4 @@
-"""Keeps an error in the work of one request from the others."""
+"""Isolates errors in the work of one request from other requests."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from cdlm.model.parallel.followers import LostRank
 
 logger = logging.getLogger(__name__)
 
-# After these nothing can be computed in this process any more.
+# After these errors the process cannot compute anything.
 FATAL = (LostRank, torch.AcceleratorError)
 
 Item = TypeVar("Item")
@@ -20,13 +20,13 @@ Outcome = TypeVar("Outcome")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What came instead of a result."""
+    """An error in place of a result."""
 
     reason: str
 
 
 def attempt(what: str, work: Callable[[], Outcome]) -> Outcome | Fault:
-    """The result of ``work``, or its error, which is logged with ``what``; only ``FATAL`` errors are raised."""
+    """Returns the result of ``work``; if it raises, logs the error with ``what`` and returns a ``Fault``."""
     try:
         return work()
     except FATAL:
@@ -37,10 +37,10 @@ def attempt(what: str, work: Callable[[], Outcome]) -> Outcome | Fault:
 
 
 def run_apart(what: str, items: list[Item], run: Callable[[list[Item]], Sequence[Outcome]]) -> list[Outcome | Fault]:
-    """The results of ``run`` in the order of ``items``, with a ``Fault`` for every item that fails by itself too.
+    """Returns the results of ``run(items)`` in order, with a ``Fault`` for each item that fails by itself.
 
-    Where a run of several raises, each half is run again, and so on; ``run`` must allow that. An item that always
-    fails so costs the others a few shorter runs.
+    If a run raises, both halves run again, recursively; ``run`` must be repeatable. A failing item costs the others a
+    few shorter runs.
     """
     if not items:
         return []

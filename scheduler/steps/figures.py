@@ -1,4 +1,4 @@
-"""The figures of a step, from what it worked on and what came of it."""
+"""Computes the figures of a step."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from cdlm.scheduler.steps.faults import Fault
 
 
 def step_figures(batch: Batch, result: StepResult, outputs: list[BlockOutput], block_length: int) -> dict[str, Any]:
-    """The fields of ``EngineStats`` that are about one step; ``outputs`` are all that it ends with."""
+    """The fields of ``EngineStats`` about one step; ``outputs`` are all outputs of the step."""
     works = [work for work, _ in result.done]
     staged = not isinstance(result.staged, Fault) and result.staged > 0
-    # Blocks that rows have finished; what else ends has had no step.
+    # Finished blocks; other outputs had no denoise step.
     ended = [output for output in outputs if output.denoise_steps and not output.partial]
     wanted = {sequence.request.request_id: sequence.wanted for sequence, _ in result.rows}
     stopped = [output.request_id for output in ended if output.finish_reason == "stop"]
@@ -34,7 +34,7 @@ def step_figures(batch: Batch, result: StepResult, outputs: list[BlockOutput], b
 
 
 def step_phase(works: list[RowWork], *, staging: bool, scoring: bool) -> Phase:
-    """What the step was: one kind of work, or a mixture."""
+    """The kind of work of the step, or ``mixed``."""
     kinds: set[Phase] = {_kind(work) for work in works}
     if staging:
         kinds.add("prefill")

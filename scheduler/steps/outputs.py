@@ -1,4 +1,4 @@
-"""What the engine tells: of itself once it is ready, and of a request after a step."""
+"""Builds the engine's messages: its readiness, and the outputs of requests."""
 
 from cdlm.model.config import Manifest
 from cdlm.model.row import RowResult
@@ -9,7 +9,7 @@ from cdlm.scheduler.sequence import Sequence
 
 
 def engine_ready(runner: ModelRunner, cache: KVCache, max_guided_len: int) -> EngineReady:
-    """What the front end needs to know about the loaded checkpoint."""
+    """Describes the loaded checkpoint for the front end."""
     manifest, transformer = runner.manifest, runner.transformer
     return EngineReady(
         max_model_len=manifest.max_model_len,
@@ -28,9 +28,9 @@ def engine_ready(runner: ModelRunner, cache: KVCache, max_guided_len: int) -> En
 
 
 def step_output(sequence: Sequence, result: RowResult, manifest: Manifest) -> BlockOutput | None:
-    """The block if the step has finished it, or what the request wants to see of it before; ``None`` for nothing.
+    """The request's output after a step: its finished block, a partial output, or ``None``.
 
-    Keeps in the sequence what its next outputs of the block rest on.
+    Updates the sequence's record of what was sent.
     """
     for offset, score in result.scores.items():
         sequence.logprobs[offset] = TokenLogprob(
@@ -74,7 +74,7 @@ def _block_output(
     canvas: BlockCanvas | None = None,
     partial: bool = False,
 ) -> BlockOutput:
-    """The tokens of the current block from offset ``first`` up to ``end``, with what belongs to them."""
+    """The output for offsets ``first`` to ``end`` (exclusive) of the current block."""
     logprobs = None
     if sequence.request.logprobs is not None:
         logprobs = [sequence.logprobs[offset] for offset in range(first, end + (reason == "stop"))]
@@ -94,7 +94,7 @@ def _block_output(
 
 
 def _block_canvas(sequence: Sequence, result: RowResult, manifest: Manifest) -> BlockCanvas:
-    """The current block as it is after the step; remembers in the sequence when each token was finalized."""
+    """The current block after the step; records in the sequence when each token was finalized."""
     end = min(sequence.wanted, manifest.block_length)
     tokens = result.tokens[len(sequence.given) : end]
     shown = [None if token == manifest.mask_token_id else token for token in tokens]

@@ -1,4 +1,4 @@
-"""The rows of a step: their blocks opened on the canvas, their work listed, and one forward for all of them."""
+"""Runs the rows of a step: opens blocks on the canvas, builds each row's work, and runs one forward."""
 
 from functools import partial
 
@@ -15,14 +15,14 @@ from cdlm.scheduler.steps.threads import Threads
 
 
 class RowSteps:
-    """Steps requests with a row each, so that one whose work raises ends alone."""
+    """Runs steps of requests with one row each; a row whose work raises fails alone."""
 
     def __init__(self, runner: ModelRunner, threads: Threads) -> None:
         self.runner, self.manifest, self.threads = runner, runner.manifest, threads
         self.parameters = sum(shape.numel() for shape in runner.transformer.stored_shapes().values())
 
     def step(self, sequences: list[Sequence]) -> list[tuple[Sequence, Done | Fault]]:
-        """One forward over all of them, or several over parts of them where one raises; in their order."""
+        """Runs one forward over all sequences, or over parts of them if one raises; returns results in order."""
         works = [attempt("opening a row", partial(self._work, sequence)) for sequence in sequences]
         sound = [work for work in works if not isinstance(work, Fault)]
         tokens = sum(work.tokens(self.manifest.block_length) for work in sound)
@@ -34,25 +34,25 @@ class RowSteps:
         ]
 
     def border(self, sequence: Sequence) -> Tensor:
-        """[hidden]: a copy of the state behind the known tokens of a request that has a row."""
+        """Copies the hidden state [hidden] of the last known token of a request with a row."""
         assert sequence.row is not None
         return self.runner.border(sequence.row)
 
     def leave(self, sequence: Sequence) -> None:
-        """Forgets what is kept for a row, before its request gives it and its pages back."""
+        """Closes a request's row, before its row and pages are released."""
         assert sequence.row is not None
         self.runner.rows.close(sequence.row)
         if sequence.staged is not None or sequence.fresh:
             self.clear(sequence)
 
     def clear(self, sequence: Sequence) -> None:
-        """Zeroes the keys and values that no finite logit has come of yet: they may not be finite."""
+        """Zeroes keys and values that have produced no finite logits yet, since they may not be finite."""
         start = sequence.stored if sequence.fresh else sequence.computed
         for table in sequence.tables:
             attempt("clearing pages", partial(self.runner.clear, table, start))
 
     def check(self, running: list[Sequence]) -> None:
-        """Asserts that host and device agree about the rows of ``running``, and that no other row keeps anything."""
+        """Asserts that host and device agree about the rows of ``running``, and that other rows have no state."""
         having = [(sequence.row, sequence) for sequence in running if sequence.row is not None]
         self.runner.rows.check(
             [row for row, sequence in having if sequence.row_open],
@@ -60,14 +60,14 @@ class RowSteps:
         )
 
     def _work(self, sequence: Sequence) -> RowWork:
-        """Opens the block if it is new, and lists what the forward has to compute for this request."""
+        """Opens the block if it is new; returns the work of this request."""
         assert sequence.row is not None
         if not sequence.block_open:
             self._open_block(sequence, sequence.row)
         clean = clean_spans(
             sequence.token_ids, sequence.computed, sequence.block_start, sequence.prompt_length, self.manifest
         )
-        # The first token taken from the commit pass must be known before the block is looked at.
+        # If the commit pass gives the block's first token, the block is denoised only after it.
         committed = bool(clean) or sequence.fresh
         alone = self.manifest.first_token == "autoregressive" and committed and not sequence.given
         return RowWork(

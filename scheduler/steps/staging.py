@@ -1,23 +1,23 @@
-"""How fast a long prompt is computed beside other requests' steps."""
+"""Prefills long prompts in pieces beside the steps of other requests."""
 
 from cdlm.model.runner import ModelRunner
 from cdlm.scheduler.blocks import clean_spans
 from cdlm.scheduler.sequence import Sequence
 
-# Of what a staged request may take of a step, what it gets beside the smallest.
+# Beside the smallest steps, a staged request gets 1 / _LEAST of its maximum.
 _LEAST = 8
 
 
 class Staging:
-    """Advances staged requests, one at a time, at most ``max_prefill_tokens`` tokens' work a step."""
+    """Advances one staged request at a time, by at most the work of ``max_prefill_tokens`` tokens per step."""
 
     def __init__(self, runner: ModelRunner, max_prefill_tokens: int) -> None:
         self._runner, self._most = runner, max_prefill_tokens
 
     def advance(self, sequence: Sequence, beside: int) -> int:
-        """Takes some pieces of the request's forward; returns how many tokens' work they were.
+        """Runs pieces of the request's prefill beside a step of ``beside`` tokens; returns their work in tokens.
 
-        Beside a step of ``beside`` tokens it is half as much work as that: who denoises waits half as long again.
+        They are about half the work of that step, which therefore takes 1.5 times as long.
         """
         manifest, least = self._runner.manifest, self._most / _LEAST
         if sequence.staged is None:

@@ -1,4 +1,4 @@
-"""CPU threads of a process that computes: no more than its cores, and for a small step fewer."""
+"""Chooses the CPU threads of each step: at most one per core, fewer for small steps."""
 
 import math
 import os
@@ -11,19 +11,19 @@ import torch
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.steps.crowding import Crowding
 
-# Multiply-adds that are worth a thread: with fewer it waits for the others longer than it computes. One block of 32
-# tokens of the bundled student is 4.2e7 in all, and gets one thread; two such blocks get two.
+# Multiply-adds per thread below which threads wait longer than they compute. One block of 32 tokens of the bundled
+# student has 4.2e7 and gets one thread; two such blocks get two.
 WORK_PER_THREAD = 4.0e7
 OMP_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class Threads:
-    """The threads of this process: as many as it may have, set at once, and fewer for a step that is not worth them.
+    """Sets the CPU threads of this process: the maximum at first, and fewer for small steps.
 
-    What a user set, by ``options.threads`` or for OpenMP, is the number of every step. Ranks share the cores.
+    If the user set a number, by ``options.threads`` or for OpenMP, every step uses it. Ranks divide the cores.
 
     Args:
-        options: the engine's.
+        options: the engine's options.
     """
 
     def __init__(self, options: EngineOptions) -> None:
@@ -33,19 +33,19 @@ class Threads:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         elif not self.fixed:
-            cores = min(torch.get_num_threads(), free_cores())  # Those of torch are not more than there are.
+            cores = min(torch.get_num_threads(), free_cores())  # torch's own limit is the number of cores.
             torch.set_num_threads(max(1, cores // options.tensor_parallel_size))
 
     @property
     def most(self) -> int:
-        """Threads of the largest steps."""
+        """Most threads per step."""
         return torch.get_num_threads()
 
     @contextmanager
     def worth(self, multiply_adds: float) -> Iterator[None]:
-        """For the length of the block as many threads as a rank's share of so much work is worth.
+        """A context with as many threads as suit this rank's share of ``multiply_adds``.
 
-        Fewer, where other processes need the cores.
+        Uses fewer if other processes need the cores.
         """
         most = self.most
         wanted = most if self.fixed else min(most, worth_threads(multiply_adds / self._ranks))
@@ -62,23 +62,23 @@ class Threads:
 
 
 def worth_threads(multiply_adds: float) -> int:
-    """A power of two, so that the number seldom changes: OpenMP ends threads and starts them when it does."""
+    """Threads for that much work: a power of two, since OpenMP restarts threads whenever the number changes."""
     return 1 << max(0, math.floor(math.log2(max(1.0, multiply_adds / WORK_PER_THREAD))))
 
 
 def free_cores() -> int:
-    """Cores that this process may use: those it is bound to, and no more than its control group pays for."""
+    """Number of cores that this process may use, by its CPU affinity and control group."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()
     return bound if quota is None else max(1, min(bound, math.ceil(quota)))
 
 
 def cpu_quota(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Cores' worth of time that the control groups of this process may use; ``None`` without a limit.
+    """CPU limit of this process's control groups, in cores; ``None`` without a limit.
 
     Args:
-        groups: the process's groups, as the kernel lists them.
-        root: where the control groups are mounted, version 2 or those of version 1.
+        groups: the kernel's list of the process's groups.
+        root: where control groups (version 1 or 2) are mounted.
     """
     try:
         lines = groups.read_text().splitlines()
@@ -91,14 +91,14 @@ def cpu_quota(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/
         if not separator or (controllers and "cpu" not in controllers.split(",")):
             continue
         top = root / controllers if controllers else root
-        # In a container the path may be one of the host, of which the mount shows the end alone.
+        # In a container the path may be the host's, and the mount shows only its end.
         inner = top / path.lstrip("/")
         quotas += [_quota(group) for group in (inner, *inner.parents) if group.is_relative_to(top)]
     return min((quota for quota in quotas if quota is not None), default=None)
 
 
 def _quota(group: Path) -> float | None:
-    """That of one group: ``cpu.max`` of version 2, else the two files of version 1."""
+    """CPU limit of one group, in cores: ``cpu.max`` of version 2, else the two files of version 1."""
     try:
         if (file := group / "cpu.max").exists():
             quota, period = file.read_text().split()

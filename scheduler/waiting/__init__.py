@@ -1,1 +1,1 @@
-"""Requests before they run: checked, their grammars compiled, in the order of their turns."""
+"""Requests before they run: validation, compilation of grammars, the waiting queue."""

@@ -1,4 +1,4 @@
-"""Grammars of requests, compiled beside the steps and kept for those that ask for the same."""
+"""Compiles the grammars of requests in a thread beside the steps, and caches them."""
 
 import queue
 from collections import OrderedDict
@@ -13,17 +13,17 @@ from cdlm.scheduler.sequence import Sequence
 
 KEPT_GRAMMARS = 64
 
-# A step that has nothing to do but to wait for a grammar comes back so soon, to see what else has arrived.
+# A step without other work waits this long for a grammar, then looks for new requests.
 _WAIT_S = 0.02
 
-# Requests that are handed their grammars in one step, at most.
+# Most requests that get their grammars in one step.
 _HANDED = 64
 
 
 class GrammarCompiler:
-    """Compiles for the tokenizer in ``directory`` and a model that scores ``vocab_size`` tokens.
+    """Compiles grammars for the tokenizer in ``directory`` and a model with ``vocab_size`` logits.
 
-    Nothing is loaded before the first grammar comes.
+    Loads the tokenizer at the first grammar.
     """
 
     def __init__(self, directory: Path, vocab_size: int, max_tokens: int) -> None:
@@ -31,22 +31,22 @@ class GrammarCompiler:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
         self._kept: OrderedDict[str, Future[CompiledGrammar]] = OrderedDict()
         self._vocabulary: Vocabulary | None = None
-        self._started = 0  # Requests whose grammar is not handed out yet.
+        self._started = 0  # Requests without their grammar so far.
         self._done: queue.SimpleQueue[Sequence] = queue.SimpleQueue()
 
     def start(self, sequence: Sequence, text: str) -> None:
-        """Begins to compile what a request must follow; ``finished`` yields the request when that has ended."""
+        """Starts compiling a request's grammar ``text``; ``finished`` yields the request afterwards."""
         compiled, limit = self.compile(text), sequence.request.max_tokens
         if not (compiled.done() and compiled.exception() is None and compiled.result().knows(limit)):
-            compiled = self._executor.submit(_with_ending, compiled, limit)  # Behind the compiling, which it awaits.
+            compiled = self._executor.submit(_with_ending, compiled, limit)  # It waits for the first.
         sequence.compiling = compiled
         self._started += 1
         sequence.compiling.add_done_callback(lambda _: self._done.put(sequence))
 
     def finished(self, *, wait: bool) -> Iterator[Sequence]:
-        """Some of the requests whose grammar has been compiled, or was found wrong, since they were last asked for.
+        """Yields requests, at most ``_HANDED``, whose grammar has compiled or failed since the last call.
 
-        With ``wait`` a moment is waited for the first of them, if any is to come.
+        With ``wait``, waits up to ``_WAIT_S`` for the first, if a grammar is being compiled.
         """
         for number in range(min(_HANDED, self._started)):
             try:
@@ -57,7 +57,7 @@ class GrammarCompiler:
             yield sequence
 
     def compile(self, text: str) -> Future[CompiledGrammar]:
-        """The compiled grammar, at once or later; its exception says what is wrong with it."""
+        """A future of the compiled grammar; its exception says what is wrong with the grammar."""
         found = self._kept.get(text)
         if found is None:
             found = self._kept[text] = self._executor.submit(self._compile, text)
@@ -67,7 +67,7 @@ class GrammarCompiler:
         return found
 
     def _compile(self, text: str) -> CompiledGrammar:
-        # The only thread of the executor, so the vocabulary is built once.
+        # The executor has one thread: no lock is needed.
         if self._vocabulary is None:
             backend = load_tokenizer(self._directory).backend_tokenizer
             self._vocabulary = Vocabulary(backend, self._vocab_size)
@@ -75,7 +75,7 @@ class GrammarCompiler:
 
 
 def _with_ending(compiled: Future[CompiledGrammar], limit: int) -> CompiledGrammar:
-    """The grammar, once it knows how to end within ``limit`` tokens, which no step has to wait for then."""
+    """Finds the grammar's end within ``limit`` tokens here, outside of steps, and returns the grammar."""
     grammar = compiled.result()
     grammar.ending(limit)
     return grammar

@@ -1,4 +1,4 @@
-"""Who of those that wait is next: the first in line of the client that was served least."""
+"""The waiting queue: fair between clients, by priority within a client."""
 
 import heapq
 from bisect import bisect_left, insort
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-# What a token costs the client it was served to: one of an answer takes part in several forwards.
+# Cost per token: an answer token takes part in several forwards.
 _PROMPT_TOKEN, _ANSWER_TOKEN = 1, 2
 
 OLDEST_EVERY = 8
-"""Of so many requests of a client that are admitted, one at least is its oldest, whatever its priority."""
+"""One in this many admissions of a client is its oldest request, whatever its priority."""
 
 
 class _Request(Protocol):
@@ -22,11 +22,11 @@ class _Request(Protocol):
 
 
 class Waiting(Protocol):
-    """What can be queued; it is told from others by identity."""
+    """An item of the queue; compared by identity."""
 
     @property
     def request(self) -> _Request:
-        """Whose request it is, and its priority."""
+        """The request, with its client and priority."""
         ...
 
 
@@ -35,18 +35,18 @@ W = TypeVar("W", bound=Waiting)
 
 @dataclass(slots=True)
 class _Line(Generic[W]):
-    """The requests of a client that wait for the same, sorted twice by (priority, number), and by number."""
+    """A client's ordinary or long requests, sorted by (priority, arrival number) and by arrival number."""
 
     by_rank: list[tuple[int, int, W]] = field(default_factory=list)
     by_age: list[tuple[int, W]] = field(default_factory=list)
-    listed: bool = False  # The client is in the heap of this line.
+    listed: bool = False  # Whether the client is in this line's heap.
 
     def insert(self, number: int, item: W) -> None:
         insort(self.by_rank, (item.request.priority, number, item))
         insort(self.by_age, (number, item))
 
     def remove(self, number: int, item: W) -> None:
-        # Numbers differ, so the items themselves are never compared.
+        # Numbers are unique: items are never compared.
         del self.by_rank[bisect_left(self.by_rank, (item.request.priority, number, item))]
         del self.by_age[bisect_left(self.by_age, (number, item))]
 
@@ -56,7 +56,7 @@ class _Client(Generic[W]):
     number: int
     served: int = 0
     waiting: int = 0
-    overtaken: int = 0  # Admissions since the one that was its oldest.
+    overtaken: int = 0  # Admissions since its oldest request was admitted.
     lines: tuple[_Line[W], _Line[W]] = field(default_factory=lambda: (_Line(), _Line()))  # Ordinary and long ones.
 
     def oldest(self, long: bool) -> W:
@@ -72,22 +72,23 @@ class _Client(Generic[W]):
 class _Place(Generic[W]):
     number: int
     client: _Client[W]
-    line: int | None = 0  # Which one; ``None`` while the request is set aside.
+    line: int | None = 0  # Index of the line; ``None`` while set aside.
 
 
 class FairQueue(Generic[W]):
-    """Waiting requests, shared fairly between clients by virtual token counters (Sheng et al., 2024, arXiv 2401.00588).
+    """Waiting requests, admitted fairly between clients by virtual token counters (Sheng et al., 2024, arXiv
+    2401.00588).
 
-    Every client has a counter of the tokens it was served. The next to be admitted is a request of the client with the
-    smallest. Who comes back after a pause starts from the others' level, so that nobody saves up claims. Requests that
-    were preempted come first, whoever sent them.
+    Each client has a counter of served tokens; the client with the smallest counter is next. A client that returns
+    after a pause starts at the level of the others: pauses earn no credit. Preempted requests come first, of any
+    client.
 
-    Which request of the client that is, priorities decide, a lower one first, and among equal ones the age. So a
-    priority never touches the share of another client. One in ``OLDEST_EVERY`` is the client's oldest nevertheless: a
-    request that finds n others of its client is admitted after no more than ``OLDEST_EVERY * (n + 1)`` of them.
+    Within a client, lower priority values come first, then older requests: priorities do not affect other clients. One
+    admission in ``OLDEST_EVERY`` is the client's oldest request: a request that arrives after n others of its client is
+    admitted after at most ``OLDEST_EVERY * (n + 1)`` admissions of that client.
 
-    A request may be **set aside** until something happens that it waits for, and be marked as **long**: the
-    caller says each time whether long ones may be next. All work is logarithmic in the number of requests and clients.
+    A request may be **set aside** until the caller puts it back, and may be marked as **long**; the caller decides per
+    call whether long requests may be next. All operations are logarithmic in the number of requests and clients.
     """
 
     def __init__(self) -> None:
@@ -95,10 +96,10 @@ class FairQueue(Generic[W]):
         self._long_resumed: set[W] = set()
         self._places: dict[W, _Place[W]] = {}
         self._clients: dict[str, _Client[W]] = {}
-        # By line, (served, number, client) of the clients with any in it; ``served`` may have grown since.
+        # Per line, (served, number, client) of clients with requests in it; ``served`` may be outdated.
         self._heaps: tuple[list[tuple[int, int, str]], list[tuple[int, int, str]]] = ([], [])
         self._count = 0
-        self._level = 0  # That of the client that was last in the queue.
+        self._level = 0  # Counter of the last client in the queue.
 
     def __len__(self) -> int:
         return len(self._resumed) + len(self._places)
@@ -107,13 +108,13 @@ class FairQueue(Generic[W]):
         return item in self._places or item in self._resumed
 
     def __iter__(self) -> Iterator[W]:
-        """All of them, those set aside too, in the order in which they came."""
+        """All requests in order of arrival, those set aside included."""
         yield from self._resumed
         yield from self._places
 
     @property
     def resuming(self) -> bool:
-        """Whether a request waits that was preempted."""
+        """Whether a preempted request is waiting."""
         return bool(self._resumed)
 
     def append(self, item: W) -> None:
@@ -131,11 +132,11 @@ class FairQueue(Generic[W]):
         self._insert(item)
 
     def appendleft(self, item: W) -> None:
-        """Queues a request that was preempted, before all others."""
+        """Queues a preempted request, before all others."""
         self._resumed.appendleft(item)
 
     def first(self, *, long: bool = True) -> W | None:
-        """Who is next; ``None`` if nobody is there but those set aside and, without ``long``, long ones."""
+        """The next request; ``None`` if all are set aside or, without ``long``, are long."""
         for item in self._resumed:
             if long or item not in self._long_resumed:
                 return item
@@ -146,14 +147,14 @@ class FairQueue(Generic[W]):
         return min(clients, key=lambda client: (client.served, client.number)).first(long)
 
     def take(self, item: W, *, long: bool = True) -> None:
-        """Takes out a request that is admitted; ``long`` as it was told to ``first``."""
+        """Removes a request that is admitted; pass the same ``long`` as to ``first``."""
         if item in self._places:
             client = self._places[item].client
             client.overtaken = 0 if client.oldest(long) is item else client.overtaken + 1
         self.remove(item)
 
     def remove(self, item: W) -> None:
-        """Takes out a request that nobody waits for any longer, or that is admitted out of turn."""
+        """Removes a request that was aborted or is admitted out of turn."""
         self._long_resumed.discard(item)
         if item not in self._places:
             self._resumed.remove(item)
@@ -165,17 +166,17 @@ class FairQueue(Generic[W]):
             self._level, client.overtaken = client.served, 0
 
     def set_aside(self, item: W) -> None:
-        """Passes over a request until it is put back; it keeps its place, and its client what it has a claim to."""
+        """Skips a request until ``put_back``; it keeps its place, and its client keeps its counter."""
         self._withdraw(item)
         self._places[item].line = None
 
     def put_back(self, item: W) -> None:
-        """Ends what ``set_aside`` began."""
+        """Undoes ``set_aside``."""
         self._places[item].line = 0
         self._insert(item)
 
     def mark_long(self, item: W) -> None:
-        """Passes over a request wherever long ones may not be next."""
+        """Marks a request as long: ``first`` returns it only with ``long``."""
         if item not in self._places:
             self._long_resumed.add(item)
             return
@@ -184,7 +185,7 @@ class FairQueue(Generic[W]):
         self._insert(item)
 
     def charge(self, client: str, *, prompt_tokens: int = 0, answer_tokens: int = 0) -> None:
-        """Books what a client was served."""
+        """Adds served tokens to a client's counter."""
         self._clients[client].served += _PROMPT_TOKEN * prompt_tokens + _ANSWER_TOKEN * answer_tokens
 
     def _insert(self, item: W) -> None:
@@ -202,7 +203,7 @@ class FairQueue(Generic[W]):
             place.client.lines[place.line].remove(place.number, item)
 
     def _least(self, line: int) -> str | None:
-        """The client served least of those with requests in a line."""
+        """The client with the smallest counter among those with requests in a line."""
         heap = self._heaps[line]
         while heap:
             served, number, name = heap[0]

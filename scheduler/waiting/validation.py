@@ -1,4 +1,4 @@
-"""What a request may ask of the engine."""
+"""Validates requests to the engine."""
 
 from cdlm.model.config import Manifest
 from cdlm.model.decoding.canvas import MAX_STOP_IDS
@@ -14,7 +14,7 @@ MAX_PRIORITY = 2**31 - 1
 def check_request(
     request: GenerateRequest, manifest: Manifest, vocab_size: int, cache: KVCache, max_guided_len: int
 ) -> None:
-    """Raises ``RequestError`` for a request that could never be served; ``vocab_size`` is the model's."""
+    """Raises ``RequestError`` if the engine can never serve the request; ``vocab_size`` is the model's."""
     length, limit = len(request.prompt_ids), manifest.max_model_len
     if not request.prompt_ids:
         raise RequestError("prompt is empty")
@@ -54,13 +54,13 @@ def check_request(
 
 
 def _ends(request: GenerateRequest, manifest: Manifest, vocab_size: int) -> bool:
-    """Whether the model can write a token that ends the answer."""
+    """Whether the model can generate a token that ends the answer."""
     stops = [*request.stop_token_ids, *(() if request.ignore_eos else manifest.stop_token_ids)]
     return any(0 <= token < vocab_size and token != manifest.mask_token_id for token in stops)
 
 
 def check_logprobs(wanted: int | None, vocab_size: int) -> None:
-    """Raises ``RequestError`` for more alternatives than there may be."""
+    """Raises ``RequestError`` if ``wanted`` alternatives are more than allowed or negative."""
     most = min(MAX_LOGPROBS, vocab_size - 1)
     if wanted is not None and not 0 <= wanted <= most:
         raise RequestError(f"logprobs must be in 0..{most}, got {wanted}")
