@@ -39,7 +39,7 @@ class ManifestSection(Section):
 
 
 class StepsSection(Section):
-    """How many steps are taken, how large they are, and after how many the state is saved and a line logged."""
+    """Number and size of the steps, and the intervals of saving and logging, in steps."""
 
     steps: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
@@ -50,10 +50,10 @@ class StepsSection(Section):
 
 
 class DescentSection(StepsSection):
-    """How a stage descends.
+    """Optimization of a stage.
 
-    ``tokens_per_batch`` counts every token of a step, filling included, over all workers. The learning rate
-    rises for ``warmup_steps``, stays, and falls to zero over the last ``decay_fraction`` of the ``steps``.
+    ``tokens_per_batch`` counts all tokens of a step, padding included, over all workers. The learning rate rises for
+    ``warmup_steps``, stays constant, and falls to zero over the last ``decay_fraction`` of the ``steps``.
     """
 
     warmup_steps: int = Field(ge=1)
@@ -62,21 +62,21 @@ class DescentSection(StepsSection):
 
 
 class OptimisationSection(DescentSection):
-    """How a whole model descends: the embedding has a rate of its own."""
+    """Optimization of a whole model; the embedding has its own learning rate."""
 
     embedding_learning_rate: float = Field(gt=0)
 
 
 class AutoregressiveSection(OptimisationSection):
-    """Next-token training: the baseline of the table, and the teacher's first weights."""
+    """Next-token training: the baseline of the results, and the initial weights of the teacher."""
 
 
 class TeacherSection(OptimisationSection):
     """Masked training with full attention; canvases are at most ``generation_length`` tokens.
 
-    A share ``rehearsal`` of the batches repeats the next-token stage, so that nothing it learned is lost, and a share
-    ``blockwise`` is under the block-causal mask with ``copies`` of every answer: both ask many more positions a token
-    than a row with full attention can.
+    A share ``rehearsal`` of the batches repeats next-token training, so that its skills are not lost; a share
+    ``blockwise`` uses the block-causal mask with ``copies`` of each answer. Both train many more positions per token
+    than rows with full attention.
     """
 
     generation_length: int = Field(ge=1)
@@ -92,7 +92,7 @@ class TeacherSection(OptimisationSection):
 
 
 class TrajectorySection(Section):
-    """What the teacher records: each of ``examples`` problems once at every temperature, in shards of trajectories.
+    """The teacher's trajectories: ``examples`` problems, each decoded once per temperature, stored in shards.
 
     Problems whose answer is longer than ``generation_length`` are left out. ``batch_size`` rows are decoded together.
     """
@@ -108,8 +108,8 @@ class StudentSection(OptimisationSection):
     """Distillation of the teacher's trajectories, with the weights of its three losses; 0 leaves one out.
 
     ``first_step``, ``consistency_share`` and ``truths``: see ``StudentStream``. ``fresh_truth`` takes the masked ground
-    truth from new problems of the training split in place of those the teacher has solved.
-    ``only_exact`` leaves out the trajectories that did not arrive at the ground truth, token for token.
+    truth from new problems of the training split in place of those the teacher has solved. ``only_exact`` skips
+    trajectories whose answer differs from the ground truth.
     """
 
     distillation: float = Field(default=1.0, ge=0)
@@ -131,7 +131,7 @@ def _known_keys(value: object) -> object:
 
 
 class RecipeConfig(Section):
-    """The whole recipe of a small model trained from nothing."""
+    """The whole recipe: a small model trained from random weights."""
 
     seed: int
     mixture: dict[Task, float]

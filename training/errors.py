@@ -1,5 +1,5 @@
-"""What stops a training."""
+"""The error that stops a training."""
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message says why, and earlier checkpoints are intact."""
+    """Training cannot continue; the message says why. Saved states are intact."""

@@ -9,7 +9,7 @@ from cdlm.training.backbone.config import OptimisationSection
 
 
 def make_accelerator(section: OptimisationSection) -> Accelerator:
-    """An accelerator over the processes that ``torchrun`` started, on GPUs where there are any.
+    """Makes an ``Accelerator`` for the processes that ``torchrun`` started, on GPUs if there are any.
 
     With ``fsdp`` and more than one process, each layer's weights are sharded, and gathered when it runs.
     """
@@ -18,7 +18,7 @@ def make_accelerator(section: OptimisationSection) -> Accelerator:
         cpu=not torch.cuda.is_available(), mixed_precision=section.mixed_precision, fsdp_plugin=plugin
     )
     if plugin and accelerator.distributed_type == DistributedType.MULTI_CPU:
-        # Accelerate offers sharding on accelerators only; what it then calls runs on CPUs as well.
+        # Accelerate enables FSDP on accelerators only, but its code also runs on CPUs.
         accelerator.state.distributed_type = DistributedType.FSDP
         accelerator.state.fsdp_plugin = plugin
     return accelerator
@@ -31,6 +31,6 @@ def _sharding() -> FullyShardedDataParallelPlugin:
         transformer_cls_names_to_wrap=["Layer"],
         reshard_after_forward=True,
         cpu_ram_efficient_loading=False,
-        # Autocast decides on precision. A policy would also round the rotary angles that a layer is called with.
+        # Autocast sets the precision. A policy would also round the rotary angles, which are inputs of a layer.
         mixed_precision_policy=MixedPrecisionPolicy(),
     )

@@ -1,4 +1,4 @@
-"""Collects the trajectories of a teacher that is a real backbone."""
+"""Collects trajectories of a pretrained teacher checkpoint."""
 
 import logging
 from pathlib import Path
@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 def collect_backbone(config: AdapterConfig, directory: Path) -> None:
-    """Collects or resumes ``directory/trajectories``; processes started by ``torchrun`` share the work.
+    """Collects trajectories into ``directory/trajectories``, or resumes; ``torchrun`` processes share the work.
 
-    Every process holds the whole teacher. Examples that do not fit the generation length or the context are left
-    out, and counted in the log.
+    Each process holds the whole teacher. Examples that exceed the generation length or the context are skipped; the log
+    counts them.
 
     Raises:
         CheckpointError: the teacher or its tokenizer cannot be loaded.

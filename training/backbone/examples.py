@@ -11,11 +11,11 @@ from cdlm.training.errors import TrainingError
 def read_examples(
     path: Path, tokenizer: PreTrainedTokenizerBase, *, chat_template: bool, end_id: int
 ) -> list[tuple[list[int], list[int]]]:
-    """(prompt ids, completion ids and one end token) of every line {"prompt": str, "completion": str}.
+    """Reads lines {"prompt": str, "completion": str}; returns (prompt ids, completion ids plus end token) per line.
 
     Args:
-        chat_template: makes each prompt a user's turn, followed by the start of the assistant's.
-        end_id: the id put behind every completion.
+        chat_template: whether to format each prompt as a user turn, followed by the start of the assistant's turn.
+        end_id: the id appended to each completion.
 
     Raises:
         TrainingError: the file cannot be read, a line is not such an object, or the tokenizer lacks a template.

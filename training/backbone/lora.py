@@ -14,9 +14,9 @@ _NAME = "default"  # PEFT may hold several adapters; this is its name for the fi
 
 
 def add_adapter(model: Transformer, section: LoraSection) -> None:
-    """Puts an adapter on the named projections of every layer; only it trains, in fp32 beside any base dtype.
+    """Adds LoRA to the named projections of each layer. Only LoRA trains, in fp32 whatever the base's dtype.
 
-    A is random (torch's generator), B is zero: the model computes what it did before.
+    A is random (torch's generator), B is zero: the model's output does not change.
     """
     config = LoraConfig(r=section.r, lora_alpha=section.alpha, target_modules=list(section.targets), bias="none")
     inject_adapter_in_model(config, model, adapter_name=_NAME)
@@ -25,7 +25,7 @@ def add_adapter(model: Transformer, section: LoraSection) -> None:
 
 
 def checkpoint_gradients(model: Transformer) -> None:
-    """Keeps only each layer's input for the backward pass, which computes the layer again (arXiv 1604.06174)."""
+    """Enables gradient checkpointing per layer: the backward pass recomputes each layer (arXiv 1604.06174)."""
     for layer in model.layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
@@ -36,9 +36,9 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def adapter_weights(model: Transformer) -> dict[str, tuple[Tensor, Tensor]]:
-    """A [r, in] and B [out, r] of each adapted module, by its name in ``Transformer``.
+    """Module name in ``Transformer`` -> A [r, in] and B [out, r].
 
-    Sharded weights are gathered, so every process of a group must call it.
+    Gathers sharded weights: all processes of the group must call it.
     """
     weights = dict(model.named_parameters())
     down, up = f".lora_A.{_NAME}.weight", f".lora_B.{_NAME}.weight"
@@ -53,6 +53,6 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def sharded_like(value: Tensor, like: Tensor) -> Tensor:
-    """``value``, known to every process, on the device of ``like`` and sharded as it is."""
+    """Moves ``value``, equal on all processes, to the device of ``like`` and shards it the same way."""
     value = value.to(like.device)
     return distribute_tensor(value, like.device_mesh, like.placements) if isinstance(like, DTensor) else value

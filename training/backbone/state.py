@@ -21,7 +21,7 @@ def save_adapter_state(
     *,
     write: bool,
 ) -> None:
-    """Gathers the state of ``parameters``, so every process must call it; the one with ``write`` writes it."""
+    """Gathers the state of ``parameters``; all processes must call it, and the one with ``write`` writes the file."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
         tensors[f"model/{name}"] = whole(parameter)
@@ -32,7 +32,7 @@ def save_adapter_state(
 
 
 def load_adapter_state(path: Path, parameters: dict[str, nn.Parameter], optimizer: Optimizer) -> dict[str, Any]:
-    """Restores what ``save_adapter_state`` wrote, in place and sharded as the parameters are; returns the counters.
+    """Restores a state of ``save_adapter_state`` in place, sharded like the parameters; returns the counters.
 
     Raises:
         TrainingError: the file is of an adapter with other modules or another rank.

@@ -97,7 +97,7 @@ class _AdapterTraining(Descent):
         return total
 
     def _means(self, figures: dict[str, float]) -> dict[str, float]:
-        """Over all processes: if the loss of one is not finite, all know, and none is left waiting."""
+        """Averages figures over all processes: if one loss is not finite, all processes stop together."""
         values = torch.tensor(list(figures.values()), device=self.accelerator.device)
         means = self.accelerator.reduce(values, reduction="mean").tolist()
         return dict(zip(figures, means, strict=True))
@@ -127,7 +127,7 @@ class _AdapterTraining(Descent):
         self.accelerator.wait_for_everyone()
 
     def _prepare(self, *, shift: bool) -> None:
-        """Adapter, optimizer and objective, spread over the processes."""
+        """Prepares adapter, optimizer and objective for distributed training."""
         head = self.transformer.lm_head.weight.to(self.accelerator.device, copy=True)  # Sharding takes the original.
         torch.manual_seed(self.config.seed)
         add_adapter(self.transformer, self.config.lora)

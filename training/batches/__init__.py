@@ -1,1 +1,1 @@
-"""Rows of training examples, and who sees whom in them."""
+"""Batches of training rows, with their attention masks."""

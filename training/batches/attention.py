@@ -1,4 +1,4 @@
-"""Attention of training rows: every row attends within itself, under a mask given once for all layers.
+"""Attention of training rows: each row attends to itself, under one mask for all layers.
 
 Written as plain matrix products: on a CPU their forward and backward run about 1.6 times faster than the fused
 kernel at these sizes. On other devices the fused kernel is used.
@@ -13,7 +13,7 @@ class RowAttention:
     """The ``Attention`` of dense rows.
 
     Args:
-        mask: [rows or 1, L, L] bool, true where a query (second axis) sees a key; ``None`` sees everything.
+        mask: [rows or 1, L, L] bool, true where a query (second axis) sees a key; ``None`` masks nothing.
     """
 
     def __init__(self, mask: Tensor | None) -> None:
@@ -40,16 +40,16 @@ class RowAttention:
 
 
 def causal_mask(length: int) -> Tensor:
-    """[1, L, L] bool: every row sees itself and what lies before it."""
+    """[1, L, L] bool: each position sees itself and all positions before."""
     return torch.ones(1, length, length, dtype=torch.bool).tril()
 
 
 def block_causal_mask(prompt_lengths: Tensor, block_length: int, length: int) -> Tensor:
-    """What a student sees: the whole prompt, earlier blocks and its own block; prompt rows see the prompt.
+    """A student's mask: the answer sees prompt, earlier blocks and own block; the prompt sees the prompt.
 
     Args:
         prompt_lengths: [rows] int64; block b of a row is [prompt + b * block_length, prompt + (b + 1) * block_length).
-        block_length: tokens in a block.
+        block_length: tokens per block.
         length: L.
 
     Returns:

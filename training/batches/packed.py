@@ -1,4 +1,4 @@
-"""Packed rows: every block of an answer is the active one at the same time (BD3-LM, arXiv 2503.09573)."""
+"""Packed rows: one row trains all blocks of an answer as the active block (BD3-LM, arXiv 2503.09573)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -10,15 +10,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 @dataclass(frozen=True, slots=True)
 class AskedRows:
-    """Rows of one length L, and the positions whose logits are wanted.
+    """Rows of one length L, and the positions whose logits are needed.
 
     Attributes:
         token_ids: [rows, L] int64.
         positions: [rows, L] int64, for the rotary embedding.
-        previous: [rows, L] int64, the index in the row of the state before each position; a shifted model predicts
-            from there.
+        previous: [rows, L] int64, the index in the row of the position before each; a shifted model predicts from it.
         mask: [rows, L, L] bool, true where a query (second axis) sees a key.
-        asked: [rows, L] bool.
+        asked: [rows, L] bool, positions whose logits are needed.
     """
 
     token_ids: Tensor
@@ -40,18 +39,18 @@ def pack(
     mask_id: int,
     block_length: int,
 ) -> tuple[AskedRows, Tensor]:
-    """Rows of prompt, clean answer, and copies of the answer with masks.
+    """Packs rows [prompt | clean answer | masked copies of the answer].
 
-    A block of a copy sees the prompt, the clean blocks before it and itself, exactly what a student sees while it
-    denoises that block. So one forward asks as many active blocks as the answer has, times the copies.
+    A block of a copy sees the prompt, the clean blocks before it and itself, exactly as a student that denoises that
+    block. One forward therefore trains (blocks of the answer * copies) active blocks.
 
     Args:
-        prompts: ids, one list a row.
-        answers: [n] int64 a row, n a multiple of the block length.
-        hidden: [copies, n] bool a row, what the copies mask and ask for.
+        prompts: ids, one list per row.
+        answers: [n] int64 per row, n a multiple of the block length.
+        hidden: [copies, n] bool per row, the masked and asked positions of each copy.
 
     Returns:
-        The rows, filled up on the right, and the ids at the asked positions, [asked] int64 in row-major order.
+        The rows, padded on the right, and the ids at the asked positions, [asked] int64 in row-major order.
     """
     parts = [
         _layout(len(prompt), copies.shape[0], copies.shape[1], block_length)
@@ -65,7 +64,7 @@ def pack(
         asked.append(torch.cat((torch.zeros_like(whole, dtype=torch.bool), copies.flatten())))
     lengths = torch.tensor([len(ids) for ids in token_ids])[:, None]
     filling = torch.arange(positions.shape[1])[None] >= lengths
-    # The filling sees itself, for a softmax over nothing is not a number, and nobody sees it.
+    # Padding sees itself, since a softmax over nothing is NaN; nothing else sees padding.
     mask = copies_mask(block.masked_fill(filling, -2), copy.masked_fill(filling, int(copy.max()) + 1))
     targets = torch.cat([answer.expand_as(copies)[copies] for answer, copies in zip(answers, hidden, strict=True)])
     ids = pad_sequence(token_ids, batch_first=True)
@@ -73,11 +72,11 @@ def pack(
 
 
 def copies_mask(block: Tensor, copy: Tensor) -> Tensor:
-    """What the positions of packed rows see.
+    """The mask of packed rows.
 
     Args:
-        block: [rows, L] int64, the block a position lies in, -1 for the prompt.
-        copy: [rows, L] int64, 0 for the prompt and the clean answer, else the number of the copy.
+        block: [rows, L] int64, the block of each position, -1 for the prompt.
+        copy: [rows, L] int64, the copy of each position, 0 for prompt and clean answer.
 
     Returns:
         [rows, L, L] bool: a query sees the clean positions of the blocks before its own, and its own block in its own
@@ -89,11 +88,11 @@ def copies_mask(block: Tensor, copy: Tensor) -> Tensor:
 
 
 def _layout(prompt: int, copies: int, size: int, block_length: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """positions, previous, block and copy of a row of ``prompt + (1 + copies) * size`` tokens, as in ``pack``."""
+    """(positions, previous, block, copy), each [1, tokens], of a row of ``prompt + (1 + copies) * size`` tokens."""
     start, offsets = torch.arange(prompt), torch.arange(size)
     block = offsets // block_length
     positions = torch.cat((start, (prompt + offsets).repeat(1 + copies)))
-    # The state before the first position of a block is the last clean one; inside a block it is the copy's own.
+    # The position before a block's first one is clean; inside a block it is the copy's own.
     first = (offsets % block_length == 0)[None]
     copy = torch.arange(1 + copies)[:, None]
     previous = prompt + offsets[None] - 1 + (copy * size).masked_fill(first, 0)

@@ -1,4 +1,4 @@
-"""Training rows of the two stages that come before a student: next-token rows and masked rows."""
+"""Training rows of the next-token stage and the teacher stage."""
 
 import random
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 from cdlm.training.batches.attention import RowAttention, causal_mask
 from cdlm.training.batches.packed import pack
 
-SMALLEST_RATIO = 0.1  # Below it a row would ask for next to nothing.
+SMALLEST_RATIO = 0.1  # Lower ratios would train almost no position.
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Example:
 
     @property
     def length(self) -> int:
-        """Tokens of both."""
+        """Tokens of prompt plus answer."""
         return len(self.prompt) + len(self.answer)
 
 
@@ -31,12 +31,11 @@ class RowBatch:
 
     Attributes:
         token_ids: [rows, L] int64.
-        attention: what each row's queries see.
-        targets: [rows, L] int64: the id to predict for a position, -1 where nothing is asked.
-        weights: [rows, L] fp32: what an asked position counts.
-        row_positions: [rows, L] int64; ``None`` for rows that simply count from 0.
-        previous: [rows, L] int64, the index in the row of the state before each position; ``None`` if that is the
-            index before.
+        attention: the attention with the rows' mask.
+        targets: [rows, L] int64, the id to predict at each position, -1 at positions that are not asked.
+        weights: [rows, L] fp32, the loss weight of each asked position.
+        row_positions: [rows, L] int64, rotary positions; ``None`` means 0 .. L - 1.
+        previous: [rows, L] int64, the index in the row of the position before each; ``None`` means index - 1.
     """
 
     token_ids: Tensor
@@ -48,17 +47,17 @@ class RowBatch:
 
     @property
     def tokens(self) -> int:
-        """Tokens that go through the forward, filling included."""
+        """Tokens in the forward, padding included."""
         return self.token_ids.numel()
 
     @property
     def positions(self) -> Tensor:
-        """[rows or 1, L] int64."""
+        """Rotary positions, [rows or 1, L] int64."""
         return self.row_positions if self.row_positions is not None else torch.arange(self.token_ids.shape[1])[None]
 
 
 def next_token_rows(examples: list[Example], *, pad_id: int) -> RowBatch:
-    """Rows for next-token training: causal, filled on the right, the answer's tokens are asked."""
+    """Rows for next-token training: causal, padded on the right, with all tokens of the answer asked."""
     length = max(example.length for example in examples)
     token_ids = torch.full((len(examples), length), pad_id)
     targets = torch.full((len(examples), length), -1)
@@ -81,16 +80,16 @@ def masked_rows(
 ) -> RowBatch:
     """Rows for a bidirectional teacher: the answer, continued with end tokens, is partly masked.
 
-    Answers are continued so that all rows of the batch have one length; the continuation is part of the
-    canvas, as it is when decoding ``generation_length`` tokens. A row is one of:
+    Answers are continued with end tokens until all rows of the batch have one length; the continuation is part of the
+    canvas, as when decoding ``generation_length`` tokens. A row is one of:
 
     - a quarter: every position is masked with one ratio t ~ U(0, 1), and asked;
-    - a quarter: a random block is active, masked with ratio t and asked; blocks before it are clean, those behind
-      it masked and not asked;
-    - half: the same, but the active block is clean up to a random position and masked from there on, in half of
-      these rows with some positions filled in: what a decoder that finalizes one token a step mostly sees.
+    - a quarter: a random block is active, masked with ratio t and asked; blocks before it are clean, later ones are
+    masked and not asked;
+    - half: the same, but the active block is clean up to a random position and masked from there on, in half of these
+      rows with some positions filled in: the usual states of a decoder that finalizes one token per step.
 
-    Positions weigh as in ``frontier_weights``. Canvases are as long as the longest example asks, in a quarter of the
+    Loss weights are ``frontier_weights``. Canvases are as long as the longest example needs, in a quarter of the
     batches longer, up to ``generation_length``; examples that would then exceed ``budget`` tokens are left out.
     """
     longest = max(example.length for example in examples)
@@ -111,10 +110,10 @@ def masked_rows(
 
 
 def frontier_weights(hidden: Tensor) -> Tensor:
-    """[n] bool -> [n] fp32: a position with d masks directly before it counts (1 + d)^-0.5.
+    """Loss weights: hidden [n] bool -> [n] fp32; a position with d masks directly before it weighs (1 + d)^-0.5.
 
-    The first of a run is nearly determined by what is known and decides what a decoder does next; those far behind
-    it are mostly noise, and would drown it.
+    The first mask of a run is nearly determined by the known tokens, and decides the next step of a decoder; later ones
+    are mostly noise.
     """
     offsets = torch.arange(len(hidden))
     last_known = torch.where(hidden, -1, offsets).cummax(0).values
@@ -125,10 +124,10 @@ def frontier_weights(hidden: Tensor) -> Tensor:
 def block_rows(
     examples: list[Example], *, mask_id: int, end_id: int, block_length: int, copies: int, rng: random.Random
 ) -> RowBatch:
-    """Rows under the block-causal mask, packed: see ``pack``. The answer is continued with end tokens to whole blocks.
+    """Packed rows under the block-causal mask (``pack``). Answers are continued with end tokens to whole blocks.
 
-    A block of a copy is all masked (a quarter of them), or clean up to a random position and masked behind it with a
-    few positions filled in (a third), or masked with one ratio t ~ U(0, 1). Positions weigh as in
+    A block of a copy is fully masked (a quarter of the blocks), or clean up to a random position and masked after it
+    with a few positions filled in (a third), or masked with one ratio t ~ U(0, 1). Loss weights are
     ``frontier_weights``.
     """
     answers, hidden = [], []
@@ -143,7 +142,7 @@ def block_rows(
     targets = torch.full(rows.token_ids.shape, -1)
     targets[rows.asked] = truth
     weights = torch.zeros(targets.shape)
-    # A block sees those before it clean: runs of masks do not go on from one to the next.
+    # Earlier blocks are clean for a block: runs of masks end at block borders.
     parts = [part for masks in hidden for part in masks.view(-1, block_length)]
     weights[rows.asked] = torch.cat([frontier_weights(part)[part] for part in parts])
     return RowBatch(rows.token_ids, RowAttention(rows.mask), targets, weights, rows.positions, rows.previous)
@@ -165,7 +164,7 @@ def _block_mask(block_length: int, rng: random.Random) -> Tensor:
 
 
 def frontier_rows(examples: list[Example], *, mask_id: int, block_length: int, rng: random.Random) -> RowBatch:
-    """Rows that ask only for the token behind a clean start of random length: the blocks are completed in order."""
+    """Packed rows in which each block asks only for the token after a clean start of random length."""
     length = max(len(example.prompt) + -(-len(example.answer) // block_length) * block_length for example in examples)
     token_ids = torch.full((len(examples), length), mask_id)
     targets = torch.full((len(examples), length), -1)
@@ -178,7 +177,7 @@ def frontier_rows(examples: list[Example], *, mask_id: int, block_length: int, r
 
 
 def _masks(answer: int, canvas: int, block_length: int, rng: random.Random) -> tuple[Tensor, Tensor]:
-    """Which positions of a canvas are masked, and which of these are asked: [canvas] bool each."""
+    """Draws one kind of ``masked_rows``; returns the masked positions and the asked ones, [canvas] bool each."""
     draw = torch.tensor([rng.random() for _ in range(canvas)])
     kind, ratio = rng.random(), rng.uniform(SMALLEST_RATIO, 1.0)
     if kind < 0.25:

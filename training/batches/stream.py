@@ -1,4 +1,4 @@
-"""Turns problems into groups of examples: formatting, tokenizing, bucketing by length; resumable at any group."""
+"""Turns problems into groups of examples: formats, tokenizes, groups by length. Resumable at any group."""
 
 import itertools
 import random
@@ -11,11 +11,11 @@ from cdlm.training.data.mixture import training_stream
 from cdlm.training.data.problem import Problem, Task
 
 _SYSTEM_PROMPTS = ("You are a helpful assistant.", "You are cdlm-nano.", "Answer with worked steps.")
-_MEAN_LENGTH = 96  # Tokens of an average example; decides how many problems a pool draws.
+_MEAN_LENGTH = 96  # Estimated tokens per example; sets how many problems a pool draws.
 
 
 def format_prompt(problem: Problem, tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> str:
-    """Half of the prompts raw, half through the chat template."""
+    """Formats a prompt: raw or through the chat template, with equal probability."""
     draw = rng.random()
     if draw < 0.5:
         return problem.prompt
@@ -26,7 +26,7 @@ def format_prompt(problem: Problem, tokenizer: PreTrainedTokenizerBase, rng: ran
 
 
 def encode(problems: list[Problem], tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> list[Example]:
-    """Problems as ids."""
+    """Tokenizes problems."""
     prompts = [format_prompt(problem, tokenizer, rng) for problem in problems]
     texts = prompts + [problem.completion for problem in problems]
     ids: list[list[int]] = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
@@ -44,7 +44,7 @@ class ExampleStream:
         self.seed, self.mixture, self.tokenizer, self.budget, self.pool = seed, mixture, tokenizer, budget, pool
 
     def groups(self, pool: int = 0, skip: int = 0) -> Iterator[tuple[int, int, list[Example]]]:
-        """Yields (pool, index in the pool, examples), starting behind ``skip`` groups of ``pool``."""
+        """Yields (pool, index in the pool, examples), starting after ``skip`` groups of ``pool``."""
         for number in itertools.count(pool):
             for index, examples in enumerate(self._pool(number)):
                 if number > pool or index >= skip:

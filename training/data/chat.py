@@ -137,7 +137,7 @@ def _unknown(rng: random.Random) -> str:
 
 
 def generate(rng: random.Random) -> Problem:
-    """One exchange of small talk; a fifth of them are requests that the model has to decline."""
+    """Draws one exchange of small talk; a fifth of them are requests that the model must decline."""
     if rng.random() < 0.2:
         return Problem("chat", _unknown(rng), _LIMITS, "")
     intent = rng.choice(INTENTS)

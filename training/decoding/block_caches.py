@@ -19,12 +19,12 @@ from cdlm.training.decoding.rules import Rule, Threshold
 
 @dataclass
 class PrefixCacheDecoder(CachedDecoder):
-    """Keys and values of the prompt and of finished blocks are computed once per block.
+    """The prefix cache: keys and values of the prompt and finished blocks are computed once per block.
 
     Attributes:
-        refresh_interval: steps of a block between forwards over the whole canvas; ``None``, as published, has one
-            at its beginning only.
-        caches_suffix: whether the masks behind the active block are computed once per block as well.
+        refresh_interval: steps of a block between forwards over the whole canvas; ``None``, as published, means one at
+            its beginning only.
+        caches_suffix: whether masks after the active block are computed once per block too (the dual cache).
     """
 
     rule: Rule = field(kw_only=True, default=Threshold(0.9))
@@ -37,19 +37,19 @@ class PrefixCacheDecoder(CachedDecoder):
             raise ValueError(f"refresh_interval must be positive, got {self.refresh_interval}")
 
     def forward(self, prompt_length: int) -> CanvasForward:  # noqa: ARG002
-        """Forwards of a new group."""
+        """Makes the forwards for a new group of prompts."""
         block = self.manifest.block_length if self.caches_suffix else None
         return _WindowForward(self.model, self.manifest.shift, block, self.refresh_interval)
 
 
 class DualCacheDecoder(PrefixCacheDecoder):
-    """The dual cache."""
+    """The dual cache: masks after the active block are cached too."""
 
     caches_suffix: ClassVar = True
 
 
 class _WindowForward(CanvasCache):
-    """``block`` positions are computed again in a step, or with ``None`` all from the active block on."""
+    """Each step recomputes ``block`` positions from the active block on; ``None`` recomputes all of them."""
 
     def __init__(self, model: Transformer, shift: bool, block: int | None, refresh_interval: int | None) -> None:
         super().__init__(model)

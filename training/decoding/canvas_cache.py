@@ -1,4 +1,4 @@
-"""Keys, values and last hidden states of whole canvases, of which a forward computes only some positions anew."""
+"""A cache of keys, values and last hidden states of whole canvases, for forwards over some of the positions."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ Where = tuple[Any, slice | Tensor]
 class CanvasCache:
     """The ``Attention`` of a partial forward: fresh keys and values replace cached ones, queries see the whole canvas.
 
-    A position that is not computed again keeps the key and value it had, though other tokens have changed since:
-    in a bidirectional model that is an approximation.
+    A position that is not recomputed keeps its key and value although other tokens have changed: an approximation in a
+    bidirectional model.
 
     Attributes:
-        hidden: [rows, L, hidden_size], last hidden states as of each position's latest computation.
+        hidden: [rows, L, hidden_size], last hidden state of each position from its latest computation.
     """
 
     def __init__(self, model: Transformer) -> None:
@@ -30,13 +30,13 @@ class CanvasCache:
         self._attend = RowAttention(None)
 
     def refresh(self, ids: Tensor) -> None:
-        """Computes every position: ids [rows, L] int64."""
+        """Computes all positions of ids [rows, L] int64."""
         positions = torch.arange(ids.shape[1], device=ids.device)[None]
         self._where = None
         self.hidden = self.model(ids, positions, self)
 
     def update(self, ids: Tensor, where: slice | Tensor) -> None:
-        """Computes some positions: a slice of all rows, or each row's own, [rows, n] int64 (repeats are harmless)."""
+        """Computes the positions ``where``: a slice for all rows, or [rows, n] int64 (repeats are harmless)."""
         positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         rows = slice(None) if isinstance(where, slice) else torch.arange(len(ids), device=ids.device)[:, None]
         self._where = (rows, where)
@@ -51,7 +51,7 @@ class CanvasCache:
         return self._attend(layer, query, self.keys[layer], self.values[layer])
 
     def keep(self, rows: Tensor) -> None:
-        """Drops all rows but these, [kept] int64, in this order."""
+        """Keeps only the rows with these indices, [kept] int64, in this order."""
         self.keys = {layer: kept[rows] for layer, kept in self.keys.items()}
         self.values = {layer: kept[rows] for layer, kept in self.values.items()}
         self.hidden = self.hidden[rows]

@@ -1,4 +1,4 @@
-"""What teacher decoders have in common: prompts in, answers up to their end token and the work they took out."""
+"""The base of teacher decoders: prompts in; answers and the work that they took out."""
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -17,13 +17,13 @@ from cdlm.training.decoding.rules import Rule, TopConfidence
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """One answer.
+    """One answer of a teacher decoder.
 
     Attributes:
-        tokens: what comes before the first stop token.
+        tokens: ids before the first stop token.
         steps: denoise steps, each one forward.
-        filled: positions that were finalized, those behind the stop token included.
-        computed: positions sent through the model, summed over the steps; a measure of work without a clock.
+        filled: finalized positions, those after the stop token included.
+        computed: positions computed by the model, summed over the steps.
     """
 
     tokens: list[int]
@@ -56,7 +56,7 @@ class TeacherDecoder(ABC):
 
     @abstractmethod
     def __call__(self, prompts: list[list[int]]) -> list[Decoding]:
-        """One answer per prompt, in order; what a row decodes to does not depend on the others."""
+        """Returns one answer per prompt, in order; an answer does not depend on the other prompts."""
 
 
 class FullDecoder(TeacherDecoder):
@@ -83,24 +83,24 @@ class FullDecoder(TeacherDecoder):
 
 
 class CanvasForward(Protocol):
-    """The forwards of one group of equally long prompts, with what is kept between them.
+    """The forwards for one group of equally long prompts, with their cache.
 
     Attributes:
-        hidden: [rows, L, hidden_size], the canvas's last hidden states, as new as the active block needs them.
+        hidden: [rows, L, hidden_size], last hidden states of the canvas; current at the active block.
     """
 
     hidden: Tensor
 
     def advance(self, ids: Tensor, start: int, step: int) -> Tensor | int:
-        """One forward.
+        """Runs one forward.
 
         Args:
             ids: [rows, L] int64, the canvas.
             start: where the active block begins.
-            step: how many steps the block has taken.
+            step: steps that the block has taken.
 
         Returns:
-            How many positions were computed: of each row, [rows] int64, or of all alike.
+            How many positions were computed: per row, [rows] int64, or one number for all rows.
         """
         ...
 
@@ -111,11 +111,11 @@ class CanvasForward(Protocol):
 
 @dataclass
 class CachedDecoder(TeacherDecoder):
-    """Decoding with caches; sub-classes say what a forward computes. Prompts of one length share a batch."""
+    """Decoding with a cache; subclasses define the forwards. Prompts of equal length share a batch."""
 
     @abstractmethod
     def forward(self, prompt_length: int) -> CanvasForward:
-        """The forwards of a new group."""
+        """Makes the forwards for a new group of prompts."""
 
     @torch.inference_mode()
     def __call__(self, prompts: list[list[int]]) -> list[Decoding]:

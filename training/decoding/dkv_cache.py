@@ -32,12 +32,12 @@ class DelayedCacheDecoder(CachedDecoder):
             raise ValueError(f"refresh_interval must be positive, got {self.refresh_interval}")
 
     def forward(self, prompt_length: int) -> CanvasForward:
-        """Forwards of a new group."""
+        """Makes the forwards for a new group of prompts."""
         return _DelayedForward(self.model, self.manifest, prompt_length, self.refresh_interval)
 
 
 class _DelayedForward(CanvasCache):
-    """``settled`` [rows, L] bool: positions whose latest computation saw the tokens that matter to them."""
+    """``settled`` [rows, L] bool: positions that are cached for good, computed with their final token."""
 
     def __init__(self, model: Transformer, manifest: Manifest, prompt_length: int, refresh_interval: int) -> None:
         super().__init__(model)

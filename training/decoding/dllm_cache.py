@@ -38,7 +38,7 @@ class AdaptiveCacheDecoder(CachedDecoder):
             raise ValueError(f"ratio must lie in (0, 1], got {self.ratio}")
 
     def forward(self, prompt_length: int) -> CanvasForward:
-        """Forwards of a new group."""
+        """Makes the forwards for a new group of prompts."""
         intervals, changed = (self.prompt_interval, self.response_interval), int(self.generation_length * self.ratio)
         return _AdaptiveForward(self.model, prompt_length, intervals, max(1, changed))
 
@@ -87,7 +87,7 @@ class _AdaptiveForward:
         return self.prompt_length - begin + (length - self.prompt_length if response else self.changed)
 
     def _layer(self, x: Tensor, layer: Layer, cache: _Features, begin: int, *, whole: bool) -> Tensor:
-        """x [rows, n, hidden_size], positions from ``begin`` on; new outputs for the ``whole`` or for what changed."""
+        """Runs a layer on x [rows, n, hidden_size], positions from ``begin`` on; recomputes all or the changed ones."""
         attention = layer.self_attn
         normed = layer.input_layernorm(x)
         value = attention.v_proj(normed).unflatten(-1, (-1, attention.head_dim))

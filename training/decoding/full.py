@@ -50,9 +50,9 @@ def decode_full(
     early_stop: bool,
     keep_hidden: bool = False,
 ) -> list[FullDecoding]:
-    """Decodes a batch of prompts; what a row decodes to does not depend on the others.
+    """Decodes a batch of prompts; an answer does not depend on the other prompts.
 
-    Rows are filled up on the right to the longest; the filling is masked out unless all are equally long.
+    Rows are padded on the right to the longest; attention masks the padding.
 
     Args:
         generation_length: masks on each canvas, a multiple of the manifest's block length.
@@ -60,12 +60,12 @@ def decode_full(
         temperature: 0 takes the most probable token. Otherwise a token is argmax(logits / temperature + Gumbel noise)
             with fresh noise at every step that depends on the row's seed and step alone; its confidence is still
             its untempered probability.
-        seeds: one a prompt; needed with a temperature.
+        seeds: one per prompt; required with a temperature.
         early_stop: ends a row when its active block is complete and contains a stop token.
 
     Raises:
         ValueError: an empty prompt, a canvas longer than the model's limit, lengths that do not fit the blocks, a
-            negative temperature, or seeds missing or not one a prompt.
+            negative temperature, or seeds missing or not one per prompt.
     """
     _check(manifest, prompts, generation_length, temperature, seeds)
     canvas = _Canvas(model, manifest, prompts, generation_length)
@@ -101,7 +101,7 @@ class _Canvas:
         ids: [running, L] int64; a row's canvas ends at ``end``.
         start, end: [running] int64, where the active block begins and where the canvas ends.
         finalized: [running] int64, positions filled so far.
-        order, hidden: the record of all rows, by position behind the prompt.
+        order, hidden: the record of all rows, by position after the prompt.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class _Canvas:
         self._fit()
 
     def _fit(self) -> None:
-        """Cuts the filling that no running row needs, and masks out what is left of it."""
+        """Removes padding that no running row needs, and masks the rest."""
         length = int(self.end.max()) if len(self.rows) else 0
         self.ids = self.ids[:, :length]
         self.positions = torch.arange(length, device=self.ids.device)[None]
@@ -137,11 +137,11 @@ class _Canvas:
         return torch.arange(len(self.rows), device=self.ids.device)[:, None], self.start[:, None] + offsets
 
     def active_block(self) -> Tensor:
-        """[running, block] int64."""
+        """The ids of the active blocks, [running, block] int64."""
         return self.ids[self._active()]
 
     def predicting_states(self, model: Transformer) -> Tensor:
-        """One forward -> [running, block, hidden_size]: the states that predict the active blocks."""
+        """Runs one forward; returns the states that predict the active blocks, [running, block, hidden_size]."""
         hidden = model(self.ids, self.positions, self.attention)
         self.step += 1
         row, position = self._active()
@@ -161,7 +161,7 @@ class _Canvas:
             self.hidden[record] = hidden[chosen]
 
     def leave(self, *, early_stop: bool) -> dict[int, FullDecoding]:
-        """Moves rows with a complete block on to the next one, and takes out those that are done, by prompt index."""
+        """Advances rows with a complete block; removes finished rows and returns them by prompt index."""
         block = self.active_block()
         complete = (block != self.manifest.mask_token_id).all(dim=-1)
         self.start = self.start + complete * self.manifest.block_length
@@ -195,7 +195,7 @@ def _noise(seeds: list[int], step: int, masked: Tensor, logits: Tensor) -> Tenso
 
 
 def check_length(generation_length: int, manifest: Manifest) -> None:
-    """Raises ``ValueError`` unless a canvas is made of whole blocks."""
+    """Raises ``ValueError`` unless ``generation_length`` is a positive multiple of the block length."""
     if generation_length < 1 or generation_length % manifest.block_length:
         raise ValueError(
             f"generation_length {generation_length} is not a positive multiple of the block length "

@@ -40,7 +40,7 @@ class TopConfidence:
 
 
 class _EngineRule:
-    """A rule of the serving engine (``model/decoding/finalize.py``), with at least one position a row."""
+    """A rule of the serving engine (``model/decoding/finalize.py``), with at least one position per row."""
 
     def __init__(self, rule: FinalizationRule) -> None:
         self.rule = rule

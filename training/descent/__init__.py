@@ -1,1 +1,1 @@
-"""The loop that every stage descends in."""
+"""The training loop of all stages."""

@@ -1,4 +1,4 @@
-"""A training's log: a line of JSON every few steps, for people and for plots."""
+"""A training log: one JSON line every few steps."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 class StepLog:
     """Appends to ``directory/log.jsonl`` the mean figures of the steps since the last line.
 
-    Entries behind ``step`` are dropped: a resumed run takes those steps again.
+    Entries after ``step`` are dropped: a resumed run repeats those steps.
     """
 
     def __init__(self, directory: Path, step: int) -> None:
@@ -24,11 +24,11 @@ class StepLog:
             self.path.write_text("".join(line + "\n" for line in kept))
 
     def add(self, figures: dict[str, float]) -> None:
-        """The figures of one step."""
+        """Adds the figures of one step."""
         self._figures.append(figures)
 
     def write(self, step: int, seconds: float, measured: Mapping[str, float] | None = None) -> None:
-        """Writes the means since the last call and what was ``measured`` just now."""
+        """Writes the means since the last call, and ``measured``."""
         count = len(self._figures)
         means = {name: sum(entry[name] for entry in self._figures) / count for name in self._figures[0]}
         self._figures.clear()

@@ -1,4 +1,4 @@
-"""The optimisation loop of every stage: steps, checkpoints, log, and a clear stop on a loss that is not a number."""
+"""The training loop of all stages: steps, saved states, log; it stops if the loss is not finite."""
 
 import logging
 import math
@@ -28,7 +28,7 @@ Batch = TypeVar("Batch")
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands: steps done, the next batch, and seconds spent training."""
+    """Progress of a run: steps done, the next batch, and seconds spent in training."""
 
     step: int = 0
     pool: int = 0
@@ -37,10 +37,10 @@ class Progress:
 
 
 class Descent(ABC):
-    """Steps until all are taken, resumable; ``directory`` gets ``state.safetensors``, ``log.jsonl`` and ``loss.png``.
+    """A resumable training; writes ``state.safetensors``, ``log.jsonl`` and ``loss.png`` to ``directory``.
 
-    Sub-classes say what a step is, and call ``resume`` once what they train is there. ``leads`` is true in the one
-    process that shows the bar and writes the log.
+    Subclasses define a step, and call ``resume`` once their model exists. ``leads`` is true in the one process that
+    shows the progress bar and writes the log.
     """
 
     log: StepLog | None = None
@@ -51,7 +51,7 @@ class Descent(ABC):
 
     @property
     def state_path(self) -> Path:
-        """Weights, moments and counters of the newest step saved."""
+        """The file of the last saved state: weights, moments and counters."""
         return self.directory / "state.safetensors"
 
     @property
@@ -60,7 +60,7 @@ class Descent(ABC):
         return self.progress.step >= self.pace.steps
 
     def resume(self) -> None:
-        """Goes on from the saved state, if there is one."""
+        """Continues from the saved state, if there is one."""
         if self.state_path.exists():
             self.progress = Progress(**self.load())
             logger.info("%s: resumed at step %d", self.directory.name, self.progress.step)
@@ -93,7 +93,7 @@ class Descent(ABC):
                     self.save()
 
     def require_finite(self, what: str, value: float) -> None:
-        """Raises ``TrainingError`` unless ``value`` is a number."""
+        """Raises ``TrainingError`` unless ``value`` is finite."""
         if not math.isfinite(value):
             kept = f"the last good state is {self.state_path}" if self.state_path.exists() else "nothing was saved yet"
             raise TrainingError(f"{self.directory.name}: the {what} is {value} at step {self.progress.step}; {kept}")
@@ -104,11 +104,11 @@ class Descent(ABC):
 
     @abstractmethod
     def step(self) -> dict[str, float]:
-        """Takes a step, moves ``progress`` to the batch behind it, and returns figures to log."""
+        """Takes one step, moves ``progress`` to the next batch, and returns figures to log."""
 
     @abstractmethod
     def measure(self) -> dict[str, float]:
-        """Figures on fixed data, logged beside those of the steps."""
+        """Computes figures on fixed data, logged beside those of the steps."""
 
     @abstractmethod
     def load(self) -> dict[str, Any]:
@@ -116,17 +116,17 @@ class Descent(ABC):
 
     @abstractmethod
     def save(self) -> None:
-        """Saves the state and exports what the training is for; every process calls it."""
+        """Saves the state and exports the result; all processes call it."""
 
 
 class Loop(Descent, Generic[Batch]):
-    """The descent of a stage on CPU processes.
+    """The training of a stage on CPU processes.
 
     Args:
-        batches: from (pool, groups to skip) to this worker's batches with their (pool, index).
-        loss: the loss of a batch and figures to log; called under bfloat16 autocast.
+        batches: (pool, groups to skip) -> this worker's batches, as (pool, index, batch).
+        loss: batch -> its loss and figures to log; called under bfloat16 autocast.
         measure: figures on fixed data, logged beside the loss.
-        export: writes what the stage is for, after every saved state.
+        export: writes the stage's result, after each saved state.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Loop(Descent, Generic[Batch]):
         self._coming = self._batches(self.progress.pool, self.progress.index)
 
     def step(self) -> dict[str, float]:
-        """One batch: loss, gradients averaged over the processes, and each optimizer's step."""
+        """Runs one batch: loss, gradients averaged over the processes, optimizer steps."""
         pool, index, batch = next(self._coming)
         factor = learning_rate_factor(self.progress.step, self.section)
         for optimizer, rates in zip(self.optimizers, self.base_rates, strict=True):
@@ -175,11 +175,11 @@ class Loop(Descent, Generic[Batch]):
         return {"loss": value, **figures}
 
     def measure(self) -> dict[str, float]:
-        """What the stage measures."""
+        """The figures of ``measure``."""
         return self._measure()
 
     def load(self) -> dict[str, Any]:
-        """Weights and moments, in place."""
+        """Restores weights and moments in place; returns the counters."""
         return load_state(self.state_path, self.model, self.optimizers)
 
     def save(self) -> None:
@@ -192,5 +192,5 @@ class Loop(Descent, Generic[Batch]):
 
 
 def workers_share(tokens: int) -> int:
-    """This worker's part of a budget of tokens."""
+    """This worker's share of ``tokens``."""
     return tokens // world_size()

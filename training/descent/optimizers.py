@@ -1,4 +1,4 @@
-"""Optimizers, their learning rate over time, and first weights."""
+"""Optimizers, the learning rate schedule, and initial weights."""
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ def make_optimizers(model: Transformer, section: OptimisationSection) -> list[to
 
 
 def initialize(model: Transformer, seed: int) -> None:
-    """Normal weights of deviation 0.02, residual outputs smaller with depth (GPT-2's scheme)."""
+    """Initializes weights as GPT-2 does: normal with deviation 0.02, residual outputs scaled down with depth."""
     generator = torch.Generator().manual_seed(seed)
     depth = (2 * model.config.num_layers) ** -0.5
     for name, parameter in model.named_parameters():

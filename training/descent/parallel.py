@@ -1,7 +1,7 @@
-"""Data parallelism on CPU cores: one single-threaded process a core, gradients averaged once a step.
+"""Data parallelism on CPU cores: one single-threaded process per core, gradients averaged once per step.
 
-Threads inside one process meet at a barrier in every operator and stall whenever another program takes a
-core; processes that meet once a step do not.
+Threads of one process synchronize in every operator and stall whenever another program takes a core; processes
+synchronize once per step.
 """
 
 import logging
@@ -24,10 +24,10 @@ _REASON = "reason"
 
 
 def launch(main: Callable[..., None], workers: int, *arguments: object) -> None:
-    """Runs ``main(*arguments)`` in ``workers`` processes that form a gloo group; in this one if it is 1.
+    """Runs ``main(*arguments)`` in ``workers`` processes that form a gloo group; in this process if ``workers`` is 1.
 
     Raises:
-        TrainingError: a worker raised it, or found a checkpoint unusable.
+        TrainingError: a worker raised it or ``CheckpointError``.
     """
     if workers == 1:
         try:
@@ -40,7 +40,7 @@ def launch(main: Callable[..., None], workers: int, *arguments: object) -> None:
         try:
             spawn(_worker, args=(workers, directory, main, arguments), nprocs=workers)  # type: ignore[no-untyped-call]
         except ProcessException:
-            # The others fail because one has left: its own reason is the one to tell.
+            # The other workers fail because one has left: report the first one's reason.
             reason = directory / _REASON
             if reason.exists():
                 raise TrainingError(reason.read_text()) from None
@@ -64,7 +64,7 @@ def _worker(rank: int, workers: int, directory: Path, main: Callable[..., None],
 
 
 def _leave_with_parent() -> None:
-    """Ends this worker when the process that launched it is gone, killed or not."""
+    """Ends this worker when its parent process ends, even if killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -72,12 +72,12 @@ def _leave_with_parent() -> None:
 
 
 def rank() -> int:
-    """This process's number in the group, 0 alone."""
+    """This process's rank; 0 without a group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Processes in the group, 1 alone."""
+    """Number of processes in the group; 1 without a group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -88,7 +88,7 @@ def barrier() -> None:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replaces every gradient by its mean over the group, in one message."""
+    """Replaces each gradient by its mean over the group, in one all-reduce."""
     if world_size() == 1:
         return
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]

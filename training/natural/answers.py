@@ -1,4 +1,4 @@
-"""The base model's own answers: chat as it gives it, functions where the assertions pass. A JSON object a line."""
+"""The base model's own answers to chat prompts and, if assertions pass, to requests for functions; JSON Lines."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ Kind = Literal["functions", "chat"]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One answer to draw: the ``draw``-th of a prompt."""
+    """One answer to sample: answer number ``draw`` to a prompt."""
 
     kind: Kind
     problem: Problem
@@ -26,13 +26,13 @@ class Asked:
 
     @property
     def stop(self) -> list[str]:
-        """Behind its first block of code an answer to a request for a function teaches nothing more."""
+        """Stop strings: an answer to a request for a function is cut after its first code block."""
         return ["```\n\n"] if self.kind == "functions" else []
 
     def row(self, text: str, *, finished: bool) -> dict[str, object]:
-        """The line that is kept; ``finished``: the answer came to an end by itself."""
+        """The row to store; ``finished`` says whether the answer ended by itself."""
         if self.kind == "functions" and text.count("```") % 2:
-            text = text.rstrip() + "\n```"  # The stop string has taken it.
+            text = text.rstrip() + "\n```"  # The stop string removed it.
         row: dict[str, object] = {"prompt": self.problem.prompt, "draw": self.draw, "completion": text}
         row["finished"] = finished
         if self.kind == "functions":
@@ -41,10 +41,10 @@ class Asked:
 
 
 def pending(section: AnswersSection, directory: Path, seed: int) -> list[Asked]:
-    """What is still to be answered, functions first.
+    """The answers that are still missing, functions first.
 
     Raises:
-        TrainingError: what the prompts are made of is missing, or a file of answers is damaged.
+        TrainingError: a source of prompts is missing, or a file of answers is damaged.
     """
     functions = all_problems(read_requests("training.txt"), TRAINING_WORDINGS, seed)
     texts = read_prompts(section.wordnet, section.manual, section.fortunes, section.chat, seed)
@@ -55,18 +55,18 @@ def pending(section: AnswersSection, directory: Path, seed: int) -> list[Asked]:
 
 
 def answers_file(directory: Path, kind: str) -> Path:
-    """Where the answers of a kind are."""
+    """The path of the answers of a kind."""
     return directory / f"{kind}.jsonl"
 
 
 def append(directory: Path, kind: Kind, row: dict[str, object]) -> None:
-    """Adds a line."""
+    """Appends a row to the file of answers of a kind."""
     with answers_file(directory, kind).open("a") as file:
         file.write(json.dumps(row) + "\n")
 
 
 def read_answers(path: Path) -> list[Problem]:
-    """The answers that came to an end; ``check`` is "passed" for those that were checked and passed, else "".
+    """Reads the answers that ended by themselves; ``check`` is "passed" if assertions passed, else "".
 
     Raises:
         TrainingError: the file cannot be read, or a line is not a row of it.

@@ -41,10 +41,10 @@ class TaskAdapterConfig(Section):
     """A LoRA adapter that teaches a next-token model word problems and functions without changing its chat.
 
     Attributes:
-        mixture: share of the rows that each source gives.
-        bare_share: share of the rows without the system turn that the chat template puts in front.
-        chat_tokens: of ``tokens_per_batch``, those that go to chat.
-        chat_every: chat is in every so many-th step.
+        mixture: source -> its share of the rows.
+        bare_share: share of the rows without the chat template's system turn.
+        chat_tokens: how many of ``tokens_per_batch`` are for chat.
+        chat_every: chat is part of one in this many steps.
         divergence: weight of KL(base || adapted) over chat answers, beside the cross-entropy of the other rows.
     """
 

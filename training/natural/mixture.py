@@ -1,4 +1,4 @@
-"""What the task adapter is trained on, in what shares."""
+"""The training data of the task adapter."""
 
 import itertools
 import random
@@ -21,13 +21,13 @@ from cdlm.training.natural.public import read_public
 TRAINING_SITUATIONS = tuple(
     f"{name}.txt" for name in ("change", "groups", "money", "compare", "rates", "parts", "steps", "extra", "everyday")
 )
-KEPT_CHAT = 24  # Prompts at the end of the file that are measured, not trained on.
+KEPT_CHAT = 24  # Prompts at the end of the file, for measuring only.
 _BARE = ("What is {}?", "Calculate {}.", "{} = ?", "How much is {}?", "Work out {}.")
 _SIGNS = {"+": ("+", "plus"), "-": ("-", "minus"), "*": ("*", "times", "x"), "/": ("/", "divided by")}
 
 
 def draw_sum(rng: random.Random) -> Problem:
-    """A bare sum in numbers, worked: the digits to carry and to borrow are what it is for."""
+    """Draws a worked sum without a story, to train carrying and borrowing."""
     while True:
         operator = rng.choice("++---**//")
         x, y = rng.randint(2, 99), rng.randint(2, 99)
@@ -46,13 +46,13 @@ def draw_sum(rng: random.Random) -> Problem:
 
 @dataclass(frozen=True, slots=True)
 class Formatter:
-    """Turns a problem into ids: the chat template, with or without the system turn that it puts in front."""
+    """Tokenizes problems through the chat template, with or without its system turn."""
 
     tokenizer: PreTrainedTokenizerBase
     bare_share: float
 
     def encode(self, problems: Sequence[Problem], rng: random.Random) -> list[Example]:
-        """Prompts and answers; an answer ends with the end of its turn."""
+        """Returns prompts and answers as ids; an answer ends with the end of its turn."""
         texts = [self._prompt(problem.prompt, bare=rng.random() < self.bare_share) for problem in problems]
         texts += [problem.completion for problem in problems]
         ids: list[list[int]] = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -71,7 +71,7 @@ class Formatter:
 
 @dataclass(frozen=True, slots=True)
 class TaskBatch:
-    """What one step sees: ``tasks`` to answer as written, ``chat`` to answer as the base does (may be empty)."""
+    """A batch: ``tasks`` are trained on their text, ``chat`` (may be empty) on the base model's distribution."""
 
     tasks: list[list[Example]]
     chat: list[Example]
@@ -81,7 +81,7 @@ class TaskStream:
     """The endless, reproducible sequence of batches of a configuration and the answers in ``directory``.
 
     Raises:
-        TrainingError: a file cannot be used, or gives nothing.
+        TrainingError: a file cannot be used or has no rows.
     """
 
     def __init__(self, config: TaskAdapterConfig, directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -107,14 +107,14 @@ class TaskStream:
             raise TrainingError(f"no rows of {missing}: they come from cdlm train task-answers and from [files]")
 
     def batches(self, pool: int, skip: int) -> Iterator[tuple[int, int, TaskBatch]]:
-        """Yields (pool, index in the pool, batch), starting behind ``skip`` batches of ``pool``."""
+        """Yields (pool, index in the pool, batch), starting after ``skip`` batches of ``pool``."""
         for number in itertools.count(pool):
             for index, batch in enumerate(self._pool(number)):
                 if number > pool or index >= skip:
                     yield number, index, batch
 
     def draw(self, rng: random.Random) -> Problem:
-        """A row that is to be answered as written."""
+        """Draws one problem of the mixture."""
         shares = self.config.mixture
         source = rng.choices(list(shares), list(shares.values()))[0]
         if source != "words":
@@ -153,7 +153,7 @@ class TaskStream:
 
 
 def _groups(examples: Sequence[Example], budget: int) -> list[list[Example]]:
-    """Neighbours together, as many as fill ``budget`` tokens when all are as long as the longest."""
+    """Groups consecutive examples; a group padded to its longest has at most ``budget`` tokens."""
     groups: list[list[Example]] = [[]]
     for example in examples:
         if groups[-1] and (len(groups[-1]) + 1) * example.length > budget:

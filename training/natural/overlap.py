@@ -1,9 +1,9 @@
-"""Keeps what is measured out of what is trained on: exact and near duplicates of a question."""
+"""Finds exact and near duplicates of test questions, to keep them out of training data."""
 
 import re
 from collections.abc import Iterable, Set
 
-WINDOW = 8  # Words in a row that two questions may not share.
+WINDOW = 8  # Two questions overlap if they share this many consecutive words.
 
 
 def shingles(text: str) -> set[tuple[str, ...]]:
@@ -18,5 +18,5 @@ def all_shingles(texts: Iterable[str]) -> set[tuple[str, ...]]:
 
 
 def overlaps(text: str, measured: Set[tuple[str, ...]]) -> bool:
-    """Whether ``text`` shares a run of words with what is measured."""
+    """Whether ``text`` shares a run of words with ``measured``."""
     return not measured.isdisjoint(shingles(text))

@@ -20,7 +20,7 @@ _MBPP_TRAINING = 601  # Task ids from here on are MBPP's training split; 11 to 5
 
 
 def read_public(path: Path, kind: PublicSet, *, training: bool = False) -> list[Problem]:
-    """The problems of a file that can be checked, or with ``training`` those to train on, in the file's order.
+    """Reads the problems of a file that can be checked, or with ``training`` those for training, in order.
 
     Raises:
         TrainingError: the file cannot be read, or a row lacks a field of its set.
@@ -42,7 +42,7 @@ def read_public(path: Path, kind: PublicSet, *, training: bool = False) -> list[
 
 
 def _gsm8k(row: dict[str, Any]) -> Problem | None:
-    """A short problem whose steps are sums of whole numbers; the steps are worked as those of the generator are."""
+    """A short problem with whole-number steps, rewritten like the generator's; ``None`` for other rows."""
     question, (solution, answer) = row["question"].strip(), row["answer"].split("\n#### ")
     lines = [_rework(line) for line in solution.split("\n")]
     if len(question) > _LONGEST_QUESTION or len(lines) > _MOST_STEPS or not answer.isdigit():
@@ -53,9 +53,9 @@ def _gsm8k(row: dict[str, Any]) -> Problem | None:
 
 
 def _rework(line: str) -> str | None:
-    """A solution's line with its sums worked step by step; ``None`` where it has none, or one that is not whole.
+    """Rewrites a line of a solution with its sums worked step by step.
 
-    A line that states a result before it works it out would teach to guess, and is none either.
+    Returns ``None`` if it has no sum, a sum with fractions, or a result before its sum, which would teach to guess.
     """
     steps: list[str | None] = []
 

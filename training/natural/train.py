@@ -1,4 +1,4 @@
-"""Trains the task adapter: cross-entropy on what is to be learned, the base's own distribution on what is to stay."""
+"""Trains the task adapter: cross-entropy on tasks, KL divergence to the base model on chat."""
 
 import contextlib
 import logging
@@ -71,12 +71,12 @@ def train_task_adapter(config: TaskAdapterConfig, directory: Path) -> None:
         directory, config.optimisation, parameters, [optimizer],
         batches=stream.batches, loss=objective, measure=lambda: objective.measure(kept), export=export,
     )  # fmt: skip
-    keep_freed_memory()  # A step's large results come again in the next one.
+    keep_freed_memory()  # The next step reuses the memory.
     loop.run()
 
 
 class AdapterParameters(nn.Module):
-    """The adapter's parameters as a module of their own: a saved state need not hold the frozen base."""
+    """The adapter's parameters as a module, so that saved states do not contain the frozen base."""
 
     def __init__(self, transformer: Transformer) -> None:
         super().__init__()
@@ -89,8 +89,8 @@ class TaskObjective:
 
     Args:
         transformer: a next-token model with one adapter.
-        pad_id: fills rows up.
-        divergence: weight of the second part.
+        pad_id: id of padding.
+        divergence: weight of the KL term.
     """
 
     def __init__(self, transformer: Transformer, *, pad_id: int, divergence: float) -> None:
@@ -98,7 +98,7 @@ class TaskObjective:
         self._newest = 0.0
 
     def __call__(self, batch: TaskBatch) -> tuple[Tensor, dict[str, float]]:
-        """The loss, an fp32 scalar, and its two parts; the second is the newest one where the batch has no chat."""
+        """Returns the loss, an fp32 scalar, and its two parts; without chat, the KL term is the last one computed."""
         divergence = self._divergence(batch.chat) if batch.chat else None
         sums, counts, right = [], 0, 0
         for examples in batch.tasks:
@@ -114,7 +114,7 @@ class TaskObjective:
         return loss, {"tasks": float(tasks.detach()), "accuracy": right / counts, "divergence": self._newest}
 
     def measure(self, kept: list[Example]) -> dict[str, float]:
-        """KL(base || adapted) in nats per token of chat answers that are not trained on."""
+        """KL(base || adapted) in nats per token, on the held-out chat answers ``kept``."""
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
             return {"kept_divergence": float(self._divergence(kept))}
 
@@ -125,14 +125,14 @@ class TaskObjective:
         return kl_div(self._logits(rows).float().log_softmax(-1), base, log_target=True, reduction="batchmean")
 
     def _logits(self, rows: RowBatch) -> Tensor:
-        """[asked, vocab]: what predicts every asked position, in row-major order."""
+        """Logits of the asked positions, [asked, vocab], in row-major order."""
         hidden = self.transformer(rows.token_ids, rows.positions, rows.attention)
         return self.transformer.logits(hidden[:, :-1][rows.targets[:, 1:] >= 0])
 
 
 @contextlib.contextmanager
 def without_adapter(transformer: Transformer) -> Iterator[None]:
-    """The base as it was, inside the block."""
+    """A context in which the adapter is off."""
     layers = [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
     for layer in layers:
         layer.enable_adapters(False)

@@ -1,4 +1,4 @@
-"""What the first two stages minimise: cross-entropy at the asked positions."""
+"""The loss of the first two stages: cross-entropy at the asked positions."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,10 @@ from cdlm.training.batches.rows import RowBatch
 
 
 def prediction_rows(hidden: Tensor, *, shift: bool, previous: Tensor | None = None) -> Tensor:
-    """hidden [rows, L, d] -> [rows, L, d]: the state that predicts each position.
+    """Selects the state that predicts each position: hidden [rows, L, d] -> [rows, L, d].
 
-    With ``shift`` that is the state before it, at the index ``previous`` ([rows, L] int64) where that is given; nothing
-    predicts position 0 else, and it keeps its own.
+    With ``shift`` it is the state at ``previous`` ([rows, L] int64), by default the index before; index 0, which no
+    state predicts, keeps its own.
     """
     if shift and previous is not None:
         return hidden.gather(1, previous[..., None].expand(-1, -1, hidden.shape[-1]))
@@ -20,7 +20,7 @@ def prediction_rows(hidden: Tensor, *, shift: bool, previous: Tensor | None = No
 
 
 def token_loss(model: Transformer, batch: RowBatch, *, shift: bool) -> tuple[Tensor, Tensor]:
-    """Weighted mean cross-entropy over the asked positions, and the share of them predicted right (detached)."""
+    """Returns the weighted mean cross-entropy over asked positions, and their accuracy (detached); fp32 scalars."""
     hidden = model(batch.token_ids, batch.positions, batch.attention)
     asked = batch.targets >= 0
     states = prediction_rows(hidden, shift=shift, previous=batch.previous)[asked]

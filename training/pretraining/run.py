@@ -114,7 +114,7 @@ class _Pretraining:
             yield number, index, self._draw_rows(examples, budget, rng)
 
     def _draw_rows(self, examples: list[Example], budget: int, rng: random.Random) -> RowBatch:
-        """Rows of a random kind; those with a canvas or copies are longer than their examples, and fewer."""
+        """Draws rows of a random kind, with fewer examples if canvas or copies make their rows longer."""
         if self.stage == "autoregressive":
             return self._next_token_rows(examples)
         section, draw = self.config.teacher, rng.random()
@@ -147,7 +147,7 @@ class _Pretraining:
         return figures
 
     def _manifest(self) -> Manifest:
-        """The next-token model is a student of block length 1; the teacher's says how it is decoded in blocks."""
+        """The manifest of the stage's model: block length 1 for the next-token model, blocks for the teacher."""
         masked = Manifest(
             **self.config.manifest.model_dump(),
             mask_token_id=int(self.tokenizer.mask_token_id),

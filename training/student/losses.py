@@ -16,7 +16,7 @@ def _divergence(target: Tensor, student: Tensor) -> Tensor:
 
 
 def distillation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """What the teacher knew at the step that finalized a position: 1/|U| * sum over U of KL(teacher || student(y)).
+    """Distillation from the step that finalized each position: 1/|U| * sum over U of KL(teacher || student(y)).
 
     Args:
         student_logits: [|U|, vocab] of state y.
@@ -29,7 +29,7 @@ def distillation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 
 def consistency(student_logits: Tensor, completed_logits: Tensor) -> Tensor:
-    """What the student itself says once the block is complete: 1/|S| * sum over S of KL(student(y*) || student(y)).
+    """Consistency with the state after the block is complete: 1/|S| * sum over S of KL(student(y*) || student(y)).
 
     Args:
         student_logits: [|S|, vocab] of state y.

@@ -1,4 +1,4 @@
-"""What a student minimises on a batch, with the LM head on the asked positions only."""
+"""A student's loss on a batch; the LM head runs on asked positions only."""
 
 from dataclasses import dataclass, replace
 
@@ -33,9 +33,9 @@ class LossWeights:
 
 
 class AskedLogits(nn.Module):
-    """A transformer as one module from rows to the logits of asked positions.
+    """A transformer with its LM head as one module: rows in, logits of asked positions out.
 
-    Head included, so that a wrapper that gathers weights when a module is called serves it too.
+    One module, since FSDP gathers weights when a module is called.
     """
 
     def __init__(self, transformer: Transformer, *, shift: bool) -> None:
@@ -52,8 +52,8 @@ class StudentObjective:
     """The weighted sum of the three losses (CDLM, arXiv 2511.19269).
 
     Args:
-        student: called by rows, an ``AskedLogits`` or a wrapper of one.
-        teacher_head: [vocab, hidden_size], the teacher's LM head; it is copied, so the student's may train.
+        student: an ``AskedLogits`` or a wrapper of one.
+        teacher_head: [vocab, hidden_size], the teacher's LM head; copied, since the student's may train.
         weights: factors of the losses.
     """
 
@@ -62,7 +62,7 @@ class StudentObjective:
         self.teacher_head = teacher_head.detach().clone()
 
     def __call__(self, batch: StudentBatch) -> tuple[Tensor, dict[str, float]]:
-        """The loss, an fp32 scalar, and the losses it is made of, before weighting."""
+        """Returns the loss, an fp32 scalar, and the unweighted losses."""
         losses: dict[str, Tensor] = {}
         if self.weights.distillation:
             teacher = nn.functional.linear(batch.teacher_hidden.to(self.teacher_head.dtype), self.teacher_head)

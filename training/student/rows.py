@@ -1,4 +1,4 @@
-"""Rows of a student's step: the states of some trajectories, their later blocks, and the masked ground truth."""
+"""Rows of a student's step: states of trajectories, their later blocks, and masked ground truth."""
 
 import random
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ Truth = tuple[Sequence[int], Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class StudentBatch:
-    """One visit of some trajectories.
+    """The rows of one training step.
 
     Attributes:
-        states: packed rows, one a trajectory. Each block of the copy is the active block of a state y of its own, and
-            its masks, asked, are U: masked in y, filled in y*.
+        states: packed rows, one per trajectory. Each block of the copy is the active block of its own state y; the
+            asked positions are U: masked in y, filled in y*.
         teacher_hidden: [|U|, hidden_size], the teacher's states for U.
-        state: rows [prompt | canvas] of the trajectories whose later blocks are visited too, y: the canvas after k
-            finalizations. Asked is S: masked in y and in y*.
-        completed: [rows, L] int64, y*: the same canvas when y's active block has just been completed.
+        state: rows [prompt | canvas] of the trajectories used for consistency, in state y after k finalizations; the
+            asked positions are S: masked in y and in y*.
+        completed: [rows, L] int64, y*: the same rows when y's active block has just been completed.
         truth: packed rows of the ground truth; the masked positions are asked.
-        targets: [masked] int64, the ids there.
+        targets: [masked] int64, the ids at these positions.
         target_weights: [masked] fp32, see ``masked_likelihood``.
     """
 
@@ -62,13 +62,13 @@ def whole_blocks(length: int, block_length: int) -> int:
 def packed_states(
     trajectories: Sequence[Trajectory], finalized: Sequence[Sequence[int]], *, mask_id: int, block_length: int
 ) -> tuple[AskedRows, Tensor]:
-    """One state of every block of every trajectory.
+    """Packs one state per block of each trajectory.
 
-    Blocks before the active one are clean in any of its states, and nothing sees a later block: so all of them share
-    one row and predict what they would in rows of their own.
+    In a block's states all earlier blocks are clean, and nothing sees a later block: all states of a trajectory can
+    share one row.
 
     Args:
-        finalized: for each trajectory the finalizations that each block's state is after, counted in the block.
+        finalized: per trajectory and block, the number of finalizations within the block before its state.
 
     Returns:
         The rows, asked at U of every state, and the teacher's hidden states of U, [|U|, hidden_size].
@@ -89,7 +89,7 @@ def packed_states(
 def later_blocks(
     trajectories: Sequence[Trajectory], finalized: Sequence[int], *, mask_id: int, block_length: int
 ) -> tuple[AskedRows, Tensor]:
-    """State y of each trajectory after k = ``finalized`` finalizations, asked at S, and the ids of y*."""
+    """Returns rows in state y after k = ``finalized`` finalizations, asked at S, and the ids of y*, [rows, L] int64."""
     states, completions, remaining = [], [], []
     for trajectory, k in zip(trajectories, finalized, strict=True):
         prompt = torch.tensor(trajectory.prompt)
@@ -112,10 +112,10 @@ def later_blocks(
 def masked_truth(
     examples: Sequence[Truth], *, mask_id: int, end_id: int, block_length: int, rng: random.Random
 ) -> tuple[AskedRows, Tensor, Tensor]:
-    """The ground truth with masks, as packed rows, the masked ids, and their weights in ``masked_likelihood``.
+    """Returns packed rows of masked ground truth, the masked ids, and their weights for ``masked_likelihood``.
 
-    Every block draws a t ~ U(0, 1) of its own, not below 1/B: below it a block would expect less than one mask, and the
-    1/t of its loss would be noise. Every position is masked with probability t; if none was, one is.
+    Each block draws its own t ~ U(0, 1), at least 1/B: a smaller t would give less than one mask on average, and a
+    noisy weight 1/t. Each position is masked with probability t, and at least one per block.
     """
     generator = torch.Generator().manual_seed(rng.getrandbits(62))
     answers, hidden, weights = [], [], []

@@ -1,4 +1,4 @@
-"""The endless, reproducible sequence of a student's batches; resumable at any of them, a part of it for each rank."""
+"""The endless, reproducible sequence of a student's batches: resumable at any batch, split over ranks."""
 
 import itertools
 import math
@@ -11,26 +11,25 @@ from cdlm.training.trajectories.trajectory import Trajectory
 
 
 class StudentStream:
-    """Batches of trajectories of similar length; every epoch visits all in a new order, each at a new state.
+    """Batches of trajectories of similar length; each epoch uses all in a new order, each in a new state.
 
-    A batch is full when one more trajectory would bring it over ``max_rows`` or ``max_tokens``. In each step the
-    ranks take different batches, which together are those that one rank would take in ``world_size`` steps; the few
-    that do not make a whole step are left out of the epoch.
+    A batch is full when one more trajectory would exceed ``max_rows`` or ``max_tokens``. In each step the ranks take
+    different batches: together, those that one rank would take in ``world_size`` steps. Batches that do not fill a step
+    for all ranks are left out of the epoch.
 
     Args:
-        trajectories: what is visited, but for the first ``held_out``.
-        seed: of the order, the states and the masks.
+        trajectories: the trajectories; the first ``held_out`` are not used.
+        seed: seed of order, states and masks.
         mask_id: id of a masked position.
         end_id: id that continues the ground truth to whole blocks.
-        block_length: tokens in a block.
-        max_rows: trajectories in a batch.
-        max_tokens: tokens of a batch's forwards, filling included; a fresh truth counts as the trajectory's own does.
-        first_step: share of the blocks taken before their first finalization, beside those that a uniform number of
-            finalizations brings there. A decoder that finalizes many tokens per step meets that state in every block.
-        consistency_share: share of a batch's trajectories whose later blocks are visited too.
-        fresh_truth: draws, from a seed, as many examples to take the masked ground truth from; ``None`` takes that of
-            the trajectories.
-        truths: masked ground truths for each trajectory.
+        block_length: tokens per block.
+        max_rows: most trajectories per batch.
+        max_tokens: most tokens in a batch's forwards, padding included; a fresh truth counts like the trajectory's own.
+        first_step: share of the blocks that are fully masked, in addition to those by chance. A decoder that finalizes
+            many tokens per step sees that state in every block.
+        consistency_share: share of a batch's trajectories used for the consistency loss.
+        fresh_truth: (seed, count) -> examples for the masked ground truth; ``None`` uses the trajectories' own.
+        truths: masked ground truths per trajectory.
         rank: the worker these batches are for, of ``world_size``.
 
     Raises:
@@ -67,14 +66,14 @@ class StudentStream:
             raise TrainingError(f"a trajectory takes {longest} tokens, a worker's batch holds {max_tokens:.0f}")
 
     def batches(self, epoch: int = 0, skip: int = 0) -> Iterator[tuple[int, int, StudentBatch]]:
-        """Yields (epoch, index in the epoch, this rank's batch), starting behind ``skip`` batches of ``epoch``."""
+        """Yields (epoch, index in the epoch, this rank's batch), starting after ``skip`` batches of ``epoch``."""
         for number in itertools.count(epoch):
             for index, group in enumerate(self._epoch(number)):
                 if number > epoch or index >= skip:
                     yield number, index, self.rows(group, f"{number}/{index * self.world_size + self.rank}")
 
     def rows(self, group: Sequence[int], visit: str) -> StudentBatch:
-        """The trajectories numbered ``group``, each after uniform numbers of finalizations; ``visit`` seeds it."""
+        """Builds the batch of trajectories ``group``, in random states; ``visit`` is part of the seed."""
         rng = random.Random(f"{self.seed}/{visit}")
         trajectories = [self.trajectories[number] for number in group]
         counts = [
@@ -96,7 +95,7 @@ class StudentStream:
         return 0 if rng.random() < self.first_step else rng.randrange(self.block_length)
 
     def _epoch(self, number: int) -> Iterator[list[int]]:
-        """This rank's groups. All ranks cut and shuffle the same list."""
+        """Yields this rank's groups. All ranks group and shuffle the same list."""
         rng = random.Random(f"{self.seed}/{number}")
         order = list(range(self.held_out, len(self._lengths)))
         rng.shuffle(order)  # The sort keeps it among equal lengths: epochs differ in their groups.
@@ -117,7 +116,7 @@ class StudentStream:
         return len(group) <= self.max_rows and self._tokens(len(group), longest) <= self.max_tokens
 
     def _tokens(self, rows: int, longest: Sequence[int]) -> int:
-        """Tokens of the forwards of so many trajectories, of which these are the longest rows of each kind."""
+        """Tokens in the forwards of ``rows`` trajectories; ``longest`` has the longest row of each kind."""
         states, later, truth = longest
         return rows * (states + self.truths * truth) + 2 * math.ceil(self.consistency_share * rows) * later
 

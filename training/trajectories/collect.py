@@ -1,4 +1,4 @@
-"""Runs the teacher over examples and records what it does, one token a step, shard by shard."""
+"""Records the teacher's decoding of examples, one token per step, shard by shard."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -36,18 +36,18 @@ def collect(
     batch_size: int,
     seed: int,
 ) -> None:
-    """Decodes every example once at every temperature and writes the trajectories to ``directory``.
+    """Decodes each example once per temperature and writes the trajectories to ``directory``.
 
-    A row ends with the block that holds its stop token. Shard s holds the problems [s * shard_size,
-    (s + 1) * shard_size) of a fixed list, so a killed run goes on behind the shards it has written. The processes of a
-    group take turns at the shards; the first one writes the manifest when all are there, with the share of
-    trajectories that stopped and that equal the truth, by temperature.
+    A row ends with the block that holds its stop token. Shard s holds the problems [s * shard_size, (s + 1) *
+    shard_size) of a fixed list, so a killed run continues after the shards it has written. The processes of a group
+    take turns at the shards; the first process writes the manifest at the end, with the shares of trajectories per
+    temperature that stopped and that equal the truth.
 
     Args:
         examples: (prompt ids, truth ids) pairs; the truth ends with one end token.
         tokenizer: fingerprint of the tokenizer of the examples.
         batch_size: rows decoded together, of similar prompt length.
-        seed: of the sampling noise.
+        seed: seed of the sampling noise.
 
     Raises:
         TrainingError: there is nothing to collect, or ``directory`` holds shards of another teacher, of other
@@ -94,7 +94,7 @@ def collect(
 
 
 def _batches(problems: list[Problem], batch_size: int) -> Iterator[list[int]]:
-    """Indexes of problems to decode together: of one temperature and similar prompt length."""
+    """Yields indices of problems to decode together: equal temperature, similar prompt length."""
     order = sorted(range(len(problems)), key=lambda index: (problems[index][2], len(problems[index][0])))
     for _, group in groupby(order, key=lambda index: problems[index][2]):
         indexes = list(group)
@@ -105,7 +105,7 @@ def _batches(problems: list[Problem], batch_size: int) -> Iterator[list[int]]:
 def _decode(
     model: Transformer, manifest: Manifest, problems: list[Problem], seeds: list[int], generation_length: int
 ) -> list[Trajectory]:
-    """Trajectories of ``problems``, which share a temperature."""
+    """Decodes ``problems``, which share a temperature."""
     temperature = problems[0][2]
     decodings = decode_full(
         model,
@@ -128,7 +128,7 @@ def _decode(
 
 
 def _quality(shards: list[Shard], stop_ids: tuple[int, ...]) -> dict[str, dict[str, float]]:
-    """By temperature: how many trajectories, the share that stopped, and the share whose answer is the truth."""
+    """Per temperature: number of trajectories, share that stopped, and share whose answer equals the truth."""
     found: dict[float, list[tuple[bool, bool]]] = {}
     for shard in shards:
         for index in range(len(shard)):
@@ -146,7 +146,7 @@ def _quality(shards: list[Shard], stop_ids: tuple[int, ...]) -> dict[str, dict[s
 
 
 def _answer(tokens: Tensor, stop_ids: tuple[int, ...]) -> list[int] | None:
-    """The ids up to the first stop token and with it; ``None`` if there is none."""
+    """The ids up to and including the first stop token; ``None`` if there is none."""
     ids: list[int] = tokens.tolist()
     first = next((index for index, token in enumerate(ids) if token in stop_ids), None)
     return None if first is None else ids[: first + 1]

@@ -20,9 +20,9 @@ Problem = tuple[list[int], list[int], float]  # Prompt ids, truth ids, temperatu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """What made a set of trajectories; equal for all shards of it.
+    """The origin of a set of trajectories; equal for all its shards.
 
-    ``tokenizer`` and ``teacher`` are fingerprints. ``seed`` is that of the sampling noise.
+    ``tokenizer`` and ``teacher`` are fingerprints. ``seed`` is the seed of the sampling noise.
     """
 
     tokenizer: str
@@ -67,7 +67,7 @@ def _offsets(lengths: list[int]) -> Tensor:
 
 
 class Shard:
-    """A shard on disk: small arrays in memory, the long ones memory-mapped and read when asked for.
+    """A shard on disk: small arrays in memory, large ones read on demand.
 
     Raises:
         TrainingError: the file is missing, cut off, or not a shard; the message names it.
@@ -102,16 +102,16 @@ class Shard:
         return len(self._temperature)
 
     def problem(self, index: int) -> Problem:
-        """What was asked of the teacher, without reading what it did."""
+        """(prompt ids, truth ids, temperature) of a trajectory, without reading the trajectory."""
         prompt, truth = self._part("prompt", index).tolist(), self._part("truth", index).tolist()
         return prompt, truth, float(self._temperature[index])
 
     def tokens(self, index: int) -> Tensor:
-        """[n] int64: the ids decoded."""
+        """The decoded ids, [n] int64."""
         return self._part("tokens", index)
 
     def trajectory(self, index: int) -> Trajectory:
-        """The whole record."""
+        """Reads a whole trajectory."""
         prompt, truth, temperature = self.problem(index)
         order, hidden = self._part("order", index), self._part("hidden", index)
         return Trajectory(prompt, truth, self.tokens(index), order, hidden, temperature, self._generation_length)

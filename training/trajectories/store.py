@@ -1,4 +1,4 @@
-"""A directory of trajectories: shards, and a manifest that says what made them. Written shard by shard, resumable."""
+"""A directory of trajectories: shards, and a manifest of their origin. Written shard by shard, resumable."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ MANIFEST_FILE = "manifest.json"
 
 
 class TrajectoryWriter:
-    """Fills a store. Shards are independent and appear whole, so several processes may write different ones."""
+    """Writes a store. Shards are independent and written atomically: several processes can write different ones."""
 
     def __init__(self, directory: Path, provenance: Provenance) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ class TrajectoryWriter:
         """Whether shard ``number`` already holds the trajectories of ``problems``.
 
         Raises:
-            TrainingError: it holds others, or those of another teacher, or cannot be read.
+            TrainingError: the shard has other problems or another teacher, or cannot be read.
         """
         path = self._path(number)
         if not path.exists():
@@ -46,11 +46,11 @@ class TrajectoryWriter:
         return True
 
     def write(self, number: int, trajectories: Sequence[Trajectory]) -> None:
-        """Writes shard ``number``, whole."""
+        """Writes shard ``number`` atomically."""
         write_shard(self._path(number), trajectories, self.provenance)
 
     def shard(self, number: int) -> Shard:
-        """Shard ``number`` as it lies on disk.
+        """Opens shard ``number``.
 
         Raises:
             TrainingError: it is missing or unreadable.
@@ -61,7 +61,7 @@ class TrajectoryWriter:
         return self.directory / f"shard-{number:05d}.safetensors"
 
     def finish(self, shards: int, quality: dict[str, dict[str, float]]) -> None:
-        """Writes the manifest: shards 0 .. ``shards`` - 1 are the store, ``quality`` are figures about it."""
+        """Writes the manifest: the store has shards 0 .. ``shards`` - 1 and the figures ``quality``."""
         paths = [self._path(number) for number in range(shards)]
         counts = [len(Shard(path)) for path in paths]
         manifest = {
@@ -90,7 +90,7 @@ class TrajectoryStore(Sequence[Trajectory]):
     def open(
         cls, directory: Path, *, tokenizer_fingerprint: str, block_length: int, hidden_size: int
     ) -> "TrajectoryStore":
-        """Opens a store and verifies it: who reads it, and the checksum of every shard.
+        """Opens a store; verifies that it fits its reader, and the checksum of each shard.
 
         Raises:
             TrainingError: there is no manifest, it was made for another tokenizer, block length or hidden size, or

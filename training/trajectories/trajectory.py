@@ -17,8 +17,8 @@ class Trajectory:
         order: [n] int64, ``order[i] == k`` where position i was the (k+1)-th to be finalized.
         hidden: [n, hidden_size] bfloat16, the teacher's last hidden state that predicted each position at the step
             that finalized it (for a shifted backbone the row before it), so ``lm_head(hidden)`` are its logits.
-        temperature: of the teacher's sampling; 0 is greedy.
-        generation_length: masks on the teacher's canvas, at least n.
+        temperature: the teacher's sampling temperature; 0 is greedy.
+        generation_length: masks on the teacher's canvas at the start, at least n.
 
     Raises:
         ValueError: the fields contradict each other; the message names the field.
@@ -53,7 +53,7 @@ class Trajectory:
 
     @property
     def exact(self) -> bool:
-        """Whether the teacher wrote the truth, up to its end token."""
+        """Whether the teacher's answer equals the truth, end token included."""
         return self.tokens[: len(self.truth)].tolist() == self.truth
 
     def check_blocks(self, block_length: int) -> None:

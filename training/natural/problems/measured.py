@@ -1,4 +1,4 @@
-"""The problems that a task adapter is measured on, and whether an answer to one is right.
+"""The test problems of the task adapter, and the check of answers.
 
 No training row has their situations, functions or wordings.
 """
