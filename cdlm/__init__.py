@@ -4,7 +4,7 @@
         [answer] = llm.chat([{"role": "user", "content": "Hello"}], cdlm.SamplingParams(max_tokens=64))
         print(answer.text)
 
-``docs/python.md`` describes what is here. Nothing is loaded before it is used.
+See ``docs/python.md``. Names are imported on first use.
 """
 
 from importlib import import_module
@@ -43,7 +43,7 @@ def __getattr__(name: str) -> object:
 
         try:
             return version("cdlm-serve")
-        except PackageNotFoundError:  # A checkout that is on the path, and was not installed.
+        except PackageNotFoundError:  # A checkout on the path, not installed.
             return "0.0.0"
     if name not in __all__:
         raise AttributeError(f"module 'cdlm' has no attribute {name!r}")

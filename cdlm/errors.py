@@ -1,8 +1,8 @@
-"""What ``cdlm.LLM`` raises."""
+"""The errors of ``cdlm.LLM``."""
 
 
 class CdlmError(Exception):
-    """Any error of this package's Python interface."""
+    """Base class of the errors of the Python interface."""
 
 
 class LoadError(CdlmError):
@@ -10,10 +10,10 @@ class LoadError(CdlmError):
 
 
 class RequestError(CdlmError, ValueError):
-    """A request can never be served as it is.
+    """A request is invalid or can never be served.
 
     Attributes:
-        param: the field at fault, such as ``prompt`` or ``messages[0].role``; ``None`` if it is no single one.
+        param: the field at fault, for example ``prompt`` or ``messages[0].role``; ``None`` if it is not one field.
     """
 
     def __init__(self, message: str, param: str | None = None) -> None:
@@ -22,4 +22,4 @@ class RequestError(CdlmError, ValueError):
 
 
 class EngineError(CdlmError):
-    """The engine failed or stopped while it worked on a request; the next request finds it restarted."""
+    """The engine failed or stopped while working on a request; it is restarted for the next one."""

@@ -14,25 +14,24 @@ Prompt = str | Sequence[int]
 Messages = Sequence[Mapping[str, Any]]
 
 _COMPLETIONS, _CHATS = "/v1/completions", "/v1/chat/completions"
-# Answers carry ids, and tokens in log-probabilities are named by them.
+# Responses then contain token ids, also in log-probabilities.
 _WITH_IDS: Json = {"return_token_ids": True, "return_tokens_as_token_ids": True}
 
 
 class LLM:
-    """A model, loaded in a process of its own.
+    """A model in its own engine process.
 
         with cdlm.LLM("path-or-id") as llm:
             [answer] = llm.generate("Tom has 3 apples.", cdlm.SamplingParams(max_tokens=64))
             print(answer.text)
 
-    Calls may come from several threads, and from a notebook. The process ends with ``close``, at the end of a ``with``
-    block, and with the program.
+    Methods may be called from several threads, and in notebooks. The process ends with ``close``, at the end of a
+    ``with`` block, or with the program.
 
     Args:
-        model: a checkpoint directory, or the id owner/name of one on the Hugging Face Hub; ``None`` is the bundled
-            cdlm-nano.
-        settings: flags of ``cdlm serve`` that say what is loaded and how it runs, such as ``adapter``, ``device``,
-            ``dtype``, ``threads``, ``max_num_seqs`` or ``kv_cache_memory`` (bytes, or text such as "2GiB").
+        model: a checkpoint directory or a Hugging Face Hub id ``owner/name``; ``None`` is the bundled cdlm-nano.
+        settings: engine flags of ``cdlm serve`` with underscores, for example ``adapter``, ``device``, ``dtype``,
+            ``threads``, ``max_num_seqs``, or ``kv_cache_memory`` (bytes, or a text like "2GiB").
 
     Raises:
         LoadError: a setting is wrong, or the model cannot be loaded.
@@ -48,18 +47,18 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         **fields: Any,
     ) -> list[RequestOutput]:
-        """Continues prompts, all of them together.
+        """Completes prompts in one batch.
 
         Args:
-            prompts: a text, the ids of one, or several of either.
-            params: for all prompts, or one for each.
-            fields: other fields of ``/v1/completions``, such as ``suffix``, ``echo`` or ``best_of``.
+            prompts: a text, a list of token ids, or a list of either.
+            params: one for all prompts, or one per prompt.
+            fields: other fields of ``/v1/completions``, for example ``suffix``, ``echo`` or ``best_of``.
 
         Returns:
-            One output for each prompt, in their order.
+            One output per prompt, in order.
 
         Raises:
-            RequestError: one of the prompts cannot be served; none is answered.
+            RequestError: a prompt cannot be served; none is answered.
             EngineError: the engine failed.
         """
         several: list[Any] = [prompts] if _is_prompt(prompts) else list(prompts)
@@ -75,16 +74,16 @@ class LLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         **fields: Any,
     ) -> list[RequestOutput]:
-        """Answers a chat, or several together.
+        """Answers one chat, or several in one batch.
 
         Args:
-            messages: a chat: objects with ``role`` and ``content``, as in OpenAI's chats; or several chats.
-            params: for all chats, or one for each.
-            fields: other fields of ``/v1/chat/completions``, such as ``tools``, ``tool_choice`` or
+            messages: a chat, as OpenAI's list of objects with ``role`` and ``content``; or a list of chats.
+            params: one for all chats, or one per chat.
+            fields: other fields of ``/v1/chat/completions``, for example ``tools``, ``tool_choice`` or
                 ``chat_template_kwargs``.
 
         Returns:
-            One output for each chat, in their order.
+            One output per chat, in order.
 
         Raises:
             RequestError, EngineError: as ``generate`` does.
@@ -105,13 +104,15 @@ class LLM:
         canvas: bool = False,
         **fields: Any,
     ) -> Iterator[Chunk]:
-        """Answers one prompt or chat block by block. Closing the iterator ends the request.
+        """Streams the answer to one prompt or chat. Closing the iterator aborts the request.
 
         Args:
-            prompt: a text, the ids of one, or the messages of a chat.
-            granularity: ``step`` shows text as soon as all before it is final, also within a block.
-            canvas: also show each block after every denoise step.
-            fields: those of ``chat``.
+            prompt: a text, a list of token ids, or the messages of a chat.
+            params: how to decode.
+            granularity: ``block`` yields one chunk per block; ``step`` yields text as soon as all text before it is
+                final.
+            canvas: also yield the block after each denoise step (``Chunk.canvas``).
+            fields: other fields of the endpoint, as in ``generate`` or ``chat``.
 
         Raises:
             RequestError, EngineError: as ``generate`` does, at the first chunk or later.
@@ -122,10 +123,11 @@ class LLM:
         how = {"stream": True, "stream_granularity": granularity, "diffusing": canvas}
         for event in self._app.events(_CHATS if chat else _COMPLETIONS, {**what, **own, **how, **fields}):
             chunks = map(_chunk, event["choices"])
-            yield from (chunk for chunk in chunks if chunk != Chunk(chunk.index, "", []))  # That opens a chat.
+            # The first event of a chat is empty.
+            yield from (chunk for chunk in chunks if chunk != Chunk(chunk.index, "", []))
 
     def close(self) -> None:
-        """Ends the engine's process. Closing again does nothing."""
+        """Ends the engine process. Does nothing if closed already."""
         self._app.close()
 
     def __enter__(self) -> Self:
@@ -141,7 +143,7 @@ class LLM:
 
 
 async def _all(app: BackgroundApp, path: str, bodies: list[Json]) -> list[Json]:
-    # Enough to keep every row busy, and what waits does so here.
+    # Enough to keep every row busy; the other requests wait here.
     places = asyncio.Semaphore(2 * app.settings.max_num_seqs)
 
     async def one(body: Json) -> Json:
@@ -213,7 +215,7 @@ def _chunk(choice: Json) -> Chunk:
 
 
 def _logprobs(choice: Json, count: int) -> list[TokenLogprob] | None:
-    """Those of the ``count`` tokens of the answer; an end token after them has an entry too, which is left out."""
+    """Log-probabilities of the first ``count`` tokens; the entry of an end token after them is dropped."""
     found = choice.get("logprobs")
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""What ``cdlm.LLM`` returns."""
+"""The outputs of ``cdlm.LLM``."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -8,7 +8,7 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token's natural log-probability in the model's own distribution, and those of the likeliest in its place."""
+    """A token's natural log-probability before edits of logits; ``top``: token id -> that of the most likely ones."""
 
     token_id: int
     logprob: float
@@ -21,12 +21,12 @@ class Completion:
 
     Attributes:
         index: its number among the answers to one prompt, from 0.
-        text: without the end token and the stop string that ended it; of a chat without its tool calls.
-        token_ids: of the whole answer.
-        finish_reason: ``stop``: an end token or a stop string; ``length``: the limit; ``tool_calls``: complete calls.
-        stop_reason: the stop string, or the id in ``stop_token_ids``, that ended it; ``None`` for any other end.
-        logprobs: one for each of ``token_ids``, if they were asked for.
-        tool_calls: as in OpenAI's chats: objects with ``id`` and ``function``, which has ``name`` and ``arguments``.
+        text: the answer without end token, stop string and tool calls.
+        token_ids: token ids of the whole answer.
+        finish_reason: ``stop`` (end token or stop string), ``length`` (``max_tokens`` or context) or ``tool_calls``.
+        stop_reason: the stop string or the id of ``stop_token_ids`` that ended the answer; ``None`` for other ends.
+        logprobs: one per token in ``token_ids``, if requested.
+        tool_calls: as in OpenAI's chats: objects with ``id`` and ``function`` (``name``, ``arguments``).
     """
 
     index: int
@@ -43,12 +43,11 @@ class RequestOutput:
     """All answers to one prompt.
 
     Attributes:
-        prompt_token_ids: the prompt as the model read it.
-        outputs: ``SamplingParams.n`` answers.
-        cached_tokens: how many tokens of the prompt need not be computed again.
-        denoise_steps: steps of all answers; in each of them a block was denoised once.
-        forward_passes: of the model, for all answers: those steps, and those that computed the prompt and wrote
-            finished blocks.
+        prompt_token_ids: token ids of the prompt, chat template included.
+        outputs: the answers, ``SamplingParams.n`` of them.
+        cached_tokens: prompt tokens that came from the prefix cache.
+        denoise_steps: denoise steps of all answers; a step denoises one block once.
+        forward_passes: forward passes of all answers: denoise steps, prefill, and commits of finished blocks.
     """
 
     prompt_token_ids: list[int]
@@ -59,18 +58,18 @@ class RequestOutput:
 
     @property
     def text(self) -> str:
-        """That of the first answer."""
+        """The text of the first answer."""
         return self.outputs[0].text
 
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """A block while it is denoised.
+    """A block after one of its denoise steps.
 
     Attributes:
-        block: its number in the answer, from 0.
-        step: how many denoise steps it has had.
-        tokens: the text of each token, ``None`` where none is final yet.
+        block: its number in the answer, counted from 0.
+        step: how many denoise steps it has taken.
+        tokens: the text of each token; ``None`` at masked positions.
     """
 
     block: int
@@ -80,10 +79,10 @@ class Canvas:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What a stream adds to answer ``index``: a block, or with ``granularity="step"`` a part of one.
+    """A piece of the answer ``index`` in a stream: a block, or with ``granularity="step"`` a part of one.
 
-    ``finish_reason`` and ``stop_reason`` come with the last chunk of an answer. ``tool_calls`` are parts of calls, as
-    in OpenAI's streams; ``logprobs`` and ``canvas`` are there if they were asked for.
+    ``finish_reason`` and ``stop_reason`` are set in the last chunk of an answer. ``tool_calls`` has parts of calls, as
+    in OpenAI's streams; ``logprobs`` and ``canvas`` are set if requested.
     """
 
     index: int

@@ -1,4 +1,4 @@
-"""Sub-commands by name. Their modules import a lot, so each is imported only where its command is called."""
+"""The subcommands; each module is imported only when its command runs, since imports are slow."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -8,23 +8,23 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-# Where each lies, and its line in the list of commands.
+# name -> (module:object, help line).
 COMMANDS = {
     "serve": ("cdlm.cli.serve:serve", "Serve a checkpoint over HTTP."),
     "generate": ("cdlm.cli.generate:generate", "Answer one prompt without a server."),
     "eval": ("cdlm.cli.eval.command:evaluate", "Measure answers on problems that training never sees."),
     "bench": ("cdlm.cli.bench.command:bench", "Load a server and print throughput, latencies and diffusion figures."),
-    "plan": ("cdlm.cli.plan.command:plan", "What a model can do on an accelerator, computed and not measured."),
-    "doctor": ("cdlm.cli.doctor.command:doctor", "Whether a model can be served on this machine, and how."),
-    "key": ("cdlm.cli.key:key", "Draw an API key."),
+    "plan": ("cdlm.cli.plan.command:plan", "Compute what a model can do on an accelerator; measures nothing."),
+    "doctor": ("cdlm.cli.doctor.command:doctor", "Check whether a model can be served on this machine."),
+    "key": ("cdlm.cli.key:key", "Generate an API key."),
     "train": ("cdlm.cli.train:app", "Train a student stage by stage."),
 }
-# Their flags are those of the settings, which are read by themselves.
+# ``ServerSettings`` parses the flags of these commands.
 _FLAGS_OF_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 class LazyCommand(TyperCommand):
-    """Stands for a command in a list, and becomes it where it is called."""
+    """A placeholder with a help line; imports the real command when it is called."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name, help=COMMANDS[name][1], rich_markup_mode="rich")
@@ -35,7 +35,7 @@ class LazyCommand(TyperCommand):
 
 
 class LazyCommands(TyperGroup):
-    """All sub-commands, as ``COMMANDS`` lists them."""
+    """The group of all commands in ``COMMANDS``."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -43,7 +43,7 @@ class LazyCommands(TyperGroup):
 
 
 def load_command(name: str) -> Any:
-    """The real command of that name; a module's ``app`` is a group of its own."""
+    """Imports the real command ``name``; a Typer app becomes a group."""
     module, _, attribute = COMMANDS[name][0].partition(":")
     found: typer.Typer | Callable[..., None] = getattr(import_module(module), attribute)
     if isinstance(found, typer.Typer):

@@ -1,4 +1,4 @@
-"""What commands show people: quantities that are easily read, and how far a long command has come."""
+"""Readable quantities and progress bars for commands."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -7,13 +7,13 @@ _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, 
 
 
 def quantity(value: float, unit: str) -> str:
-    """Three digits: 15231233024 bytes are ``15.2 GB``, 0.00422 s are ``4.22 ms``."""
-    # A ratio of 0.9995 and above would be printed as 1000 of the smaller unit.
+    """Formats a value with three digits: 15231233024 bytes are ``15.2 GB``, 0.00422 s are ``4.22 ms``."""
+    # Values from 0.9995 of a unit would print as 1000 of the smaller unit.
     scale, prefix = next((entry for entry in _PREFIXES if abs(value) >= entry[0] * 0.9995), _PREFIXES[-1])
     return f"{value / scale:.3g} {prefix}{unit}"
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar with counts and the time left; silent when ``console`` is no terminal."""
+    """A progress bar with counts and time left; silent if ``console`` is not a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal)

@@ -1,4 +1,4 @@
-"""``cdlm generate``: one answer in this process, with the canvas shown after every denoise step if wanted."""
+"""``cdlm generate``: one answer in this process, optionally with the canvas after each denoise step."""
 
 import os
 from pathlib import Path
@@ -29,10 +29,10 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What to answer, or with --raw to complete.")],
     system: Annotated[str | None, typer.Option(help="A system message in front of the prompt.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Complete the prompt as it is, without a chat template.")] = False,
-    max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens to generate.")] = 256,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens to generate.")] = 256,
     show_steps: Annotated[bool, typer.Option("--show-steps", help="Print the canvas after every step.")] = False,
 ) -> None:
-    """Answer one prompt without a server, as the checkpoint's chat template asks it.
+    """Answer one prompt without a server, through the checkpoint's chat template.
 
     Without a chat template the prompt is completed. Flags that load the model are those of cdlm serve.
     """
@@ -81,7 +81,7 @@ def generate(
 
 
 def _prompt_ids(codec: "TextCodec", prompt: str, system: str | None, *, raw: bool) -> list[int]:
-    """Ids of a chat, or of the text alone; raises ``ApiError`` where a chat is asked for and cannot be."""
+    """Token ids of the prompt as a chat or as raw text; raises ``ApiError`` if a chat cannot be rendered."""
     from cdlm.server.text import Chat
 
     if raw or (not codec.has_template and system is None):

@@ -1,4 +1,4 @@
-"""``cdlm key``: a fresh API key, and what the server needs to recognize it."""
+"""``cdlm key``: a new API key, and its line for the server's key file."""
 
 from typing import Annotated
 
@@ -6,15 +6,15 @@ import typer
 
 
 def key(
-    name: Annotated[str, typer.Argument(help="What the key is called in logs and messages.")],
-    requests_per_minute: Annotated[int | None, typer.Option(help="Requests it may send a minute.")] = None,
-    tokens_per_minute: Annotated[int | None, typer.Option(help="Tokens it may use, prompts and answers.")] = None,
-    max_sequences: Annotated[int | None, typer.Option(help="Answers it may have in hand at once.")] = None,
+    name: Annotated[str, typer.Argument(help="Name of the key in logs and messages.")],
+    requests_per_minute: Annotated[int | None, typer.Option(help="Most requests per minute.")] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(help="Most tokens per minute, prompts and answers.")] = None,
+    max_sequences: Annotated[int | None, typer.Option(help="Most answers in progress at once.")] = None,
 ) -> None:
-    """Draws an API key.
+    """Generate an API key.
 
-    The key goes to standard error, its line for the file of --api-key-file to standard output: the file then holds a
-    hash, and `cdlm key NAME >> keys` shows the key once.
+    The key goes to standard error; a line with its hash, for --api-key-file, to standard output: `cdlm key NAME >>
+    keys` shows the key once and stores its hash.
     """
     from cdlm.server.access.keys import new_key
 

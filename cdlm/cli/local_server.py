@@ -1,4 +1,4 @@
-"""A server of one's own for the length of a command, so that a checkpoint can be measured without a second terminal."""
+"""Runs a temporary server for a command, so that a checkpoint can be measured without a second terminal."""
 
 import contextlib
 import socket
@@ -15,12 +15,12 @@ from cdlm.scheduler import child
 
 
 class LocalServerError(RuntimeError):
-    """The server did not come up; the message holds the end of its log."""
+    """The server did not start; the message contains the end of its log."""
 
 
 @contextlib.contextmanager
 def server_address(url: str, model: Path | None, adapter: Path | None = None) -> Iterator[str]:
-    """``url``, or a server of ``model`` with ``adapter`` merged into it for the length of the block."""
+    """A context that yields ``url``, or with ``model`` the URL of a temporary server of it and ``adapter``."""
     if model is None:
         if adapter is not None:
             raise LocalServerError(f"--adapter {adapter} needs --model, the checkpoint that it was trained on")
@@ -40,10 +40,10 @@ def local_server(
 ) -> Iterator[str]:
     """Serves ``model``, with ``adapter`` merged into it, on a free port; yields its URL and stops it at the end.
 
-    ``flags`` are further ones of ``cdlm serve``, ``variables`` those of its environment, by default this process's.
+    ``flags`` are further flags of ``cdlm serve``; ``variables`` is its environment, by default this process's.
 
     Raises:
-        LocalServerError: it exited or was not ready in time.
+        LocalServerError: the server exited, or was not ready within ``start_timeout_s`` seconds.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -51,7 +51,7 @@ def local_server(
     flags = ["--model", str(model), "--port", str(port), "--log-level", "warning", *flags]
     if adapter is not None:
         flags += ["--adapter", str(adapter)]
-    with tempfile.TemporaryFile() as log:  # Not a pipe: nobody would empty it.
+    with tempfile.TemporaryFile() as log:  # A pipe would fill up.
         process = subprocess.Popen(child.command("cdlm", "serve", *flags), stderr=log, env=variables)
         try:
             _wait_ready(process, f"http://127.0.0.1:{port}", start_timeout_s, log)
@@ -61,7 +61,7 @@ def local_server(
 
 
 def stop(process: "subprocess.Popen[bytes]", timeout_s: float) -> None:
-    """Ends a process, by force if it does not leave within ``timeout_s``."""
+    """Terminates a process; kills it if it does not exit within ``timeout_s`` seconds."""
     process.terminate()
     try:
         process.wait(timeout=timeout_s)

@@ -1,4 +1,4 @@
-"""The ``cdlm`` command: one sub-command a file, which is imported when it is called and not before."""
+"""The ``cdlm`` command; subcommands are imported when they are called."""
 
 from typing import Annotated
 

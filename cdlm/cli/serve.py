@@ -1,4 +1,4 @@
-"""``cdlm serve``: flags are those of ``cdlm.server.settings``, defined once and there."""
+"""``cdlm serve``; ``cdlm.server.settings`` defines its flags."""
 
 import sys
 

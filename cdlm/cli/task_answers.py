@@ -1,4 +1,4 @@
-"""Has a model answer the task adapter's prompts, through a server of its own."""
+"""Collects a model's answers to the task adapter's prompts, through a temporary server."""
 
 import asyncio
 import logging
@@ -14,11 +14,11 @@ from cdlm.training.natural.config import TaskAdapterConfig
 
 
 def collect_answers(config: TaskAdapterConfig, directory: Path) -> None:
-    """Draws the answers that ``directory`` lacks; a stopped run goes on where it was.
+    """Collects the answers that ``directory`` lacks; a stopped run continues.
 
     Raises:
-        TrainingError: what the prompts are made of is missing.
-        LocalServerError, CompletionError: the server did not come up, or refused.
+        TrainingError: a source of prompts is missing.
+        LocalServerError, CompletionError: the server did not start, or refused a request.
     """
     logging.getLogger("httpx").setLevel(logging.WARNING)  # It logs every request.
     directory.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ app = typer.Typer(
 
 ConfigOption = Annotated[Path, typer.Option(help="TOML file of the recipe.", exists=True, dir_okay=False)]
 OutputOption = Annotated[Path, typer.Option(help="Run directory of all stages. A stage found in it is resumed.")]
-WorkersOption = Annotated[int, typer.Option(min=1, help="Processes, one a core.")]
+WorkersOption = Annotated[int, typer.Option(min=1, help="Processes, one per core.")]
 _CORES = os.cpu_count() or 1
 
 

@@ -21,9 +21,9 @@ class CompletionError(RuntimeError):
 
 @dataclass(slots=True)
 class Completion:
-    """One finished request: text, usage, and times in seconds since it was sent; ``chunks`` are those of its events.
+    """One finished request: text, usage, and times in seconds since it was sent; ``chunks`` has one time per event.
 
-    ``usage`` is empty where the server does not report it.
+    ``usage`` is empty if the server does not report it.
     """
 
     text: str = ""
@@ -35,10 +35,10 @@ class Completion:
 
 
 async def complete(client: httpx.AsyncClient, body: dict[str, Any], endpoint: Endpoint = "completions") -> Completion:
-    """Streams one completion, or one chat.
+    """Sends one completion or chat, and reads its stream.
 
     Raises:
-        CompletionError: any status but 200, an error event, or a stream that is malformed or without its end.
+        CompletionError: the status is not 200, an event is an error, or the stream is malformed or incomplete.
     """
     result = Completion()
     started = time.perf_counter()
@@ -69,8 +69,8 @@ def _merge(result: Completion, event: dict[str, Any], started: float) -> None:
     if event.get("error"):
         error = event["error"]
         raise CompletionError(str(error.get("message")) if isinstance(error, dict) else str(error))
-    choices = event.get("choices") or []  # The event of the usage has none.
-    # The event that only gives the role of a chat's answer is no part of the answer.
+    choices = event.get("choices") or []  # The usage event has no choices.
+    # The first event of a chat has the role only.
     if any("delta" not in choice or _says_something(choice["delta"]) for choice in choices):
         result.chunks.append(time.perf_counter() - started)
         result.first_chunk = result.chunks[0]
@@ -89,9 +89,9 @@ def _shown(text: str) -> str:
 
 
 def make_client(url: str, api_key: str | None, concurrency: int) -> httpx.AsyncClient:
-    """A client with as many connections as requests will run at once.
+    """A client with one connection per concurrent request.
 
-    The proxies that variables such as HTTP_PROXY name are for other machines: none is asked for this one.
+    Ignores proxies (HTTP_PROXY and others) for addresses of this machine.
     """
     return httpx.AsyncClient(
         base_url=url.rstrip("/").removesuffix("/v1"),
@@ -103,7 +103,7 @@ def make_client(url: str, api_key: str | None, concurrency: int) -> httpx.AsyncC
 
 
 async def served_model(client: httpx.AsyncClient) -> str:
-    """The id of the model the server offers, the first of several.
+    """The id of the server's first model.
 
     Raises:
         CompletionError: the server cannot be reached, refuses, or offers none.

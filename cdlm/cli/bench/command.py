@@ -1,4 +1,4 @@
-"""``cdlm bench``: a load on a running server, and what it measured."""
+"""``cdlm bench``: measures a server under load."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ DEFAULT_CONCURRENCY = 16
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked, how much of it, and when."""
+    """The requests of a load, and when they are sent."""
 
     endpoint: Endpoint
     prompts: str
@@ -55,15 +55,15 @@ def bench(
     concurrency: Annotated[int | None, typer.Option(min=1, help=f"Requests in flight. [{DEFAULT_CONCURRENCY}]")] = None,
     request_rate: Annotated[
         float | None,
-        typer.Option(help="Requests a second on average, arriving at random (Poisson); inf sends all at once."),
+        typer.Option(help="Requests per second on average, arriving at random (Poisson); inf sends all at once."),
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1)] = 128,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Always generate max_tokens.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Which prompts and which arrivals.")] = 0,
-    warmup: Annotated[int, typer.Option(min=0, help="Requests sent before, one by one, that do not count.")] = 0,
+    warmup: Annotated[int, typer.Option(min=0, help="Requests sent first, one by one, and not counted.")] = 0,
     api_key: Annotated[str | None, typer.Option(envvar="CDLM_API_KEY", show_envvar=False)] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
-    detailed: Annotated[bool, typer.Option("--detailed", help="With every single request in the JSON.")] = False,
+    detailed: Annotated[bool, typer.Option("--detailed", help="Include each request in the JSON.")] = False,
     png: Annotated[Path | None, typer.Option("--png", help="Draw the latencies and the load over time here.")] = None,
 ) -> None:
     """Load a server and print throughput, latencies and diffusion figures."""
@@ -119,14 +119,14 @@ def _conditions(plan: Plan, model_name: str, requests: int) -> dict[str, Any]:
 
 
 async def _run(url: str, api_key: str | None, model_name: str | None, plan: Plan) -> tuple[str, Load]:
-    # A set that cannot be read stops the run before the server is asked anything.
+    # Fails before the first request to the server.
     known = None if plan.prompts in BUILT_IN else read_prompts(Path(plan.prompts), plan.endpoint)
     count = plan.requests or (len(known) if known else DEFAULT_REQUESTS)
     async with make_client(url, api_key, count if plan.rate is not None else plan.concurrency) as client:
         name = model_name or await served_model(client)
         if known is None:
             known = await _built_in(client, name, plan, count)
-        # The first prompts again where a file has too few.
+        # Repeats the prompts if a file has too few.
         bodies = [
             {"model": name, **plan.fields, **known[number % len(known)].fields(plan.endpoint)}
             for number in range(count)
@@ -166,7 +166,7 @@ async def _built_in(client: httpx.AsyncClient, model_name: str, plan: Plan, coun
 
 
 async def _counters(client: httpx.AsyncClient) -> dict[str, float]:
-    """Sums and counts of a cdlm server's histograms, over all labels; nothing from another server."""
+    """Sums and counts of a cdlm server's histograms, over all labels; empty for other servers."""
     totals: dict[str, float] = {}
     try:
         response = await client.get("/metrics")

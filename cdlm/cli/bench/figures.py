@@ -1,4 +1,4 @@
-"""The figures of a load, named as ``vllm bench serve`` names them where they are the same."""
+"""The figures of a load, with the names of ``vllm bench serve`` where it has them."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ LATENCIES = {
 
 
 def summarize(load: Load) -> dict[str, Any]:
-    """Counts, throughput a second, latencies in milliseconds, and the server's own means over the load.
+    """Counts, throughput per second, latencies in milliseconds, and means of the server's own metrics.
 
-    What there is no value of is ``None``.
+    Missing values are ``None``.
     """
     done = load.completions
     usages = [one.usage for one in done]
@@ -35,7 +35,7 @@ def summarize(load: Load) -> dict[str, Any]:
         "failed": len(load.errors),
         "total_input_tokens": inputs,
         "total_output_tokens": outputs,
-        # Without a usage an event counts as a token, which holds for servers that stream token by token.
+        # Without usage, one event counts as one token.
         "output_tokens_from": "usage" if all("completion_tokens" in usage for usage in usages) else "events",
         "request_throughput": len(done) / load.seconds,
         "output_throughput": outputs / load.seconds,
@@ -56,7 +56,7 @@ def summarize(load: Load) -> dict[str, Any]:
 
 
 def details(load: Load) -> dict[str, Any]:
-    """Each request by itself, in the order they were planned; seconds, and nothing where one failed."""
+    """Per metric, a list with one value per request in planned order; times in seconds, no time if it failed."""
     done = [attempt.done for attempt in load.attempts]
     return {
         "start_times": [attempt.sent for attempt in load.attempts],
@@ -70,7 +70,7 @@ def details(load: Load) -> dict[str, Any]:
 
 
 def latencies(done: Sequence[Completion]) -> dict[str, list[float]]:
-    """The values behind each of ``LATENCIES``, in seconds."""
+    """The values of each latency in ``LATENCIES``, in seconds."""
     timed = [(one, output_tokens(one)) for one in done if one.chunks]
     return {
         "ttft": [one.chunks[0] for one, _ in timed],
@@ -81,12 +81,12 @@ def latencies(done: Sequence[Completion]) -> dict[str, list[float]]:
 
 
 def gaps(done: Completion) -> list[float]:
-    """Seconds between its events."""
+    """Seconds between the events of a request."""
     return [later - earlier for earlier, later in pairwise(done.chunks)]
 
 
 def output_tokens(done: Completion) -> int:
-    """Tokens of an answer; its events where the server does not say."""
+    """Tokens of an answer; the number of events if the server does not report it."""
     return int(done.usage.get("completion_tokens", len(done.chunks)))
 
 

@@ -1,4 +1,4 @@
-"""A load on a server: when each request is sent, and what came of it."""
+"""Runs a load: sends requests at their times and records their results."""
 
 import asyncio
 import math
@@ -15,7 +15,7 @@ from cdlm.cli.bench.client import Completion, CompletionError, Endpoint, complet
 
 @dataclass(slots=True)
 class Attempt:
-    """One request: when it was due and when it was sent and over, in seconds since the load began.
+    """One request: when it was due, sent and finished, in seconds since the load began.
 
     Either ``done`` or ``error`` is set.
     """
@@ -29,7 +29,7 @@ class Attempt:
 
 @dataclass(slots=True)
 class Load:
-    """What a load came to: its requests in their order, its length in seconds, how the server's counters moved."""
+    """The result of a load: requests in order, duration in seconds, and increase of the server's counters."""
 
     attempts: list[Attempt]
     seconds: float
@@ -37,17 +37,17 @@ class Load:
 
     @property
     def completions(self) -> list[Completion]:
-        """Those that were answered."""
+        """The completions of requests that succeeded."""
         return [attempt.done for attempt in self.attempts if attempt.done is not None]
 
     @property
     def errors(self) -> list[str]:
-        """What the others failed with."""
+        """The error messages of requests that failed."""
         return [attempt.error for attempt in self.attempts if attempt.error is not None]
 
 
 def poisson_arrivals(count: int, rate: float, seed: int) -> list[float]:
-    """Seconds at which ``count`` requests are due at ``rate`` a second on average; all at once if it is infinite."""
+    """Times in seconds at which ``count`` requests are due, at ``rate`` per second on average; all 0 if infinite."""
     if math.isinf(rate):
         return [0.0] * count
     gaps = np.random.default_rng(seed).exponential(1.0 / rate, count)
@@ -63,9 +63,9 @@ async def run_load(
     concurrency: int,
     on_end: Callable[[Attempt], None],
 ) -> Load:
-    """Sends every body at its time in ``arrivals``, or with ``None`` so that ``concurrency`` are in flight.
+    """Sends each body at its time in ``arrivals``; with ``None``, keeps ``concurrency`` requests in flight.
 
-    A request that fails is an ``Attempt`` with its error; ``on_end`` hears of each as it ends.
+    A failed request becomes an ``Attempt`` with its error; ``on_end`` is called with each attempt.
     """
     gate = asyncio.Semaphore(len(bodies) if arrivals is not None else concurrency)
     started = time.perf_counter()

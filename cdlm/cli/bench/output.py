@@ -1,4 +1,4 @@
-"""The figures of a load for people: tables on standard output, and a picture."""
+"""Prints the figures of a load as tables, and draws them."""
 
 import math
 from pathlib import Path
@@ -15,11 +15,11 @@ _COLUMNS = ("mean", "std", *(f"p{percent}" for percent in PERCENTILES))
 
 
 class PictureError(RuntimeError):
-    """A picture cannot be drawn here."""
+    """A picture cannot be drawn, since matplotlib is missing."""
 
 
 def print_figures(figures: dict[str, Any], title: str) -> None:
-    """The figures by their names in the JSON, and the latencies side by side."""
+    """Prints a table of figures, by their JSON names, and a table of latencies."""
     console = Console(width=100)
     spread = {f"{way}_{name}_ms" for name in LATENCIES for way in (*_COLUMNS, "median")}
     table = Table("figure", "value", title=title)
@@ -35,7 +35,7 @@ def print_figures(figures: dict[str, Any], title: str) -> None:
 
 
 def require_matplotlib() -> None:
-    """Raises ``PictureError`` where a picture could not be drawn."""
+    """Raises ``PictureError`` if matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -43,7 +43,7 @@ def require_matplotlib() -> None:
 
 
 def draw_load(load: Load, title: str, path: Path) -> None:
-    """The spread of each latency, and requests in flight and tokens a second over time, as a PNG."""
+    """Draws a PNG: the distribution of each latency, and requests in flight and tokens per second over time."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -82,14 +82,14 @@ def _draw_in_flight(axis: Any, load: Load) -> None:
 
 
 def _draw_tokens(axis: Any, load: Load) -> None:
-    """Tokens a second, those of an answer spread evenly over its events."""
+    """Draws tokens per second; an answer's tokens are spread evenly over its events."""
     at, weights = [], []
     for attempt in load.attempts:
         if attempt.done is not None and attempt.done.chunks:
             chunks = attempt.done.chunks
             at += [attempt.sent + chunk for chunk in chunks]
             weights += [output_tokens(attempt.done) / len(chunks)] * len(chunks)
-    axis.set_title("tokens a second")
+    axis.set_title("tokens per second")
     axis.set_xlabel("seconds")
     axis.grid(alpha=0.3)
     if at:

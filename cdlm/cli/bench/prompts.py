@@ -1,4 +1,4 @@
-"""What a load asks: problems, random text of a given length, or the prompts of a file."""
+"""The prompts of a load: problems, random text of a given length, or a file."""
 
 import json
 import random
@@ -22,13 +22,13 @@ class PromptError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt: a text, token ids, or the messages of a chat; ``max_tokens`` where it brings its own."""
+    """One prompt: a text, token ids, or the messages of a chat; perhaps with its own ``max_tokens``."""
 
     content: str | list[int] | list[dict[str, Any]]
     max_tokens: int | None = None
 
     def fields(self, endpoint: Endpoint) -> dict[str, Any]:
-        """The fields of a request body."""
+        """The prompt as fields of a request body."""
         own = {} if self.max_tokens is None else {"max_tokens": self.max_tokens}
         if endpoint == "completions":
             return {"prompt": self.content, **own}
@@ -37,17 +37,17 @@ class Prompt:
 
 
 def problem_prompts(task: ScoredTask, count: int, seed: int) -> list[Prompt]:
-    """Held-out problems, all different, the same for the same seed."""
+    """``count`` distinct held-out problems, determined by the seed."""
     return [Prompt(problem.prompt) for problem in draw_problems(task, count, seed)]
 
 
 async def random_prompts(
     client: httpx.AsyncClient, model: str, endpoint: Endpoint, count: int, seed: int, tokens: int
 ) -> tuple[list[Prompt], bool]:
-    """Words in random order, and whether they were counted in tokens.
+    """Random prompts of ``tokens`` tokens, and whether tokens were counted.
 
-    Cut to ``tokens`` by the server's ``/tokenize``; where it has none, each prompt has that many words. A chat has its
-    template's tokens on top.
+    The server's ``/tokenize`` counts; if it has none, prompts have ``tokens`` words. In a chat, the template's tokens
+    come on top.
     """
     rng = random.Random(seed)
     words = sorted({word for problem in draw_problems("words", 200, 0) for word in problem.prompt.split()})
@@ -69,7 +69,7 @@ async def random_prompts(
 
 
 async def _ask(client: httpx.AsyncClient, path: str, body: dict[str, Any], name: str) -> object:
-    """Field ``name`` of the answer; ``None`` from a server that does not know the path."""
+    """Posts ``body``; returns field ``name`` of the response, or ``None`` if the server does not have the path."""
     try:
         response = await client.post(path, json=body)
         return response.json().get(name) if response.status_code == 200 else None
@@ -78,10 +78,10 @@ async def _ask(client: httpx.AsyncClient, path: str, body: dict[str, Any], name:
 
 
 def read_prompts(path: Path, endpoint: Endpoint) -> list[Prompt]:
-    """The prompts of a file: a JSON array, or a JSON value a line (docs/benchmarking.md has the forms).
+    """Reads prompts from a JSON array or JSON Lines (docs/benchmarking.md lists the formats).
 
     Raises:
-        PromptError: it cannot be read, is empty, or holds something else.
+        PromptError: the file cannot be read, is empty, or has another format.
     """
     try:
         text = path.read_text("utf-8")
@@ -98,7 +98,7 @@ def _items(path: Path, text: str) -> Iterator[tuple[str, object]]:
         try:
             items = json.loads(text)
         except ValueError:
-            items = None  # Lines that are arrays, or a broken array: read as lines, which names the one at fault.
+            items = None  # Read as lines, for an error that names the line.
         if isinstance(items, list):
             yield from ((f"{path}: item {number}", item) for number, item in enumerate(items, 1))
             return
@@ -135,6 +135,6 @@ def _prompt(item: object, where: str, endpoint: Endpoint) -> Prompt:
 
 
 def _first_said(turns: object) -> object:
-    """What a person says first in a ShareGPT conversation."""
+    """The first human turn of a ShareGPT conversation."""
     said = (turn for turn in turns if isinstance(turn, dict)) if isinstance(turns, list) else iter(())
     return next((turn.get("value") for turn in said if turn.get("from") in _HUMAN), None)

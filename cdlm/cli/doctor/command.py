@@ -1,4 +1,4 @@
-"""``cdlm doctor`` as it is typed."""
+"""The command ``cdlm doctor``."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import typer
 
 def doctor(
     context: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, as bug reports ask for it.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for bug reports.")] = False,
 ) -> None:
     """Report versions, processor, GPUs and memory, and whether a model can be served here.
 

@@ -1,4 +1,4 @@
-"""Everything that the doctor looks at, in one object that goes into JSON."""
+"""Collects all findings of ``cdlm doctor`` in one JSON object."""
 
 import logging
 import warnings
@@ -13,10 +13,10 @@ from cdlm.server.settings import ServerSettings
 
 
 def examine(settings: ServerSettings) -> dict[str, Any]:
-    """What is here, what ``settings`` would come to, and what is wrong with it. Sizes are in bytes.
+    """Examines the machine and the model of ``settings``; returns findings as JSON, sizes in bytes.
 
-    ``problem`` says why the model cannot be served; ``None`` where nothing is known that would prevent it. A part that
-    could not be looked at is ``None``, and a warning says why.
+    ``problem`` says why the model cannot be served; ``None`` if no reason was found. A part that could not be examined
+    is ``None``, and a warning says why.
     """
     found: dict[str, Any] = {}
     told: list[str] = []
@@ -41,14 +41,14 @@ def examine(settings: ServerSettings) -> dict[str, Any]:
 
 
 def _model(settings: ServerSettings) -> Any:
-    from cdlm.cli.doctor.model import examine_model  # Imports torch, which may be what is broken.
+    from cdlm.cli.doctor.model import examine_model  # Imports torch, which may be broken.
 
     return examine_model(settings)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What libraries log and warn of while they look at a checkpoint is told in the report."""
+    """A context that silences logs and warnings of libraries: the report covers them."""
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
@@ -59,7 +59,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _look(name: str, look: Callable[[], Any], told: list[str]) -> Any:
-    """What ``look`` returns; a broken part of a machine must not hide the others."""
+    """Calls ``look``; turns an error into ``None`` and a message, so that the other parts are still reported."""
     try:
         return look()
     except Exception as error:

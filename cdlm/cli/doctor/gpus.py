@@ -1,4 +1,4 @@
-"""NVIDIA GPUs: those that the machine has, and those that torch sees."""
+"""NVIDIA GPUs: those in the machine, and those that torch sees."""
 
 import ctypes
 import re
@@ -9,9 +9,9 @@ _NVIDIA, _DISPLAY = "0x10de", "0x03"  # Vendor, and the class that display contr
 
 
 def gpus(root: Path = Path("/")) -> dict[str, Any]:
-    """What the kernel knows of GPUs below ``root``, and what torch does.
+    """Describes the GPUs that the kernel reports below ``root``, and those that torch can use.
 
-    ``on_bus`` counts them on the PCI bus, ``device_files`` those that this process or container can reach.
+    ``on_bus`` counts GPUs on the PCI bus, ``device_files`` those that this process or container can open.
     """
     import torch
 
@@ -27,7 +27,7 @@ def gpus(root: Path = Path("/")) -> dict[str, Any]:
 
 
 def gpu_warnings(seen: dict[str, Any] | None) -> list[str]:
-    """Why torch would not use a GPU that is there."""
+    """Warnings that say why torch cannot use a GPU of this machine."""
     if seen is None or seen["seen_by_torch"] or not (seen["on_bus"] or seen["device_files"] or seen["driver"]):
         return []
     there = "this machine has an NVIDIA GPU"
@@ -57,7 +57,7 @@ def _driver(version: Path) -> str | None:
 
 
 def _driver_cuda() -> str | None:
-    """The newest CUDA that the driver runs; ``None`` without its library."""
+    """The newest CUDA version that the driver supports; ``None`` without its library."""
     number = ctypes.c_int()
     try:
         ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(number))

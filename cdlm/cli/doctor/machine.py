@@ -1,4 +1,4 @@
-"""The machine but for its GPUs: system, processor, memory, disks. Sizes are in bytes."""
+"""System, processor, memory and disks of the machine. Sizes are in bytes."""
 
 import os
 import platform
@@ -10,16 +10,16 @@ from typing import Any
 
 from cdlm.scheduler.child import WAITING
 
-# Of a processor's features, those that kernels of torch and oneDNN are chosen by.
+# Processor features by which torch and oneDNN choose kernels.
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", *WAITING)
 SHARED_MEMORY = Path("/dev/shm")  # nosec B108 - nothing is written there
-# What NCCL shares between ranks there is some megabytes a channel; Docker gives a container 64 MB in all.
+# NCCL needs some megabytes per channel; Docker's default for a container is 64 MB.
 ENOUGH_SHARED_MEMORY = 2**30
 
 
 def system() -> dict[str, Any]:
-    """Python, kernel, C library, and the kind of container this is in, if it is in one."""
+    """Python, kernel, C library, and the kind of container, if any."""
     return {
         "python": platform.python_version(),
         "executable": sys.executable,
@@ -40,7 +40,7 @@ def container(root: Path = Path("/")) -> str | None:
 
 
 def processor() -> dict[str, Any]:
-    """Name and features, cores that this process may use, and what torch makes of them."""
+    """Name, features, cores that this process may use, and torch's capability and threads."""
     import torch
 
     from cdlm.scheduler.steps.threads import cpu_quota, free_cores
@@ -66,7 +66,7 @@ def processor() -> dict[str, Any]:
 
 
 def memory() -> dict[str, int]:
-    """All of the machine's, and what this process could still take of it within its control group."""
+    """Total memory of the machine, and memory that this process can still use within its control group."""
     import torch
 
     from cdlm.model.device import free_memory
@@ -78,7 +78,7 @@ def memory() -> dict[str, int]:
 
 
 def shared_memory(path: Path = SHARED_MEMORY) -> dict[str, int] | None:
-    """Shared memory of the machine or container; ``None`` where there is none."""
+    """Size of shared memory; ``None`` if there is none."""
     try:
         usage = shutil.disk_usage(path)
     except OSError:
@@ -87,7 +87,7 @@ def shared_memory(path: Path = SHARED_MEMORY) -> dict[str, int] | None:
 
 
 def shared_memory_warnings(seen: dict[str, int] | None, ranks: int) -> list[str]:
-    """What ranks would miss."""
+    """A warning if shared memory is too small for ``ranks`` ranks."""
     free = 0 if seen is None else seen["free"]
     if ranks == 1 or free >= ENOUGH_SHARED_MEMORY:
         return []
@@ -99,7 +99,7 @@ def shared_memory_warnings(seen: dict[str, int] | None, ranks: int) -> list[str]
 
 
 def disks(model: str) -> dict[str, dict[str, Any]]:
-    """Where checkpoints from the Hub are kept, where the model lies, and where sockets and other small files go."""
+    """Free space of the Hub's cache, the model's directory, and the temporary directory."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     found = {}

@@ -1,4 +1,4 @@
-"""What an engine would load, and whether it fits: all that can be known without reading the weights."""
+"""Predicts what an engine would load and whether it fits, without reading weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,18 +22,18 @@ from cdlm.scheduler.options import EngineOptions
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """An engine that could start.
+    """A prediction for an engine that can start. Sizes are in bytes.
 
     Attributes:
-        described: what the checkpoint's files say.
-        device: that of the first rank.
-        dtype: of the weights and of what is computed.
-        parameters: weights of the whole transformer.
-        weight_bytes: memory of one rank's weights once they are loaded.
-        free_bytes: free on the device now.
-        page_bytes: memory of a page of keys and values, on one rank.
-        pages: of the pool.
-        packed: large weights are brought into the order of a CPU's kernels.
+        described: the checkpoint's metadata.
+        device: the first rank's device.
+        dtype: dtype of weights and arithmetic.
+        parameters: number of weights of the whole transformer.
+        weight_bytes: one rank's weights, once loaded.
+        free_bytes: memory that is free on the device now.
+        page_bytes: one page of the KV cache on one rank.
+        pages: number of pages in the KV cache.
+        packed: whether large weights are packed for a CPU's kernels.
     """
 
     described: Description
@@ -48,7 +48,7 @@ class Outlook:
 
 
 def outlook(options: EngineOptions) -> Outlook:
-    """Follows the start of an engine as far as it goes without reading weights.
+    """Predicts the start of an engine with ``options``.
 
     Raises:
         EngineStartError: the engine could not start; the message says why.
@@ -81,7 +81,7 @@ def outlook(options: EngineOptions) -> Outlook:
     check_step_size(options, described.manifest)
     plain = Precision(dtype.itemsize, dtype.itemsize, dtype.itemsize == 2)
     stored = plain if options.quantization == "none" else Precision(1, dtype.itemsize, dtype.itemsize == 2)
-    # Weights are loaded as they are, and quantized where they lie.
+    # Weights are loaded in full precision, then quantized in place.
     loaded, kept = (int(ModelCost(described.shape, how, size).weight_bytes) for how in (plain, stored))
     free = free_memory(device)
     ranks_here = 1 if device.type == "cuda" else size

@@ -1,4 +1,4 @@
-"""The doctor's findings for people, on standard output."""
+"""Prints the findings of ``cdlm doctor``."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ _MAIN_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "torchao
 
 
 def print_findings(found: dict[str, Any]) -> None:
-    """A line per part, the flags, the warnings, and whether the model can be served."""
+    """Prints one line per part, the flags, the warnings, and whether the model can be served."""
     for name, text in _lines(found):
         typer.echo(f"{name:15}{text}")
     if found["flags"] is not None:

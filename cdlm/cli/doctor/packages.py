@@ -7,11 +7,11 @@ OWN = "cdlm-serve"
 
 
 def packages() -> dict[str, str | None]:
-    """Version of this program and of each package that it depends on; ``None`` for one that is not installed."""
+    """Package -> version, of this package and its dependencies; ``None`` if not installed."""
     found = {OWN: _version(OWN)}
     for requirement in importlib.metadata.requires(OWN) or ():
         name = re.match(r"[\w.-]+", requirement)
-        # Those of the extra for developers say nothing about a server.
+        # Development tools do not matter to a server.
         if name is not None and "extra == 'dev'" not in requirement.replace('"', "'"):
             found[name[0]] = _version(name[0])
     return found

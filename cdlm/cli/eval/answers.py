@@ -1,4 +1,4 @@
-"""Answers of the comparison table kept on disk: an interrupted run goes on, and a row is decoded once."""
+"""Stores the answers of the comparison table, so that an interrupted run continues."""
 
 import hashlib
 import json
@@ -10,11 +10,11 @@ from cdlm.cli.eval.rows import Answer
 
 
 class AnswerStore:
-    """One JSON file a task and row, with all that its answers depend on; other answers are decoded anew.
+    """One JSON file per task and row, with everything that determines its answers; outdated files are not used.
 
     Args:
-        directory: where the files lie; created when the first one is written.
-        common: what all rows depend on, as JSON: problems, canvas, device, version.
+        directory: directory of the files; created at the first write.
+        common: what determines the answers of all rows, as JSON: problems, canvas, device, version.
     """
 
     def __init__(self, directory: Path, common: dict[str, Any]) -> None:
@@ -22,7 +22,7 @@ class AnswerStore:
         self._digests: dict[Path, str] = {}
 
     def load(self, task: str, row: str, decoding: dict[str, Any], checkpoint: Path) -> list[Answer] | None:
-        """The row's answers in the order of its problems, or ``None`` if none or other ones are kept."""
+        """The stored answers of a row, in the order of its problems; ``None`` if missing or outdated."""
         try:
             kept = json.loads(self._file(task, row).read_text())
             if kept["of"] != self._of(decoding, checkpoint):
@@ -32,7 +32,7 @@ class AnswerStore:
             return None
 
     def save(self, task: str, row: str, decoding: dict[str, Any], checkpoint: Path, answers: list[Answer]) -> None:
-        """Writes the row's answers; a reader never sees half a file."""
+        """Writes the answers of a row atomically."""
         self.directory.mkdir(parents=True, exist_ok=True)
         file = self._file(task, row)
         content = {"of": self._of(decoding, checkpoint), "answers": [asdict(answer) for answer in answers]}
@@ -47,7 +47,7 @@ class AnswerStore:
         return {**self.common, **decoding, "checkpoint": self._digest(checkpoint)}
 
     def _digest(self, checkpoint: Path) -> str:
-        """SHA-256 over the checkpoint's files and their names."""
+        """SHA-256 of the checkpoint's file names and contents."""
         if checkpoint not in self._digests:
             digest = hashlib.sha256()
             for path in sorted(path for path in checkpoint.iterdir() if path.is_file()):

@@ -49,7 +49,7 @@ def evaluate(
     max_tokens: Annotated[int, typer.Option(min=1)] = 256,
     api_key: Annotated[str | None, typer.Option(envvar="CDLM_API_KEY", show_envvar=False)] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result here.")] = None,
-    failures: Annotated[Path | None, typer.Option(help="Write wrong answers here, one JSON object a line.")] = None,
+    failures: Annotated[Path | None, typer.Option(help="Write wrong answers here, one JSON object per line.")] = None,
     table: Annotated[
         bool,
         typer.Option("--table", help="Compare teacher decoders, student and autoregressive model, in this process."),
@@ -61,7 +61,7 @@ def evaluate(
     ] = None,
     rows: Annotated[str | None, typer.Option(help="Table: only these rows, comma-separated.")] = None,
     answers: Annotated[
-        Path | None, typer.Option(help="Table: keep every row's answers in this folder; a run started again goes on.")
+        Path | None, typer.Option(help="Table: keep answers in this folder; a restarted run continues.")
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="Table: draw score against latency here, a PNG.")] = None,
 ) -> None:
@@ -147,7 +147,7 @@ def _table(
 
 
 class Runs:
-    """Every problem with its completion (``None`` after an error) and whether it was right."""
+    """Results per problem: its completion (``None`` after an error), and whether it is right."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[Problem, Completion | None, bool]] = []
@@ -209,7 +209,7 @@ def summarize(runs: Runs) -> dict[str, Any]:
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """Confidence interval of a proportion that also behaves near 0 and 1."""
+    """Wilson confidence interval (low, high) of a proportion, valid also near 0 and 1."""
     rate = successes / trials
     spread = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
     centre, scale = rate + z * z / (2 * trials), 1 + z * z / trials

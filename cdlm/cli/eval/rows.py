@@ -1,4 +1,4 @@
-"""The rows of the comparison table: each a way to decode one of three models."""
+"""The rows of the comparison table: each decodes one of three models in one way."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ class TableError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Tokens before the end token, and what they took; ``blocks`` counts those that were worked on."""
+    """Tokens before the end token, and the work that they took; ``blocks`` counts decoded blocks."""
 
     token_ids: list[int]
     steps: int
@@ -80,14 +80,14 @@ Answerer = Callable[[list[list[int]]], list[Answer]]
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """One row.
+    """One row of the table.
 
     Attributes:
         checkpoint: directory of its model.
         decoding: its decoder's settings, as JSON; with the checkpoint they fix the answers.
-        tokenizer: of its model.
-        answer: decodes one request as it is timed.
-        answer_many: decodes many to the same tokens, with the figures ``answer`` would report.
+        tokenizer: its model's tokenizer.
+        answer: decodes one request, for timing.
+        answer_many: decodes many requests in batches, to the same tokens and figures as ``answer``.
     """
 
     name: str
@@ -132,7 +132,7 @@ class Models:
         return checkpoint
 
     def llm(self, name: str) -> OfflineEngine:
-        """An engine of ``student`` or ``autoregressive``, in this process."""
+        """An engine for the stage ``student`` or ``autoregressive``, in this process."""
         if name not in self._llms:
             # Repetitions of a problem are timed: its prompt must be computed every time.
             options = EngineOptions(
@@ -145,7 +145,7 @@ class Models:
         return self._llms[name]
 
     def row(self, name: str, *, truncated_count: int) -> TableRow:
-        """A row of ``ROWS``; ``truncated_count`` are the tokens a step of the truncated teacher."""
+        """Makes the row ``name`` of ``ROWS``; ``truncated_count`` is the tokens per step of the truncated teacher."""
         if name in _STUDENT or name == "autoregressive":
             model = "student" if name in _STUDENT else name
             directory, params = self.directories[model], _STUDENT.get(name, DecodingParams())
@@ -173,7 +173,7 @@ class Models:
         return row(one, answer_many)
 
     def _once(self, answerer: Answerer) -> Answerer:
-        """The teacher's plain decoding with an early stop, which two rows need: each prompt is decoded once."""
+        """The teacher's full decoding with early stop; cached, since two rows need it."""
 
         def answer(prompts: list[list[int]]) -> list[Answer]:
             fresh = [prompt for prompt in prompts if tuple(prompt) not in self._stopped]

@@ -93,7 +93,7 @@ def make_table(
 
 
 class _Measurement:
-    """One task's rows."""
+    """Measures the rows of one task."""
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class _Measurement:
         return ids
 
     def _answer_all(self, row: TableRow, *, counted: bool = True) -> list[Answer]:
-        """All problems, from the store or in batches of prompts of similar length."""
+        """Answers to all problems, from the store or decoded in batches of similar prompt length."""
         started = time.perf_counter()
         kept = self.store and self.store.load(self.task, row.name, row.decoding, row.checkpoint)
         if kept:
@@ -171,7 +171,7 @@ class _Measurement:
         return [found[index] for index in range(len(prompts))]
 
     def _time(self, rows: dict[str, TableRow], count: int) -> tuple[dict[str, list[float]], dict[str, list[Answer]]]:
-        """Seconds and answers of the first ``count`` problems, after one request of each row that is not counted."""
+        """Times each row on the first ``count`` problems, after a warm-up request; returns seconds and answers."""
         seconds: dict[str, list[float]] = {name: [] for name in rows}
         answers: dict[str, list[Answer]] = {name: [] for name in rows}
         for row in rows.values():
@@ -207,7 +207,7 @@ class _Measurement:
         return [str(row.tokenizer.decode(answer.token_ids)) for answer in answers]
 
     def _right(self, texts: list[str]) -> list[bool]:
-        """Verdicts in order; rows often agree, and a verdict on code costs a process."""
+        """Whether each text is right; checks equal texts once, since checking code starts a process."""
         wanted = {(problem.prompt, text): problem for problem, text in zip(self.problems, texts, strict=True)}
         fresh = [key for key in wanted if key not in self._verdicts]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -216,7 +216,7 @@ class _Measurement:
 
 
 def tokens_per_step(steps_per_block: float, block_length: int) -> int:
-    """Tokens a step with which a block takes ``steps_per_block`` steps, rounded; the nearest possible, rather more."""
+    """The tokens per step for which a block takes closest to ``steps_per_block`` steps; the larger of two equals."""
     wanted = max(1, round(steps_per_block))
 
     def distance(count: int) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""The comparison table for people: on standard output, and as a picture."""
+"""Prints and draws the comparison table."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ _MARKERS = {"teacher": "s", "student": "o", "autoregressive": "^"}
 
 
 def print_table(result: dict[str, Any]) -> None:
-    """One table a task."""
+    """Prints one table per task."""
     for task in dict.fromkeys(row["task"] for row in result["rows"]):
         table = Table(title=f"{task}, {result['count']} problems, {result['latency_count']} timed")
         table.add_column("row", no_wrap=True)
@@ -40,7 +40,7 @@ def _times(ratio: float | None) -> str:
 
 
 def require_matplotlib() -> None:
-    """Raises ``TableError`` where a picture could not be drawn."""
+    """Raises ``TableError`` if matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -48,7 +48,7 @@ def require_matplotlib() -> None:
 
 
 def draw_picture(result: dict[str, Any], path: Path) -> None:
-    """Score with its interval against median latency, one panel a task, as a PNG."""
+    """Draws score, with its interval, against median latency: a PNG with one panel per task."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter

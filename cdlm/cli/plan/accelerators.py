@@ -1,4 +1,4 @@
-"""What accelerators can do, by their vendors' data sheets.
+"""Peak rates of accelerators, from their vendors' data sheets.
 
 Dense rates: the data sheets of Hopper, Ada and Blackwell print matrix rates with 2:4 sparsity, half of which is meant
 here. 16-bit rates are those of the matrix units with fp32 accumulation; fp32 is the vector units' (PyTorch leaves TF32
@@ -30,7 +30,7 @@ class Accelerator:
     source: str
 
     def roof(self, precision: Precision, compute_efficiency: float = 1.0, memory_efficiency: float = 1.0) -> Roof:
-        """The peaks that matter for a precision, times what share of each is taken to be reached."""
+        """The device's peak rates for a precision, times the assumed efficiencies."""
         flops_per_s = self.half_flops_per_s if precision.half else self.single_flops_per_s
         return Roof(flops_per_s * compute_efficiency, self.bytes_per_s * memory_efficiency)
 
@@ -65,14 +65,14 @@ ALIASES = {"a100": "a100-80gb", "h100": "h100-sxm"}
 
 
 class UnknownAcceleratorError(ValueError):
-    """No device of that name; the message lists those there are."""
+    """The device is unknown; the message lists the known ones."""
 
 
 def find_accelerator(name: str) -> Accelerator:
-    """The device of that name or alias, in either case.
+    """Finds a device by name or alias, ignoring case.
 
     Raises:
-        UnknownAcceleratorError: there is none.
+        UnknownAcceleratorError: the name is unknown.
     """
     wanted = name.lower()
     found = ACCELERATORS.get(ALIASES.get(wanted, wanted))

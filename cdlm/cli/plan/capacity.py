@@ -1,4 +1,4 @@
-"""How many requests a device's memory holds, and how many replicas a load needs."""
+"""Computes how many requests fit into a device, and how many replicas a load needs."""
 
 import math
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from cdlm.cli.plan.roofline import Roof, Work
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """Memory of one device, and what is left of it for pages of keys and values.
+    """Memory of one device, and its room for KV cache pages.
 
     Attributes:
-        memory_bytes: all there is.
-        reserve: share of it kept free of weights and pages, for activations and whatever the runtime allocates.
-        weight_bytes: weights of one device.
+        memory_bytes: total memory.
+        reserve: share of the memory reserved for activations and the runtime.
+        weight_bytes: weights on one device.
         page_bytes: one page over all layers, keys and values.
-        page_size: positions a page holds.
+        page_size: positions per page.
     """
 
     memory_bytes: float
@@ -27,28 +27,28 @@ class Capacity:
 
     @property
     def free_bytes(self) -> float:
-        """What is left for pages; negative where the weights do not fit."""
+        """Bytes left for pages; negative if the weights do not fit."""
         return self.memory_bytes * (1 - self.reserve) - self.weight_bytes
 
     @property
     def pages(self) -> int:
-        """Whole pages in what is left."""
+        """Number of pages that fit."""
         return max(0, math.floor(self.free_bytes / self.page_bytes))
 
     def requests(self, positions: int) -> int:
-        """Requests of that many positions that fit at once: a page is never shared."""
+        """How many requests of ``positions`` positions fit at once, without shared pages."""
         return self.pages // math.ceil(positions / self.page_size)
 
 
 def request_work(cost: ModelCost, prefill: Work, row: Work, tokens: int, decoding: Decoding, batch: int) -> Work:
-    """What a request of ``tokens`` generated ones asks of the device while ``batch`` rows run: a prefill and forwards.
+    """Work of a request with ``tokens`` generated tokens, in a batch of ``batch`` rows: prefill and forwards.
 
-    The prefill joins a forward that reads the weights anyway. The request is in tokens / k forwards and pays one
-    part in ``batch`` of the weights each of them reads.
+    The prefill joins a forward that reads the weights anyway. The request takes part in tokens / k forwards and is
+    charged 1 / ``batch`` of the weights that each of them reads.
     """
     return prefill + (row + cost.weights.times(1 / batch)).times(tokens / decoding.tokens_per_forward)
 
 
 def replicas(work: Work, roof: Roof, requests_per_s: float) -> int:
-    """Replicas without which the load cannot be served, whatever the implementation: a replica is never idle."""
+    """Lower bound on the replicas that serve the load: assumes that no replica is ever idle."""
     return max(1, math.ceil(requests_per_s * roof.seconds(work)))

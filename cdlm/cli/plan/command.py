@@ -1,4 +1,4 @@
-"""``cdlm plan``: what a model can do on an accelerator at best, on paper."""
+"""``cdlm plan``: computes the best that a model can do on an accelerator."""
 
 import json
 from pathlib import Path
@@ -33,10 +33,10 @@ def plan(
     block_length: Annotated[int | None, typer.Option(min=1, help="Tokens denoised together. [checkpoint's]")] = None,
     tokens_per_forward: Annotated[
         float | None,
-        typer.Option(help="Tokens a forward of a request finalizes, from 'cdlm bench'. [an eighth of the block]"),
+        typer.Option(help="Tokens that a forward finalizes per request, from 'cdlm bench'. [an eighth of the block]"),
     ] = None,
     tokens_per_request: Annotated[int, typer.Option(min=1, help="Tokens of an answer.")] = 256,
-    batch: Annotated[str, typer.Option(help="Requests in a forward, comma-separated.")] = "1,2,4,8,16,32,64,128,256",
+    batch: Annotated[str, typer.Option(help="Requests per forward, comma-separated.")] = "1,2,4,8,16,32,64,128,256",
     tensor_parallel: Annotated[
         int, typer.Option(min=1, help="Devices that share weights, cache and FLOPs; communication is ignored.")
     ] = 1,
@@ -49,7 +49,7 @@ def plan(
     memory_reserve: Annotated[
         float, typer.Option(min=0, max=0.99, help="Share of the memory kept free of weights and cache.")
     ] = 0.1,
-    page_size: Annotated[int, typer.Option(min=1, help="Tokens a KV page.")] = 32,
+    page_size: Annotated[int, typer.Option(min=1, help="Tokens per KV cache page.")] = 32,
     target_tokens_per_s: Annotated[
         float | None, typer.Option(min=1e-6, help="Load to serve; prints the replicas it needs.")
     ] = None,

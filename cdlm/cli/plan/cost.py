@@ -1,7 +1,7 @@
-"""What a forward pass costs on paper: FLOPs, and bytes moved between memory and the cores.
+"""Computes the cost of a forward pass: FLOPs, and bytes moved between memory and cores.
 
-Counted are matrix products, weights, keys and values. Activations, logits, norms, softmax, launches and communication
-are left out, so a time derived from here is a lower bound. Everything is for one device of ``tensor_parallel``.
+Counts matrix products, weights, keys and values. Leaves out activations, logits, norms, softmax, launches and
+communication: times derived from it are lower bounds. All values are per device of ``tensor_parallel``.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from cdlm.model.network.parameters import count_parameters
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """How weights are stored and in which unit they are multiplied.
+    """How weights are stored, and which units multiply them.
 
     Attributes:
-        matrix_bytes: bytes a weight of the layers' matrices takes.
-        other_bytes: bytes an element of everything else takes: embedding, LM head, norms, biases, keys, values.
-        half: the matrix units for 16-bit numbers do the arithmetic; else fp32.
+        matrix_bytes: bytes per weight of the layers' matrices.
+        other_bytes: bytes per element of embedding, LM head, norms, biases, keys and values.
+        half: whether arithmetic runs on the 16-bit matrix units, else in fp32.
     """
 
     matrix_bytes: float
@@ -26,8 +26,8 @@ class Precision:
     half: bool
 
 
-# int8 and int4 are weight-only: the layers' matrices are widened to 16 bits before they are multiplied. What scales
-# and zero points add (two bytes and more a group) is left out.
+# int8 and int4 are weight-only: matrices are converted to 16 bits before products. Scales and zero points (two bytes or
+# more per group) are not counted.
 PRECISIONS = {
     "bfloat16": Precision(2.0, 2, True),
     "float16": Precision(2.0, 2, True),
@@ -39,14 +39,14 @@ PRECISIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How a block is decoded, on average.
+    """Averages of decoding a block.
 
     Attributes:
-        block_length: B, tokens denoised together.
-        tokens_per_forward: k, tokens of the answer that one forward of a row finalizes; a block takes B/k forwards.
-        commit_share: blocks that are committed, of all: the last block of an answer is not.
-        commit_alone: the commit has a forward of its own, which also finalizes the next block's first token;
-            else it rides with the next block's first step.
+        block_length: B, tokens per block.
+        tokens_per_forward: k, tokens that one forward finalizes per row; a block takes B/k forwards.
+        commit_share: share of the blocks that are committed; the last block of an answer is not.
+        commit_alone: whether the commit is a separate forward, which also finalizes the next block's first token, or
+            part of the next block's first step.
     """
 
     block_length: int
@@ -56,30 +56,30 @@ class Decoding:
 
     @property
     def forwards(self) -> float:
-        """Forwards a block takes, s."""
+        """s, forwards per block."""
         return self.block_length / self.tokens_per_forward
 
     @property
     def denoise_tokens(self) -> float:
-        """Tokens denoised in a forward, mean: B, or less where some forwards only commit."""
+        """Mean tokens denoised per forward: B, or less if some forwards only commit."""
         return self.block_length - (self.tokens_per_forward if self.commit_alone else 0.0)
 
     @property
     def commit_tokens(self) -> float:
-        """Clean tokens in a forward, mean: B of them once in s forwards."""
+        """Mean clean tokens per forward: B in one of s forwards."""
         return self.commit_share * self.tokens_per_forward
 
     @property
     def tokens(self) -> float:
-        """Tokens a row brings to a forward, mean: (s B + B) / s for a block that is committed with the next."""
+        """Mean tokens of a row per forward: (s B + B) / s if a block is committed with the next block's first step."""
         return self.denoise_tokens + self.commit_tokens
 
     @property
     def predicted(self) -> float:
-        """Positions the LM head runs on in a forward, mean: those still masked.
+        """Mean positions per forward for which the LM head runs: those still masked.
 
-        B, B - k, ..., k have mean (B + k)/2. With a commit of its own s forwards run it on 1, then on B - 1 down to
-        (B - 1)/(s - 1): mean 1/s + (B - 1)/2.
+        B, B - k, ..., k have mean (B + k)/2. With a separate commit, s forwards run it on 1, then on B - 1 down to (B -
+        1)/(s - 1) positions: mean 1/s + (B - 1)/2.
         """
         if self.commit_alone:
             return 1 / self.forwards + (self.block_length - 1) / 2
@@ -88,10 +88,10 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True)
 class ModelCost:
-    """Costs of a transformer in a precision, on one of ``tensor_parallel`` devices.
+    """Costs of a transformer in one precision, per device of ``tensor_parallel``.
 
-    Weights and FLOPs are divided evenly; keys and values by heads, and a head is never cut: with more devices than
-    key-value heads they are kept more than once.
+    Weights and FLOPs are divided evenly, keys and values by whole heads: with more devices than key-value heads, heads
+    are duplicated.
     """
 
     config: TransformerConfig
@@ -100,35 +100,35 @@ class ModelCost:
 
     @property
     def weight_bytes(self) -> float:
-        """Memory that the weights take."""
+        """Bytes of the weights."""
         count = count_parameters(self.config)
         other = count.total - count.matrices
         return self._weights(count.matrices, other)
 
     @property
     def streamed_bytes(self) -> float:
-        """Weight bytes that one forward reads, whatever its size: all but an embedding that is only looked up."""
+        """Weight bytes that each forward reads: all but an untied embedding, which is only looked up."""
         count = count_parameters(self.config)
         head = count.head or count.embedding
         return self._weights(count.matrices, count.vectors + head)
 
     @property
     def weights(self) -> Work:
-        """Reading them once."""
+        """The work of reading the weights once."""
         return Work(0.0, self.streamed_bytes)
 
     @property
     def kv_bytes_per_token(self) -> float:
-        """Memory of one position's keys and values: 2 (K and V), layers, key-value heads, head width, bytes."""
+        """Bytes of one position's keys and values: 2 (K and V) * layers * key-value heads * head width * bytes."""
         heads = self.config.num_kv_heads / min(self.tensor_parallel, self.config.num_kv_heads)
         return 2 * self.config.num_layers * heads * self.config.head_dim * self.precision.other_bytes
 
     def row(self, tokens: float, pairs: float, cached: float, predicted: float) -> Work:
-        """One row of a forward, without reading the weights.
+        """Work of one row in a forward, without reading the weights.
 
-        ``tokens`` go through the layers, 2 FLOPs a weight each; ``pairs`` of a query and a key it sees cost
-        4 heads head_dim FLOPs a layer (QK^T and PV); the LM head runs on ``predicted`` positions. The keys and values
-        of ``cached`` positions are read once, those of ``tokens`` are written.
+        ``tokens`` run through the layers, with 2 FLOPs per weight each; each of ``pairs`` (a query and a key it sees)
+        costs 4 * heads * head_dim FLOPs per layer (QK^T and PV); the LM head runs on ``predicted`` positions. Keys and
+        values of ``cached`` positions are read once, those of ``tokens`` are written.
         """
         config = self.config
         linear = 2 * tokens * count_parameters(config).matrices
@@ -138,23 +138,24 @@ class ModelCost:
         return Work(flops, (cached + tokens) * self.kv_bytes_per_token)
 
     def student_row(self, decoding: Decoding, context: float) -> Work:
-        """A row of a block student with ``context`` positions before its block: the mean over a block's forwards.
+        """Mean work per forward of a student's row with ``context`` positions before its block.
 
-        The block's rows see the context and their block. Committed tokens are the last B of the context: they see
-        the context only, and their keys and values are written instead of read.
+        The block's tokens see context and block. Committed tokens are the last B of the context: they see the context
+        only, and their keys and values are written, not read.
         """
         pairs = decoding.denoise_tokens * (context + decoding.block_length) + decoding.commit_tokens * context
         cached = max(0.0, context - decoding.commit_tokens)
         return self.row(decoding.tokens, pairs, cached, decoding.predicted)
 
     def autoregressive_row(self, context: float) -> Work:
-        """A row of an autoregressive model of this shape: one token, which sees the context and itself."""
+        """Work per forward of an autoregressive model's row: one token, which sees the context and itself."""
         return self.row(1, context + 1, context, 1)
 
     def prefill(self, prompt: int, attention: PromptAttention, block_length: int) -> Work:
-        """A prompt's keys and values, without reading the weights. Nothing is predicted: the first block does that.
+        """Work of a prefill without reading the weights. It predicts nothing.
 
-        A query sees the whole prompt, or on average half of it and half a block, or half of it and itself.
+        By ``attention``, a query sees the whole prompt, or on average half of it and half a block, or half of it and
+        itself.
         """
         seen = float(prompt)
         if attention != "full":
@@ -162,7 +163,7 @@ class ModelCost:
         return self.row(prompt, prompt * seen, 0, 0)
 
     def forward(self, row: Work, batch: float) -> Work:
-        """A forward of ``batch`` such rows: the weights are read once for all of them."""
+        """Work of a forward of ``batch`` such rows, which read the weights once."""
         return self.weights + row.times(batch)
 
     def _weights(self, matrices: int, other: int) -> float:

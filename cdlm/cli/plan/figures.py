@@ -1,4 +1,4 @@
-"""The figures of a plan, as they are written to JSON: bytes, seconds, FLOPs and their rates, per device."""
+"""The figures of a plan as JSON: bytes, seconds, FLOPs and rates, per device."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from cdlm.model.network.parameters import count_parameters
 
 
 def plan_figures(inputs: Inputs) -> dict[str, Any]:
-    """Everything but the sentences."""
+    """All figures of a plan; ``plan_findings`` adds the sentences."""
     cost, roof, decoding = inputs.cost, inputs.roof, inputs.decoding
     student = cost.student_row(decoding, inputs.context)
     other = cost.autoregressive_row(inputs.context)

@@ -1,11 +1,11 @@
-"""What a plan's figures mean, in sentences."""
+"""Explains the figures of a plan in sentences."""
 
 from typing import Any
 
 from cdlm.cli.display import quantity
 from cdlm.cli.plan.roofline import whole_batch
 
-BUSY = 0.9  # Below this share of the processor a time says as much of other processes as of this one.
+BUSY = 0.9  # Below this share of the processor, other processes distort a measured time.
 
 
 def plan_findings(plan: dict[str, Any]) -> list[str]:
@@ -61,7 +61,7 @@ def _crossover(plan: dict[str, Any]) -> str:
     if border == 1:
         return (
             f"An autoregressive model makes as many tokens/s at batch 1 already: the student computes {computed:.1f} "
-            f"tokens for each one it keeps, which costs what {kept} tokens a forward save."
+            f"tokens for each one it keeps, which costs what {kept} tokens per forward save."
         )
     why = (
         f"the student reads weights and cache once for {kept} tokens, but computes {computed:.1f} tokens for each one "
@@ -141,12 +141,12 @@ def _caveats(plan: dict[str, Any]) -> list[str]:
         )
     if not plan["tokens_per_forward_stated"]:
         lines.append(
-            f"{plan['tokens_per_forward']:g} tokens a forward is the default, an eighth of the block, and no "
+            f"{plan['tokens_per_forward']:g} tokens per forward is the default, an eighth of the block, and no "
             "measurement: 'cdlm bench' gives this model's, --tokens-per-forward takes it."
         )
     if plan["tensor_parallel"] > 1:
         lines.append(
-            f"{plan['tensor_parallel']} devices share weights, cache and FLOPs; what they say to each other is not "
+            f"{plan['tensor_parallel']} devices share weights, cache and FLOPs; their communication is not "
             "counted, so the times are too short."
         )
     if plan["compute_efficiency"] == plan["memory_efficiency"] == 1.0:

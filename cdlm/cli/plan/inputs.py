@@ -1,4 +1,4 @@
-"""What ``cdlm plan`` was asked: a model by name or directory, a device, a load; each checked with its option's name."""
+"""The validated inputs of ``cdlm plan``: model, device, load. Errors name the option."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,12 @@ MODELS = (*PRESETS, NANO)
 
 
 class PlanError(ValueError):
-    """An option that cannot be used; the message begins with its name."""
+    """An option is invalid; the message begins with its name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A model: its shape and decoding, and the directory with its weights if there is one."""
+    """A model: its shape and manifest, and the directory of its weights if it has one."""
 
     name: str
     config: TransformerConfig
@@ -30,12 +30,12 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """Everything a plan is made from, all of it checked.
+    """All inputs of a plan, validated.
 
     Attributes:
-        stated: the tokens a forward were given, not the default.
-        context: positions a row has cached when its forward runs.
-        compute_efficiency, memory_efficiency: share of the device's peaks that is taken to be reached.
+        stated: whether tokens per forward were given rather than the default.
+        context: cached positions per row.
+        compute_efficiency, memory_efficiency: assumed shares of the device's peak rates.
     """
 
     shape: Shape
@@ -58,36 +58,36 @@ class Inputs:
 
     @property
     def cost(self) -> ModelCost:
-        """Costs of one of the devices."""
+        """Costs per device."""
         return ModelCost(self.shape.config, PRECISIONS[self.dtype], self.tensor_parallel)
 
     @property
     def roof(self) -> Roof:
-        """Peaks of one device."""
+        """Rates per device."""
         return self.device.roof(PRECISIONS[self.dtype], self.compute_efficiency, self.memory_efficiency)
 
     @property
     def decoding(self) -> Decoding:
-        """How blocks are decoded."""
+        """Averages of decoding a block."""
         blocks = -(-self.tokens_per_request // self.block_length)
         return Decoding(
             block_length=self.block_length,
             tokens_per_forward=self.tokens_per_forward,
-            # A block of one token is only ever computed clean.
+            # A block of one token is only computed clean.
             commit_share=1.0 if self.block_length == 1 else (blocks - 1) / blocks,
             commit_alone=self.shape.manifest.first_token == "autoregressive",
         )
 
     @property
     def requests_per_s(self) -> float | None:
-        """The load asked for, if any."""
+        """The target load in requests per second, if given."""
         if self.target_tokens_per_s is not None:
             return self.target_tokens_per_s / self.tokens_per_request
         return self.target_requests_per_s
 
 
 def read_shape(model: str) -> Shape:
-    """A preset's shape, or that of a checkpoint directory; its weights are not read."""
+    """Reads the shape of a preset or checkpoint directory, without its weights."""
     from cdlm.model.backbones import find_backbone
     from cdlm.model.backbones.token_names import TokenNames, read_token_names
     from cdlm.model.files import read_json
@@ -105,7 +105,7 @@ def read_shape(model: str) -> Shape:
 
 
 def read_block_length(shape: Shape, given: int | None) -> int:
-    """The block length given, or the checkpoint's."""
+    """The given block length, else the checkpoint's."""
     trained = shape.manifest.block_length
     if trained == 1 and given not in (None, 1):
         raise PlanError(f"--block-length: {shape.name} is autoregressive, its blocks have one token")
@@ -113,9 +113,9 @@ def read_block_length(shape: Shape, given: int | None) -> int:
 
 
 def read_tokens_per_forward(shape: Shape, block_length: int, given: float | None) -> float:
-    """The tokens a forward finalizes; by default an eighth of the block, at least one."""
+    """Tokens that a forward finalizes per row; by default an eighth of the block, at least one."""
     value = max(1.0, block_length / 8) if given is None else given
-    # A block whose first token comes from its own commit pass takes two forwards at least.
+    # With a separate commit pass, a block takes at least two forwards.
     two = shape.manifest.first_token == "autoregressive" and block_length > 1
     most = block_length / 2 if two else block_length
     if not 1 <= value <= most:
@@ -125,7 +125,7 @@ def read_tokens_per_forward(shape: Shape, block_length: int, given: float | None
 
 
 def read_batches(text: str) -> tuple[int, ...]:
-    """Comma-separated batch sizes, ascending, each once."""
+    """Parses comma-separated batch sizes; returns them ascending, without duplicates."""
     try:
         batches = sorted({int(part) for part in text.split(",")})
     except ValueError:
@@ -136,7 +136,7 @@ def read_batches(text: str) -> tuple[int, ...]:
 
 
 def check_tensor_parallel(shape: Shape, devices: int) -> None:
-    """Heads are dealt out whole."""
+    """Raises ``PlanError`` unless the heads can be divided over ``devices``."""
     heads, kv_heads = shape.config.num_heads, shape.config.num_kv_heads
     if heads % devices or (kv_heads % devices and devices % kv_heads):
         raise PlanError(

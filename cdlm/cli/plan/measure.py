@@ -1,4 +1,4 @@
-"""What this machine's processor can do, and how long a real forward takes on it: the paper model's check."""
+"""Measures this machine's processor and real forwards on it, to check the computed bounds."""
 
 import os
 import statistics
@@ -24,23 +24,23 @@ from cdlm.model.network.transformer import Transformer
 
 ROWS = (1, 4, 16)
 REPEATS = 7
-SECONDS = 3.0  # No quantity is repeated for longer than this.
+SECONDS = 3.0  # Longest time for repeating one measurement.
 SMALLEST_BUFFER, LARGEST_BUFFER = 1 << 20, 1 << 30  # Bytes.
 
 
 def measure_processor(shape: Shape, block_length: int, dtype: str) -> Accelerator:
-    """The processor as an accelerator: the rates that matter for this model in this dtype, with this many threads.
+    """Measures the processor's peak rates for this model, in this dtype and with torch's threads.
 
-    Bandwidth is that of a buffer as large as the weights a forward reads, since weights that stay in a processor's
-    cache are not read from memory; the better of reading (a sum) and copying. FLOP/s is the best matrix product
-    of the model's own shapes, for one row and for sixteen.
+    Bandwidth is measured on a buffer as large as the weights that a forward reads, since smaller weights stay in the
+    processor's cache: the better of reading (a sum) and copying. FLOP/s is the best matrix product of the model's
+    shapes, for one row and for sixteen.
 
     Raises:
-        PlanError: the weights do not fit into the memory that is free.
+        PlanError: the weights do not fit into free memory.
     """
     cost = ModelCost(shape.config, PRECISIONS[dtype])
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    # A gigabyte for buffers and activations, and a quarter for what the allocator rounds up.
+    # A gigabyte for buffers and activations, a quarter for allocator overhead.
     if cost.weight_bytes * 1.25 + 1e9 > free:
         needed = quantity(cost.weight_bytes, "B")
         raise PlanError(f"--measure: {needed} of weights do not fit into the {quantity(free, 'B')} that are free")
@@ -57,9 +57,9 @@ def measure_processor(shape: Shape, block_length: int, dtype: str) -> Accelerato
 
 
 def measure_forwards(inputs: Inputs) -> dict[str, Any]:
-    """Predicted and measured seconds of denoise forwards of some rows: layers over the context, and the LM head.
+    """Predicted and measured seconds of denoise forwards with several numbers of rows: layers and LM head.
 
-    The processor's share is what other work left to this process: below one, the measured time is too long.
+    The processor's share is the share of CPU time that this process got: below one, the measured time is too long.
     """
     transformer, weights = _transformer(inputs)
     block = inputs.block_length
@@ -88,7 +88,7 @@ def measure_forwards(inputs: Inputs) -> dict[str, Any]:
 
 
 def _transformer(inputs: Inputs) -> tuple[Transformer, str]:
-    """The checkpoint's weights, or random ones of its shape where there are none."""
+    """The checkpoint's transformer, or one with random weights; and a description of the weights."""
     shape, dtype = inputs.shape, DTYPES[inputs.dtype]
     directory = shape.directory
     if directory is not None and any(directory.glob("*.safetensors")):
@@ -99,13 +99,13 @@ def _transformer(inputs: Inputs) -> tuple[Transformer, str]:
     transformer.tie_weights()
     transformer.rotary.reset(torch.device("cpu"))
     for parameter in transformer.parameters():
-        # Pages that were never written share one page of zeros, which would stay in the cache.
+        # Memory that was never written is one shared page of zeros, which would stay in the cache.
         torch.nn.init.uniform_(parameter, -0.02, 0.02)
     return transformer.eval().requires_grad_(False), "random weights"
 
 
 def _denoise(transformer: Transformer, inputs: Inputs, rows: int) -> Callable[[], object]:
-    """A forward as the engine runs it: every row a segment of one block behind its cached context."""
+    """A forward as in the engine: each row is a segment of one block after its cached context."""
     block, size = inputs.block_length, inputs.page_size
     pages = -(-(inputs.context + block) // size)
     cpu = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""A plan for people, on standard output."""
+"""Prints a plan."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from cdlm.cli.display import quantity
 
 
 def print_plan(plan: dict[str, Any]) -> None:
-    """The table over batches, the check against this machine if there is one, and the findings."""
+    """Prints the table of batches, the measurements if there are any, and the findings."""
     console = Console(width=120 if plan["target_requests_per_s"] is None else 140, highlight=False)
     devices = f"{plan['tensor_parallel']} x " if plan["tensor_parallel"] > 1 else ""
     size = quantity(plan["parameters"], "").replace(" G", "B").replace(" M", "M")
     title = (
         f"{escape(plan['model'])} ({size}) on {devices}{plan['device']}, {plan['dtype']}, "
-        f"{plan['context']} cached tokens, {plan['tokens_per_forward']:g} tokens a forward: bounds"
+        f"{plan['context']} cached tokens, {plan['tokens_per_forward']:g} tokens per forward: bounds"
     )
     console.print(_batches(plan, title))
     console.print(
-        f"{quantity(plan['flops_per_s'], 'FLOP/s')} and {quantity(plan['bytes_per_s'], 'B/s')} a device "
+        f"{quantity(plan['flops_per_s'], 'FLOP/s')} and {quantity(plan['bytes_per_s'], 'B/s')} per device "
         f"({plan['device_source']})",
         style="dim",
         soft_wrap=True,

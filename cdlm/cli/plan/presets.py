@@ -1,4 +1,4 @@
-"""Published models by name: what their ``config.json`` says of the shape, so that none has to be downloaded to plan."""
+"""The shapes of published models, from their ``config.json``, so that planning needs no download."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """FLOPs (a multiplication and an addition are two) and bytes between memory and the cores."""
+    """FLOPs (a multiply-add is two), and bytes moved between memory and cores."""
 
     flops: float
     bytes: float
@@ -19,55 +19,55 @@ class Work:
         return Work(self.flops + other.flops, self.bytes + other.bytes)
 
     def times(self, count: float) -> "Work":
-        """The work of ``count`` of these."""
+        """This work ``count`` times."""
         return Work(self.flops * count, self.bytes * count)
 
     @property
     def intensity(self) -> float:
-        """FLOPs a byte."""
+        """FLOPs per byte."""
         return self.flops / self.bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Roof:
-    """What a device can do at best: FLOP/s and bytes/s."""
+    """A device's peak rates: FLOP/s and bytes/s."""
 
     flops_per_s: float
     bytes_per_s: float
 
     @property
     def ridge(self) -> float:
-        """FLOPs a byte above which arithmetic takes longer than memory traffic."""
+        """FLOPs per byte above which arithmetic takes longer than memory traffic."""
         return self.flops_per_s / self.bytes_per_s
 
     def compute_s(self, work: Work) -> float:
-        """Seconds of arithmetic."""
+        """Least seconds for the arithmetic of ``work``."""
         return work.flops / self.flops_per_s
 
     def memory_s(self, work: Work) -> float:
-        """Seconds of memory traffic."""
+        """Least seconds for the memory traffic of ``work``."""
         return work.bytes / self.bytes_per_s
 
     def seconds(self, work: Work) -> float:
-        """The least time: arithmetic and traffic overlap perfectly."""
+        """Least seconds for ``work``, if arithmetic and memory traffic overlap perfectly."""
         return max(self.compute_s(work), self.memory_s(work))
 
 
 def ridge_batch(row: Work, weights: Work, roof: Roof) -> float | None:
-    """The batch N where arithmetic takes as long as traffic: N c = w + N m, in seconds.
+    """The batch N at which arithmetic takes as long as memory traffic: N c = w + N m, in seconds.
 
-    ``None``: a row's own traffic m takes longer than its arithmetic c, so no batch is compute-bound.
+    ``None`` if a row's traffic m takes longer than its arithmetic c: no batch is compute-bound.
     """
     gained = roof.compute_s(row) - roof.memory_s(row)
     return roof.memory_s(weights) / gained if gained > 0 else None
 
 
 def crossover_batch(student: Work, other: Work, weights: Work, tokens_per_forward: float, roof: Roof) -> int | None:
-    """The smallest batch at which a model of one token a forward makes as many tokens/s as the student, if any.
+    """The smallest batch at which a model with one token per forward reaches the student's tokens/s, if any.
 
-    The student makes ``tokens_per_forward`` in its time, the other one in its own: N k / t = N / t'. The student's
-    lead shrinks as the batch grows, since its rows bring more arithmetic and both read the weights once; so a
-    search by halves finds the border.
+    The student finalizes k = ``tokens_per_forward`` in its time t, the other model one token in t': N k / t = N / t'.
+    The student's lead shrinks as the batch grows, since its rows have more arithmetic and both models read the weights
+    once: a binary search finds the crossover.
     """
 
     def behind(batch: int) -> bool:
@@ -77,7 +77,7 @@ def crossover_batch(student: Work, other: Work, weights: Work, tokens_per_forwar
     high = 1
     while not behind(high):
         high *= 2
-        if high > 2**24:  # Both are bound by what grows with the batch: the ratio no longer moves.
+        if high > 2**24:  # Per-row costs dominate: the ratio no longer changes.
             return None
     low = high // 2
     while high - low > 1:
@@ -87,5 +87,5 @@ def crossover_batch(student: Work, other: Work, weights: Work, tokens_per_forwar
 
 
 def whole_batch(batch: float | None) -> int | None:
-    """The first whole batch at or above it."""
+    """Rounds a batch up to a whole number."""
     return None if batch is None else max(1, math.ceil(batch))

@@ -31,11 +31,11 @@ def figures(tmp_path: Path, *arguments: str) -> dict[str, Any]:
 def test_the_command_prints_table_and_findings() -> None:
     result = cdlm("plan", *H100, "--batch", "1,64", COLUMNS="200")
     assert result.exit_code == 0, result.stderr
-    assert "dream-7b (7.62B) on h100-sxm, bfloat16, 1024 cached tokens, 4 tokens a forward" in result.stdout
+    assert "dream-7b (7.62B) on h100-sxm, bfloat16, 1024 cached tokens, 4 tokens per forward" in result.stdout
     for sentence in (
         "The student is memory-bound below batch 9 and compute-bound from there (ridge 295 FLOP/byte).",
         "An autoregressive model overtakes at batch 39",
-        "4 tokens a forward is the default, an eighth of the block, and no measurement",
+        "4 tokens per forward is the default, an eighth of the block, and no measurement",
         "Every time is a bound",
     ):
         assert sentence in result.stdout
