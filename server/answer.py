@@ -1,4 +1,4 @@
-"""What answers are made of: models that routes fill in, and that the OpenAPI document describes."""
+"""Base models of JSON responses, which the OpenAPI document describes."""
 
 from typing import Annotated, Any
 
@@ -7,13 +7,13 @@ from starlette.responses import Response
 
 
 class Answer(BaseModel):
-    """A JSON object with these fields and no others. A field with a default is left out unless it is set."""
+    """A JSON response with exactly these fields. A field with a default is omitted unless it is set."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class ErrorDetail(Answer):
-    """What is wrong, for people and for programs."""
+    """The error of a response: message, type, code and field."""
 
     message: str
     type: str
@@ -28,10 +28,10 @@ class Error(Answer):
 
 
 def as_json(model: BaseModel, **how: Any) -> str:
-    """The JSON of an answer: what is set, under the names that clients know."""
+    """The JSON of a response: the fields that are set, by their API names."""
     return model.model_dump_json(exclude_unset=True, by_alias=True, **how)
 
 
 def reply(answer: Answer, status: int = 200) -> Response:
-    """An answer that is sent as a whole."""
+    """The HTTP response for ``answer``, not streamed."""
     return Response(as_json(answer), status, media_type="application/json")

@@ -1,4 +1,4 @@
-"""The ASGI application: routes, and around them limits, keys, request ids and the log."""
+"""The ASGI application: routes, wrapped in limits, API keys, request ids and the request log."""
 
 from functools import cache
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cdlm.server.observe.spans import Tracing
 
 
-# Under /v1, and without it.
+# Served under /v1 and at the root.
 _API = (completions.router, chat.router, responses.router, models.router)
 _OTHERS = (health.router, reference.router)
 
@@ -35,12 +35,12 @@ OPERATIONS = operations(_API, "/v1") | operations(_OTHERS)
 
 
 def create_app(services: Services, tracing: "Tracing | None" = None) -> ASGIApp:
-    """The application around ``services``; starts nothing by itself."""
+    """Builds the application around ``services``; starts nothing."""
     app = FastAPI(
         title="cdlm-serve",
         version=services.version,
         description="OpenAI's completions, chats and responses from a block-causal diffusion model. What lies under "
-        "/v1 also answers without it. A field is honoured or refused with a 400 that names it; null means absent.",
+        "/v1 also answers without it. A field is honored or refused with a 400 that names it; null means absent.",
         docs_url=None,
         redoc_url=None,
         # A redirect would be built from a Host header that the client chose.
@@ -57,7 +57,7 @@ def create_app(services: Services, tracing: "Tracing | None" = None) -> ASGIApp:
     app.router.routes += page
     install_handlers(app)
     openapi = app.openapi
-    # The framework's document, and in it what the routes take and answer, which it cannot know.
+    # FastAPI's document, completed with the bodies and responses of routes that it does not know.
     app.openapi = cache(lambda: complete(openapi(), OPERATIONS))  # type: ignore[method-assign]
 
     wrapped: ASGIApp = BodyLimit(app, settings.max_body_bytes)

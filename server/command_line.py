@@ -1,4 +1,4 @@
-"""Settings from the words of a command line and the variables of the environment."""
+"""Parses settings from command-line flags and environment variables."""
 
 import difflib
 import os
@@ -18,7 +18,7 @@ class SettingsError(Exception):
 
 
 def parse_settings(argv: Sequence[str]) -> ServerSettings:
-    """Settings from command-line flags, then ``CDLM_*`` variables, then defaults.
+    """Parses settings: flags take precedence over ``CDLM_*`` variables, which take precedence over defaults.
 
     Raises ``SettingsError`` for an unknown flag or variable or a bad value. ``--help`` prints and exits.
     """
@@ -32,7 +32,7 @@ def parse_settings(argv: Sequence[str]) -> ServerSettings:
 
 
 def _without_empty(argv: Sequence[str]) -> list[str]:
-    """The flags that have a value: an empty one, as of a variable that a script did not set, is no value."""
+    """Drops flags with an empty value, which come from unset variables of a script."""
     words: list[str] = []
     for word in argv:
         separate = not word and bool(words) and words[-1].startswith("--") and "=" not in words[-1]
@@ -55,7 +55,7 @@ def _reject_unknown_variables() -> None:
 
 
 def _nearest(message: str) -> str:
-    """Adds to a message about an unknown flag the one that was probably meant."""
+    """Adds the most similar flag to a message about an unknown flag."""
     flag = re.match(r"unrecognized arguments: (--[\w-]+)", message)
     known = ["--" + name.replace("_", "-") for name in ServerSettings.model_fields]
     close = difflib.get_close_matches(flag[1], known, n=1) if flag else []
@@ -65,7 +65,7 @@ def _nearest(message: str) -> str:
 def _describe(item: object, argv: Sequence[str]) -> str:
     assert isinstance(item, dict)
     message = str(item["msg"]).removeprefix("Value error, ")
-    if not item["loc"]:  # About several fields, which the message names.
+    if not item["loc"]:  # The error concerns several fields; its message names them.
         return message
     field = str(item["loc"][0])
     flag = "--" + field.replace("_", "-")

@@ -1,4 +1,4 @@
-"""Errors of the HTTP interface and the one shape they all have."""
+"""Errors of the HTTP interface, all in OpenAI's format."""
 
 import logging
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ _TYPES = {401: "invalid_request_error", 429: "rate_limit_error"}
 
 
 class ApiError(Exception):
-    """An answer other than 2xx: ``message`` for people, ``param`` the field at fault, ``code`` for programs.
+    """An error response: ``param`` is the field at fault, ``code`` a machine-readable reason.
 
-    ``retry_after`` (seconds) becomes the Retry-After header.
+    ``retry_after``, in seconds, becomes the Retry-After header.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class ApiError(Exception):
     def body(self) -> Error:
         """The JSON object of the error."""
         kind = _TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
-        # Hostile input may have lone surrogates, which no JSON can hold.
+        # The message may quote lone surrogates, which cannot be encoded.
         message, param = _encodable(self.message), self.param and _encodable(self.param)
         return Error(error=ErrorDetail(message=message, type=kind, param=param, code=self.code))
 
     def response(self) -> Response:
-        """The whole HTTP response."""
+        """The HTTP response of the error."""
         response = reply(self.body(), self.status)
         response.headers.update(self.headers)
         return response
@@ -63,7 +63,7 @@ def invalid(message: str, param: str | None = None) -> ApiError:
 
 
 def too_long(context: int, found: str, param: str, wanted: int = 0) -> ApiError:
-    """The 400 of a prompt, or a prompt plus ``wanted`` tokens, beyond the context."""
+    """A 400 for a prompt, or prompt plus ``wanted`` tokens, that exceeds the context."""
     asked = f"the prompt has {found} tokens" + (f" and {wanted} more were asked for" if wanted else "")
     return ApiError(
         400,
@@ -78,7 +78,7 @@ class ClientGone(Exception):
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Makes every error of the framework and of the routes use the one shape."""
+    """Makes all errors of the framework and the routes use OpenAI's format."""
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(ClientGone, _on_client_gone)

@@ -1,4 +1,4 @@
-"""Admission: how many sequences may be in hand, and whose."""
+"""Admission control: how many sequences the server accepts, in all and per API key."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 class Gate:
-    """Admission: how many sequences the engine has in hand, and whether new ones may come."""
+    """Counts the sequences in flight, and admits or refuses new ones."""
 
     def __init__(self, limit: int, metrics: Metrics) -> None:
         self.limit = limit
@@ -27,21 +27,21 @@ class Gate:
         self.cut_listeners: set[Callable[[ApiError], None]] = set()
 
     def check_size(self, sequences: int, param: str) -> None:
-        """Raises ``ApiError`` 400 naming ``param`` for a request that could never be admitted."""
+        """Raises ``ApiError`` 400 that names ``param`` if a request has more sequences than can ever be admitted."""
         if sequences > self.limit:
             message = f"{sequences} sequences are asked for; this server takes at most {self.limit} at once"
             raise ApiError(400, message, param=param)
 
     def quota(self, key: ApiKey) -> Quota:
-        """What ``key`` uses of this gate."""
+        """The quota of ``key``."""
         return self._quotas.setdefault(key.name, Quota(key))
 
     @contextmanager
     def admit(self, sequences: int, tokens: int = 0, key: ApiKey | None = None) -> Iterator[None]:
-        """Holds places for ``sequences`` sequences of together ``tokens`` tokens.
+        """A context that admits ``sequences`` sequences with ``tokens`` tokens in all.
 
-        Raises ``ApiError``: 503 while draining, 429 when full or when ``key`` has used what it may, 400 where it never
-        may.
+        Raises ``ApiError``: 503 while draining, 429 if the queue is full or the quota of ``key`` is used up, 400 if the
+        request alone exceeds the quota.
         """
         if self.draining:
             self._metrics.rejected("draining")
@@ -66,7 +66,7 @@ class Gate:
                     self._idle.set()
 
     async def drain(self, timeout_s: float) -> bool:
-        """Lets running requests finish for ``timeout_s`` seconds, then cuts them; True when all finished."""
+        """Waits up to ``timeout_s`` seconds for running requests, then ends them; returns whether all finished."""
         self.draining = True
         try:
             async with asyncio.timeout(timeout_s):

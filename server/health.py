@@ -1,4 +1,4 @@
-"""Probes, version and metrics. None of them waits for anything."""
+"""Health probes, version and metrics. None of them blocks."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ router = APIRouter()
 
 
 class State(Answer):
-    """A probe that passes."""
+    """The response of a probe that passes."""
 
     status: Literal["ready", "alive"]
 
@@ -44,7 +44,7 @@ async def readyz(request: Request) -> Response:
 @router.get("/livez")
 @Operation(State, (*ALWAYS, 503))
 async def livez(request: Request) -> Response:
-    """503 when sequences run and the engine has stopped stepping, or no engine will be started any more; else 200."""
+    """503 if the engine hangs with sequences in flight, or will not be restarted; else 200."""
     services: Services = request.app.state.services
     if services.engine.failure is not None:
         return ApiError(503, services.engine.failure).response()
@@ -64,7 +64,7 @@ async def version(request: Request) -> Response:
 @router.get("/metrics")
 @Operation(None)
 async def metrics(request: Request) -> Response:
-    """All metrics in the Prometheus text format, or OpenMetrics when asked for."""
+    """All metrics in the Prometheus text format, or in OpenMetrics if the Accept header asks for it."""
     services: Services = request.app.state.services
     content, content_type = services.metrics.render(request.headers.get("accept", ""))
     return Response(content, headers={"content-type": content_type})

@@ -1,4 +1,4 @@
-"""What a route takes and answers, told beside the route; the OpenAPI document is made of it."""
+"""Describes a route's body and responses next to the route, for the OpenAPI document."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ GENERATE = (*READ, 429, 504)
 Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 
 DESCRIBED: dict[Callable[..., object], "Operation"] = {}
-"""By the function that answers a route."""
+"""Endpoint function -> its description."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One route: its answer (``None`` is plain text), the errors it can end with, its body, the events of a stream."""
+    """A route's response (``None`` is plain text), possible errors, request body, and stream events."""
 
     answer: type[BaseModel] | None
     errors: tuple[int, ...] = KEYED
@@ -28,6 +28,6 @@ class Operation:
     tag: str = "operate"
 
     def __call__(self, endpoint: Endpoint) -> Endpoint:
-        """Describes an endpoint, as a decorator."""
+        """Registers the description of an endpoint, as a decorator."""
         DESCRIBED[endpoint] = self
         return endpoint

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cdlm")
 
-# Load balancers need a moment to see that readiness is gone before requests are refused.
+# Gives load balancers time to see the failing readiness probe before requests are refused.
 _READINESS_PAUSE_S = 0.5
-# Connections that the kernel keeps until they are accepted, and how many asyncio tries to accept at a time: without
-# file descriptors left it tries all of them, every second, and plans as many further attempts.
+# Connections that the kernel queues. asyncio's own backlog is smaller: without free file descriptors it retries that
+# many accepts per second, and schedules as many again.
 _BACKLOG = 2048
 _ACCEPTED_AT_ONCE = 16
 
@@ -48,7 +48,7 @@ def serve(settings: ServerSettings) -> int:
     )
     print_bare_lines()
     raise_limit()
-    # Its info lines say again what the banner and the drain say.
+    # Its info lines repeat our own.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     try:
         settings = settings.fetched()
@@ -61,7 +61,7 @@ def serve(settings: ServerSettings) -> int:
         if settings.otlp_endpoint is not None:
             logger.error("%s", error)
             return 1
-        # What a variable asks of every program on a machine is no reason not to serve.
+        # The variables are meant for all programs on the machine: a wrong one must not stop the server.
         logger.warning("requests are not traced: %s", error)
         tracing = None
     try:
@@ -83,7 +83,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        # Listening now makes a port that is taken show at once.
+        # Listens now, to fail early if the port is taken.
         listener.listen(_BACKLOG)
     except OSError:
         listener.close()
@@ -95,13 +95,13 @@ def _listen(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # The runner handles signals: it drains first.
+        # The runner handles signals, since it drains first.
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for each in sockets or ():
-            each.listen(_BACKLOG)  # asyncio has set it to its own number.
+            each.listen(_BACKLOG)  # asyncio has set its own backlog.
 
 
 class _Runner:
@@ -120,7 +120,7 @@ class _Runner:
                 ws="none",
                 backlog=_ACCEPTED_AT_ONCE,
                 timeout_keep_alive=settings.keep_alive_timeout_s,
-                # What still runs after the drain limit has been told so and only has to flush.
+                # Requests that outlive the drain limit have been ended and only need to flush.
                 timeout_graceful_shutdown=5,
             )
         )
@@ -145,12 +145,12 @@ class _Runner:
         if self._hurry.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._client.stop(), 1.0)
-            # The tasks that the end of the loop cancels have nothing to say any more.
+            # Tasks that are canceled at the end of the loop would log errors.
             logging.disable(logging.CRITICAL)
             return 130
         await asyncio.gather(self._client.stop(), *([self._tracing.close()] if self._tracing else []))
         failure = serving.exception()
-        if failure is not None and not self._exit_code:  # Else it has the reason that was told.
+        if failure is not None and not self._exit_code:  # Otherwise the reason was logged before.
             raise failure
         return self._exit_code
 

@@ -1,4 +1,4 @@
-"""What the routes share: the engine, the tokenizer, admission, metrics."""
+"""State shared by the routes: engine, tokenizer, admission, metrics."""
 
 import hashlib
 import time
@@ -24,12 +24,12 @@ from cdlm.server.text import TextCodec
 
 
 def package_version() -> str:
-    """The installed version of this program."""
+    """The installed version of this package."""
     return cdlm.__version__
 
 
 class Engine(EngineView, Protocol):
-    """The part of the engine client that the routes use."""
+    """The interface of the engine client that routes use."""
 
     stats_listeners: list[Callable[[EngineStats], None]]
 
@@ -43,8 +43,8 @@ class Engine(EngineView, Protocol):
 class Services:
     """One server's shared state.
 
-    ``codec`` is set once the tokenizer has been loaded, ``leaving`` once no more requests should be sent here; those
-    that come all the same are served until the gate drains.
+    ``codec`` is set once the tokenizer is loaded. ``leaving`` is set when the readiness probe starts to fail; requests
+    are still served until the gate drains.
     """
 
     def __init__(self, settings: ServerSettings, engine: Engine, codec: TextCodec | None = None) -> None:
@@ -63,21 +63,21 @@ class Services:
 
     @property
     def ready(self) -> bool:
-        """Whether requests should be sent here."""
+        """Whether the readiness probe passes."""
         return self.engine.ready is not None and self.codec is not None and not self.stopping
 
     @property
     def stopping(self) -> bool:
-        """Whether the server shuts down."""
+        """Whether the server is shutting down."""
         return self.leaving or self.gate.draining
 
     @property
     def hung(self) -> bool:
-        """Whether sequences run and the engine has not stepped for ``engine_hang_timeout_s`` seconds."""
+        """Whether the engine has not stepped for ``engine_hang_timeout_s`` seconds with sequences in flight."""
         return self.engine.quiet_s > self.settings.engine_hang_timeout_s
 
     def require_ready(self) -> tuple[EngineReady, TextCodec]:
-        """The engine's figures and the tokenizer; raises ``ApiError`` 503 while they are not there."""
+        """The engine's description and the tokenizer; raises ``ApiError`` 503 until both are loaded."""
         ready, codec = self.engine.ready, self.codec
         if self.gate.draining:
             self.metrics.rejected("draining")
@@ -88,14 +88,14 @@ class Services:
         return ready, codec
 
     def check_model(self, model: str | None) -> None:
-        """Raises ``ApiError`` 404 for a model that is not served here."""
+        """Raises ``ApiError`` 404 for a model other than the served one."""
         if model is not None and model != self.model_name:
             raise ApiError(404, f"The model {model[:200]!r} does not exist", param="model", code="model_not_found")
 
     async def checked_grammar(
         self, grammar: AnswerGrammar | None, stop_token_ids: list[int], ready: EngineReady, codec: TextCodec
     ) -> str | None:
-        """The text of ``grammar``; raises ``ApiError`` 400 if answers cannot follow it, or not end."""
+        """Returns the text of ``grammar``; raises ``ApiError`` 400 if it is invalid, or if answers could not end."""
         if grammar is None:
             return None
         check_stop_ids(stop_token_ids, ready)
@@ -118,20 +118,20 @@ class Services:
     ) -> None:
         """Raises ``ApiError`` 400 if ``budget`` tokens are too few for any answer that ``grammar`` allows.
 
-        It names the field ``limit`` that the budget comes from, or with ``None`` the ``prompt`` that leaves no more.
+        The error names the field ``limit`` that sets the budget; if ``limit`` is ``None``, the field ``prompt``.
         """
         if grammar is not None and budget and not grammar.may_be_cut:
             await self.grammars.check_room(grammar, budget, limit, prompt, codec, ready)
 
     def fingerprint(self) -> str:
-        """Names the version and the configuration that answers come from."""
+        """A fingerprint of version and configuration (``system_fingerprint``)."""
         ready = self.engine.ready
         config = msgspec.json.encode(ready) if ready else b""
         return "fp_" + hashlib.sha256(self.version.encode() + config).hexdigest()[:12]
 
 
 def check_ids(ids: list[int], ready: EngineReady, param: str) -> None:
-    """Raises ``ApiError`` 400 for an empty prompt, ids the model does not have, and masks."""
+    """Raises ``ApiError`` 400 for an empty prompt, ids outside the vocabulary, and the mask token."""
     if not ids:
         raise invalid(f"{param} must not be empty", param)
     with _naming_the_field():
@@ -139,16 +139,16 @@ def check_ids(ids: list[int], ready: EngineReady, param: str) -> None:
 
 
 def check_stop_ids(ids: list[int], ready: EngineReady) -> None:
-    """Raises ``ApiError`` 400 for stop tokens that the model does not have."""
+    """Raises ``ApiError`` 400 for stop token ids outside the vocabulary."""
     if ids:
         check_ids(ids, ready, "stop_token_ids")
 
 
 def decoding_params(fields: AnswerFields, budget: int, ready: EngineReady, codec: TextCodec) -> DecodingParams:
-    """What the engine decodes by; raises ``ApiError`` 400 where the model or ``budget`` tokens leave no room for it."""
+    """The engine's decoding parameters; raises ``ApiError`` 400 if they do not fit the model or ``budget`` tokens."""
     try:
         params = fields.decoding_params(ready.confidence_threshold, codec.spellings)
-    except ValidationError as error:  # Texts have become more ids than there may be.
+    except ValidationError as error:  # Tokenized texts have too many ids.
         raise describe(error, vars(fields)) from None
     with _naming_the_field():
         stop_ids = [*ready.stop_token_ids, *fields.stop_token_ids]
@@ -158,7 +158,7 @@ def decoding_params(fields: AnswerFields, budget: int, ready: EngineReady, codec
 
 @contextmanager
 def _naming_the_field() -> Iterator[None]:
-    """Answers a ``ParameterError`` with a 400."""
+    """A context that turns ``ParameterError`` into ``ApiError`` 400."""
     try:
         yield
     except ParameterError as error:
@@ -166,12 +166,11 @@ def _naming_the_field() -> Iterator[None]:
 
 
 def token_budget(prompt_tokens: int, wanted: int | None, ready: EngineReady, param: str, *, guided: bool) -> int:
-    """How many tokens may be generated: ``wanted``, or with ``None`` the rest of the context.
+    """Most tokens to generate: ``wanted``, or if ``None`` the rest of the context.
 
-    Raises ``ApiError`` 400 when the prompt, or the prompt and ``wanted`` tokens, exceed the context, or what a
-    ``guided`` request may have.
+    Raises ``ApiError`` 400 if prompt plus ``wanted`` tokens exceed the context, or the limit of a ``guided`` request.
     """
-    # A pool smaller than one full context bounds a request too; a block runs whole whatever is kept of it.
+    # A KV cache smaller than one context limits requests too; blocks always run whole.
     context = min(ready.max_model_len, ready.num_pages * ready.page_size - ready.block_length)
     rest = context - prompt_tokens
     if rest < 0 or (rest == 0 and wanted != 0):

@@ -34,7 +34,7 @@ def _bundled_student() -> str:
 
 
 class ServerSettings(BaseSettings):
-    """Everything an operator can turn. Frozen; unknown names and bad values raise at start."""
+    """All settings of a server. Frozen; unknown names and invalid values raise at start."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
@@ -83,7 +83,7 @@ class ServerSettings(BaseSettings):
         default="auto", description="Compute type of the model: auto, float32, bfloat16 or float16."
     )
     block_length: int | None = Field(
-        default=None, ge=1, le=4096, description="Tokens a block. Default: the checkpoint's."
+        default=None, ge=1, le=4096, description="Tokens per block. Default: the checkpoint's."
     )
     confidence_threshold: float | None = Field(
         default=None,
@@ -93,30 +93,34 @@ class ServerSettings(BaseSettings):
     )
     decoding: RuleName = Field(
         default="threshold",
-        description="Rule that finalizes tokens where a request names none: threshold, factor, entropy_bound or "
-        "fixed_steps.",
+        description="Finalization rule of requests that name none: threshold, factor, entropy_bound or fixed_steps.",
     )
     decoding_factor: float = Field(
-        default=DEFAULT_FACTOR, gt=0, description="Number of the rule factor where a request sends none."
+        default=DEFAULT_FACTOR, gt=0, description="Number of the rule factor if a request sends none."
     )
     entropy_bound: float = Field(
-        default=DEFAULT_ENTROPY_BOUND, ge=0, description="Number of the rule entropy_bound, in nats, likewise."
+        default=DEFAULT_ENTROPY_BOUND,
+        ge=0,
+        description="Number of the rule entropy_bound, in nats, if a request sends none.",
     )
     steps_per_block: int | None = Field(
-        default=None, ge=1, le=4096, description="Number of the rule fixed_steps, likewise. Default: one step a token."
+        default=None,
+        ge=1,
+        le=4096,
+        description="Number of the rule fixed_steps if a request sends none. Default: one step per token.",
     )
     max_model_len: int | None = Field(
         default=None, ge=2, description="Most tokens of prompt and answer together. Default: the checkpoint's."
     )
     rope_scaling_factor: float = Field(
-        default=1.0, ge=1, le=64, description="Stretches the positions that the weights know (NTK-aware scaling)."
+        default=1.0, ge=1, le=64, description="Extends the context that the weights know (NTK-aware scaling)."
     )
-    max_num_seqs: int = Field(default=64, ge=1, description="Sequences that run in one batch.")
-    max_num_batched_tokens: int = Field(default=8192, ge=1, description="Tokens of one forward pass.")
+    max_num_seqs: int = Field(default=64, ge=1, description="Most sequences in one batch.")
+    max_num_batched_tokens: int = Field(default=8192, ge=1, description="Most tokens per forward pass.")
     max_prefill_tokens: int = Field(
         default=512,
         ge=1,
-        description="Longer prompts are computed in pieces beside other steps, at most this many tokens' work in each.",
+        description="Longer prompts are prefilled in pieces, at most this many tokens per step.",
     )
     kv_cache_memory: ByteSize | None = Field(
         default=None,
@@ -124,10 +128,8 @@ class ServerSettings(BaseSettings):
         description="Memory of the KV pool, such as 512M or 2GiB. Default: a share of the free memory, "
         "at most max_num_seqs full contexts.",
     )
-    page_size: int = Field(default=32, ge=1, description="Tokens a KV page.")
-    enable_prefix_caching: bool = Field(
-        default=True, description="Reuse the keys and values of prompts that were computed before."
-    )
+    page_size: int = Field(default=32, ge=1, description="Tokens per KV cache page.")
+    enable_prefix_caching: bool = Field(default=True, description="Reuse the KV cache of prompts with equal prefixes.")
     attention_backend: AttentionBackend = Field(
         default="sdpa",
         description="sdpa runs everywhere; flex compiles a kernel that reads the pages in place; triton "
@@ -138,13 +140,11 @@ class ServerSettings(BaseSettings):
         default=False, description="Record the kernels of a denoise step and replay them; with varlen attention only."
     )
     quantization: Quantization = Field(
-        default="none", description="int8 keeps a byte a weight in the layers: less memory, not more speed."
+        default="none", description="int8 stores one byte per weight of the layers: less memory, not more speed."
     )
-    pack_weights: bool = Field(
-        default=True, description="On a CPU with AVX-512, keep large weights in the order its kernels read them."
-    )
+    pack_weights: bool = Field(default=True, description="On a CPU with AVX-512, pack large weights for its kernels.")
     tensor_parallel_size: int = Field(
-        default=1, ge=1, description="Processes, one a GPU, that share the layers; kv_cache_memory is that of each."
+        default=1, ge=1, description="Tensor-parallel processes, one per GPU; kv_cache_memory is per process."
     )
     threads: int | None = Field(
         default=None,
@@ -165,7 +165,7 @@ class ServerSettings(BaseSettings):
     engine_hang_timeout_s: float = Field(
         default=120.0,
         gt=0,
-        description="Seconds without an engine step, while requests run, until the engine is killed and started again.",
+        description="Seconds without an engine step, while requests run, until the engine is restarted.",
     )
     keep_alive_timeout_s: int = Field(
         default=75,
@@ -181,7 +181,7 @@ class ServerSettings(BaseSettings):
     )
     api_key_file: Path | None = Field(
         default=None,
-        description="File with a key a line, or its hash, name and limits (cdlm key makes such lines), beside those of "
+        description="File with one key per line, or its hash, name and limits (from cdlm key), beside those of "
         "--api-key; # starts a comment.",
     )
     cors_origins: Annotated[list[str], NoDecode, BeforeValidator(_split)] = Field(
@@ -240,10 +240,10 @@ class ServerSettings(BaseSettings):
         return self
 
     def fetched(self) -> "ServerSettings":
-        """With directories in the place of ids on the Hub, which are fetched now; the model's name stays.
+        """Downloads models given by Hub id; returns the settings with their directories. The model's name stays.
 
         Raises:
-            CheckpointError: one cannot be fetched, or a revision is asked of a directory.
+            CheckpointError: a model cannot be downloaded, or a revision is given for a directory.
         """
         from cdlm.model.config import CheckpointError
         from cdlm.model.loading.hub import fetch_checkpoint, is_hub_id
@@ -266,7 +266,7 @@ class ServerSettings(BaseSettings):
 
     @cached_property
     def api_keys(self) -> list[ApiKey]:
-        """All accepted keys; empty when the server is open."""
+        """All accepted keys; empty if no key is needed."""
         keys = named_keys(key.get_secret_value() for key in self.api_key)
         return keys + (read_keys(self.api_key_file) if self.api_key_file else [])
 

@@ -1,4 +1,4 @@
-"""Amounts of memory as people write them."""
+"""Parses amounts of memory."""
 
 import re
 from typing import Annotated
@@ -24,10 +24,10 @@ _BYTE_UNITS = {
 
 
 def parse_bytes(value: object) -> object:
-    """Turns ``"512M"``, ``"2GiB"`` or ``"1.5 GB"`` into bytes; leaves other types to the field.
+    """Parses ``"512M"``, ``"2GiB"`` or ``"1.5 GB"`` into bytes; returns values of other types unchanged.
 
-    K, M, G and T alone are powers of 1024, as with KiB; KB, MB and so on are powers of 1000.
-    Raises ``ValueError`` for text that is no size.
+    K, M, G and T alone are powers of 1024, as with KiB; KB, MB and so on are powers of 1000. Raises ``ValueError`` for
+    text that is not a size.
     """
     if not isinstance(value, str):
         return value

@@ -1,4 +1,4 @@
-"""API keys: what each is called, how it is recognized, and what it may ask for."""
+"""API keys: names, hashes and limits."""
 
 import hashlib
 import re
@@ -17,14 +17,14 @@ EMPTY_SECRET = "it is empty; without a key everybody could use the server, so sa
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key that clients send, known by its SHA-256 only; ``None`` is no limit.
+    """An API key, stored as its SHA-256; a limit of ``None`` means no limit.
 
     Attributes:
-        name: for logs and messages.
+        name: name in logs and messages.
         digest: SHA-256 of the key. Keys are long and random, so a slow hash would protect nothing more.
-        requests_per_minute: generating requests that may begin.
-        tokens_per_minute: tokens of prompts and answers, as asked for; what an answer leaves is given back.
-        max_sequences: answers that may be in hand at once, running or waiting.
+        requests_per_minute: most generating requests that may begin per minute.
+        tokens_per_minute: most requested tokens per minute, prompt plus ``max_tokens``; unused ones are returned.
+        max_sequences: most answers at once, running or waiting.
     """
 
     name: str
@@ -35,23 +35,24 @@ class ApiKey:
 
 
 def digest(key: bytes) -> bytes:
-    """What a key is compared by."""
+    """SHA-256 of a key, by which keys are compared."""
     return hashlib.sha256(key).digest()
 
 
 def named_keys(keys: Iterable[str]) -> list[ApiKey]:
-    """Keys without limits, called key-1, key-2 and so on."""
+    """Makes keys without limits, named key-1, key-2 and so on."""
     return [ApiKey(f"key-{number}", digest(key.encode())) for number, key in enumerate(keys, start=1)]
 
 
 def read_keys(path: Path) -> list[ApiKey]:
-    """The keys of a file.
+    """Reads the keys of a file.
 
     A line is ``KEY`` or ``sha256:HEX``, then ``name=...`` and limits such as ``requests_per_minute=60`` in any order;
-    ``#`` starts a comment line. Keys without a name are called line-1 and so on by their line.
+    ``#`` starts a comment line. Keys without a name are named line-N by their line number.
 
     Raises:
-        ValueError: the file is unreadable or holds no key, or a line is wrong; the message has path and line, no key.
+        ValueError: the file is unreadable or has no key, or a line is invalid; the message names path and line, never a
+            key.
     """
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -72,7 +73,7 @@ def read_keys(path: Path) -> list[ApiKey]:
 
 
 def check_distinct(keys: Sequence[ApiKey]) -> None:
-    """Raises ``ValueError`` where two keys have one name, or are the same."""
+    """Raises ``ValueError`` if two keys are equal or have the same name."""
     for index, key in enumerate(keys):
         for other in keys[:index]:
             if key.name == other.name or key.digest == other.digest:
@@ -81,10 +82,10 @@ def check_distinct(keys: Sequence[ApiKey]) -> None:
 
 
 def new_key(name: str, **limits: int | None) -> tuple[str, str]:
-    """A fresh key, and its line for the file, which does not hold it.
+    """Generates a key; returns it, and its line for the key file, which has only its hash.
 
     Raises:
-        ValueError: the name or a limit is none.
+        ValueError: the name or a limit is invalid.
     """
     key = f"sk-{secrets.token_urlsafe(_KEY_BYTES)}"
     words = [f"sha256:{digest(key.encode()).hex()}", f"name={name}"]
@@ -107,13 +108,13 @@ def _parse(words: list[str], name: str) -> ApiKey:
         elif field_name in ("name", *_LIMITS) and equals:
             wanted = "1 to 64 letters, digits, '.', '_' or '-'" if field_name == "name" else "a positive whole number"
             raise ValueError(f"{field_name} must be {wanted}")
-        else:  # It might be a part of a key.
+        else:  # Not quoted: it might be part of a key.
             raise ValueError(f"expected name=..., {', '.join(f'{limit}=...' for limit in _LIMITS)} after the key")
     return key
 
 
 def split_keys(value: object) -> object:
-    """Keys separated by commas, of a flag or a variable; raises ``ValueError`` where there is none."""
+    """Splits comma-separated keys of a flag or variable; raises ``ValueError`` for an empty key."""
     keys = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
     if not keys and value != []:
         raise ValueError(EMPTY_SECRET)

@@ -1,4 +1,4 @@
-"""What each API key has used of what it may use."""
+"""Tracks the use of each API key against its limits."""
 
 import math
 import time
@@ -12,7 +12,7 @@ _MINUTE_S = 60.0
 
 
 class TokenBucket:
-    """Up to ``per_minute`` at once, refilled evenly; by the monotonic clock, so that a changed date means nothing."""
+    """A token bucket: holds up to ``per_minute``, refilled evenly over a minute of the monotonic clock."""
 
     def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
         self.per_minute = per_minute
@@ -20,19 +20,19 @@ class TokenBucket:
         self._level, self._seen = float(per_minute), clock()
 
     def wait(self, amount: int) -> float:
-        """Seconds until ``amount`` can be taken, 0 for now."""
+        """Seconds until ``amount`` can be taken; 0 if it can be taken now."""
         now = self._clock()
         self._level = min(self.per_minute, self._level + (now - self._seen) * self.per_minute / _MINUTE_S)
         self._seen = now
         return max(0.0, amount - self._level) * _MINUTE_S / self.per_minute
 
     def take(self, amount: int) -> None:
-        """Takes ``amount``, or gives back a negative one."""
+        """Takes ``amount``; a negative amount is given back."""
         self._level -= amount
 
 
 class Quota:
-    """The use of one key."""
+    """The current use of one key."""
 
     def __init__(self, key: ApiKey, clock: Callable[[], float] = time.monotonic) -> None:
         self.key = key
@@ -42,10 +42,10 @@ class Quota:
 
     @contextmanager
     def hold(self, sequences: int, tokens: int) -> Iterator[None]:
-        """Holds places for ``sequences`` sequences of together ``tokens`` tokens.
+        """A context that reserves ``sequences`` sequences and takes ``tokens`` tokens in all.
 
         Raises:
-            ApiError: 400 for what the key may never ask for, 429 for what it may not ask for now; nothing is taken.
+            ApiError: 400 if the request exceeds the key's limits by itself, 429 if it does so now; takes nothing.
         """
         name, places = self.key.name, self.key.max_sequences
         if places is not None and sequences > places:
@@ -70,7 +70,7 @@ class Quota:
             self.in_flight -= sequences
 
     def give_back(self, tokens: int) -> None:
-        """Returns tokens that were asked for and not used."""
+        """Returns tokens that were requested but not used."""
         if self._tokens:
             self._tokens.take(-tokens)
 

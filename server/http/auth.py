@@ -8,15 +8,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cdlm.server.access.keys import ApiKey, digest
 from cdlm.server.errors import ApiError
 
-# Probes, and what the API is like, which is the same for every server of this version: browsers send no key for a page.
+# Probes and API docs, which are equal on all servers of this version; browsers send no key for a page.
 OPEN_PATHS = frozenset({"/health", "/livez", "/readyz", "/ping", "/docs", "/openapi.json"})
 
 
 class ApiKeyAuth:
     """Lets through only ``OPEN_PATHS``, ``open_paths`` and requests whose ``Authorization: Bearer`` key is known.
 
-    Without keys every request passes. Any path that is not literally an open one needs a key. The request's record
-    (``server/observe/request_log.py``) learns whose it is.
+    Without keys every request passes. Every path that is not literally open needs a key. Stores the key in the
+    request's record (``server/observe/request_log.py``).
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[ApiKey], open_paths: frozenset[str] = frozenset()) -> None:
@@ -42,7 +42,7 @@ class ApiKeyAuth:
         await error.response()(scope, receive, send)
 
     def _recognize(self, scope: Scope) -> ApiKey | None:
-        """The key that the request carries."""
+        """The key of the request; ``None`` if it has no known key."""
         values = [value for name, value in scope["headers"] if name == b"authorization"]
         if len(values) != 1:
             return None
@@ -50,6 +50,6 @@ class ApiKeyAuth:
         if scheme.lower() != b"bearer":
             return None
         found = digest(given.strip())
-        # Every key is compared, so that the time tells nothing about which one came close.
+        # Compares all keys, so that timing reveals nothing.
         matches = [key for key in self._keys if hmac.compare_digest(found, key.digest)]
         return matches[0] if matches else None

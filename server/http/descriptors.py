@@ -1,4 +1,4 @@
-"""File descriptors, one a connection: as many as the process may have, and few words when they run out."""
+"""File descriptors of connections: raises their limit, and logs rarely when they run out."""
 
 import asyncio
 import errno
@@ -15,7 +15,7 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def raise_limit() -> None:
-    """Lifts the soft limit, which is often 1024, up to the hard one."""
+    """Raises the soft limit of open files, often 1024, to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _WANTED if hard == resource.RLIM_INFINITY else min(hard, _WANTED)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -23,10 +23,10 @@ def raise_limit() -> None:
 
 
 class AcceptErrors:
-    """An asyncio exception handler that says seldom that no connection can be accepted.
+    """An asyncio exception handler that limits log lines about connections that cannot be accepted.
 
-    The event loop reports every attempt, many a second: without this whoever opens connections enough writes megabytes
-    into the log. Clients wait meanwhile, and none is lost.
+    The event loop reports each attempt, many per second: a client with enough connections could fill the log. Clients
+    wait meanwhile; no connection is lost.
     """
 
     def __init__(self) -> None:
@@ -40,5 +40,5 @@ class AcceptErrors:
                 logger.error("connections wait, since none can be accepted: %s", error.strerror)
             return
         if isinstance(error, ValueError) and "_start_serving" in context.get("message", ""):
-            return  # The loop's later attempt, when the listener is closed.
+            return  # A late attempt, after the listener was closed.
         loop.default_exception_handler(context)

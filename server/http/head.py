@@ -1,10 +1,10 @@
-"""HEAD: what GET answers, without its body."""
+"""HEAD requests: the response of GET without its body."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Head:
-    """Asks ``app`` for GET wherever a client asks for HEAD, and keeps the body back; the headers are those of GET."""
+    """Passes HEAD to ``app`` as GET, and sends status and headers without the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""What keeps one client from hurting the rest: sizes of headers and bodies."""
+"""Limits on the size of headers and bodies, and request ids."""
 
 import asyncio
 import re
@@ -11,17 +11,16 @@ from cdlm.server.errors import ApiError
 
 MAX_HEADER_BYTES = 32 * 1024
 MAX_HEADERS = 200
-# How long the rest of a body that is too large is read, and thrown away, after the answer.
+# How long the rest of a too large body is read and discarded after the response.
 LINGER_S = 5.0
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
 class RequestId:
-    """Puts ``x-request-id`` on every response: the client's when it is harmless, else a fresh one.
+    """Adds ``x-request-id`` to each response: the client's if it is harmless, else a new one.
 
-    The id is for people and logs only; the engine uses ids of its own. Answers 431 to too many or too
-    large headers.
+    The id is for logs only; the engine has its own ids. Responds 431 to too many or too large headers.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -49,10 +48,10 @@ class RequestId:
 
 
 class BodyLimit:
-    """Answers 413 to bodies over ``max_bytes``, declared or chunked, before all of it is buffered.
+    """Responds 413 to bodies over ``max_bytes``, declared or chunked, before buffering them.
 
-    Then it reads on for a while and forgets what it reads: a connection that is closed while the client still sends is
-    reset, and the client never sees the answer.
+    Then reads and discards more of the body for ``LINGER_S`` seconds: closing the connection while the client sends
+    would reset it, and the client would never see the response.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -66,7 +65,7 @@ class BodyLimit:
         error = ApiError(
             413,
             f"The request body is larger than {self._max} bytes",
-            # The unread rest of the body makes the connection useless for another request.
+            # The connection cannot be reused with an unread body.
             headers={"connection": "close"},
         )
         seen, ends = 0, False
@@ -75,7 +74,7 @@ class BodyLimit:
             nonlocal seen, ends
             message = await receive()
             seen += len(message.get("body", b""))
-            ends = not message.get("more_body", False)  # Or the client has left.
+            ends = not message.get("more_body", False)  # Also true if the client left.
             return message
 
         async def counted() -> Message:

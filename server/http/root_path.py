@@ -1,11 +1,11 @@
-"""A prefix under which a proxy forwards requests without taking it away."""
+"""Serves under a path prefix that a proxy does not strip."""
 
 from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class RootPath:
-    """Serves ``/PREFIX/anything`` as ``/anything``; what comes without the prefix is served too."""
+    """Serves ``/PREFIX/anything`` as ``/anything``; paths without the prefix are served too."""
 
     def __init__(self, app: ASGIApp, prefix: str) -> None:
         self._app, self._prefix = app, prefix
@@ -13,7 +13,7 @@ class RootPath:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             if scope["path"] == self._prefix:
-                # Without the slash the page's relative links would lead out of the prefix.
+                # Without the slash, relative links of the page would leave the prefix.
                 await RedirectResponse(f"{self._prefix}/")(scope, receive, send)
                 return
             if scope["path"].startswith(f"{self._prefix}/"):

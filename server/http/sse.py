@@ -1,4 +1,4 @@
-"""Server-sent events, and work that ends when the client leaves."""
+"""Server-sent events, and cancellation when the client disconnects."""
 
 import asyncio
 import logging
@@ -23,13 +23,13 @@ Result = TypeVar("Result")
 
 
 def event(answer: BaseModel, name: str | None = None) -> bytes:
-    """One event, named or not. ASCII only, since some clients split lines at Unicode's other line ends too."""
+    """Encodes one event, with ``name`` if given. ASCII only, since some clients split lines at Unicode line ends."""
     head = b"" if name is None else b"event: " + name.encode() + b"\n"
     return head + b"data: " + as_json(answer, ensure_ascii=True).encode() + b"\n\n"
 
 
 async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
-    """The result of ``work``; cancels it and raises ``ClientGone`` when the client leaves first."""
+    """Returns the result of ``work``; if the client disconnects first, cancels it and raises ``ClientGone``."""
 
     async def wait() -> Result:
         return await work
@@ -46,20 +46,20 @@ async def unless_gone(request: Request, work: Awaitable[Result]) -> Result:
 
 
 async def open_stream(request: Request, source: AsyncGenerator[bytes, None]) -> "EventStream":
-    """A stream whose first event is ready, so that an error before it keeps its own status."""
+    """Waits for the first event, so that an error before it has its own HTTP status; returns the stream."""
     try:
         first = await unless_gone(request, anext(source))
     except BaseException:
-        # Cancelled just when the event was ready: what makes the events must not wait for the garbage collector.
+        # Canceled just as the event became ready: close the source now, not at garbage collection.
         await source.aclose()
         raise
     return EventStream(source, first)
 
 
 class EventStream(Response):
-    """Streams ready-made events, ``first`` in front if there is one, with a comment every 15 s while there is none.
+    """Streams encoded events, ``first`` before the others, and a comment after every 15 s without an event.
 
-    The source is closed as soon as the client leaves or has not read for a minute.
+    Closes the source when the client disconnects or has not read for a minute.
     """
 
     def __init__(self, source: AsyncGenerator[bytes, None], first: bytes | None = None) -> None:

@@ -1,1 +1,1 @@
-"""What operators see: metrics, the log of requests, spans, probes."""
+"""Observability: metrics, the request log, and traces."""

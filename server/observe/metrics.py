@@ -1,4 +1,4 @@
-"""Prometheus metrics of one server, in a registry of its own. Times are in seconds."""
+"""Prometheus metrics of one server, in their own registry. Times are in seconds."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ _STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 
 
 class EngineView(Protocol):
-    """What a scrape reads from the engine client."""
+    """The properties of the engine client that a scrape reads."""
 
     @property
     def ready(self) -> EngineReady | None: ...
@@ -34,7 +34,7 @@ class EngineView(Protocol):
 
 
 class Metrics:
-    """All metrics. ``observe_step`` takes the engine's figures, the other methods those of requests."""
+    """All metrics. ``observe_step`` records engine steps, the other methods record requests."""
 
     def __init__(self, model_name: str, version: str) -> None:
         self.registry = CollectorRegistry()
@@ -80,11 +80,11 @@ class Metrics:
         build.labels(model_name, version).set(1)
 
     def watch(self, engine: EngineView) -> None:
-        """Adds the gauges that are read from ``engine`` at each scrape."""
+        """Adds gauges that read ``engine`` at each scrape."""
         self.registry.register(_EngineCollector(engine, self._model))
 
     def observe_step(self, stats: EngineStats) -> None:
-        """Takes the figures of one engine step."""
+        """Records the figures of one engine step."""
         for seconds in stats.queue_seconds:
             self._queue.labels(self._model).observe(seconds)
         self._looked_up.labels(self._model).inc(stats.admitted_prompt_tokens)
@@ -104,11 +104,11 @@ class Metrics:
         self._tokens.labels(self._model).observe(stats.batch_tokens)
 
     def accepted(self, prompt_tokens: int) -> None:
-        """A request with this many prompt tokens was admitted."""
+        """Records an admitted request with ``prompt_tokens`` prompt tokens."""
         self.prompt_tokens.labels(self._model).inc(prompt_tokens)
 
     def block(self, seconds: float, tokens: int, *, first: bool) -> None:
-        """A block of ``tokens`` came ``seconds`` after the one before it, or after arrival."""
+        """Records a block of ``tokens`` tokens, ``seconds`` after the previous block or the request's arrival."""
         if first:
             self._first.labels(self._model).observe(seconds)
         else:
@@ -118,31 +118,31 @@ class Metrics:
                 between.observe(seconds / tokens)
 
     def delivered(self, tokens: int) -> None:
-        """A client got so many tokens."""
+        """Records ``tokens`` tokens that were sent to a client."""
         self.generation_tokens.labels(self._model).inc(tokens)
 
     def discarded(self, reason: str, tokens: int) -> None:
-        """No client got so many tokens.
+        """Records ``tokens`` generated tokens that were not sent to a client.
 
-        They came behind a ``stop_string``, lost under ``best_of``, were ``cancelled``, or an ``error`` ended them.
+        ``reason``: ``stop_string`` (they came after it), ``best_of`` (another answer won), ``cancelled`` or ``error``.
         """
         self._discarded.labels(self._model, reason).inc(tokens)
 
     def finished(self, reason: str, seconds: float) -> None:
-        """A sequence ended with ``stop``, ``length`` or ``error``, ``seconds`` after arrival."""
+        """Records the end of a sequence, ``seconds`` after arrival; ``reason`` is ``stop``, ``length`` or ``error``."""
         self._finished.labels(self._model, reason).inc()
         self._latency.labels(self._model).observe(seconds)
 
     def rejected(self, reason: str) -> None:
-        """A request was turned away: ``queue_full``, ``draining``, ``not_ready``, ``invalid``, ``internal`` (bug)."""
+        """Records a refusal: ``queue_full``, ``draining``, ``not_ready``, ``invalid`` or ``internal`` (a bug)."""
         self._rejected.labels(self._model, reason).inc()
 
     def cancelled(self, *, started: bool) -> None:
-        """A sequence lost its client before or after its first block."""
+        """Records a sequence whose client left before, or if ``started`` after, its first block."""
         self._cancelled.labels(self._model, "running" if started else "waiting").inc()
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """The exposition that fits an Accept header, and its content type."""
+        """The metrics in the format of an Accept header, and their content type."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
 
@@ -170,7 +170,7 @@ class _EngineCollector(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         engine, stats = self._engine, self._engine.stats
         used, total = stats.pages_active, stats.pages_free + stats.pages_active + stats.pages_cached
-        # A dead engine runs nothing, whatever it said last; one that hangs has not said what it was handed since.
+        # The last stats of a dead engine are outdated; a hung one has not counted later requests.
         running = stats.running if engine.ready is not None else 0
         waiting = max(stats.waiting, engine.in_flight - running) if engine.ready is not None else 0
         for name, text, value in (
@@ -194,7 +194,7 @@ class _EngineCollector(Collector):
         if engine.ready is not None:
             size, count = str(engine.ready.page_size), str(engine.ready.num_pages)
             labels: dict[tuple[str, ...], float] = {(size, count, size, count): 1.0}
-            # The last two are what request routers look for.
+            # Request routers read the last two.
             names = ("page_size", "num_pages", "block_size", "num_gpu_blocks")
             yield self._gauge("cache_config_info", "The KV pool", labels, *names)
         restarts = CounterMetricFamily(

@@ -1,4 +1,4 @@
-"""One JSON line for every POST, and its span where tracing is on; neither holds a prompt or an answer."""
+"""The request log: one JSON line per POST, and its span if tracing is on. Neither contains prompts or answers."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ _PATH_CHARACTERS = 200
 
 
 def print_bare_lines() -> None:
-    """Sends the lines to stderr as they are, so that a collector of logs reads each as one JSON object."""
+    """Logs the lines to stderr without a prefix, so that log collectors read each as one JSON object."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
@@ -33,7 +33,7 @@ def print_bare_lines() -> None:
 
 
 class SequenceTrace(Protocol):
-    """Where the blocks of one sequence are noted while the ``with`` lasts."""
+    """A context that records the blocks of one sequence."""
 
     def __enter__(self) -> Self: ...
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None: ...
@@ -56,10 +56,10 @@ _UNTRACED = _Untraced()
 
 
 class RequestRecord:
-    """What one HTTP request came to: filled by whoever works on it, told when it has been answered.
+    """The log record of one HTTP request, filled while it is served and written after the response.
 
-    ``sent`` is the status the client has seen, ``status`` what the request came to: a stream that fails has said 200
-    before. ``figures`` are those of the work, if any was begun; ``key`` is whose request it is, where keys are needed.
+    ``sent`` is the status that the client got, ``status`` the final one: a stream that fails has sent 200 before.
+    ``figures`` describes the work, if it was begun; ``key`` is the API key, if keys are required.
     """
 
     def __init__(self, path: str, span: "RequestSpan | None" = None) -> None:
@@ -73,20 +73,20 @@ class RequestRecord:
         self._started = time.monotonic()
 
     def asked(self, request: GenerateRequest, sequences: int, *, streamed: bool) -> None:
-        """So many sequences like ``request`` are going to be run."""
+        """Records that ``sequences`` sequences like ``request`` will run."""
         if self._span is not None:
             self._span.asked(request, sequences, streamed=streamed)
 
     def sequence(self, number: int) -> SequenceTrace:
-        """Where the blocks of sequence ``number`` are noted."""
+        """A context that records the blocks of sequence ``number``."""
         return _UNTRACED if self._span is None else self._span.sequence(number)
 
     def worked(self, outcome: Outcome, status: int, figures: dict[str, object]) -> None:
-        """The work on it has ended."""
+        """Records the outcome of the work."""
         self.outcome, self.status, self.figures = outcome, status, figures
 
     def close(self, request_id: str) -> None:
-        """Writes the line and ends the span; ``request_id`` is the HTTP request's."""
+        """Writes the log line and ends the span; ``request_id`` is the HTTP request's id."""
         status = self.status or self.sent or _CLIENT_GONE
         outcome = self.outcome or (
             "cancelled" if status == _CLIENT_GONE else "finished" if status < 400 else "error"
@@ -110,7 +110,7 @@ class RequestRecord:
 
 
 class RequestLog:
-    """Gives every POST a ``RequestRecord`` (``request.state.record``) and closes it after the answer."""
+    """Middleware that gives each POST a ``RequestRecord`` (``request.state.record``) and closes it afterwards."""
 
     def __init__(self, app: ASGIApp, tracing: "Tracing | None" = None) -> None:
         self._app = app

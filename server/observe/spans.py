@@ -1,4 +1,4 @@
-"""OpenTelemetry spans of requests, sent over OTLP/HTTP. Imported only where tracing is on."""
+"""OpenTelemetry spans of requests, sent over OTLP/HTTP. Imported only if tracing is on."""
 
 import asyncio
 import threading
@@ -22,10 +22,10 @@ from cdlm.server.text.update import Update
 _FLUSH_LIMIT_S = 4.0
 _UNNAMED = "unknown_service"
 
-# The names of the GenAI semantic conventions; a path that is not here is no generation.
+# Operation names of the GenAI semantic conventions; other paths generate nothing.
 _OPERATIONS = {"/completions": "text_completion", "/chat/completions": "chat", "/responses": "chat"}
 
-# Fields of the log line and the attributes they become.
+# Field of the log line -> attribute of the span.
 _ATTRIBUTES = {
     "request_id": "cdlm.request_id",
     "engine_id": "cdlm.engine_id",
@@ -42,22 +42,22 @@ _ATTRIBUTES = {
 
 
 class Tracing:
-    """Makes the spans of requests and sends them from a thread of its own.
+    """Creates the spans of requests and sends them from a background thread.
 
-    Proxies of the environment are not asked for a collector on this machine.
+    Ignores proxies for a collector on this machine.
 
-    ``endpoint`` is the whole address, or ``None`` for that of the ``OTEL_EXPORTER_OTLP_*`` variables. The provider is
-    not made the global one: nobody else's spans go with these.
+    ``endpoint`` is the full URL; ``None`` uses the ``OTEL_EXPORTER_OTLP_*`` variables. The provider is not global: it
+    sends no other library's spans.
 
     Raises:
-        ValueError: a variable of OpenTelemetry has a bad value.
+        ValueError: an OpenTelemetry variable has an invalid value.
     """
 
     def __init__(self, endpoint: str | None, model_name: str, version: str) -> None:
         resource = Resource.create({SERVICE_VERSION: version})
         if str(resource.attributes[SERVICE_NAME]).startswith(_UNNAMED):
             resource = resource.merge(Resource({SERVICE_NAME: "cdlm-serve"}))
-        # Its hook at the interpreter's exit would wait for a collector that is gone; close() has a limit.
+        # Its exit hook could wait forever for a collector; close() has a limit.
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         session = requests.Session()
         session.trust_env = not is_loopback(endpoint or asked_endpoint() or "")
@@ -66,11 +66,11 @@ class Tracing:
         self._model_name = model_name
 
     def request(self, path: str, headers: Iterable[tuple[bytes, bytes]]) -> "RequestSpan":
-        """Begins the span of a request, below the span that its headers name, if they do."""
+        """Starts the span of a request, as a child of the span in its headers, if any."""
         carrier: dict[str, str] = {}
         for raw, value in headers:
             name = raw.decode("latin-1")
-            # A list, as HTTP has it; of traceparent there may be one only, and a list of those is none.
+            # Joined as HTTP prescribes; a repeated traceparent thereby becomes invalid, as it should.
             carrier[name] = f"{carrier[name]},{value.decode('latin-1')}" if name in carrier else value.decode("latin-1")
         operation = _OPERATIONS.get(path.removeprefix("/v1"))
         span = self._tracer.start_span(
@@ -84,14 +84,14 @@ class Tracing:
         return RequestSpan(self._tracer, span, operation, self._model_name)
 
     async def close(self) -> None:
-        """Sends what is left; gives up after some seconds, so that a dead collector does not hold the exit up."""
+        """Sends the remaining spans; gives up after some seconds if the collector does not respond."""
         closing = threading.Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, _FLUSH_LIMIT_S)
 
 
 class _Clock:
-    """Nanoseconds since 1970 that never run backwards within a request."""
+    """A clock in nanoseconds since 1970 that never runs backwards within a request."""
 
     def __init__(self) -> None:
         self._offset = time.time_ns() - time.monotonic_ns()
@@ -111,7 +111,7 @@ class RequestSpan:
         self._model_name = model_name
 
     def asked(self, request: GenerateRequest, sequences: int, *, streamed: bool) -> None:
-        """So many sequences like ``request`` are going to be run: it was valid and for this model."""
+        """Records that the request was valid, and that ``sequences`` sequences like it will run."""
         attributes: dict[str, Any] = {
             "gen_ai.request.model": self._model_name,
             "gen_ai.response.model": self._model_name,
@@ -125,11 +125,11 @@ class RequestSpan:
         self._span.set_attributes(attributes)
 
     def sequence(self, number: int) -> "SequenceSpan":
-        """The span of one of its sequences, which begins with the ``with`` it is used in."""
+        """The span of one of its sequences, as a context."""
         return SequenceSpan(self._tracer, self._span, number)
 
     def end(self, line: Mapping[str, Any], sent: int | None) -> None:
-        """Ends it with the fields of the log line; ``sent`` is the HTTP status the client saw, if any."""
+        """Ends the span with the fields of the log line; ``sent`` is the HTTP status that the client got, if any."""
         attributes = {name: line[field] for field, name in _ATTRIBUTES.items() if field in line}
         if line.get("ttft_ms") is not None:
             attributes["gen_ai.response.time_to_first_chunk"] = line["ttft_ms"] / 1000
@@ -138,7 +138,7 @@ class RequestSpan:
         if sent is not None:
             attributes["http.response.status_code"] = sent
         if line["outcome"] != "finished":
-            # No message: it may quote what the client wrote.
+            # No message, which may quote the client's text.
             kind = "cancelled" if line["outcome"] == "cancelled" else str(line["status"])
             attributes["error.type"] = kind
             self._span.set_status(StatusCode.ERROR, kind)
@@ -147,7 +147,7 @@ class RequestSpan:
 
 
 class SequenceSpan:
-    """The span of one sequence: children for its wait and its first block, an event for each block."""
+    """The span of one sequence, with child spans for its wait and its first block, and one event per block."""
 
     def __init__(self, tracer: Tracer, request: Span, number: int) -> None:
         self._tracer = tracer
@@ -185,7 +185,7 @@ class SequenceSpan:
         if self._blocks == 0:
             admitted = min(now, self._started + int(block.queue_seconds * 1e9))
             self._child("queue", self._started, admitted, {})
-            # One span for both: the prompt is computed in the forward pass of the block's first step.
+            # One span for both: the first denoise step also computes the prompt.
             self._child(
                 "prefill and first block", admitted, now, {**figures, "cdlm.cached_tokens": block.cached_tokens}
             )

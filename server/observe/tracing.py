@@ -1,4 +1,4 @@
-"""Whether requests are traced, and where their spans go. OpenTelemetry is imported only if they are."""
+"""Opens tracing if it is configured. Imports OpenTelemetry only then."""
 
 import os
 from typing import TYPE_CHECKING
@@ -13,14 +13,14 @@ _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL
 
 
 class TracingError(Exception):
-    """Requests cannot be traced as asked; the message names the flag or variable and the reason."""
+    """Tracing is configured wrongly; the message names the flag or variable and the reason."""
 
 
 def check_endpoint(url: str) -> str:
-    """``url`` with the path of traces.
+    """Completes ``url`` with the path of traces.
 
     Raises:
-        ValueError: it is no HTTP address, or the packages that send spans are not installed.
+        ValueError: ``url`` is not an HTTP URL, or OpenTelemetry is not installed.
     """
     try:
         parts = urlsplit(url)
@@ -34,12 +34,12 @@ def check_endpoint(url: str) -> str:
 
 
 def open_tracing(endpoint: str | None, model_name: str, version: str) -> "Tracing | None":
-    """Tracing to ``endpoint``, else to what the ``OTEL_*`` variables name; ``None`` where nothing asks for it.
+    """Opens tracing to ``endpoint``, else as the ``OTEL_*`` variables say; ``None`` if neither is set.
 
-    Spans carry the name of the model and the version of the server.
+    Spans have the model's name and the server's version.
 
     Raises:
-        TracingError: the variables ask for what cannot be done, or hold a bad value.
+        TracingError: a variable is invalid or asks for something unsupported.
     """
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
@@ -60,7 +60,7 @@ def open_tracing(endpoint: str | None, model_name: str, version: str) -> "Tracin
 
 
 def asked_endpoint() -> str | None:
-    """The address that the environment names."""
+    """The endpoint in the environment; empty or ``None`` if not set."""
     variable = _asking_variable()
     return None if variable is None else os.environ[variable]
 

@@ -1,1 +1,1 @@
-"""Pages for people: the playground at ``/`` and the reference at ``/docs``."""
+"""HTML pages: the playground at ``/`` and the API reference at ``/docs``."""

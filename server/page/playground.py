@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 _FOLDER = Path(__file__).parent / "static"
 
-# Not asked of the operating system, whose tables differ.
+# Fixed, since the tables of operating systems differ.
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
@@ -19,7 +19,7 @@ _TYPES = {
     ".svg": "image/svg+xml",
 }
 
-# The page loads and asks nothing but this server, and what a model writes can never become markup or code.
+# The page contacts this server only, and a model's text can never become markup or code.
 _HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -30,7 +30,7 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
-    # Kept by browsers and asked about every time: a page never meets modules of another version.
+    # Browsers cache but revalidate: a page never loads modules of another version.
     "cache-control": "no-cache",
 }
 
@@ -42,7 +42,7 @@ class _Asset:
 
 
 def playground_routes() -> list[Route]:
-    """The page and its files: ``GET`` and ``HEAD``, with validators. Reads the files now."""
+    """Routes of the page and its files, for GET and HEAD, with ETags. Reads the files now."""
     paths = {"/static/" + path.name: path for path in sorted(_FOLDER.iterdir()) if path.suffix in _TYPES}
     paths["/"] = paths.pop("/static/index.html")
     return [Route(url, _endpoint(_load(path)), methods=["GET"], name=path.name) for url, path in paths.items()]
@@ -56,7 +56,7 @@ def _load(path: Path) -> _Asset:
 
 def _endpoint(asset: _Asset) -> Callable[[Request], Awaitable[Response]]:
     async def send(request: Request) -> Response:
-        # A proxy that compresses on its way makes validators weak.
+        # Proxies that compress make ETags weak.
         known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
         if asset.headers["etag"] in known:
             return Response(status_code=304, headers=asset.headers)

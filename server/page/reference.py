@@ -1,4 +1,4 @@
-"""``/docs``: the OpenAPI document as one page, without scripts and without anything from elsewhere."""
+"""``/docs``: the OpenAPI document as one page, without scripts or external files."""
 
 import json
 from collections.abc import Iterator
@@ -28,13 +28,13 @@ _HEADERS = {
 
 @router.get("/docs", include_in_schema=False)
 async def reference(request: Request) -> Response:
-    """The page, made from the document that ``/openapi.json`` shows."""
+    """The reference page, rendered from ``/openapi.json``."""
     page = "".join(render(request.app.openapi()))
     return Response(page, headers=_HEADERS, media_type="text/html")
 
 
 def render(document: dict[str, Any]) -> Iterator[str]:
-    """The page of an OpenAPI document, piece by piece; every text in it is escaped."""
+    """Yields the HTML of an OpenAPI document; escapes all text."""
     info = document["info"]
     yield f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(info["title"])}</title>'
     yield f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style>'
@@ -80,7 +80,7 @@ def _fields(schema: dict[str, Any]) -> str:
         return f"<p>{_type(schema)}</p>"
     rows = []
     for name, field in schema["properties"].items():
-        if "x-verdict" in field:  # Fields of other servers, most of them without a place here.
+        if "x-verdict" in field:  # Skips fields of other servers.
             continue
         about = escape(field.get("description", ""))
         if name in schema.get("required", []):
@@ -92,7 +92,7 @@ def _fields(schema: dict[str, Any]) -> str:
 
 
 def _type(schema: dict[str, Any]) -> str:
-    """A schema in a few words, objects as links."""
+    """Describes a schema in a few words, with links to objects."""
     if "$ref" in schema:
         name = escape(schema["$ref"].removeprefix(_REF))
         return f'<a href="#{name}">{name}</a>'

@@ -1,4 +1,4 @@
-"""Text to ids and back: chat templates, special tokens, tokenizers, and answers as they grow."""
+"""Text to token ids and back: chat templates, special tokens, tokenizers, detokenizers."""
 
 from cdlm.server.text.codec import Chat, TextCodec, TextError
 from cdlm.server.text.detokenizer import Detokenizer

@@ -22,12 +22,12 @@ from cdlm.server.text.template import ChatTemplate, TemplateFault
 
 logger = logging.getLogger(__name__)
 
-# Shorter texts take less time to encode than a thread takes to answer.
+# Shorter texts are encoded inline: faster than a thread switch.
 _INLINE_CHARACTERS = 2_000
-# Tokens before an answer that its text may depend on: one would do, if it were sure to have a text.
+# Tokens before an answer on which its text may depend; more than one, since a token may have no text.
 _CONTEXT_TOKENS = 8
 
-# Between a suffix and the prompt behind it, where the vocabulary has no tokens for infilling.
+# Between suffix and prompt, if the vocabulary has no infilling tokens.
 INFILL_SEPARATOR = "\n\n"
 _INFILL_TOKENS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 _NO_TEMPLATE = "This model has no chat template; use /v1/completions"
@@ -41,15 +41,15 @@ class TextError(Exception):
 
 @dataclass(frozen=True)
 class Chat:
-    """What a prompt is made of: messages, and what else a chat template is given.
+    """The input of a chat template.
 
     Attributes:
-        messages: as the template sees them.
-        tools: declarations of functions, which the template gets if it knows them.
-        add_generation_prompt: whether the prompt ends where the assistant's answer begins.
-        continue_final_message: whether it ends where the last message ends, so that the answer goes on with it.
+        messages: the messages.
+        tools: function declarations, passed to templates that support tools.
+        add_generation_prompt: whether to end the prompt with the start of an assistant turn.
+        continue_final_message: whether to end it with the last message's text, which the answer continues.
         variables: further variables of the template.
-        template: the text of another template than the model's.
+        template: the text of a template that replaces the model's.
     """
 
     messages: Sequence[Mapping[str, JsonValue]]
@@ -61,10 +61,10 @@ class Chat:
 
 
 class TextCodec:
-    """Encodes text so that nothing a user writes can become a special token, and decodes ids.
+    """Encodes text so that client text never becomes a special token, and decodes ids.
 
-    ``template`` turns messages and tools into the text of a chat; a text instead says why there is none. ``variables``
-    are what templates of requests may use besides, such as ``bos_token``.
+    ``template`` renders chats; a ``str`` instead is the error message for chats. ``variables`` are available to
+    templates of requests, for example ``bos_token``.
     """
 
     def __init__(
@@ -82,13 +82,13 @@ class TextCodec:
         ids = {token.content: ident for ident, token in self._tokenizer.get_added_tokens_decoder().items()}
         self._infill = [ids[name] for name in _INFILL_TOKENS] if ids.keys() >= set(_INFILL_TOKENS) else None
         longest = max(map(len, self._tokenizer.get_vocab()), default=1)
-        # A normalizer may shorten text before it is cut into tokens.
+        # A normalizer may shorten text before tokenization.
         self._token_characters = longest * (4 if self._tokenizer.normalizer else 1)
         self._after_special = self._context_after_special()
 
     @classmethod
     def load(cls, directory: Path, chat_template: Path | None = None) -> "TextCodec":
-        """Loads from a local checkpoint folder; runs no code from it. Raises ``TextError``.
+        """Loads the tokenizer of a checkpoint directory, without running code from it. Raises ``TextError``.
 
         ``chat_template`` is a file that replaces the checkpoint's.
         """
@@ -112,9 +112,9 @@ class TextCodec:
     async def encode(
         self, texts: Sequence[str], max_tokens: int, param: str = "prompt", *, special: bool = True
     ) -> list[list[int]]:
-        """Ids of each text; raises ``ApiError`` 400 when one must be longer than ``max_tokens``.
+        """Encodes texts; raises ``ApiError`` 400 if one is certainly longer than ``max_tokens``.
 
-        ``special`` puts around it what the tokenizer puts around a prompt.
+        ``special`` adds the special tokens that the tokenizer puts around a prompt.
         """
         for text in texts:
             self._bound([text], max_tokens, param)
@@ -123,9 +123,9 @@ class TextCodec:
     async def encode_infill(
         self, prompts: Sequence[str], suffix: str, suffix_ids: Sequence[int], max_tokens: int, *, special: bool = True
     ) -> list[list[int]]:
-        """Ids of prompts that also show ``suffix``, the text behind the answer, if any (docs/infilling.md).
+        """Encodes prompts that also contain ``suffix``, the text after the answer (docs/infilling.md).
 
-        Raises ``ApiError`` 400 when one must be longer than ``max_tokens``.
+        Raises ``ApiError`` 400 if one is certainly longer than ``max_tokens``.
         """
         if not suffix:
             return await self.encode(prompts, max_tokens, special=special)
@@ -139,11 +139,11 @@ class TextCodec:
     async def encode_chat(
         self, chat: Chat, max_tokens: int, param: str = "messages", *, special: bool = False
     ) -> list[int]:
-        """Ids of a chat, up to where the answer starts.
+        """Encodes a chat, up to the start of the answer.
 
-        Only the template's own special tokens count; those inside messages stay text. ``special`` also puts around it
-        what the tokenizer puts around a prompt. Raises ``ApiError`` 400 naming ``param`` when there is no template,
-        the template refuses the messages, or they must be too long.
+        Special tokens of the template take effect; their names inside messages stay text. ``special`` adds the special
+        tokens that the tokenizer puts around a prompt. Raises ``ApiError`` 400 that names ``param`` if there is no
+        template, it refuses the messages, or they are certainly too long.
         """
         texts = [*_texts(list(chat.messages)), *_texts(list(chat.tools)), *_texts(dict(chat.variables))]
         self._bound(texts, max_tokens, param)
@@ -151,26 +151,26 @@ class TextCodec:
         return await _offload(size, lambda: self.chat_ids(chat, param, special=special))
 
     def chat_ids(self, chat: Chat, param: str = "messages", *, special: bool = False) -> list[int]:
-        """``encode_chat`` for callers that can wait, without a bound."""
+        """``encode_chat`` without a limit, synchronous."""
         return self._encoder.encode([self.chat_text(chat, param)], add_special_tokens=special)[0]
 
     def prompt_ids(self, text: str) -> list[int]:
-        """Ids of one prompt, as ``encode``, for callers that can wait."""
+        """``encode`` of one prompt without a limit, synchronous."""
         return self._encoder.encode([text], add_special_tokens=True)[0]
 
     def spellings(self, text: str) -> list[list[int]]:
-        """Ids of a text where another word goes on with it, and behind a space."""
+        """Encodes a text twice: as the continuation of a word, and after a space."""
         bare = text.lstrip(" ")
         found = self._encoder.encode([bare, f" {bare}"], add_special_tokens=False)
         return [ids for ids in found if ids]
 
     @property
     def has_template(self) -> bool:
-        """Whether chats can be asked for; one that cannot be used is there, and asking for a chat says why."""
+        """Whether there is a chat template, usable or not; chats report why a template is unusable."""
         return self._template is not _NO_TEMPLATE
 
     def chat_text(self, chat: Chat, param: str = "messages") -> Marked:
-        """The text of a chat, marked with who wrote what. Raises ``ApiError`` as ``encode_chat``."""
+        """Renders a chat as text that marks the client's characters. Raises ``ApiError`` as ``encode_chat``."""
         template = self._template
         if chat.template is not None:
             param = "chat_template"
@@ -192,27 +192,27 @@ class TextCodec:
             raise invalid(f"The chat template {fault}", param) from fault
 
     def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
-        """Text of ``ids``; special tokens leave no trace unless ``keep_special``."""
+        """Decodes ``ids``; omits special tokens unless ``keep_special``."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=not keep_special)
 
     def token_bytes(self, ident: int) -> bytes:
-        """The bytes one token stands for, a special token by its name; parts of a character stay parts."""
+        """The bytes of a token, perhaps part of a character; the name of a special token."""
         return self._bytes(ident)
 
     def token_name(self, ident: int) -> str:
-        """How the vocabulary spells a token; empty for an id that is none."""
+        """The token's entry in the vocabulary; empty for an unknown id."""
         return self._tokenizer.id_to_token(ident) or ""
 
     def is_special(self, ident: int) -> bool:
-        """Whether a token is no text."""
+        """Whether a token is special, that is, not text."""
         return ident in self._special
 
     def vocabulary(self, size: int) -> Vocabulary:
-        """The vocabulary of a model with ``size`` tokens; building it takes up to a second."""
+        """The vocabulary for grammars, for a model with ``size`` logits; takes up to a second to build."""
         return Vocabulary(self._tokenizer, size)
 
     def detokenizer(self, prompt_ids: Sequence[int] = (), *, keep_special: bool = False) -> Detokenizer:
-        """Decodes an answer as it comes; whether one begins with a space may depend on the prompt before it."""
+        """A detokenizer for an answer; a leading space may depend on the prompt's last tokens."""
         decode = partial(self.decode, keep_special=keep_special)
         return Detokenizer(decode, self._context(prompt_ids), () if keep_special else self._special)
 
@@ -224,14 +224,15 @@ class TextCodec:
             tail.insert(0, ident)
         if not tail:
             return self._after_special if prompt_ids else []
-        # The first of them may be the last part of a character.
+        # The first tokens may be the end of a split character.
         cuts = (tail[start:] for start in range(len(tail)))
         return next((cut for cut in cuts if "\ufffd" not in self.decode(cut)), [])
 
     def _context_after_special(self) -> list[int]:
-        """Most tokenizers of the SentencePiece family put a space before a text, and some only before the first of all.
+        """The context of an answer after a special token, for SentencePiece tokenizers.
 
-        In these a space behind a special token was written, and is shown only behind a token that is a text.
+        Most of them add a space before each text, some only before the first. In the latter, a space after a special
+        token is part of the text, and is decoded only after a text token.
         """
         for content in list(self._bytes.special)[:_CONTEXT_TOKENS]:
             texts = [concat([content + text]) for text in ("a", " a")]
@@ -246,14 +247,14 @@ class TextCodec:
         return []
 
     def _bound(self, texts: Sequence[str], max_tokens: int, param: str) -> None:
-        # Tells without encoding: the time an over-long text costs must not grow with it.
+        # Decides without encoding, so that an overlong text costs no time.
         least = sum(map(len, texts)) // self._token_characters
         if least > max_tokens:
             raise too_long(max_tokens, f"at least {least}", param)
 
 
 def _texts(value: object) -> list[str]:
-    """Every text in a JSON value, names of fields included."""
+    """All strings in a JSON value, keys included."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict):

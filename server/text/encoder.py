@@ -1,4 +1,4 @@
-"""Text to ids where only a template can write special tokens."""
+"""Encodes text in which only a template can write special tokens."""
 
 import json
 import re
@@ -10,37 +10,37 @@ from tokenizers import Tokenizer
 
 from cdlm.server.text.marked import Marked
 
-# Braille: no word, no punctuation, no case, and normalizers leave it alone. The empty cell is a kind of space.
+# Braille: neither letters nor punctuation, caseless, unchanged by normalizers. The empty cell counts as a space.
 _CELLS = [chr(code) for code in range(0x2801, 0x2900)]
 _WORD_CATEGORIES = frozenset(("Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "Pc"))
 _MARK_OF_TURN = re.compile(r"<[|\uff5c].*[|\uff5c]>", re.DOTALL)
-_NONCE_CELLS = 16  # 128 bits: nobody can write a stand-in by guessing.
+_NONCE_CELLS = 16  # 128 bits: secret names cannot be guessed.
 
 
 class TextEncoder:
-    """A tokenizer in which every special token answers to a secret name, and its own name is ordinary text.
+    """A tokenizer in which special tokens have secret names, and their own names are ordinary text.
 
-    A text is encoded in one piece, as transformers does: what the tokenizer does at its start, or with spaces beside
-    special tokens, is done there and nowhere else. Nothing is cut off or filled up, whatever the file says.
+    A text is encoded in one piece, as in transformers: start-of-text and space handling are the same. Truncation and
+    padding in the tokenizer's file are ignored.
 
-    Added tokens such as ``<|user|>`` that the chat ``template`` writes count as special, whatever the file says.
+    Added tokens like ``<|user|>`` that the chat ``template`` writes count as special, whatever the file says.
     """
 
     def __init__(self, tokenizer: Tokenizer, template: str = "") -> None:
         spec = json.loads(tokenizer.to_str())
         for token in spec["added_tokens"]:
-            # Some vocabularies do not call the marks of turns special, which their templates write.
+            # Some vocabularies do not mark the turn tokens of their templates as special.
             token["special"] |= bool(_MARK_OF_TURN.fullmatch(token["content"])) and token["content"] in template
         nonce = "".join(secrets.choice(_CELLS) for _ in range(_NONCE_CELLS))
         special = [token["content"] for token in spec["added_tokens"] if token["special"]]
         self._names = {content: nonce + _digits(number) for number, content in enumerate(special)}
         self._single = {token["content"] for token in spec["added_tokens"] if token["single_word"]}
-        # The longest that matches counts, special or not.
+        # The longest match wins, special or not.
         names = sorted((re.escape(token["content"]) for token in spec["added_tokens"]), key=len, reverse=True)
         self._added = re.compile("|".join(filter(None, names)) or "(?!)")
         for token in spec["added_tokens"]:
             if token["special"]:
-                # Whether it is a word of its own is found out before it is renamed.
+                # ``single_word`` is checked before renaming.
                 token.update(content=self._names[token["content"]], single_word=False)
         _rename(spec["model"], self._names)
         spec["truncation"] = spec["padding"] = None
@@ -49,9 +49,9 @@ class TextEncoder:
             assert self._tokenizer.token_to_id(name) == tokenizer.token_to_id(content), content
 
     def encode(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
-        """Ids of each text. Special tokens in it are those that the template wrote, in a ``Marked`` one."""
+        """Encodes texts. In a ``Marked`` text, names that the template wrote become special tokens."""
         named = [self._named(text) if isinstance(text, Marked) else text for text in texts]
-        # Unlike encode(), this lets the event loop run meanwhile.
+        # Unlike encode(), this releases the GIL.
         encodings = self._tokenizer.encode_batch_fast(named, add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in encodings]
 
@@ -76,12 +76,12 @@ def _alone(text: str, start: int, end: int) -> bool:
 
 
 def _in_words(character: str) -> bool:
-    # As the regular expressions of the tokenizers library have it, which differ from Python's in marks and fractions.
+    # As in the tokenizers library, which differs from Python's \w in marks and fractions.
     return unicodedata.category(character) in _WORD_CATEGORIES or character in "\u200c\u200d"
 
 
 def _rename(model: dict[str, object], names: dict[str, str]) -> None:
-    """Renames the pieces of a vocabulary that are special tokens: no ordinary text may come to them either."""
+    """Renames special tokens in the vocabulary too, so that ordinary text cannot produce them."""
     vocabulary, merges, unknown = model["vocab"], model.get("merges"), model.get("unk_token")
     if isinstance(vocabulary, dict):
         model["vocab"] = {names.get(piece, piece): ident for piece, ident in vocabulary.items()}

@@ -1,4 +1,4 @@
-"""Where chat templates run: transformers' sandbox, in which texts keep the marks of who wrote them."""
+"""The sandbox of chat templates: transformers' sandbox, extended to track which characters a client wrote."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from cdlm.server.text.marked import Marked, concat, holds_client_text, spread
 
-# Filters whose results carry the right marks: made by methods of ``Marked``, or one of the values they are given.
+# Filters whose results have correct marks: they call methods of ``Marked`` or return one of their inputs.
 _KEEPING = frozenset(
     ("attr", "capitalize", "d", "default", "first", "join", "last", "lower", "max", "min", "random", "replace")
     + ("string", "trim", "upper")
@@ -29,7 +29,7 @@ class _Generator(CodeGenerator):
 
 
 class MarkingEnvironment(ImmutableSandboxedEnvironment):
-    """A sandbox with everything that makes text in a template watched: calls, filters, operators, output."""
+    """A sandbox that keeps ``Marked`` text through calls, filters, operators and output of a template."""
 
     code_generator_class = _Generator
     concat = staticmethod(concat)
@@ -46,7 +46,7 @@ class MarkingEnvironment(ImmutableSandboxedEnvironment):
         self.tests, self.globals = base.tests, base.globals
 
     def joined(self, values: tuple[object, ...]) -> Marked:
-        """What ``~`` makes of values."""
+        """The result of Jinja's operator ``~``."""
         return concat(map(_shown, values))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -62,21 +62,21 @@ class MarkingEnvironment(ImmutableSandboxedEnvironment):
             __obj = getattr(concat([owner]), __obj.__name__)
         result = super().call(__context, __obj, *listed, **kwargs)
         if isinstance(result, str) and not isinstance(result, Marked):
-            # Bytes come of text that was encoded.
+            # Bytes are encoded text.
             return Marked(result) if isinstance(owner, bytes) or holds_client_text([listed, kwargs]) else result
         return result
 
 
 def marking_template(source: str) -> Template:
-    """The compiled template; rendering it gives ``Marked`` text. Raises ``jinja2.TemplateSyntaxError``."""
-    # With its filters, functions and tags, and what it takes away from Jinja's.
+    """Compiles a template that renders ``Marked`` text; raises ``jinja2.TemplateSyntaxError``."""
+    # Has transformers' filters, functions, tags and restrictions.
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     return MarkingEnvironment(_compile_jinja_template(source).environment).from_string(source)
 
 
 def _watched(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    # Some are given the context first, which is nothing that the template handles.
+    # Some get Jinja's context as first argument, which is not a value of the template.
     given = 1 if hasattr(function, "jinja_pass_arg") else 0
 
     @functools.wraps(function)
@@ -84,11 +84,11 @@ def _watched(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         values = [_listed(value) for value in args[given:]]
         keeps = name in _KEEPING
         if name == "join" and isinstance(values[0], list | tuple):
-            # It makes texts of the values, and of their attributes.
+            # It converts values and attributes to text.
             keeps = len(values) < 3 and "attribute" not in kwargs
             values[0] = [_shown(value) for value in values[0]] if keeps else values[0]
         if keeps:
-            # Methods of texts that are not marked would not keep the marks of others.
+            # Methods of plain ``str`` would drop the marks of their arguments.
             values = [concat([value]) if type(value) is str else value for value in values]
             kwargs = {key: concat([value]) if type(value) is str else value for key, value in kwargs.items()}
         result = function(*args[:given], *values, **kwargs)
@@ -100,7 +100,7 @@ def _watched(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _listed(value: object) -> object:
-    """A list in the place of an iterator, so that one can look into it."""
+    """Converts an iterator to a list, so that its items can be inspected."""
     return list(value) if isinstance(value, Iterator) and not isinstance(value, LoopContext) else value
 
 

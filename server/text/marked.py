@@ -1,4 +1,4 @@
-"""Text that knows which of its characters a client wrote, whatever a template does with it."""
+"""Strings that track which of their characters a client wrote."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, SupportsIndex
@@ -10,13 +10,13 @@ _CLIENT, _TEMPLATE = b"\1", b"\0"
 
 
 class Marked(str):
-    """A ``str`` with the same characters, hash and comparisons, so that templates see nothing but the text.
+    """A ``str`` with one mark per character; templates see an ordinary string.
 
-    Its methods keep the marks of characters that they move. Those that make new text, and any use of it that is
-    not known here, mark the whole result as the client's: what is uncertain is never taken for the template's.
+    Methods that move characters keep their marks. Methods that make new text, and unknown operations, mark the whole
+    result as the client's: uncertain text never counts as the template's.
 
     Attributes:
-        marks: a byte for each character, 1 where a client wrote it; absent, it wrote all of them.
+        marks: one byte per character, 1 if a client wrote it; by default a client wrote all.
     """
 
     __slots__ = ("marks",)
@@ -28,7 +28,7 @@ class Marked(str):
         return self
 
     def plain(self) -> str:
-        """The text alone."""
+        """The text as a plain ``str``."""
         return str.__str__(self)
 
     def __str__(self) -> str:
@@ -106,11 +106,11 @@ class Marked(str):
         return Marked(str.__getitem__(self, slice(start, start + length)), self.marks[start : start + length])
 
     def _parts(self, parts: list[str], sep: str | None) -> list[str]:
-        """``parts`` of this text, with ``sep`` between them, or ``None`` for white space."""
+        """Marks ``parts`` of this text, which were split at ``sep`` (``None``: at white space)."""
         found: list[str] = []
         place = 0
         for part in parts:
-            # Between parts there is only white space, and no part but the first begins with any.
+            # Only white space lies between parts, and later parts begin without it.
             place = str.find(self, part, place) if sep is None else place
             found.append(self._cut(place, len(part)))
             place += len(part) + len(sep or "")
@@ -122,7 +122,7 @@ def _making_new_text(name: str) -> Any:
 
     def method(self: Marked, *args: Any, **kwargs: Any) -> str:
         text = plain(self, *args, **kwargs)
-        if len(text) == len(self) and not args and not kwargs:  # Each character stands where it stood.
+        if len(text) == len(self) and not args and not kwargs:  # Every character kept its place.
             return Marked(text, self.marks)
         return spread(text, self, args, kwargs)
 
@@ -138,18 +138,18 @@ for _name in (
 
 
 def concat(pieces: Iterable[str]) -> Marked:
-    """The pieces joined; those that are not ``Marked`` are the template's."""
+    """Joins pieces; those that are not ``Marked`` are the template's."""
     whole = list(pieces)
     return Marked("".join(whole), b"".join(map(_marks, whole)))
 
 
 def spread(text: str, *sources: object) -> Marked:
-    """New text, all of it a client's if a client wrote any of its sources."""
+    """Marks a new text, which is the client's if any of its sources has client text."""
     return Marked(text, None if holds_client_text(sources) else _TEMPLATE * len(text))
 
 
 def holds_client_text(value: object) -> bool:
-    """Whether a client wrote something in a value that a template handles; true for what is not known here."""
+    """Whether a value of a template contains client text; true for values of unknown types."""
     if isinstance(value, str):
         return _CLIENT in _marks(value)
     if value is None or isinstance(value, int | float | Undefined | slice):
@@ -162,7 +162,7 @@ def holds_client_text(value: object) -> bool:
 
 
 def mark(value: Any) -> Any:
-    """A JSON value whose texts, names of fields included, are a client's."""
+    """Marks all strings in a JSON value, keys included, as the client's."""
     if isinstance(value, str):
         return Marked(value)
     if isinstance(value, list):
@@ -175,5 +175,5 @@ def mark(value: Any) -> Any:
 def _marks(text: str) -> bytes:
     if isinstance(text, Marked):
         return text.marks
-    # Markup is text that was made from other text, which may have been a client's.
+    # Markup is derived from other text, which may be a client's.
     return (_CLIENT if isinstance(text, Markup) else _TEMPLATE) * len(text)

@@ -1,13 +1,13 @@
-"""Stop strings in a text that arrives in pieces."""
+"""Stop strings in streamed text."""
 
 from collections.abc import Sequence
 
 
 class StopMatcher:
-    """Passes text through until the first stop string completes; the stop itself is passed only with ``keep``.
+    """Passes text through until the first stop string completes; passes the stop string itself only with ``keep``.
 
-    Of several stops the one that completes earliest wins, the longer one when two complete together.
-    Only a tail that may still become a stop is held back.
+    The stop string that completes first wins; of two that complete together, the longer one. Holds back only text that
+    may become a stop string.
     """
 
     def __init__(self, stops: Sequence[str], *, keep: bool = False) -> None:
@@ -18,7 +18,7 @@ class StopMatcher:
         self.matched: str | None = None
 
     def feed(self, text: str) -> str:
-        """The text that may be shown now; ``matched`` is the stop string once one completed."""
+        """Adds text; returns the text that can be sent. Sets ``matched`` when a stop string completes."""
         if self.matched is not None:
             return ""
         text = self._held + text
@@ -33,7 +33,7 @@ class StopMatcher:
         return text[: len(text) - keep]
 
     def flush(self) -> str:
-        """The held tail, once no more text comes."""
+        """Returns the text that was held back; call it at the end."""
         held, self._held = self._held, ""
         return held
 

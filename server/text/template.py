@@ -1,4 +1,4 @@
-"""Chat templates of checkpoints and requests: messages to the text of a prompt."""
+"""Chat templates of checkpoints and requests: render messages as the text of a prompt."""
 
 import contextlib
 import re
@@ -13,7 +13,7 @@ from cdlm.server.text.environment import marking_template
 from cdlm.server.text.marked import Marked, concat, mark
 from cdlm.server.text.tool_format import forms, plain_messages
 
-# What a template is given besides what requests may name.
+# Variables of a template that requests may not set.
 RESERVED = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template", "tokenize"}
 )
@@ -21,25 +21,25 @@ _SHOWN_CHARACTERS = 500
 
 
 class TemplateFault(Exception):
-    """A template cannot be used, or not for these messages; the message is a full sentence without its subject."""
+    """A template is unusable, or fails on these messages; the error text continues "The chat template ..."."""
 
 
 class ChatTemplate:
     """Renders messages exactly as transformers does, and marks the characters that a client wrote.
 
     Args:
-        source: the Jinja text; with several, those that are named ``default`` and ``tool_use``.
-        variables: texts that it may use besides, such as ``bos_token``; they are the template's own.
+        source: the Jinja text, or several by name, of which ``default`` and ``tool_use`` are used.
+        variables: further variables, for example ``bos_token``; they count as the template's text.
 
     Attributes:
-        sources: every text that was given, used or not.
+        sources: all given texts, used or not.
 
     Raises:
-        TemplateFault: it is no text, or no Jinja template, or none of several is the default.
+        TemplateFault: the source is not text or not valid Jinja, or has no default.
     """
 
     def __init__(self, source: str | Mapping[str, str], variables: Mapping[str, Any] | None = None) -> None:
-        if not isinstance(source, str | Mapping):  # Files may hold anything.
+        if not isinstance(source, str | Mapping):  # Files may contain anything.
             raise TemplateFault("is no text")
         sources = {"default": source} if isinstance(source, str) else dict(source)
         if not all(isinstance(text, str) for text in sources.values()):
@@ -69,11 +69,11 @@ class ChatTemplate:
         continue_final_message: bool = False,
         variables: Mapping[str, JsonValue] | None = None,
     ) -> Marked:
-        """The text of a chat. All of messages is the client's but the names of roles, which the routes check.
+        """Renders a chat. Text of messages is marked as the client's, except role names, which the routes check.
 
-        A template that does not know tools is given none, and sees them as text. Raises ``TemplateFault``.
+        Templates without support for tools see declarations and calls as text. Raises ``TemplateFault``.
         """
-        # As in transformers: what is null is absent.
+        # As in transformers, null means absent.
         messages = [{key: value for key, value in each.items() if value is not None} for each in messages]
         name = "tool_use" if tools and "tool_use" in self._compiled else "default"
         options = mark(dict(variables or {})) | {"add_generation_prompt": add_generation_prompt}
@@ -108,13 +108,12 @@ class ChatTemplate:
             text = self._compiled[name].render(
                 self._variables | options | {"messages": shown, "tools": mark(tools) or None, "documents": None}
             )
-        except Exception as error:  # Templates are programs: they fail in any way that a program can.
+        except Exception as error:  # A template is a program and may raise anything.
             raise TemplateFault(_reason(error)) from error
         assert isinstance(text, Marked)
         if not continued:
             return text
-        # The message goes on where its text ends: what a template puts behind it is left out, as are the spaces that
-        # one which trims messages would have taken.
+        # Cuts the text after the last message: drops what the template adds, and spaces that it would have trimmed.
         place = text.plain().rfind(end.strip())
         if place < 0:
             raise TemplateFault("leaves out the end of the last message, which so cannot be continued")
@@ -125,6 +124,6 @@ class ChatTemplate:
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())[:_SHOWN_CHARACTERS]
-    if type(error) is jinja2.TemplateError:  # Raised by the template itself, with words of its own.
+    if type(error) is jinja2.TemplateError:  # Raised by the template, with its own message.
         return f"refuses these messages: {text}"
     return f"fails on these messages: {type(error).__name__}: {text}"

@@ -1,4 +1,4 @@
-"""Reads calls of tools out of an answer's text as it comes."""
+"""Parses tool calls in streamed text."""
 
 import json
 import re
@@ -10,14 +10,14 @@ from cdlm.server.text.tool_format import CALL_BEGIN, CALL_END, CALL_MARK, CALL_S
 from cdlm.server.text.update import Update
 
 _HEAD = re.compile(re.escape(CALL_BEGIN) + r'\{"name":"([A-Za-z0-9_-]+)","arguments":')
-# JSON without free white space has no line feed, so the first one behind a brace is the end of the call.
+# The arguments are JSON without free white space: the first line feed after a brace ends the call.
 _END_OF_ARGUMENTS = CALL_END[:2]
 _TAIL = CALL_END[2:]
 
 
 @dataclass(slots=True)
 class Call:
-    """A call so far; ``arguments`` is JSON once it is complete."""
+    """A tool call; ``arguments`` is valid JSON once it is complete."""
 
     name: str
     arguments: str = ""
@@ -25,7 +25,7 @@ class Call:
 
     @property
     def complete(self) -> bool:
-        """Whether the arguments are whole."""
+        """Whether the arguments are complete."""
         try:
             json.loads(self.arguments)
         except (ValueError, RecursionError):
@@ -35,14 +35,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class TextPiece:
-    """More text of an answer."""
+    """A piece of the answer's text."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallPiece:
-    """More of call number ``index``: that it ``begins``, or a piece of its arguments."""
+    """A piece of call number ``index``: its start if ``begins``, else part of its arguments."""
 
     index: int
     call: Call
@@ -54,13 +54,13 @@ Piece = TextPiece | CallPiece
 
 
 class ToolCallReader:
-    """Turns an answer's text into pieces: text, or calls.
+    """Splits an answer's text into pieces of text and of tool calls.
 
     Args:
-        calls: whether there may be calls; without tools nothing in a text is one.
+        calls: whether the text may contain calls.
 
     Attributes:
-        content: text that is no call.
+        content: the text outside of calls.
         calls: the calls so far.
     """
 
@@ -71,7 +71,7 @@ class ToolCallReader:
         self._state: Literal["start", "text", "head", "arguments", "tail"] = "start" if calls else "text"
 
     def feed(self, text: str) -> list[Piece]:
-        """What ``text`` adds."""
+        """Adds text; returns the new pieces."""
         self._held += text
         pieces: list[Piece] = []
         while self._advance(pieces):
@@ -79,19 +79,19 @@ class ToolCallReader:
         return pieces
 
     def take(self, update: Update) -> list[Piece]:
-        """What a block or a part of one adds; the last one ends the text."""
+        """Adds the update of a block or a part of one; returns the new pieces. The last update ends the text."""
         return self.feed(update.text) + ([] if update.finish_reason is None else self.finish(cut=update.cut))
 
     def finish(self, *, cut: bool) -> list[Piece]:
-        """What was held back, once no more text comes.
+        """Ends the text; returns the pieces that were held back.
 
-        The head of a call without its name is dropped; so is what may be the beginning of one where the text was
-        ``cut``, by its length or a stop string. Where it ended by itself it is text.
+        Drops the start of a call without its name. If the text was ``cut`` by length or a stop string, also drops a
+        possible start of a call; otherwise that is text.
         """
         if self._state == "start" and not cut:
             self._state = "text"
         elif self._state == "arguments" and self.calls[-1].complete:
-            self._held = ""  # The brace of a call that was cut off, not of its arguments.
+            self._held = ""  # This brace belongs to the call, not to its arguments.
         pieces: list[Piece] = []
         if self._state == "text":
             self._say(self._held, pieces)
@@ -101,7 +101,7 @@ class ToolCallReader:
         return pieces
 
     def _advance(self, pieces: list[Piece]) -> bool:
-        """Takes what can be told of the held text; whether there may be more of it."""
+        """Consumes what is certain of the held text; returns whether to continue."""
         held = self._held
         match self._state:
             case "start":
@@ -127,7 +127,7 @@ class ToolCallReader:
                 if end:
                     self._held, self._state = rest, "tail"
                 else:
-                    # The last brace may be the one around name and arguments.
+                    # The last brace may close the call, not the arguments.
                     arguments = held.removesuffix(_END_OF_ARGUMENTS[0])
                     self._held = held[len(arguments) :]
                 self._argue(arguments, pieces)

@@ -1,4 +1,4 @@
-"""How calls of tools are written in text; ``server/openai/forms/answer_grammar.py`` makes models write them so."""
+"""The text format of tool calls, which ``server/openai/forms/answer_grammar.py`` enforces."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ CALL_MARK = "<tool_call>"
 CALL_BEGIN = f"{CALL_MARK}\n"
 CALL_END = "}\n</tool_call>"
 CALL_SEPARATOR = "\n"
-_SHORT_ID = 9  # Mistral's templates raise on ids of any other length.
+_SHORT_ID = 9  # Mistral's templates require ids of this length.
 
 _INTRODUCTION = """You may call functions. To call one, answer with nothing but
 <tool_call>
@@ -22,15 +22,15 @@ Message = Mapping[str, JsonValue]
 
 
 def call_head(name: str) -> str:
-    """What stands before a call's arguments."""
+    """The text before a call's arguments."""
     return f'{{"name":{json.dumps(name)},"arguments":'
 
 
 def plain_messages(messages: Sequence[Message], tools: Sequence[JsonValue]) -> list[dict[str, JsonValue]]:
-    """Messages for a chat template that knows no tools: everything about them becomes text.
+    """Converts messages for a chat template without support for tools: declarations, calls and results become text.
 
-    The declarations follow the first message if that is a system's, and otherwise come in one before all others; calls
-    are written as models write them, results between marks in a user's message.
+    Declarations are appended to a first system message, or become a new one; calls are written as models write them;
+    results become user messages with markers.
     """
     plain = [_plain(message) for message in messages]
     if not tools:
@@ -43,11 +43,11 @@ def plain_messages(messages: Sequence[Message], tools: Sequence[JsonValue]) -> l
 
 
 def forms(messages: Sequence[Message]) -> tuple[list[list[Message]], str | None]:
-    """The forms of messages that a chat template which knows tools may want, the likeliest first; none twice.
+    """Variants of messages that chat templates with support for tools may expect, most likely first, and distinct.
 
-    transformers' is the first: a call's arguments are an object, and content that is null is absent. Other templates
-    join arguments as text, ask whether content is none, take content for a text, or want ids of nine letters.
-    Also returns where arguments are that cannot be an object.
+    The first is transformers': arguments are an object, null content is absent. Other templates concatenate arguments
+    as text, test content for none, require content to be text, or require ids of nine characters. Also returns the
+    place of arguments that are not a JSON object, if any.
     """
     parsed, unreadable = native_messages(messages)
     found: list[list[Message]] = []
@@ -60,10 +60,10 @@ def forms(messages: Sequence[Message]) -> tuple[list[list[Message]], str | None]
 
 
 def native_messages(messages: Sequence[Message]) -> tuple[list[dict[str, JsonValue]], str | None]:
-    """Messages for a chat template that knows tools, which wants a call's arguments as an object.
+    """Parses the arguments of calls into objects, for chat templates with support for tools.
 
-    No arguments are an empty one. Arguments that are no JSON object, which a client may send when a model was cut off,
-    stay text; also returns where the first of those is.
+    Empty arguments become an empty object. Arguments that are not a JSON object, for example of a truncated answer,
+    stay text; also returns the place of the first of these, or ``None``.
     """
     native: list[dict[str, JsonValue]] = []
     unreadable = None
@@ -90,7 +90,7 @@ def _plain(message: Message) -> dict[str, JsonValue]:
 
 
 def _with_short_ids(message: Message) -> Message:
-    """The same with ids of nine letters and digits, the same for the same id."""
+    """Replaces ids by hashes of nine letters and digits; equal ids stay equal."""
     short = dict(message)
     if isinstance(ident := message.get("tool_call_id"), str):
         short["tool_call_id"] = _short_id(ident)

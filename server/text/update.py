@@ -1,4 +1,4 @@
-"""What a block adds to an answer."""
+"""The text and tokens that a block adds to an answer."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,9 +14,9 @@ class PlacedToken:
     """A token of the answer.
 
     Attributes:
-        offset: characters of the text before it.
+        offset: number of characters before it in the text.
         token_id: the token.
-        score: its log-probability; ``None`` for the first token of a prompt, before which there is nothing.
+        score: its log-probability; ``None`` for the first token of a prompt, which nothing predicts.
     """
 
     offset: int
@@ -26,11 +26,11 @@ class PlacedToken:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What one block, or a part of it, added to one choice.
+    """The text and tokens that one block, or a part of it, adds to a choice.
 
-    ``logprobs`` is empty unless they were asked for. ``canvas`` is how block number ``block`` looks now, likewise.
-    ``cut`` tells that the answer was ended by something else than an end token. ``stop_reason`` is the stop string,
-    or the stop token of the request's own, that ended the choice.
+    ``logprobs`` is empty and ``canvas``, the current state of block number ``block``, is unset unless requested.
+    ``cut`` means that something other than an end token ended the answer. ``stop_reason`` is the stop string, or the
+    request's stop token, that ended the choice.
     """
 
     index: int
