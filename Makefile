@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-unit test-all clients check docs load reliability soak bench eval table train-nano secrets prometheus chromium dashboards clean
+.PHONY: help install serve test test-unit test-all mutations clients check docs load reliability soak bench eval table train-nano secrets prometheus chromium dashboards clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -51,6 +51,9 @@ test-unit: $(VENV)/.installed-dev ## Runs the tests that start no process and no
 
 test-all: $(VENV)/.installed-dev ## Runs the tests with the whole of every matrix that `make test` samples.
 	$(PYTEST) -m "not ray and not soak" $(ARGS)
+
+mutations: $(VENV)/.installed-dev ## Faults put into the code one at a time: the tests must find each (half an hour).
+	$(BIN)/python -m tests.mutations
 
 clients: $(VENV)/.installed-dev ## Other people's clients against the server; installs them into ~/.cache/cdlm-clients (needs npm).
 	$(BIN)/python -m pytest -m clients tests/external/clients $(ARGS)

@@ -2,10 +2,6 @@
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +14,6 @@ from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.offline import OfflineEngine
 from cdlm.scheduler.options import EngineOptions
-from tests.support.places import ROOT
 
 QUESTION = "Tom has 14 apples. Then Tom buys 3 bags of 12 apples. How many apples does Tom have now?"
 TOOL = {
@@ -237,83 +232,3 @@ def test_calls_from_threads_and_from_a_running_loop(llm: cdlm.LLM) -> None:
 
     asyncio.run(as_in_a_notebook())
     assert found == [expected] * 9
-
-
-def test_a_killed_engine_fails_the_call_and_comes_back() -> None:
-    with cdlm.LLM(threads=1) as llm:
-        pid = llm._app.client.pid
-        assert pid is not None
-        stream = llm.stream(QUESTION, cdlm.SamplingParams(max_tokens=1000, ignore_eos=True))
-        next(stream)
-        os.kill(pid, signal.SIGKILL)
-        with pytest.raises(cdlm.EngineError):
-            list(stream)
-        assert llm.generate("Hello")[0].text
-
-
-def test_it_closes_after_an_exception_and_twice() -> None:
-    llm = cdlm.LLM(threads=1)
-    pid = llm._app.client.pid
-    with pytest.raises(ZeroDivisionError), llm:
-        _ = 1 / 0
-    assert gone([pid])
-    llm.close()
-    with pytest.raises(cdlm.EngineError, match="closed"):
-        llm.generate("Hello")
-    with pytest.raises(cdlm.EngineError, match="closed"):
-        list(llm.stream("Hello"))
-
-
-@pytest.mark.parametrize(
-    "end", ["pass", "raise SystemExit(3)", "1 / 0", "os.kill(os.getpid(), 9)", "del llm; gc.collect()"]
-)
-def test_the_engine_ends_with_the_program(end: str, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import cdlm, gc, os\nllm = cdlm.LLM(threads=1)\nprint(llm._app.client.pid, flush=True)\n"
-        f"print(llm.generate('Hello', cdlm.SamplingParams(max_tokens=2))[0].outputs[0].finish_reason)\n{end}\n"
-        "print('after', flush=True)\n"
-    )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
-    pid, reason, *_ = done.stdout.split()
-    assert reason in ("length", "stop")
-    assert gone([int(pid)])
-    if "0" not in end:
-        assert "Traceback" not in done.stderr, done.stderr
-    assert "INFO" not in done.stderr
-
-
-def test_an_interrupt_ends_the_call_and_not_the_engine(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import cdlm, os, signal, threading\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # Jobs in the background ignore it.
-        "with cdlm.LLM(threads=1) as llm:\n"
-        "    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
-        "    try:\n"
-        "        llm.generate(['Hello'] * 64, cdlm.SamplingParams(max_tokens=1500, ignore_eos=True))\n"
-        "    except KeyboardInterrupt:\n"
-        "        print('interrupted')\n"
-        "    print(llm.generate('Hello', cdlm.SamplingParams(max_tokens=2))[0].outputs[0].finish_reason)\n"
-    )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=200, check=False)
-    assert done.stdout.split() == ["interrupted", "length"], done.stderr
-
-
-def test_nothing_heavy_is_imported_before_it_is_used() -> None:
-    code = (
-        "import cdlm, sys; cdlm.RequestError; heavy = {'torch', 'pydantic', 'fastapi', 'numpy', 'asyncio'}; "
-        "print(sorted(heavy & sys.modules.keys())); print(cdlm.__version__)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[0] == "[]"
-
-
-def test_the_public_names_are_listed_in_the_docs() -> None:
-    page = (ROOT / "docs/python.md").read_text()
-    for name in cdlm.__all__:
-        assert getattr(cdlm, name)
-        assert name == "__version__" or f"`{name}`" in page, name
-    assert set(dir(cdlm)) == set(cdlm.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'Engine'"):
-        _ = cdlm.Engine  # type: ignore[attr-defined]

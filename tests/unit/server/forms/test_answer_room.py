@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cdlm.model.decoding.grammar.endings.ending import Speller
-from tests.support.server.bench import Bench
-from tests.unit.server.forms.test_structured import CHAT, POINT, TOOL, widen
+from tests.support.server.bench import Bench, widen
+from tests.unit.server.forms.test_structured import CHAT, POINT, TOOL
 
 pytestmark = pytest.mark.anyio
 

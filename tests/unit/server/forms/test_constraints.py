@@ -7,8 +7,7 @@ import pytest
 
 from cdlm.model.decoding.grammar.compiled import CompiledGrammar
 from cdlm.server.openai.forms.client_grammar import lark_of
-from tests.support.server.bench import Bench
-from tests.unit.server.forms.test_structured import widen
+from tests.support.server.bench import Bench, widen
 
 pytestmark = pytest.mark.anyio
 
