@@ -46,7 +46,7 @@ test test-unit test-all: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/.installed-dev ## Runs the tests, a process per core; ARGS="-k oracle" passes pytest arguments, WORKERS=0 is one process.
 	$(PYTEST) $(ARGS)
 
-test-unit: $(VENV)/.installed-dev ## Runs the tests that start no process and no server (a minute).
+test-unit: $(VENV)/.installed-dev ## Runs the tests that start no process and no server (a minute or two).
 	$(PYTEST) tests/unit $(ARGS)
 
 test-all: $(VENV)/.installed-dev ## Runs the tests with the whole of every matrix that `make test` samples.

@@ -62,9 +62,12 @@ def test_blocks_come_one_by_one_and_leaving_frees_the_pages(directory: Path) -> 
             blocks = await collect(client, request("a"))
             assert [len(block.token_ids) for block in blocks] == [8, 8, 4]
             assert [block.finish_reason for block in blocks] == [None, None, "length"]
+            written: list[int] = []
+            client.stats_listeners.append(lambda stats: written.append(stats.finalized_tokens))
             async with aclosing(client.generate(request("b", max_tokens=4000))) as left:
                 await anext(left)
             await until(lambda: client.stats.pages_active == 0)
+            assert sum(written) < 2000, "nobody told the engine that the client had left"
             assert client.stats.pages_free + client.stats.pages_cached == ready.num_pages
             assert client.stats.running == 0
 
