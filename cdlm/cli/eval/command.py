@@ -74,8 +74,19 @@ def evaluate(
     if table:
         if task is not None and task not in get_args(ScoredTask):
             raise typer.BadParameter(f"{task} cannot be used with --table", param_hint="--task")
-        tasks = None if task is None else (cast(ScoredTask, task),)
-        _table(count, seed, split, latency_count, generation_length, runs, tasks, rows, answers, json_file, picture)
+        from cdlm.cli.eval.rows import TableError
+        from cdlm.cli.eval.table import TASKS, make_table
+        from cdlm.scheduler.errors import EngineStartError, RequestError
+
+        tasks = TASKS if task is None else (cast(ScoredTask, task),)
+        try:
+            make_table(
+                count=count, seed=seed, split=split, latency_count=latency_count, generation_length=generation_length,
+                runs=runs, tasks=tasks, rows=rows, answers=answers, json_file=json_file, picture=picture,
+            )  # fmt: skip
+        except (TableError, EngineStartError, RequestError, ValueError) as error:
+            typer.echo(f"cdlm eval: {error}", err=True)
+            raise typer.Exit(1) from None
         return
     task = task or "words"
     extra = {} if confidence_threshold is None else {"confidence_threshold": confidence_threshold}
@@ -108,42 +119,6 @@ def evaluate(
         f"errors {result['errors']}, {result['tokens_per_s']:.0f} tokens/s, "
         f"{result['tokens_per_forward']:.1f} tokens a forward"
     )
-
-
-def _table(
-    count: int,
-    seed: int,
-    split: EvaluationSplit,
-    latency_count: int,
-    generation_length: int,
-    runs: Path | None,
-    tasks: tuple[ScoredTask, ...] | None,
-    rows: str | None,
-    answers: Path | None,
-    json_file: Path | None,
-    picture: Path | None,
-) -> None:
-    from cdlm.cli.eval.rows import TableError
-    from cdlm.cli.eval.table import TASKS, make_table
-    from cdlm.scheduler.errors import EngineStartError, RequestError
-
-    try:
-        make_table(
-            count=count,
-            seed=seed,
-            split=split,
-            latency_count=latency_count,
-            generation_length=generation_length,
-            runs=runs,
-            tasks=tasks or TASKS,
-            rows=rows,
-            answers=answers,
-            json_file=json_file,
-            picture=picture,
-        )
-    except (TableError, EngineStartError, RequestError, ValueError) as error:
-        typer.echo(f"cdlm eval: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 class Runs:
