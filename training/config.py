@@ -91,17 +91,22 @@ class TeacherSection(OptimisationSection):
         return self
 
 
-class TrajectorySection(Section):
-    """The teacher's trajectories: ``examples`` problems, each decoded once per temperature, stored in shards.
+class CollectionSection(Section):
+    """The recording of a teacher: each problem decoded once per temperature, stored in shards of ``shard_size``.
 
-    Problems whose answer is longer than ``generation_length`` are left out. ``batch_size`` rows are decoded together.
+    ``batch_size`` rows, of similar prompt length, are decoded together, on canvases of ``generation_length`` masks.
     """
 
-    examples: int = Field(ge=1)
     temperatures: tuple[Annotated[float, Field(ge=0)], ...] = Field(min_length=1)
     generation_length: int = Field(ge=1)
     shard_size: int = Field(ge=1)
     batch_size: int = Field(ge=1)
+
+
+class TrajectorySection(CollectionSection):
+    """What the teacher records: ``examples`` problems but those whose answer is longer than ``generation_length``."""
+
+    examples: int = Field(ge=1)
 
 
 class StudentSection(OptimisationSection):

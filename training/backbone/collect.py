@@ -52,11 +52,8 @@ def collect_backbone(config: AdapterConfig, directory: Path) -> None:
         manifest,
         fitting,
         directory / "trajectories",
+        section,
         tokenizer=tokenizer_fingerprint(tokenizer),
-        temperatures=section.temperatures,
-        generation_length=section.generation_length,
-        shard_size=section.shard_size,
-        batch_size=section.batch_size,
         seed=config.seed,
     )
 

@@ -1,23 +1,22 @@
 """Configuration of an adapter's training: one TOML file, validated, unknown keys refused."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cdlm.training.config import Section, StepsSection, read_config
+from cdlm.training.config import CollectionSection, Section, StepsSection, read_config
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-class CollectionSection(Section):
-    """How the teacher's trajectories are collected; see ``cdlm.training.trajectories.collect``.
+class BackboneTrajectorySection(CollectionSection):
+    """How a backbone's trajectories are collected.
 
     ``end_token`` ends every ground truth; without it the checkpoint's first stop token does.
     """
 
-    generation_length: int = Field(ge=1)
-    temperatures: tuple[float, ...] = (0.0, 0.5)
+    temperatures: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(0.0, 0.5), min_length=1)
     chat_template: bool = True
     end_token: str | None = None
     batch_size: int = Field(default=8, ge=1)
@@ -69,7 +68,7 @@ class AdapterConfig(Section):
     data: Path
     block_length: int = Field(default=32, ge=1)
     confidence_threshold: float = Field(default=0.9, gt=0, le=1)
-    trajectories: CollectionSection
+    trajectories: BackboneTrajectorySection
     lora: LoraSection
     losses: LossSection
     optimisation: OptimisationSection

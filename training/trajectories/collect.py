@@ -12,6 +12,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cdlm.model.config import Manifest
 from cdlm.model.network.transformer import Transformer
+from cdlm.training.config import CollectionSection
 from cdlm.training.decoding.full import decode_full
 from cdlm.training.decoding.rules import TopConfidence
 from cdlm.training.descent.parallel import barrier, rank, world_size
@@ -28,12 +29,9 @@ def collect(
     manifest: Manifest,
     examples: Iterable[tuple[list[int], list[int]]],
     directory: Path,
+    section: CollectionSection,
     *,
     tokenizer: str,
-    temperatures: tuple[float, ...],
-    generation_length: int,
-    shard_size: int,
-    batch_size: int,
     seed: int,
 ) -> None:
     """Decodes each example once per temperature and writes the trajectories to ``directory``.
@@ -46,7 +44,6 @@ def collect(
     Args:
         examples: (prompt ids, truth ids) pairs; the truth ends with one end token.
         tokenizer: fingerprint of the tokenizer of the examples.
-        batch_size: rows decoded together, of similar prompt length.
         seed: seed of the sampling noise.
 
     Raises:
@@ -54,22 +51,23 @@ def collect(
             settings or of other examples.
         ValueError: a prompt is empty or leaves no room for ``generation_length``.
     """
-    problems = [(prompt, truth, temperature) for prompt, truth in examples for temperature in temperatures]
+    problems = [(prompt, truth, temperature) for prompt, truth in examples for temperature in section.temperatures]
     if not problems:
         raise TrainingError(f"{directory}: no examples or no temperatures to collect trajectories for")
     provenance = Provenance(
         tokenizer=tokenizer,
         teacher=model_fingerprint(model),
         block_length=manifest.block_length,
-        generation_length=generation_length,
+        generation_length=section.generation_length,
         hidden_size=model.config.hidden_size,
         mask_id=manifest.mask_token_id,
         shift=manifest.shift,
-        temperatures=temperatures,
+        temperatures=section.temperatures,
         seed=seed,
     )
     writer = TrajectoryWriter(directory, provenance)
-    shards = [problems[start : start + shard_size] for start in range(0, len(problems), shard_size)]
+    size = section.shard_size
+    shards = [problems[start : start + size] for start in range(0, len(problems), size)]
     mine = range(len(shards))[rank() :: world_size()]
     pending = [number for number in mine if not writer.done(number, shards[number])]
     total, left = (sum(len(shards[number]) for number in numbers) for numbers in (mine, pending))
@@ -78,10 +76,10 @@ def collect(
     with bar, logging_redirect_tqdm():
         for number in pending:
             recorded: dict[int, Trajectory] = {}
-            for batch in _batches(shards[number], batch_size):
-                seeds = [(seed << 32) + number * shard_size + index for index in batch]
+            for batch in _batches(shards[number], section.batch_size):
+                seeds = [(seed << 32) + number * size + index for index in batch]
                 chosen = [shards[number][index] for index in batch]
-                decoded = _decode(model, manifest, chosen, seeds, generation_length)
+                decoded = _decode(model, manifest, chosen, seeds, section.generation_length)
                 recorded.update(zip(batch, decoded, strict=True))
                 bar.update(len(batch))
             writer.write(number, [recorded[index] for index in range(len(recorded))])

@@ -41,10 +41,7 @@ def run_trajectories(config: RecipeConfig, directory: Path) -> None:
             replace(checkpoint.manifest, block_length=config.manifest.block_length),
             examples,
             directory / "trajectories",
+            section,
             tokenizer=tokenizer_fingerprint(tokenizer),
-            temperatures=section.temperatures,
-            generation_length=section.generation_length,
-            shard_size=section.shard_size,
-            batch_size=section.batch_size,
             seed=config.seed,
         )

@@ -12,7 +12,7 @@ from cdlm.model.config import Manifest, TransformerConfig
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.loading.export import save_checkpoint
 from cdlm.model.network.transformer import Transformer
-from cdlm.training.config import RecipeConfig, load_config
+from cdlm.training.config import CollectionSection, RecipeConfig, load_config
 from cdlm.training.data.mixture import training_stream
 from cdlm.training.decoding.full import decode_full
 from cdlm.training.decoding.rules import TopConfidence
@@ -33,17 +33,11 @@ EXAMPLES = [([5, 1, 2][: 1 + n % 3], [n + 1, n + 2, EOS]) for n in range(5)]
 def run_collect(checkpoint: Path, directory: Path, **changes: Any) -> None:
     """A worker's entry point; module level, so that processes can import it."""
     loaded = load_checkpoint(checkpoint)
-    arguments: dict[str, Any] = {
-        "tokenizer": "words",
-        "temperatures": (0.0, 0.7),
-        "generation_length": 8,
-        "shard_size": 3,
-        "batch_size": 2,
-        "seed": 11,
-        **changes,
-    }
-    examples = arguments.pop("examples", EXAMPLES)
-    collect(loaded.transformer, loaded.manifest, examples, directory, **arguments)
+    asked = {name: changes.pop(name, default) for name, default in {"tokenizer": "words", "seed": 11}.items()}
+    examples = changes.pop("examples", EXAMPLES)
+    values: dict[str, Any] = {"temperatures": (0.0, 0.7), "generation_length": 8, "shard_size": 3, "batch_size": 2}
+    section = CollectionSection(**{**values, **changes})
+    collect(loaded.transformer, loaded.manifest, examples, directory, section, **asked)
 
 
 def files(directory: Path) -> dict[str, bytes]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.tokens.tokenizer import load_tokenizer
-from cdlm.training.config import RecipeConfig
+from cdlm.training.config import CollectionSection, RecipeConfig
 from cdlm.training.descent.checkpoint import load_state
 from cdlm.training.descent.optimizers import make_optimizers
 from cdlm.training.errors import TrainingError
@@ -75,11 +75,8 @@ def run(tmp_path: Path) -> Path:
         checkpoint.manifest,
         examples,
         tmp_path / "trajectories",
+        CollectionSection(temperatures=(0.0,), generation_length=16, shard_size=4, batch_size=4),
         tokenizer=tokenizer_fingerprint(tokenizer),
-        temperatures=(0.0,),
-        generation_length=16,
-        shard_size=4,
-        batch_size=4,
         seed=0,
     )
     return tmp_path
