@@ -12,10 +12,11 @@ from cdlm.model.decoding.processors.edits import Edits
 from cdlm.model.decoding.processors.guidance import Guide
 from cdlm.model.decoding.processors.logprobs import Logprobs
 from cdlm.model.decoding.processors.processor import Processor
+from cdlm.model.decoding.processors.words import Words
 from cdlm.model.decoding.settings import BlockStart, RowSettings
 from cdlm.model.row import RowWork
 
-PROCESSORS: tuple[type[Processor[Any]], ...] = (Guide, Logprobs, Constrained, Edits)
+PROCESSORS: tuple[type[Processor[Any]], ...] = (Guide, Logprobs, Constrained, Edits, Words)
 """All logits processors, in the order in which a step calls them."""
 
 

@@ -22,6 +22,7 @@ from cdlm.model.decoding.processors.edits import Edits
 from cdlm.model.decoding.processors.guidance import Guide
 from cdlm.model.decoding.processors.logprobs import Logprobs
 from cdlm.model.decoding.processors.processor import Step
+from cdlm.model.decoding.processors.words import Words
 from cdlm.model.forwards.staged import StagedForward
 from cdlm.model.parallel.followers import LostRank
 from cdlm.model.runner import ModelRunner
@@ -47,8 +48,9 @@ def generate(name: str, first: int, **fields: Any) -> GenerateRequest:
 # What is asked for decides which parts of a step a row goes through; those that "bad" asks for are all but staging.
 SAMPLED = DecodingParams(temperature=0.9, seed=5)
 EVERYTHING = DecodingParams(
-    temperature=0.7, seed=3, guidance_scale=1.0, presence_penalty=0.5, decoding="entropy_bound", entropy_bound=0.3
-)
+    temperature=0.7, seed=3, guidance_scale=1.0, presence_penalty=0.5, decoding="entropy_bound", entropy_bound=0.3,
+    bad_words=[[90, 91]],
+)  # fmt: skip
 REQUESTS: list[GenerateRequest | ScoreRequest] = [
     generate("greedy", 5),
     generate("edited", 11, params=DecodingParams(frequency_penalty=0.7, logit_bias={17: 2.0})),
@@ -178,6 +180,8 @@ STAGES: list[Stage] = [
     ("bad", Logprobs, "open_row", first_is_row),
     ("bad", Edits, "open_row", first_is_row),
     ("bad", Edits, "open_block", first_is_row),
+    ("bad", Words, "open_row", first_is_row),
+    ("bad", Words, "open_block", first_is_row),
     ("bad", Constrained, "open_row", first_is_row),
     ("bad", Constrained, "open_block", first_is_row),
     ("bad", ModelRunner, "layout", in_works),
@@ -189,6 +193,7 @@ STAGES: list[Stage] = [
     ("bad", Logprobs, "edit", in_works),
     ("bad", Constrained, "edit", in_works),
     ("bad", Edits, "edit", in_works),
+    ("bad", Words, "edit", in_works),
     ("bad", cdlm.model.runner, "confidence_and_best", many_logits),
     ("bad", cdlm.model.runner, "entropy", many_logits),
     ("bad", cdlm.model.runner, "replace_drawn", in_works),
@@ -197,6 +202,7 @@ STAGES: list[Stage] = [
     ("bad", cdlm.model.decoding.draws, "gumbel_noise", lambda _engine, _name, seed, *_: seed == 3),
     ("bad", ModelRunner, "_rules", in_works),
     ("bad", Constrained, "decide", in_works),
+    ("bad", Words, "decide", in_works),
     ("bad", AnswerMatcher, "take", its_matcher),
     ("bad", AnswerMatcher, "forced", its_matcher),
     ("bad", AnswerMatcher, "closes_after", its_matcher),

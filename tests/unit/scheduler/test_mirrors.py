@@ -8,13 +8,14 @@ import pytest
 from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.decoding.processors.constrained import Constrained
 from cdlm.model.decoding.processors.edits import Edits
+from cdlm.model.decoding.processors.words import Words
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.models.grammars import MASK, SCHEMAS, build_json_checkpoint, json_grammar
 from tests.support.processors import states
 
-PARAMS = DecodingParams(temperature=0.8, seed=3, frequency_penalty=0.5, confidence_threshold=1.0)
+PARAMS = DecodingParams(temperature=0.8, seed=3, frequency_penalty=0.5, confidence_threshold=1.0, bad_words=[[90, 91]])
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,7 @@ DIFFERENCES: dict[str, tuple[Callable[[Engine], None], str]] = {
     "finalized": (lambda engine: engine.runner.canvas.tokens[0, :1].fill_(MASK), "row 0"),
     "counts": (lambda engine: states(engine, Edits)[0].counts[5].add_(1), "counted other tokens"),
     "counted": (lambda engine: setattr(states(engine, Edits)[0], "counted", 1), "has counted 1 of"),
+    "tail": (lambda engine: states(engine, Words)[0].tail.append(92), "another tail"),
     "matcher": (lambda engine: states(engine, Constrained)[0].matcher.tokens.pop(), "row 0"),
 }
 
