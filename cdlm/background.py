@@ -26,7 +26,7 @@ from cdlm.server.text import TextCodec, TextError
 Result = TypeVar("Result")
 Json = dict[str, Any]
 
-_SETTINGS = {*EngineOptions.__struct_fields__, "revision", "chat_template", "trust_request_chat_template"}
+_SETTINGS = {*EngineOptions.model_fields, "revision", "chat_template", "trust_request_chat_template"}
 # Whoever calls from Python waits as long as it takes, for as much as fits into memory.
 _UNBOUNDED: dict[str, Any] = {"max_waiting_requests": 2**31, "max_body_bytes": 2**40, "request_timeout_s": 1e9}
 

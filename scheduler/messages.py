@@ -195,8 +195,8 @@ class EngineFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
 EngineOutput = StepReport | StepBegun | EngineReady | EngineFailed
 
 
-def encode(message: EngineInput | EngineOutput) -> bytes:
-    """Encodes a message as msgpack."""
+def encode(message: object) -> bytes:
+    """Encodes a message, or options, as msgpack."""
     return msgspec.msgpack.encode(message, enc_hook=vars)
 
 

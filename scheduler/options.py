@@ -1,62 +1,97 @@
-"""The engine's settings, in one frozen object that can be sent to the engine process."""
+"""What the engine needs to know to start: options that are flags of the server, declared once."""
 
-import msgspec
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from cdlm.model.config import AttentionBackend, Quantization
 from cdlm.model.decoding.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
+from cdlm.scheduler.sizes import ByteSize
+
+Location = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
 
 
-class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of one engine.
+class EngineOptions(BaseModel):
+    """Options of one engine. They cross the process border, and a server's settings have them all."""
 
-    Attributes:
-        model: checkpoint directory.
-        adapter: directory of a LoRA adapter for it.
-        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        dtype: ``auto``, or the name of a torch dtype.
-        block_length: tokens per block; replaces the checkpoint's and the adapter's value.
-        confidence_threshold: in (0, 1]; replaces the checkpoint's and the adapter's value.
-        decoding: the finalization rule of requests that name none.
-        decoding_factor, entropy_bound, steps_per_block: default numbers of the rules; without ``steps_per_block`` a
-            block takes one step per token.
-        max_model_len, rope_scaling_factor: as in ``load_checkpoint``.
-        max_num_seqs: most sequences per step.
-        max_num_batched_tokens: most tokens per forward.
-        max_prefill_tokens: requests with more known tokens to compute are prefilled in pieces, with at most the work of
-            this many tokens per step.
-        kv_cache_memory: bytes of KV cache; ``None`` uses a share of the free memory, at most ``max_num_seqs`` full
-            contexts.
-        page_size: tokens per page.
-        enable_prefix_caching: cache the pages of prefixes for later requests.
-        attention_backend: an implementation in ``model/attention/``.
-        quantization: how the layers' weights are stored.
-        pack_weights: pack large weights into the layout that is fastest on a CPU.
-        cuda_graphs: record forwards as CUDA graphs and replay them.
-        tensor_parallel_size: number of ranks, one process per device; ``kv_cache_memory`` and ``threads`` are per rank.
-        threads: CPU threads per step; ``None`` chooses by the work of each step.
-    """
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    model: str
-    adapter: str | None = None
-    device: str = "auto"
-    dtype: str = "auto"
-    block_length: int | None = None
-    confidence_threshold: float | None = None
-    decoding: RuleName = "threshold"
-    decoding_factor: float = DEFAULT_FACTOR
-    entropy_bound: float = DEFAULT_ENTROPY_BOUND
-    steps_per_block: int | None = None
-    max_model_len: int | None = None
-    rope_scaling_factor: float = 1.0
-    max_num_seqs: int = 64
-    max_num_batched_tokens: int = 8192
-    max_prefill_tokens: int = 512
-    kv_cache_memory: int | None = None
-    page_size: int = 32
-    enable_prefix_caching: bool = True
-    attention_backend: AttentionBackend = "sdpa"
-    quantization: Quantization = "none"
-    pack_weights: bool = True
-    cuda_graphs: bool = False
-    tensor_parallel_size: int = 1
-    threads: int | None = None
+    model: Location = Field(description="Checkpoint directory.")
+    adapter: Location | None = Field(
+        default=None,
+        description="Directory or id of a PEFT LoRA adapter, merged into --model when it is loaded.",
+    )
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto", description="Compute type of the model: auto, float32, bfloat16 or float16."
+    )
+    block_length: int | None = Field(
+        default=None, ge=1, le=4096, description="Tokens per block. Default: the checkpoint's."
+    )
+    confidence_threshold: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Confidence at which a token is finalized, in (0, 1]. Default: the checkpoint's.",
+    )
+    decoding: RuleName = Field(
+        default="threshold",
+        description="Finalization rule of requests that name none: threshold, factor, entropy_bound or fixed_steps.",
+    )
+    decoding_factor: float = Field(
+        default=DEFAULT_FACTOR, gt=0, description="Number of the rule factor if a request sends none."
+    )
+    entropy_bound: float = Field(
+        default=DEFAULT_ENTROPY_BOUND,
+        ge=0,
+        description="Number of the rule entropy_bound, in nats, if a request sends none.",
+    )
+    steps_per_block: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="Number of the rule fixed_steps if a request sends none. Default: one step per token.",
+    )
+    max_model_len: int | None = Field(
+        default=None, ge=2, description="Most tokens of prompt and answer together. Default: the checkpoint's."
+    )
+    rope_scaling_factor: float = Field(
+        default=1.0, ge=1, le=64, description="Extends the context that the weights know (NTK-aware scaling)."
+    )
+    max_num_seqs: int = Field(default=64, ge=1, description="Most sequences in one batch.")
+    max_num_batched_tokens: int = Field(default=8192, ge=1, description="Most tokens per forward pass.")
+    max_prefill_tokens: int = Field(
+        default=512,
+        ge=1,
+        description="Longer prompts are prefilled in pieces, at most this many tokens per step.",
+    )
+    kv_cache_memory: ByteSize | None = Field(
+        default=None,
+        ge=1,
+        description="Memory of the KV pool, such as 512M or 2GiB. Default: a share of the free memory, "
+        "at most max_num_seqs full contexts.",
+    )
+    page_size: int = Field(default=32, ge=1, description="Tokens per KV cache page.")
+    enable_prefix_caching: bool = Field(default=True, description="Reuse the KV cache of prompts with equal prefixes.")
+    attention_backend: AttentionBackend = Field(
+        default="sdpa",
+        description="sdpa runs everywhere; flex compiles a kernel that reads the pages in place; triton "
+        "has a kernel of our own for that, on CUDA only; varlen is "
+        "FlashAttention that does, on CUDA only.",
+    )
+    quantization: Quantization = Field(
+        default="none", description="int8 stores one byte per weight of the layers: less memory, not more speed."
+    )
+    pack_weights: bool = Field(default=True, description="On a CPU with AVX-512, pack large weights for its kernels.")
+    cuda_graphs: bool = Field(
+        default=False, description="Record the kernels of a denoise step and replay them; with varlen attention only."
+    )
+    tensor_parallel_size: int = Field(
+        default=1, ge=1, description="Tensor-parallel processes, one per GPU; kv_cache_memory is per process."
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="CPU threads of the engine. Default: by the work of each step, at most the cores it may use.",
+    )

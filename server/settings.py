@@ -3,17 +3,15 @@
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliImplicitFlag, NoDecode, SettingsConfigDict
 
-from cdlm.model.config import AttentionBackend, Quantization
-from cdlm.model.decoding.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
-from cdlm.scheduler.options import EngineOptions
+from cdlm.scheduler.options import EngineOptions, Location
+from cdlm.scheduler.sizes import ByteSize
 from cdlm.server.access.keys import EMPTY_SECRET, ApiKey, check_distinct, named_keys, read_keys, split_keys
 from cdlm.server.observe.tracing import check_endpoint
-from cdlm.server.sizes import ByteSize
 
 ENV_PREFIX = "CDLM_"
 
@@ -33,7 +31,7 @@ def _bundled_student() -> str:
     return str(BUNDLED_STUDENT)
 
 
-class ServerSettings(BaseSettings):
+class ServerSettings(BaseSettings, EngineOptions):
     """All settings of a server. Frozen; unknown names and invalid values raise at start."""
 
     model_config = SettingsConfigDict(
@@ -50,17 +48,13 @@ class ServerSettings(BaseSettings):
         hide_input_in_errors=False,
     )
 
-    model: str = Field(
+    model: Location = Field(
         default_factory=_bundled_student,
         description="Checkpoint directory (safetensors, tokenizer, config), or the id owner/name of one on the Hugging "
         "Face Hub. Default: the bundled cdlm-nano.",
     )
     revision: str | None = Field(
         default=None, min_length=1, description="Branch, tag or commit of a --model that is an id."
-    )
-    adapter: Path | None = Field(
-        default=None,
-        description="Directory or id of a PEFT LoRA adapter, merged into --model when it is loaded.",
     )
     served_model_name: str | None = Field(
         default=None,
@@ -78,79 +72,6 @@ class ServerSettings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="TCP port to listen on; 0 picks a free one.")
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Compute type of the model: auto, float32, bfloat16 or float16."
-    )
-    block_length: int | None = Field(
-        default=None, ge=1, le=4096, description="Tokens per block. Default: the checkpoint's."
-    )
-    confidence_threshold: float | None = Field(
-        default=None,
-        gt=0,
-        le=1,
-        description="Confidence at which a token is finalized, in (0, 1]. Default: the checkpoint's.",
-    )
-    decoding: RuleName = Field(
-        default="threshold",
-        description="Finalization rule of requests that name none: threshold, factor, entropy_bound or fixed_steps.",
-    )
-    decoding_factor: float = Field(
-        default=DEFAULT_FACTOR, gt=0, description="Number of the rule factor if a request sends none."
-    )
-    entropy_bound: float = Field(
-        default=DEFAULT_ENTROPY_BOUND,
-        ge=0,
-        description="Number of the rule entropy_bound, in nats, if a request sends none.",
-    )
-    steps_per_block: int | None = Field(
-        default=None,
-        ge=1,
-        le=4096,
-        description="Number of the rule fixed_steps if a request sends none. Default: one step per token.",
-    )
-    max_model_len: int | None = Field(
-        default=None, ge=2, description="Most tokens of prompt and answer together. Default: the checkpoint's."
-    )
-    rope_scaling_factor: float = Field(
-        default=1.0, ge=1, le=64, description="Extends the context that the weights know (NTK-aware scaling)."
-    )
-    max_num_seqs: int = Field(default=64, ge=1, description="Most sequences in one batch.")
-    max_num_batched_tokens: int = Field(default=8192, ge=1, description="Most tokens per forward pass.")
-    max_prefill_tokens: int = Field(
-        default=512,
-        ge=1,
-        description="Longer prompts are prefilled in pieces, at most this many tokens per step.",
-    )
-    kv_cache_memory: ByteSize | None = Field(
-        default=None,
-        ge=1,
-        description="Memory of the KV pool, such as 512M or 2GiB. Default: a share of the free memory, "
-        "at most max_num_seqs full contexts.",
-    )
-    page_size: int = Field(default=32, ge=1, description="Tokens per KV cache page.")
-    enable_prefix_caching: bool = Field(default=True, description="Reuse the KV cache of prompts with equal prefixes.")
-    attention_backend: AttentionBackend = Field(
-        default="sdpa",
-        description="sdpa runs everywhere; flex compiles a kernel that reads the pages in place; triton "
-        "has a kernel of our own for that, on CUDA only; varlen is "
-        "FlashAttention that does, on CUDA only.",
-    )
-    cuda_graphs: bool = Field(
-        default=False, description="Record the kernels of a denoise step and replay them; with varlen attention only."
-    )
-    quantization: Quantization = Field(
-        default="none", description="int8 stores one byte per weight of the layers: less memory, not more speed."
-    )
-    pack_weights: bool = Field(default=True, description="On a CPU with AVX-512, pack large weights for its kernels.")
-    tensor_parallel_size: int = Field(
-        default=1, ge=1, description="Tensor-parallel processes, one per GPU; kv_cache_memory is per process."
-    )
-    threads: int | None = Field(
-        default=None,
-        ge=1,
-        description="CPU threads of the engine. Default: by the work of each step, at most the cores it may use.",
-    )
     max_waiting_requests: int = Field(
         default=1024,
         ge=0,
@@ -253,10 +174,10 @@ class ServerSettings(BaseSettings):
             changes["model"] = str(fetch_checkpoint(self.model, self.revision))
         elif self.revision is not None:
             raise CheckpointError(f"--revision {self.revision}: {self.model} is a directory, not an id on the Hub")
-        if self.adapter is not None and is_hub_id(str(self.adapter)):
-            changes["adapter"] = fetch_checkpoint(str(self.adapter))
+        if self.adapter is not None and is_hub_id(self.adapter):
+            changes["adapter"] = str(fetch_checkpoint(self.adapter))
         if changes and self.served_model_name is None:
-            changes["served_model_name"] = str(self.adapter or self.model)
+            changes["served_model_name"] = self.adapter or self.model
         return self.model_copy(update=changes)
 
     @property
@@ -272,5 +193,4 @@ class ServerSettings(BaseSettings):
 
     def engine_options(self) -> EngineOptions:
         """The part of the settings that the engine process needs."""
-        shared: dict[str, Any] = {name: getattr(self, name) for name in EngineOptions.__struct_fields__}
-        return EngineOptions(**shared | {"adapter": str(self.adapter) if self.adapter else None})
+        return EngineOptions.model_construct(**{name: getattr(self, name) for name in EngineOptions.model_fields})

@@ -15,7 +15,7 @@ from cdlm.scheduler.options import EngineOptions
 _NAMES = [
     name
     for name, field in DecodingParams.model_fields.items()
-    if name not in EngineOptions.__struct_fields__ and not isinstance(field.default, dict | list)
+    if name not in EngineOptions.model_fields and not isinstance(field.default, dict | list)
 ]
 
 

@@ -15,7 +15,7 @@ _BATCHES = frozenset({"max_num_seqs", "max_num_batched_tokens", "max_prefill_tok
 _NAMES = [
     name
     for name in ServerSettings.model_fields
-    if name in {*EngineOptions.__struct_fields__, "revision", "chat_template"} - _BATCHES
+    if name in {*EngineOptions.model_fields, "revision", "chat_template"} - _BATCHES
 ]
 
 

@@ -9,7 +9,6 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 
-import msgspec
 import zmq
 import zmq.asyncio
 
@@ -253,7 +252,7 @@ class EngineClient:
             reader = asyncio.create_task(self._read(outbox))
             watchdog = asyncio.create_task(self._kill_when_hung(process))
             try:
-                await process.communicate(msgspec.msgpack.encode(self.options))
+                await process.communicate(encode(self.options))
                 with contextlib.suppress(TimeoutError):  # Its last messages may still arrive.
                     await asyncio.wait_for(asyncio.shield(reader), 0.2)
             finally:

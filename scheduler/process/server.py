@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 
-import msgspec
 import setproctitle
 import zmq
 
@@ -103,7 +102,7 @@ def main() -> int:
     logging.basicConfig(level=int(sys.argv[4]), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # The parent decides when to stop.
-    options = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=EngineOptions)
+    options = decoder(EngineOptions).decode(sys.stdin.buffer.read())
     context = zmq.Context()
     inbox, outbox = context.socket(zmq.PULL), context.socket(zmq.PUSH)
     inbox.connect(sys.argv[1])

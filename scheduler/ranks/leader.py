@@ -6,7 +6,6 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
-import msgspec
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
@@ -16,6 +15,7 @@ from cdlm.model.parallel.transformer import RankTransformer
 from cdlm.scheduler import child
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.loading import load_weights, rank_device
+from cdlm.scheduler.messages import decoder, encode
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.ranks.rank import HOST, RankFailed, RankHere, RankMessage, RankReady, RankStart, join
 
@@ -66,7 +66,7 @@ class Ranks:
         heard = []
         for rank, connection in enumerate(self._connections, start=1):
             try:
-                message = msgspec.msgpack.decode(connection.recv_bytes(), type=RankMessage)
+                message = decoder(RankMessage).decode(connection.recv_bytes())
             except (EOFError, ConnectionResetError) as error:
                 raise EngineStartError(f"rank {rank} ended while it was starting") from error
             if isinstance(message, RankFailed):
@@ -82,7 +82,7 @@ def start(message: RankStart) -> tuple[Connection, subprocess.Popen[bytes]]:
     with its:
         command = child.command("cdlm.scheduler.ranks.rank", str(its.fileno()))
         process = subprocess.Popen(command, env=child.environment(), pass_fds=(its.fileno(),), stdin=subprocess.DEVNULL)
-    mine.send_bytes(msgspec.msgpack.encode(message))
+    mine.send_bytes(encode(message))
     return mine, process
 
 

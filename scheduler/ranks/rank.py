@@ -24,6 +24,7 @@ from cdlm.model.parallel.follower import Follower
 from cdlm.model.parallel.transformer import RankTransformer
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.loading import load_weights, rank_device
+from cdlm.scheduler.messages import decoder, encode
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.steps.threads import Threads
 
@@ -80,21 +81,21 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # A follower ends with its leader.
     connection = Connection(int(sys.argv[1]))
-    start = msgspec.msgpack.decode(connection.recv_bytes(), type=RankStart)
+    start = decoder(RankStart).decode(connection.recv_bytes())
     Threads(start.options)
     with suppress(BrokenPipeError):
-        connection.send_bytes(msgspec.msgpack.encode(RankHere()))
+        connection.send_bytes(encode(RankHere()))
         try:
             join(start.options, start.rank, TCPStore(HOST, start.port, is_master=False))
             transformer = load_weights(start.options, start.rank).transformer
         except EngineStartError as error:
-            connection.send_bytes(msgspec.msgpack.encode(RankFailed(message=str(error))))
+            connection.send_bytes(encode(RankFailed(message=str(error))))
             return 1
         assert isinstance(transformer, RankTransformer)
         free = free_memory(transformer.lm_head.weight.device)
         if transformer.lm_head.weight.device.type == "cpu":
             keep_freed_memory()
-        connection.send_bytes(msgspec.msgpack.encode(RankReady(free_memory=free)))
+        connection.send_bytes(encode(RankReady(free_memory=free)))
         Follower(transformer).serve(connection)
     return 0
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import msgspec
-
 from benchmarks.speed.contenders.baselines import TeacherLoops, TransformersGenerate
 from benchmarks.speed.contenders.load import Load, Unavailable
 from benchmarks.speed.contenders.offline import Offline
@@ -73,7 +71,7 @@ class Workbench:
     def unpacked(self) -> Offline:
         """The same with its weights as checkpoints store them."""
         options = self._options(self.shape.directory(self.cache))
-        return Offline(msgspec.structs.replace(options, pack_weights=False))
+        return Offline(options.model_copy(update={"pack_weights": False}))
 
     @cached_property
     def autoregressive(self) -> Offline:

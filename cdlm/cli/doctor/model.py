@@ -81,7 +81,7 @@ def _flags(options: EngineOptions, seen: Outlook) -> dict[str, Any]:
         "pack_weights": seen.packed,
         "threads": threads.most,
     }
-    return {name: chosen.get(name, getattr(options, name)) for name in options.__struct_fields__}
+    return {name: chosen.get(name, getattr(options, name)) for name in EngineOptions.model_fields}
 
 
 def _vocabulary_warnings(seen: Outlook) -> list[str]:

@@ -91,7 +91,7 @@ def test_json_holds_machine_model_and_flags() -> None:
     assert found["disks"]["model"]["free"] > 0
     assert found["processor"]["usable_cores"] >= 1
     assert found["processor"]["torch_capability"] == torch.backends.cpu.get_cpu_capability()
-    assert found["flags"].keys() == set(EngineOptions.__struct_fields__)
+    assert found["flags"].keys() == set(EngineOptions.model_fields)
 
 
 @pytest.mark.parametrize("kind", [*AXES, "dream", "llada", "adapter"])

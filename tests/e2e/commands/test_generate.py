@@ -94,7 +94,7 @@ def test_a_checkpoint_without_a_chat_template_gets_the_prompt_alone(tmp_path: Pa
 def test_help_has_every_flag_that_loads_a_model() -> None:
     shown = run("--help").stdout
     batches = {"max_num_seqs", "max_num_batched_tokens", "max_prefill_tokens", "enable_prefix_caching"}
-    for name in EngineOptions.__struct_fields__:
+    for name in EngineOptions.model_fields:
         flag = "--" + name.replace("_", "-")
         assert name in ServerSettings.model_fields
         assert (f"{flag} " in shown) == (name not in batches), flag

@@ -185,7 +185,7 @@ def test_settings_that_cannot_work_fail_at_start(directory: Path) -> None:
     with pytest.raises(EngineStartError, match="device 'gpu9'"):
         Engine(EngineOptions(model=str(directory), device="gpu9"))
     with pytest.raises(EngineStartError, match="dtype 'int3'"):
-        Engine(EngineOptions(model=str(directory), dtype="int3"))
+        Engine(EngineOptions(model=str(directory)).model_copy(update={"dtype": "int3"}))
 
 
 def test_the_pool_takes_its_share_of_the_free_memory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from cdlm.scheduler.sizes import parse_bytes
 from cdlm.server.access.keys import ApiKey, digest
 from cdlm.server.command_line import SettingsError, parse_settings
 from cdlm.server.settings import ServerSettings
-from cdlm.server.sizes import parse_bytes
 
 
 @pytest.fixture(autouse=True)
