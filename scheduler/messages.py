@@ -1,6 +1,6 @@
 """Typed messages between the API process and the engine process (msgpack through msgspec, never pickle)."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from pydantic import BaseModel
@@ -125,27 +125,57 @@ class BlockOutput(msgspec.Struct, frozen=True, kw_only=True):
     canvas: BlockCanvas | None = None
 
 
+class Counted(NamedTuple):
+    """The counter ``cdlm_NAME`` that a figure of steps is added to."""
+
+    name: str
+    about: str
+
+
+class Measured(NamedTuple):
+    """The histogram ``cdlm_NAME`` that observes a figure of steps, or each of its items; idle steps have no figure."""
+
+    name: str
+    about: str
+    buckets: tuple[float, ...]
+
+
+FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+SLOW = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_TOKENS = (1, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+_STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+_FORWARD = Measured("forward_duration_seconds", "Duration of a forward pass", FAST)
+_FINALIZED = Measured("tokens_finalized_per_forward", "Tokens finalized by a forward pass, all rows", (0, *_POWERS))
+_BLOCK_STEPS = Measured("denoise_steps_per_block", "Denoise steps a block took", _STEPS)
+_QUEUE = Measured("queue_time_seconds", "Wait of a sequence before its first step", SLOW)
+_LOOKED_UP = Counted("prefix_cache_queries", "Prompt tokens looked up in the prefix cache")
+_NONFINITE = Counted("nonfinite_sequences", "Sequences ended by logits that are NaN or infinite")
+
+
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     """Figures of one engine step (durations in seconds) and of the state after it.
 
     ``admitted_prompt_tokens`` counts the prompt tokens of requests in their first step, ``cached_prompt_tokens`` how
     many of these came from the prefix cache. ``nonfinite_sequences`` counts requests that ended because logits were NaN
-    or infinite.
+    or infinite. Those that are annotated are metrics (``server/observe/metrics.py``).
     """
 
-    forward_seconds: float = 0.0
+    forward_seconds: Annotated[float, _FORWARD] = 0.0
     phase: Phase = "idle"
-    batch_rows: int = 0
-    batch_tokens: int = 0
-    finalized_tokens: int = 0
-    steps_per_block: list[int] = []
-    queue_seconds: list[float] = []
-    admitted_prompt_tokens: int = 0
-    cached_prompt_tokens: int = 0
-    preemptions: int = 0
-    recomputed_tokens: int = 0
-    early_stop_saved_blocks: int = 0
-    nonfinite_sequences: int = 0
+    batch_rows: Annotated[int, Measured("batch_rows", "Rows of a forward pass", _POWERS)] = 0
+    batch_tokens: Annotated[int, Measured("batch_tokens", "Tokens of a forward pass", _TOKENS)] = 0
+    finalized_tokens: Annotated[int, _FINALIZED] = 0
+    steps_per_block: Annotated[list[int], _BLOCK_STEPS] = []
+    queue_seconds: Annotated[list[float], _QUEUE] = []
+    admitted_prompt_tokens: Annotated[int, _LOOKED_UP] = 0
+    cached_prompt_tokens: Annotated[int, Counted("prefix_cache_hits", "Prompt tokens found in the prefix cache")] = 0
+    preemptions: Annotated[int, Counted("preemptions", "Sequences that gave up their pages")] = 0
+    recomputed_tokens: Annotated[int, Counted("recomputed_tokens", "Tokens computed again after preemption")] = 0
+    early_stop_saved_blocks: Annotated[
+        int, Counted("early_stop_saved_blocks", "Blocks not run because a stop token came")
+    ] = 0
+    nonfinite_sequences: Annotated[int, _NONFINITE] = 0
     running: int = 0
     waiting: int = 0
     pages_free: int = 0

@@ -2,20 +2,14 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, get_type_hints
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from cdlm.scheduler.messages import EngineReady, EngineStats
-
-_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-_SLOW = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-_POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-_TOKENS = (1, 8, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
-_STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+from cdlm.scheduler.messages import FAST, SLOW, Counted, EngineReady, EngineStats, Measured
 
 
 class EngineView(Protocol):
@@ -43,26 +37,20 @@ class Metrics:
         self.generation_tokens = self._counter("generation_tokens", "Tokens returned to clients")
         self._discarded = self._counter("discarded_tokens", "Generated tokens no client got", "reason")
         self._passes = self._counter("forward_passes", "Forward passes of the engine", "phase")
-        self._forward = self._histogram("forward_duration_seconds", "Duration of a forward pass", _FAST)
-        self._steps = self._histogram("denoise_steps_per_block", "Denoise steps a block took", _STEPS)
-        self._finalized = self._histogram(
-            "tokens_finalized_per_forward", "Tokens finalized by a forward pass, all rows", (0, *_POWERS)
-        )
-        self._rows = self._histogram("batch_rows", "Rows of a forward pass", _POWERS)
-        self._tokens = self._histogram("batch_tokens", "Tokens of a forward pass", _TOKENS)
-        self._queue = self._histogram("queue_time_seconds", "Wait of a sequence before its first step", _SLOW)
-        self._block = self._histogram("block_duration_seconds", "Time from one block to the next", _SLOW)
-        self._first = self._histogram("time_to_first_token_seconds", "Arrival to first block", _SLOW)
+        self._counted: dict[str, Counter] = {}
+        self._measured: dict[str, Histogram] = {}
+        for field, hint in get_type_hints(EngineStats, include_extras=True).items():
+            match getattr(hint, "__metadata__", None):
+                case (Counted(name, about),):
+                    self._counted[field] = self._counter(name, about)
+                case (Measured(name, about, buckets),):
+                    self._measured[field] = self._histogram(name, about, buckets)
+        self._block = self._histogram("block_duration_seconds", "Time from one block to the next", SLOW)
+        self._first = self._histogram("time_to_first_token_seconds", "Arrival to first block", SLOW)
         self._between = self._histogram(
-            "inter_token_latency_seconds", "Gap before a block over its tokens, once a token", _FAST
+            "inter_token_latency_seconds", "Gap before a block over its tokens, once a token", FAST
         )
-        self._latency = self._histogram("e2e_request_latency_seconds", "Arrival to last token", _SLOW)
-        self._looked_up = self._counter("prefix_cache_queries", "Prompt tokens looked up in the prefix cache")
-        self._hits = self._counter("prefix_cache_hits", "Prompt tokens found in the prefix cache")
-        self._preemptions = self._counter("preemptions", "Sequences that gave up their pages")
-        self._recomputed = self._counter("recomputed_tokens", "Tokens computed again after preemption")
-        self._saved = self._counter("early_stop_saved_blocks", "Blocks not run because a stop token came")
-        self._nonfinite = self._counter("nonfinite_sequences", "Sequences ended by logits that are NaN or infinite")
+        self._latency = self._histogram("e2e_request_latency_seconds", "Arrival to last token", SLOW)
         self._finished = self._counter("requests_finished", "Finished sequences", "reason")
         self._rejected = self._counter("requests_rejected", "Requests answered without running", "reason")
         self._cancelled = self._counter("requests_cancelled", "Sequences whose client left", "stage")
@@ -85,23 +73,17 @@ class Metrics:
 
     def observe_step(self, stats: EngineStats) -> None:
         """Records the figures of one engine step."""
-        for seconds in stats.queue_seconds:
-            self._queue.labels(self._model).observe(seconds)
-        self._looked_up.labels(self._model).inc(stats.admitted_prompt_tokens)
-        self._hits.labels(self._model).inc(stats.cached_prompt_tokens)
-        self._preemptions.labels(self._model).inc(stats.preemptions)
-        self._recomputed.labels(self._model).inc(stats.recomputed_tokens)
-        self._saved.labels(self._model).inc(stats.early_stop_saved_blocks)
-        self._nonfinite.labels(self._model).inc(stats.nonfinite_sequences)
-        for steps in stats.steps_per_block:
-            self._steps.labels(self._model).observe(steps)
-        if stats.phase == "idle":
-            return
-        self._passes.labels(self._model, stats.phase).inc()
-        self._forward.labels(self._model).observe(stats.forward_seconds)
-        self._finalized.labels(self._model).observe(stats.finalized_tokens)
-        self._rows.labels(self._model).observe(stats.batch_rows)
-        self._tokens.labels(self._model).observe(stats.batch_tokens)
+        for field, counter in self._counted.items():
+            counter.labels(self._model).inc(getattr(stats, field))
+        for field, histogram in self._measured.items():
+            figure = getattr(stats, field)
+            if isinstance(figure, list):
+                for item in figure:
+                    histogram.labels(self._model).observe(item)
+            elif stats.phase != "idle":
+                histogram.labels(self._model).observe(figure)
+        if stats.phase != "idle":
+            self._passes.labels(self._model, stats.phase).inc()
 
     def accepted(self, prompt_tokens: int) -> None:
         """Records an admitted request with ``prompt_tokens`` prompt tokens."""
