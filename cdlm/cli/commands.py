@@ -30,7 +30,7 @@ class LazyCommand(TyperCommand):
         super().__init__(name, help=COMMANDS[name][1], rich_markup_mode="rich")
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """A context of the real command."""
+        """Imports the real command and makes its context."""
         return load_command(str(self.name)).make_context(info_name, args, parent, **extra)
 
 

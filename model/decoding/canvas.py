@@ -21,16 +21,20 @@ class Canvas:
         tokens: [S, B] int64, the mask token where nothing is finalized.
         masked: [S, B] bool, positions without a token. Kept apart from ``tokens``, since a prompt may
             contain the mask token's id.
-        known: [S, B] bool, positions whose token was known before the block's first step. rule: [S] int64, how
-        positions are finalized: index into ``rules.RULES``. limit: [S] fp32, the rule's number
-        (``FinalizationRule.limit``). stop_ids: [S, MAX_STOP_IDS] int64, padded with -1. border: [2 * S, H], for shifted
-        backbones: the hidden state that predicts the block's first position; the second half is for the unconditional
-        passes of guided rows.
+        known: [S, B] bool, positions whose token was known before the block's first step.
+        rule: [S] int64, how positions are finalized: index into ``rules.RULES``.
+        limit: [S] fp32, the rule's number (``FinalizationRule.limit``).
+        stop_ids: [S, MAX_STOP_IDS] int64, padded with -1.
+        border: [2 * S, H], for shifted backbones: the hidden state that predicts the block's first position; the
+            second half is for the unconditional passes of guided rows.
 
     On the host, lists with one entry per row, so that preparing a step needs no transfer from the device:
-        left: positions without a token. first: offset of the first generated position (the end of the prompt may share
-        the block). steps: denoise steps the block has taken. max_steps: most denoise steps per block. by_threshold:
-        whether ``choose_by_threshold`` implements the rule. stops: number of stop ids.
+        left: positions without a token.
+        first: offset of the first generated position (the end of the prompt may share the block).
+        steps: denoise steps the block has taken.
+        max_steps: most denoise steps per block.
+        by_threshold: whether ``choose_by_threshold`` implements the rule.
+        stops: number of stop ids.
     """
 
     def __init__(

@@ -17,13 +17,16 @@ class StepLayout:
 
     A guided row counts as two of the R rows.
 
-    Attributes (R rows in the step): rows: [R] int64, index of each row in the canvas. borders: [R] int64, index of each
-        row in ``Canvas.border``. clean_ids: [C] int64, ids of the clean tokens; ``None`` when C is 0. clean_count: C,
-        the number of clean tokens. attention: the attention over all T tokens, with their positions; ``None`` when T is
-        0. denoised: [D] int64, which of the R rows are denoised; ``None`` when all are. bordered: [rows with clean
-        tokens] int64, index of each in ``Canvas.border``; ``None`` when C is 0. border_tokens: shaped like
-        ``bordered``, the flat index of each row's last clean token. blanks: int64, which of the D * block tokens are
-        embedded as masks whatever the canvas holds; ``None`` if none.
+    Attributes (R rows in the step):
+        rows: [R] int64, index of each row in the canvas.
+        borders: [R] int64, index of each row in ``Canvas.border``.
+        clean_ids: [C] int64, ids of the clean tokens; ``None`` when C is 0.
+        clean_count: C, the number of clean tokens.
+        attention: the attention over all T tokens, with their positions; ``None`` when T is 0.
+        denoised: [D] int64, which of the R rows are denoised; ``None`` when all are.
+        bordered: [rows with clean tokens] int64, index of each in ``Canvas.border``; ``None`` when C is 0.
+        border_tokens: shaped like ``bordered``, the flat index of each row's last clean token.
+        blanks: int64, which of the D * block tokens are embedded as masks whatever the canvas holds; ``None`` if none.
     """
 
     rows: Tensor

@@ -85,7 +85,7 @@ def masked_rows(
 
     - a quarter: every position is masked with one ratio t ~ U(0, 1), and asked;
     - a quarter: a random block is active, masked with ratio t and asked; blocks before it are clean, later ones are
-    masked and not asked;
+      masked and not asked;
     - half: the same, but the active block is clean up to a random position and masked from there on, in half of these
       rows with some positions filled in: the usual states of a decoder that finalizes one token per step.
 

@@ -20,7 +20,7 @@ from cdlm.training.decoding.rules import Rule, confidence_rank
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FullDecoding:
-    """One row's decoding.
+    """The decoding of one row.
 
     Attributes:
         tokens: [n] int64, n a multiple of the block length.

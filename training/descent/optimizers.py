@@ -14,7 +14,7 @@ def learning_rate_factor(step: int, section: DescentSection) -> float:
 
 
 def make_optimizers(model: Transformer, section: OptimisationSection) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al., 2024) for the layers' matrices, AdamW for the embedding and the vectors."""
+    """Makes Muon (Jordan et al., 2024) for the layers' matrices and AdamW for the embedding and the vectors."""
     matrices = [p for p in model.layers.parameters() if p.ndim == 2]
     known = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in known]

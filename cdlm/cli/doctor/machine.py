@@ -30,7 +30,7 @@ def system() -> dict[str, Any]:
 
 
 def container(root: Path = Path("/")) -> str | None:
-    """``kubernetes``, ``docker`` or ``podman``; ``None`` outside of those."""
+    """``kubernetes``, ``docker`` or ``podman``; ``None`` outside a container."""
     if os.environ.get("KUBERNETES_SERVICE_HOST"):
         return "kubernetes"
     for kind, mark in (("docker", ".dockerenv"), ("podman", "run/.containerenv")):

@@ -16,7 +16,7 @@ Findings = tuple[dict[str, Any] | None, dict[str, Any] | None, str | None, list[
 
 
 def examine_model(settings: ServerSettings) -> Findings:
-    """The model, the flags that it would be served with, what prevents that, and warnings."""
+    """Returns the model's description, the flags with their values, the problem that prevents serving, and warnings."""
     try:
         settings, missing = _here(settings)
         if missing is not None:

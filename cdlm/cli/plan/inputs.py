@@ -58,12 +58,12 @@ class Inputs:
 
     @property
     def cost(self) -> ModelCost:
-        """Costs per device."""
+        """The model's costs on each device."""
         return ModelCost(self.shape.config, PRECISIONS[self.dtype], self.tensor_parallel)
 
     @property
     def roof(self) -> Roof:
-        """Rates per device."""
+        """The device's peak rates times the assumed efficiencies."""
         return self.device.roof(PRECISIONS[self.dtype], self.compute_efficiency, self.memory_efficiency)
 
     @property

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """``phrase`` holds ``{noun}`` for a condition; ``code`` holds ``{x}`` for the number in question.
+    """A condition or change of a number, in English (``phrase``, with ``{noun}``) and in code (``{x}`` is the number).
 
     ``pivot`` is the constant in the code, 0 if there is none. ``code`` is empty for "no condition".
     """

@@ -11,7 +11,7 @@ _OPERATIONS: dict[str, Callable[[int, int], int]] = {
 
 
 def result_of(x: int, operator: str, y: int) -> int | None:
-    """The result, or ``None`` where it is negative or not whole."""
+    """The result of ``x operator y``; ``None`` if it is negative or not whole."""
     if operator == "/" and (y == 0 or x % y):
         return None
     result = _OPERATIONS[operator](x, y)
