@@ -1,7 +1,7 @@
 """CUDA graphs of denoise-only forwards: the launches of all layers are recorded once and replayed.
 
-A graph has one shape and reads from fixed addresses. So the rows of a step are padded to a power of two with rows that
-write to a page nobody reads, and what says where they lie is copied over what the graph was recorded with.
+A graph has one shape and fixed addresses. The rows of a step are therefore padded to a power of two, with rows that
+write to an unused page, and each step's layout is copied over the recorded one.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Forward = Callable[[StepLayout], Tensor]
 
 
 class _Graph:
-    """One shape. ``record`` false runs the padded forward itself, for machines without CUDA."""
+    """The graph of one shape. Without ``record`` it runs the padded forward itself, for machines without CUDA."""
 
     def __init__(self, forward: Forward, layout: StepLayout, *, record: bool) -> None:
         self.layout, self.source = layout, layout
@@ -28,7 +28,7 @@ class _Graph:
             return
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # What a library sets up at its first call cannot be recorded.
+        with torch.cuda.stream(side):  # Libraries initialize at their first call, which cannot be recorded.
             for _ in range(2):
                 forward(layout)
         torch.cuda.current_stream().wait_stream(side)
@@ -46,7 +46,7 @@ class _Graph:
             target.copy_(source)
 
     def run(self) -> Tensor:
-        """What ``forward`` gives for the layout that was loaded last; overwritten by the next run."""
+        """Runs the forward for the layout loaded last; the next run overwrites the result."""
         if self._graph is None:
             return self._forward(self.layout)
         self._graph.replay()
@@ -54,15 +54,15 @@ class _Graph:
 
 
 class ForwardGraphs:
-    """Graphs by number of rows, each recorded at its first use.
+    """One graph per padded number of rows, each recorded at its first use.
 
     Args:
-        forward: of a layout whose rows are all denoised and have no clean tokens.
-        cache: its last page belongs to no request.
-        block_length: tokens a row.
-        max_model_len: positions a request may have; every page table is as wide as that takes.
-        attention: varlen, whose kernel takes the lengths from device memory.
-        record: false where there is no CUDA.
+        forward: the forward of a layout whose rows are all denoised, without clean tokens.
+        cache: the KV cache, whose last page belongs to no request.
+        block_length: tokens per row.
+        max_model_len: most positions of a request, which set the width of all page tables.
+        attention: varlen attention, whose kernel reads lengths from device memory.
+        record: whether to record; false without CUDA.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class ForwardGraphs:
         self._graphs: dict[int, _Graph] = {}
 
     def __call__(self, works: list[RowWork], layout: StepLayout) -> Tensor:
-        """[rows * block, hidden] for ``works``, whose own layout is ``layout``; overwritten by the next call."""
+        """Returns [rows * block, hidden] for ``works`` with layout ``layout``; the next call overwrites it."""
         rows = 1 << (len(works) - 1).bit_length()
         graph = self._graphs.get(rows)
         if graph is None:
@@ -101,6 +101,6 @@ class ForwardGraphs:
         [entries] = attention.entries
         tables = entries.tables.new_zeros((rows, -(-self._visible // size)))
         tables[:, : entries.tables.shape[1]] = entries.tables
-        # The lengths on the host only bound those on the device.
+        # The host's lengths are upper bounds of the device's.
         attention.entries = [replace(entries, tables=tables, longest=(self._block_length, self._visible))]
         return layout

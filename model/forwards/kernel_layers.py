@@ -1,4 +1,4 @@
-"""The layers of a transformer by Triton kernels: at most ten launches per layer, none of which waits for the device."""
+"""The layers of a transformer with Triton kernels: at most ten launches per layer, without synchronization."""
 
 import torch
 from torch import Tensor
@@ -11,11 +11,11 @@ from cdlm.model.network.transformer import MLP, Attention, CachedAttention, Laye
 
 
 class KernelLayers:
-    """What ``Transformer.run_layers`` and ``write_layer`` do, over the pages of a pool.
+    """``Transformer.run_layers`` and ``write_layer`` with Triton kernels, over the pages of a KV cache.
 
     Args:
         transformer: its products are fused, unless its weights are quantized.
-        positions: how many positions a request may have, blocks that reach behind its end included.
+        positions: most positions of a request, including blocks that extend past its end.
     """
 
     def __init__(self, transformer: Transformer, positions: int) -> None:
@@ -24,7 +24,7 @@ class KernelLayers:
         self._norms = [_head_norms(layer.self_attn) for layer in self._layers]
 
     def run(self, x: Tensor, attention: Attention, first: int, last: int | None) -> Tensor:
-        """Layers ``first`` up to but not including ``last``: x [T, hidden_size] -> the same, not normalized."""
+        """Runs layers ``first`` to ``last`` (exclusive): x [T, hidden_size] -> same shape, not normalized."""
         assert isinstance(attention, PagedAttention)
         x, delta = x.contiguous(), None
         for index, layer in enumerate(self._layers[first:last], start=first):
@@ -36,7 +36,7 @@ class KernelLayers:
         return x if delta is None else x + delta
 
     def write(self, x: Tensor, attention: CachedAttention, layer: int) -> None:
-        """Keys and values of a layer alone, from what enters it, x [T, hidden_size]."""
+        """Computes and writes only the keys and values of a layer, from its input x [T, hidden_size]."""
         assert isinstance(attention, PagedAttention)
         entering = self._layers[layer].input_layernorm
         _, normed = add_rms_norm(x.contiguous(), None, entering.weight, entering.eps)

@@ -1,8 +1,8 @@
 """Attention of segments over pages, in one launch and without a mask.
 
-A program takes a tile of one segment's queries with all query heads of one key head, and walks through the page table
-with the softmax of what it has seen so far (Milakov and Gimelshein, 2018, arXiv 1805.02867; Dao et al., 2022, arXiv
-2205.14135). Where few queries see many keys, several programs share the keys in parts of a fixed size.
+A program takes a tile of one segment's queries, with all query heads of one key head, and walks through the page table
+with an online softmax (Milakov and Gimelshein, 2018, arXiv 1805.02867; Dao et al., 2022, arXiv 2205.14135). If few
+queries see many keys, several programs split the keys into parts of a fixed size.
 """
 
 import triton
@@ -36,7 +36,7 @@ def paged_attention(
         ROWS: queries of a tile times GROUP, or the next power of two.
         KEYS: keys that are read at a time.
         PART: keys of a part.
-        WIDEN: multiply in fp32 what is rounded to bf16 all the same: Triton's interpreter has no product of bf16.
+        WIDEN: multiply bf16 values in fp32, since Triton's interpreter has no bf16 product.
     """
     tile, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     segment = tl.load(tiles + 2 * tile)
@@ -79,7 +79,7 @@ def paged_attention(
         score = tl.dot(asked, tl.trans(key), input_precision="ieee") * scale
         score = tl.where(known[None, :] & (position[None, :] < sees[:, None]), score, float("-inf"))
         larger = tl.maximum(maximum, tl.max(score, 1))
-        base = tl.where(larger == float("-inf"), 0.0, larger)  # A row that has seen nothing yet.
+        base = tl.where(larger == float("-inf"), 0.0, larger)  # The row has seen no key yet.
         weight = tl.exp(score - base[:, None])
         shrink = tl.exp(maximum - base)
         total = total * shrink + tl.sum(weight, 1)
@@ -104,11 +104,11 @@ def join_parts(
     out, sums, maxima, totals, tokens, visible, shared_rows,
     HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, PART: tl.constexpr,
 ):  # fmt: skip
-    """What the parts of shared keys come to, in the order of the parts: grid (queries whose keys are shared, heads).
+    """Combines the parts of split keys, in order: grid (queries with split keys, heads).
 
     Args:
         out: [T, heads, head_dim], written for these queries.
-        sums, maxima, totals: of ``paged_attention``; parts that a query has not are not read.
+        sums, maxima, totals: from ``paged_attention``; reads only the parts that a query has.
         tokens, visible: [queries], the flat token of each, and how many keys its segment sees.
     """
     query, head = tl.program_id(0), tl.program_id(1)

@@ -1,4 +1,4 @@
-"""RMSNorm (Zhang and Sennrich, 2019, arXiv 1910.07467) behind a residual sum, in one launch."""
+"""Residual sum and RMSNorm (Zhang and Sennrich, 2019, arXiv 1910.07467) in one launch."""
 
 import torch
 import triton
@@ -26,14 +26,14 @@ def _add_rms_norm(
 
 
 def add_rms_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """x + delta and its RMSNorm, computed in fp32.
+    """Computes x + delta and its RMSNorm, in fp32.
 
     Args:
         x, delta: [rows, size], contiguous; ``None`` adds nothing.
         weight: [size].
 
     Returns:
-        The sum in the dtype of x, and the norm of what was rounded to it, [rows, size] each.
+        The sum, rounded to the dtype of x, and its norm, [rows, size] each.
     """
     normed = torch.empty_like(x)
     summed = x if delta is None else torch.empty_like(x)

@@ -1,4 +1,4 @@
-"""What comes between the projections of a layer and its attention: norms, rotation, and the write to the pool."""
+"""The steps between projections and attention of a layer: norms, rotation, and the write to the KV cache."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_HEADS = 4  # Heads of a program.
+_HEADS = 4  # Heads per program.
 
 
 @triton.jit
@@ -46,14 +46,14 @@ def _rotate_and_write(
 
 @dataclass(frozen=True, slots=True)
 class Angles:
-    """cos and sin of every position's angles, [positions, head_dim / 2] fp32 each."""
+    """cos and sin of the angles of each position, [positions, head_dim / 2] fp32 each."""
 
     cosines: Tensor
     sines: Tensor
 
     @classmethod
     def up_to(cls, positions: int, inverse_frequency: Tensor) -> "Angles":
-        """Those of positions 0, 1, ..., ``positions`` - 1; inverse_frequency [head_dim / 2] fp32."""
+        """Computes the angles of positions 0 .. ``positions`` - 1; inverse_frequency [head_dim / 2] fp32."""
         angles = torch.arange(positions, device=inverse_frequency.device)[:, None].float() * inverse_frequency
         return cls(angles.cos(), angles.sin())
 
@@ -72,10 +72,10 @@ def rotate_and_write(
 
     Args:
         projected: [T, (heads + 2 * kv_heads) * head_dim], contiguous: queries, keys, values.
-        heads: query heads; 0 where keys and values alone were projected.
+        heads: query heads; 0 if only keys and values were projected.
         keys, values: [slots, kv_heads, head_dim], a layer's part of the pool.
         slots, positions: [T] int64.
-        norm: weight [heads + kv_heads, head_dim] and epsilon of the norm that queries and keys get first, if any.
+        norm: weight [heads + kv_heads, head_dim] and epsilon of the norm of queries and keys, if any.
 
     Returns:
         The queries, [T, heads, head_dim].

@@ -1,4 +1,4 @@
-"""What a step must know of a row of logits, in one reading of it."""
+"""Statistics of rows of logits in one pass: argmax, confidence, entropy and a draw."""
 
 from dataclasses import dataclass
 
@@ -32,7 +32,7 @@ def _gumbel(group, position, seed):
     word = tl.where(inner < 2, a[:, None], tl.where(inner < 4, b[:, None], tl.where(inner < 6, c[:, None], d[:, None])))
     half = tl.where(inner % 2 == 0, word & 0xFFFFFFFF, word >> 32).to(tl.uint32)
     uniform = tl.minimum((half.to(tl.float32) + 0.5) * (1 / 4294967296), 1 - 1 / 16777216)
-    # log(1 - u): for small u 1 - u has lost what makes the largest noise.
+    # log(1 - u) as a series: for small u, 1 - u would lose the precision of the largest noise.
     series = uniform * (1 + uniform * (1 / 2 + uniform * (1 / 3 + uniform / 4)))
     return -tl.log(tl.where(uniform < 1 / 128, series, -tl.log(1 - uniform)))
 
@@ -44,7 +44,7 @@ def _row_statistics(
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     inner = tl.arange(0, GROUPS)[:, None] * 8 + tl.arange(0, 8)[None, :]
-    # Each lane keeps its own figures, which are brought together at the end.
+    # Each lane has its own statistics, combined at the end.
     top = tl.full([GROUPS, 8], float("-inf"), tl.float32)
     at, total, moment = (
         tl.zeros([GROUPS, 8], tl.int32),
@@ -69,7 +69,7 @@ def _row_statistics(
         shrink = tl.exp(top - shift)
         weight = tl.exp(x - shift)
         if ENTROPY:
-            # Relative to the maximum, which moves: sum of exp(x - top) * (x - top).
+            # Relative to the running maximum: sum of exp(x - top) * (x - top).
             moved = tl.where(top == float("-inf"), 0.0, moment + total * (top - shift))
             moment = shrink * moved + tl.where(x == float("-inf"), 0.0, weight * (x - shift))
         total = total * shrink + weight
@@ -99,7 +99,7 @@ def _row_statistics(
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """How rows draw a token.
+    """Parameters of a draw per row.
 
     Attributes:
         temperatures: [rows] fp32, above 0.
@@ -113,9 +113,9 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Of each row of logits, [rows]: the most probable token, its probability, and where asked for entropy and draw.
+    """Per row of logits, [rows] each: the most probable token, its probability, and optionally entropy and drawn token.
 
-    The probability and the entropy are NaN, and tokens 0, where a logit is NaN or +inf, or none is above -inf.
+    If a logit is NaN or +inf, or all are -inf, probability and entropy are NaN and tokens are 0.
     """
 
     token: Tensor
@@ -127,7 +127,7 @@ class Statistics:
 def row_statistics(
     logits: Tensor, mask_token_id: int, *, entropy: bool = False, draw: Draw | None = None
 ) -> Statistics:
-    """Reads logits [rows, vocab] once; the mask token is passed over.
+    """Computes the statistics of logits [rows, vocab] in one pass, without the mask token.
 
     Of equal logits the first wins. The softmax is that of Milakov and Gimelshein (2018, arXiv 1805.02867), in fp32;
     entropy is in nats; a draw is the largest of logit / temperature + Gumbel noise.
@@ -137,7 +137,7 @@ def row_statistics(
     confidence = torch.empty(rows, dtype=torch.float32, device=logits.device)
     entropies = torch.empty_like(confidence) if entropy else None
     drawn = torch.empty_like(token) if draw is not None else None
-    how = draw or Draw(confidence, token, token)  # What is not asked for is not looked at.
+    how = draw or Draw(confidence, token, token)  # Unused pointers.
     if rows:
         _row_statistics[(rows,)](
             token, confidence, confidence if entropies is None else entropies, token if drawn is None else drawn,

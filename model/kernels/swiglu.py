@@ -15,7 +15,7 @@ def _swiglu(out, both, SIZE: tl.constexpr, COLUMNS: tl.constexpr):
     gate = tl.load(both + row * 2 * SIZE + column, mask=inside, other=0.0)
     up = tl.load(both + row * 2 * SIZE + SIZE + column, mask=inside, other=0.0).to(tl.float32)
     wide = gate.to(tl.float32)
-    small = tl.exp(-tl.abs(wide))  # Of a negative number, which overflows for nobody.
+    small = tl.exp(-tl.abs(wide))  # The argument is not positive: no overflow.
     opened = (wide * tl.where(wide < 0, small, 1.0) / (1 + small)).to(gate.dtype).to(tl.float32)
     tl.store(out + row * SIZE + column, (opened * up).to(out.dtype.element_ty), mask=inside)
 

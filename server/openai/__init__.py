@@ -1,1 +1,1 @@
-"""OpenAI's routes, a package each, and what they share."""
+"""OpenAI's routes, one package per route, and shared code."""

@@ -1,1 +1,1 @@
-"""The answers to a request as they grow: their work in the engine, their text, their events."""
+"""Answers in progress: their work in the engine, their text, their events."""

@@ -1,4 +1,4 @@
-"""One answer in the making, and what each of its blocks adds to it."""
+"""One choice of a response, while it is generated."""
 
 from cdlm.scheduler.messages import BlockOutput, GenerateRequest
 from cdlm.server.openai.answers.text import AnswerText, TextRules
@@ -7,9 +7,9 @@ from cdlm.server.text.update import Finish, PlacedToken, StopReason, Update
 
 
 class Choice:
-    """One answer in the making: its request to the engine and what has come of it.
+    """One choice of a response: its request to the engine, and the text and tokens so far.
 
-    ``start`` is how many characters of the returned text lie before it.
+    ``start`` is the number of characters before it in the returned text.
     """
 
     def __init__(self, index: int, request: GenerateRequest, codec: TextCodec, rules: TextRules, start: int) -> None:
@@ -30,7 +30,7 @@ class Choice:
         self._text = AnswerText(codec, request.prompt_ids, rules, start)
 
     def take(self, block: BlockOutput) -> Update:
-        """Adds a block or a part of one; tokens after a stop string are dropped and the choice ends."""
+        """Adds a block or a part of one; a stop string ends the choice and drops the tokens after it."""
         self.denoise_steps += block.denoise_steps
         self.forward_passes += block.forward_passes
         self.cached_tokens = block.cached_tokens
@@ -51,11 +51,11 @@ class Choice:
 
     @property
     def cut(self) -> bool:
-        """Whether the answer was ended by its length or by a stop string, not by an end token."""
+        """Whether length or a stop string, not an end token, ended the answer."""
         return self.finish_reason == "length" or self._text.stop is not None
 
     @property
     def mean_logprob(self) -> float:
-        """Of all its tokens, an end token included; 0 without any."""
+        """Mean log-probability of its tokens, end token included; 0 without tokens."""
         scores = [token.score.logprob for token in self.logprobs if token.score is not None]
         return sum(scores) / len(scores) if scores else 0.0

@@ -1,4 +1,4 @@
-"""The block being denoised, as a stream with ``diffusing`` shows it."""
+"""The field ``diffusing`` of stream chunks: the block being denoised."""
 
 from cdlm.scheduler.messages import BlockCanvas
 from cdlm.server.openai.protocol.response import Canvas
@@ -6,10 +6,10 @@ from cdlm.server.text import TextCodec
 
 
 def diffusing(block: int, canvas: BlockCanvas, codec: TextCodec, *, keep_special: bool) -> Canvas:
-    """``diffusing`` of a chunk: parallel lists, one entry a position, null where nothing is finalized.
+    """Builds ``diffusing``: parallel lists with one entry per position, null at masked positions.
 
-    ``block`` counts from 0; ``steps`` says after which denoise step of the block each token was finalized. A token that
-    is a part of a character shows as the replacement character, a special token as "" unless ``keep_special``.
+    ``block`` counts from 0; ``steps`` has the denoise step that finalized each token. Part of a character is shown as
+    the replacement character, a special token as "" unless ``keep_special``.
     """
     return Canvas(
         block=block,

@@ -1,4 +1,4 @@
-"""Runs the choices of one HTTP request side by side."""
+"""Runs the choices of one HTTP request concurrently."""
 
 import asyncio
 import hashlib
@@ -30,10 +30,10 @@ logger = logging.getLogger(__name__)
 class Job:
     """All choices of one HTTP request; choice ``i * candidates + j`` is answer j to prompt i.
 
-    ``prompts`` are ids; ``record`` is told what the work came to; ``returned`` is how many answers to each
-    prompt are wanted. Where prompts are to be scored, ``scoring`` has a request for each, and ``prompt_scores`` the
-    scores of all tokens but the first, by the prompt's number, before the first update of its choices. A ``streamed``
-    job's updates reach the client one by one, those of another all at the end.
+    ``prompts`` are token ids; ``record`` gets the outcome; ``returned`` is the number of answers to return per prompt.
+    If prompts are scored, ``scoring`` has one request per prompt, and ``prompt_scores`` maps a prompt's number to the
+    scores of all tokens but the first, before the first update of its choices. ``streamed`` says whether updates are
+    sent as they come.
     """
 
     services: Services
@@ -62,11 +62,11 @@ class Job:
         grammar: str | None = None,
         pinned: Sequence[int] = (),
     ) -> "Job":
-        """Lays out the choices of ``fields``, which are decoded by ``params``.
+        """Makes the choices of a request.
 
-        ``budgets`` are the tokens each prompt may be answered with, ``echoes`` the texts in front of the answers to
-        each, if any; ``score_prompts`` asks for the log-probabilities of the prompts' tokens; ``grammar`` is what
-        the answers must follow; ``pinned`` are the tokens behind the last one of every budget.
+        ``budgets`` has the most answer tokens per prompt, ``echoes`` the text to return before the answers of each
+        prompt, if any; ``score_prompts`` requests log-probabilities of the prompts' tokens; ``grammar`` is the grammar
+        of the answers; ``pinned`` are known tokens after the answer.
         """
         seed = secrets.randbits(63) if fields.seed is None else fields.seed
         name = uuid.uuid4().hex
@@ -107,7 +107,7 @@ class Job:
         return cls(services, record, prompts, choices, fields.returned, scoring, fields.stream)
 
     def answers(self) -> list[Choice]:
-        """The finished choices to return, numbered anew: of more candidates those the model finds likeliest."""
+        """The finished choices to return, renumbered; of more candidates, those with the best mean log-probability."""
         candidates = len(self.choices) // len(self.prompts)
         best: list[Choice] = []
         for start in range(0, len(self.choices), candidates):
@@ -127,10 +127,10 @@ class Job:
         return self.answers()
 
     async def updates(self) -> AsyncGenerator[Update, None]:
-        """Every block of every choice as it comes; ends when all choices have finished.
+        """Yields updates of all choices as they come; ends when all choices have finished.
 
-        Closing it early aborts what still runs in the engine. Raises ``ApiError``: 429 or 503 before the
-        first update when the request is not admitted; 500, 503 or 504 when the engine fails or is too slow.
+        Closing it early aborts the running choices. Raises ``ApiError``: 429 or 503 before the first update if the
+        request is not admitted; 500, 503 or 504 if the engine fails or is too slow.
         """
         services = self.services
         outcome: Outcome = "cancelled"
@@ -171,11 +171,11 @@ class Job:
             self._account(outcome, status, admitted=bool(tasks))
 
     def usage(self) -> Usage:
-        """Tokens and work of the request so far, as the API reports them."""
+        """The ``usage`` object for the request so far."""
         prompt = sum(map(len, self.prompts))
         completion = sum(len(choice.token_ids) for choice in self.choices)
         passes = sum(choice.forward_passes for choice in self.choices)
-        # A prompt counts once, however many answers it gets: those after the first always find it cached.
+        # A prompt counts once: later answers to it always find it cached.
         first = self.choices[:: len(self.choices) // len(self.prompts)]
         return Usage(
             prompt_tokens=prompt,
@@ -216,7 +216,7 @@ class Job:
             queue.put_nowait(ApiError(503, "The engine stopped while it worked on the request", retry_after=2))
         except EngineError as error:
             queue.put_nowait(ApiError(500, f"The engine failed on the request: {error}"))
-        except Exception:  # A bug: unless the queue hears of it, the client waits for ever.
+        except Exception:  # A bug; without an entry in the queue, the client would wait forever.
             logger.exception("unexpected error in %s", choice.request.request_id)
             queue.put_nowait(ApiError(500, "The server had an error while processing the request"))
 
@@ -249,7 +249,7 @@ class Job:
         raise EngineDeadError("the engine ended the sequence without a reason")
 
     def _asked_tokens(self) -> int:
-        """Tokens of prompts and answers, as long as they may become; a prompt counts once."""
+        """Most tokens of prompts and answers; a prompt counts once."""
         return sum(map(len, self.prompts)) + sum(choice.request.max_tokens for choice in self.choices)
 
     def _deliver(self, choice: Choice, tokens: int) -> None:
@@ -264,7 +264,7 @@ class Job:
         for choice in self.choices if admitted else []:
             lost = len(choice.token_ids) - choice.delivered
             if lost:
-                # All of a finished request's answers that are not returned lost to likelier ones.
+                # The answers of a finished request that are not returned lost under best_of.
                 self.services.metrics.discarded("best_of" if outcome == "finished" else outcome, lost)
             if choice.finish_reason is None and outcome == "cancelled":
                 self.services.metrics.cancelled(started=bool(choice.token_ids))
@@ -289,6 +289,6 @@ def _ms(seconds: float) -> float:
 
 
 def stream_seed(seed: int, choice: int) -> int:
-    """The noise stream (63 bits) of answer ``choice`` under ``seed``; the same wherever it runs."""
+    """A 63-bit seed for answer number ``choice`` under ``seed``; deterministic."""
     digest = hashlib.blake2b(f"{seed}/{choice}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

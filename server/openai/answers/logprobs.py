@@ -9,7 +9,7 @@ from cdlm.server.text.update import PlacedToken
 
 
 def token_entries(tokens: Sequence[PlacedToken], codec: TextCodec, *, as_ids: bool = False) -> list[ScoredToken]:
-    """One object a token, with the likeliest in its place and the denoise step that finalized it."""
+    """One object per token, with the most likely tokens at its position and the denoise step that finalized it."""
 
     def likely(ident: int, logprob: float) -> LikelyToken:
         raw = codec.token_bytes(ident)
@@ -28,7 +28,7 @@ def token_entries(tokens: Sequence[PlacedToken], codec: TextCodec, *, as_ids: bo
 
 
 def top_map(score: TokenLogprob, codec: TextCodec, *, as_ids: bool) -> dict[str, float]:
-    """The likeliest tokens and always the chosen one, by their names; of two with one name the likelier stays."""
+    """Token name -> log-probability of the most likely tokens and the chosen one; of equal names, the likelier."""
     found: dict[str, float] = {}
     for ident, logprob in zip(score.top_ids, score.top_logprobs, strict=True):
         found.setdefault(token_name(ident, codec, as_ids=as_ids), logprob)
@@ -36,7 +36,7 @@ def top_map(score: TokenLogprob, codec: TextCodec, *, as_ids: bool) -> dict[str,
 
 
 def token_name(ident: int, codec: TextCodec, *, as_ids: bool) -> str:
-    """A token's text; tokens that are parts of a character are told apart by their bytes."""
+    """A token's text, or its bytes (``bytes:...``) if it is part of a character."""
     if as_ids:
         return _by_id(ident)
     raw = codec.token_bytes(ident)

@@ -10,22 +10,22 @@ from cdlm.server.text.update import Update
 
 
 class Writer(Protocol):
-    """What a route makes of the pieces of an answer."""
+    """Encodes an answer's updates as the events of a route."""
 
     def write(self, update: Update) -> Iterator[bytes]:
-        """The events of a block or a part of one; those of the first one open the stream."""
+        """Encodes the events of an update; the first update also opens the stream."""
 
     def end(self) -> Iterator[bytes]:
-        """The events after the last block."""
+        """Encodes the events after the last update."""
 
     def fail(self, error: ApiError) -> Iterator[bytes]:
-        """The events that end a stream which has begun, instead of those of ``end``."""
+        """Encodes the events that end a started stream with an error, instead of ``end``."""
 
 
 async def answer_events(job: Job, writer: Writer) -> AsyncGenerator[bytes, None]:
-    """The events of ``job`` in the words of ``writer``.
+    """Yields the events of ``job``, encoded by ``writer``.
 
-    Raises ``ApiError`` for what goes wrong before the first block, so that it keeps its own status.
+    Raises ``ApiError`` for errors before the first block, which then have their own HTTP status.
     """
     opened = False
     try:

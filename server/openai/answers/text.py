@@ -1,4 +1,4 @@
-"""The text of one answer as its tokens come: whole characters, cut at stop strings, with each token's place."""
+"""Text of one streamed answer: whole characters, cut at stop strings, with the offset of each token."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from cdlm.server.text.update import PlacedToken
 def place_prompt(
     ids: Sequence[int], scores: Sequence[TokenLogprob], decode: Callable[[Sequence[int]], str]
 ) -> list[PlacedToken]:
-    """Where each token of an echoed prompt lies; the first, before which there is nothing, has no score."""
+    """The tokens of an echoed prompt with their offsets; the first has no score."""
     detokenizer, place = Detokenizer(decode), 0
     placed = []
     for token, score in zip(ids, [None, *scores], strict=True):
@@ -23,12 +23,12 @@ def place_prompt(
 
 @dataclass(frozen=True, slots=True)
 class TextRules:
-    """What the text of an answer shows.
+    """How the text of an answer is shown.
 
     Attributes:
-        stops: texts that end it.
-        keep_stop: whether the one that ended it is shown.
-        keep_special: whether special tokens are, by their names.
+        stops: stop strings.
+        keep_stop: whether the stop string that ended it is shown.
+        keep_special: whether special tokens are shown, by their names.
     """
 
     stops: Sequence[str] = ()
@@ -37,13 +37,13 @@ class TextRules:
 
 
 class AnswerText:
-    """Turns blocks into pieces of text.
+    """Decodes the blocks of an answer to pieces of text.
 
     Args:
         codec: decodes the ids.
         prompt: ids before the answer.
-        rules: what the text shows.
-        start: characters of the returned text that lie before the answer.
+        rules: how the text is shown.
+        start: number of characters before the answer in the returned text.
     """
 
     def __init__(self, codec: TextCodec, prompt: Sequence[int], rules: TextRules, start: int = 0) -> None:
@@ -54,18 +54,18 @@ class AnswerText:
 
     @property
     def stop(self) -> str | None:
-        """The stop string that completed, if one did."""
+        """The stop string that ended the answer, if any."""
         return self._stops.matched
 
     def take(self, block: BlockOutput) -> tuple[str, int, list[PlacedToken]]:
-        """Text that is certain now, how many of the block's tokens count, and where those with scores lie.
+        """Adds a block; returns its certain text, how many of its tokens count, and the offsets of its scored tokens.
 
-        A token that ended the request has a place but is not counted. Places are those in the text before a stop
-        string is cut off.
+        A token that ended the request has an offset but does not count. Offsets refer to the text before a stop string
+        is removed.
         """
         text, kept, placed = "", len(block.token_ids), []
         if self._by_token or block.logprobs is not None:
-            # Token by token, so that it is known where each begins and which one completed a stop string.
+            # Token by token, for each token's offset and for the one that completes a stop string.
             scores: Sequence[TokenLogprob | None] = block.logprobs or [None] * kept
             for count, (token, score) in enumerate(zip(block.token_ids, scores, strict=False), 1):
                 placed.append(PlacedToken(self._place, token, score))

@@ -20,34 +20,34 @@ class ChatRequest(ChatPromptFields, GenerationFields, FormFields):
 
     messages: list[Message] = Field(min_length=1, description="The conversation so far, oldest message first.")
     max_completion_tokens: int | None = Field(
-        None, ge=1, description="Most tokens of an answer; absent takes the rest of the context."
+        None, ge=1, description="Most tokens of an answer; absent: the rest of the context."
     )
     max_tokens: int | None = Field(None, ge=1, description="Older name of max_completion_tokens.")
     logprobs: bool = Field(False, description="Report the log-probability of each token.")
     top_logprobs: int | None = Field(
-        None, ge=0, le=20, description="How many of the likeliest tokens to report in each place; needs logprobs."
+        None, ge=0, le=20, description="How many of the most likely tokens to report per token; needs logprobs."
     )
     parallel_tool_calls: bool = Field(True, description="Whether an answer may have several calls.")
 
     @property
     def token_limit(self) -> int | None:
-        """The limit under whichever name it came."""
+        """The limit, by either name."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def limit_name(self) -> str | None:
-        """The field that the limit came in."""
+        """The name of the field that set the limit."""
         if self.token_limit is None:
             return None
         return "max_tokens" if self.max_completion_tokens is None else "max_completion_tokens"
 
     @property
     def tool_use(self) -> ToolUse:
-        """What the model may call; raises ``ApiError`` 400 where ``tool_choice`` does not fit ``tools``."""
+        """The tools that the model may call; raises ``ApiError`` 400 if ``tool_choice`` does not fit ``tools``."""
         return self.use_of_tools(several=self.parallel_tool_calls)
 
     def chat(self, *, trust_template: bool) -> Chat:
-        """What the prompt is made of; raises ``ApiError`` 400 for fields that do not go together."""
+        """The input of the chat template; raises ``ApiError`` 400 for fields that conflict."""
         return self.chat_of(self.messages, trust_template=trust_template)
 
     @property

@@ -9,7 +9,7 @@ from cdlm.server.openai.protocol.response import Canvas, ScoredToken, StopReason
 
 
 class ChatLogprobs(Answer):
-    """One entry a token."""
+    """Log-probabilities, one entry per token."""
 
     content: list[ScoredToken]
     refusal: None
@@ -51,14 +51,14 @@ class ChatChoice(Answer):
 
 
 class CalledFunctionPiece(Answer):
-    """What a chunk adds to a called function."""
+    """A piece of a called function in a chunk."""
 
     name: str = Field("", description="Only in the first piece of a call.")
     arguments: str
 
 
 class ToolCallPiece(Answer):
-    """What a chunk adds to a call."""
+    """A piece of a tool call in a chunk."""
 
     index: int = Field(description="Which call of the message.")
     id: str = Field("", description="Only in the first piece of a call, like type.")
@@ -67,7 +67,7 @@ class ToolCallPiece(Answer):
 
 
 class Delta(Answer):
-    """What a chunk adds to a message."""
+    """A piece of a message in a chunk."""
 
     role: Literal["assistant"] = Field("assistant", description="Only in the first chunk of an answer.")
     content: str = Field("", description="In every chunk of an answer but the last, and those with calls.")
@@ -75,7 +75,7 @@ class Delta(Answer):
 
 
 class ChatPiece(Answer):
-    """What a chunk adds to one answer."""
+    """A piece of one answer in a chunk."""
 
     index: int
     delta: Delta

@@ -99,7 +99,7 @@ class _Answer:
         return answer
 
     def write(self, update: Update) -> Iterator[bytes]:
-        """Of a choice its role first, then an event for a piece of a block, then its end."""
+        """Encodes a choice's role first, then one event per piece of a block, then its end."""
         if update.index not in self._started:
             opening = self._chunk(update.index, Delta(role="assistant", content=""))
             if self._body.return_token_ids and not self._started:
@@ -115,21 +115,21 @@ class _Answer:
             yield event(end)
 
     def end(self) -> Iterator[bytes]:
-        """The usage if asked for, then the end mark."""
+        """Encodes the usage, if requested, and ``[DONE]``."""
         if self._body.stream_options.include_usage:
             chunk = ChatCompletionChunk(**self._head, object=_CHUNK, choices=[], usage=self._job.usage())
             yield event(chunk)
         yield DONE
 
     def fail(self, error: ApiError) -> Iterator[bytes]:
-        """The error, then the end mark."""
+        """Encodes the error and ``[DONE]``."""
         yield event(error.body())
         yield DONE
 
     def _deltas(self, update: Update) -> list[Delta]:
-        """What an update adds to the message; the first also carries what else was asked for."""
+        """The pieces of a message in an update; the first one also carries log-probabilities and ids."""
         deltas = [_delta(piece) for piece in self._readers[update.index].take(update)]
-        # A block whose text is all held back says nothing, unless more was asked for.
+        # A block without certain text sends no event, unless ids or log-probabilities are requested.
         more = self._body.return_token_ids or self._body.logprobs
         if not deltas and update.token_ids and more:
             deltas = [Delta(content="")]
@@ -138,7 +138,7 @@ class _Answer:
         return deltas
 
     def _finish(self, index: int, reason: Finish | None) -> Finish | Literal["tool_calls"] | None:
-        # Of a call that a stop string cut, nobody should take the arguments for whole.
+        # The arguments of a call that a stop string cut are incomplete.
         calls = self._readers[index].calls
         return "tool_calls" if calls and calls[-1].complete and reason == "stop" else reason
 
@@ -187,13 +187,13 @@ class _Answer:
     def _logprobs(self, tokens: list[PlacedToken], count: int) -> ChatLogprobs | None:
         if not self._body.logprobs:
             return None
-        # A chat has no place for the token that ended it: it is no content.
+        # In chats, a stop token has no entry: it is not content.
         as_ids = self._body.return_tokens_as_token_ids
         return ChatLogprobs(content=token_entries(tokens[:count], self._codec, as_ids=as_ids), refusal=None)
 
 
 def _delta(piece: Piece) -> Delta:
-    """A piece as streams of chats show it."""
+    """Converts a piece to a delta."""
     if isinstance(piece, TextPiece):
         return Delta(content=piece.text)
     if not piece.begins:

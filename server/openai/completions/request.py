@@ -19,7 +19,7 @@ Prompts = list[str] | list[list[int]]
 
 
 def check_prompt(value: object) -> Prompts:
-    """All prompts of a request, as texts or as ids; raises ``ValueError`` for anything else or empty."""
+    """Validates the prompts of a request, texts or ids; raises ``ValueError`` for other types or empty ones."""
     if isinstance(value, str):
         return _texts([value])
     if not isinstance(value, list):
@@ -48,7 +48,7 @@ def _ids(value: object) -> list[int]:
     if not value:
         raise ValueError("must not be empty")
     for item in value:
-        # bool is an int to Python, not to JSON.
+        # Refuses bool, an int in Python.
         if type(item) is not int:
             raise ValueError("token ids must be integers")
         if item < 0:
@@ -65,25 +65,29 @@ class CompletionRequest(GenerationFields, FormFields):
         description="Text, several texts, token ids, or several lists of them."
     )
     max_tokens: int = Field(16, ge=0, description="Most tokens of an answer; exact.")
-    add_special_tokens: bool = Field(True, description="Put around a text what the tokenizer puts around a prompt.")
-    echo: bool = Field(False, description="Put the prompt in front of the answer.")
+    add_special_tokens: bool = Field(
+        True, description="Add the special tokens that the tokenizer puts around a prompt."
+    )
+    echo: bool = Field(False, description="Return the prompt before the answer.")
     logprobs: int | None = Field(
         None,
         ge=0,
         le=5,
-        description="Report the log-probability of each token and of that many of the likeliest in its place.",
+        description="Report the log-probability of each token and of this many most likely ones.",
     )
-    suffix: str | None = Field(None, description="Text behind the answer; only the text between both is returned.")
+    suffix: str | None = Field(
+        None, description="Text after the answer; only the text between prompt and suffix is returned."
+    )
     best_of: int | None = Field(
         None,
         ge=1,
         le=128,
-        description="Answers to generate; the n with the highest mean log-probability of a token are returned.",
+        description="Answers to generate; the n with the highest mean log-probability per token are returned.",
     )
 
     @property
     def engine_logprobs(self) -> int | None:
-        # Candidates are compared by their log-probabilities, shown or not.
+        # Candidates are ranked by log-probabilities, shown or not.
         return 0 if self.logprobs is None and self.candidates > self.n else self.logprobs
 
     @property
@@ -92,7 +96,7 @@ class CompletionRequest(GenerationFields, FormFields):
 
     @property
     def scores_prompts(self) -> bool:
-        """Whether the prompts' tokens are shown with their log-probabilities."""
+        """Whether the response has log-probabilities of the prompts' tokens."""
         return self.echo and self.logprobs is not None
 
     def check_supported(self, default_rule: RuleName) -> None:

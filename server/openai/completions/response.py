@@ -9,7 +9,7 @@ from cdlm.server.openai.protocol.response import Canvas, StopReason, TokenIds, U
 
 
 class CompletionLogprobs(Answer):
-    """Parallel lists, one entry a token; null for the first token of a prompt."""
+    """Parallel lists with one entry per token; null for the first token of a prompt."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
@@ -34,7 +34,7 @@ class CompletionChoice(_CompletionChoice):
 
 
 class CompletionPiece(_CompletionChoice):
-    """What a chunk adds to one answer."""
+    """A piece of one answer in a chunk."""
 
     finish_reason: Literal["stop", "length"] | None
     prompt_token_ids: Annotated[list[int] | None, Field(description="In the first of an answer, as token_ids.")] = None
@@ -50,7 +50,7 @@ class _CompletionHead(Answer):
 
 
 class Completion(_CompletionHead):
-    """Continued prompts."""
+    """A completion response."""
 
     choices: list[CompletionChoice]
     usage: Usage

@@ -57,7 +57,7 @@ async def complete(request: Request) -> Response:
 async def _plan(
     services: Services, body: CompletionRequest, ready: EngineReady, codec: TextCodec, record: RequestRecord
 ) -> tuple[Job, list[str]]:
-    # Before the prompts are encoded, so that a huge list costs nothing.
+    # Before encoding, so that a huge list costs no time.
     several = "n" if body.best_of is None else "best_of"
     services.gate.check_size(
         len(body.prompt) * (body.candidates + body.scores_prompts),
@@ -121,18 +121,18 @@ class _Answer:
         return Completion(**self._head, choices=choices, usage=self._job.usage())
 
     def write(self, update: Update) -> Iterator[bytes]:
-        """One event for a block or a part of it."""
+        """Encodes one event per block or part of one."""
         yield event(self._chunk(update, first=update.index not in self._started))
         self._started.add(update.index)
 
     def end(self) -> Iterator[bytes]:
-        """The usage if asked for, then the end mark."""
+        """Encodes the usage, if requested, and ``[DONE]``."""
         if self._body.stream_options.include_usage:
             yield event(CompletionChunk(**self._head, choices=[], usage=self._job.usage()))
         yield DONE
 
     def fail(self, error: ApiError) -> Iterator[bytes]:
-        """The error, then the end mark."""
+        """Encodes the error and ``[DONE]``."""
         yield event(error.body())
         yield DONE
 
@@ -183,11 +183,11 @@ class _Answer:
         )
 
     def _prompt(self, index: int) -> list[PlacedToken]:
-        """The prompt's tokens in front of choice ``index``, where they are asked for."""
+        """The prompt's tokens for choice ``index``, if the response includes them."""
         if not self._body.scores_prompts:
             return []
         number = index // self._body.n
-        # Text is shown as it came, so a token that was put in front of it has no characters; ids show all tokens.
+        # Text prompts are echoed unchanged: an added token has no characters. Prompts of ids show all tokens.
         special = isinstance(self._body.prompt[number], list)
         decode = partial(self._codec.decode, keep_special=special)
         return place_prompt(self._job.prompts[number], self._job.prompt_scores[number], decode)

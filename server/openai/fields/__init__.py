@@ -1,1 +1,1 @@
-"""What becomes of every field that a client may send: one table, from which requests, docs and tests are made."""
+"""The table of all request fields, for validation, docs and tests."""

@@ -1,4 +1,4 @@
-"""Decoding parameters, those that have their effect and those of other servers that are refused."""
+"""Decoding parameters: supported ones, and refused ones of other servers."""
 
 from cdlm.server.openai.fields.row import (
     CHATS,

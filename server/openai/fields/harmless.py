@@ -1,4 +1,4 @@
-"""Fields that are accepted without effect: hints of OpenAI's API, and numbers of samplers that are refused."""
+"""Fields that are accepted without effect: hints of OpenAI's API, and parameters of refused samplers."""
 
 from cdlm.server.openai.fields.row import (
     CALL,

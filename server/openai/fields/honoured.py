@@ -1,4 +1,4 @@
-"""Fields that have their effect; the bodies of the routes define them."""
+"""Supported fields; the bodies of the routes define them."""
 
 from cdlm.server.openai.fields.row import (
     CHATS,

@@ -1,4 +1,4 @@
-"""Fields that are refused by name, since they would change the answer in a way that is not done here."""
+"""Fields that are refused by name, since they would change the answer and are not implemented."""
 
 from cdlm.server.openai.fields.row import (
     ANSWER_FORMAT,
@@ -43,7 +43,7 @@ REFUSED = (
     refused("audio", (CHATS, MESSAGE), OPENAI, _TEXT_ONLY),
     refused("modalities", (CHATS,), OPENAI, "answers are text", ["text"]),
     refused("moderation", _CHATTING, OPENAI),
-    # An empty object asks for a search as well.
+    # Even an empty object requests a search.
     Row("web_search_options", "refused", (CHATS,), (OPENAI,), "", ()),
     refused("functions", (CHATS,), OPENAI, "use tools"),
     refused("function_call", (CHATS,), OPENAI, "use tool_choice", "none", "auto"),

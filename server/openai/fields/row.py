@@ -1,4 +1,4 @@
-"""A row of the table of fields, and the places that fields are in."""
+"""A row of the table of fields, and the places of fields."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -54,22 +54,22 @@ INNER = (
     STRUCTURED,
 )
 
-# With these nearly every field asks for nothing. Null means absent everywhere.
+# Values that request nothing, for nearly all fields. Null means absent everywhere.
 NOTHING: tuple[JsonValue, ...] = (False, "", [], {})
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What becomes of one field.
+    """How one field is treated.
 
     Attributes:
-        name: of the field.
+        name: the field's name.
         verdict: ``honoured``: the field has its effect; ``refused``: with a 400 that names it, unless its value asks
             for nothing; ``harmless``: accepted without effect.
         places: routes, or objects inside of their bodies.
-        peers: those that have the field in one of the places.
-        note: for people: what to use instead, or why there is no effect; goes on after a semicolon.
-        idle: values that ask for nothing, such as a penalty of 1.
+        peers: the servers that have the field in one of the places.
+        note: what to use instead, or why there is no effect; follows a semicolon in messages.
+        idle: values that request nothing, for example a penalty of 1.
     """
 
     name: str
@@ -80,22 +80,22 @@ class Row:
     idle: tuple[JsonValue, ...] = NOTHING
 
     def accepts(self, value: JsonValue) -> bool:
-        """Whether the field may be there with ``value`` although it has no effect."""
+        """Whether an unsupported field may have this value, since it requests nothing."""
         if self.verdict == "refused":
             return any(_same(value, known) for known in self.idle)
         return self.verdict == "harmless"
 
 
 def _same(value: JsonValue, known: JsonValue) -> bool:
-    # To Python false is 0; to JSON it is not.
+    # In Python, False equals 0; in JSON it does not.
     return isinstance(value, bool) == isinstance(known, bool) and value == known
 
 
 def honoured(places: tuple[str, ...], peers: tuple[str, ...], *names: str) -> tuple[Row, ...]:
-    """Rows of fields that have their effect."""
+    """Rows of supported fields."""
     return tuple(Row(name, "honoured", places, peers) for name in names)
 
 
 def refused(name: str, places: tuple[str, ...], peers: str | tuple[str, ...], note: str = "", *idle: JsonValue) -> Row:
-    """The row of a field that is refused unless it has one of the values ``idle``, or one that nearly always is."""
+    """The row of a field that is refused unless its value is in ``idle`` or ``NOTHING``."""
     return Row(name, "refused", places, (peers,) if isinstance(peers, str) else peers, note, (*NOTHING, *idle))

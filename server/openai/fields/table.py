@@ -1,4 +1,4 @@
-"""The table of fields, and what requests ask it."""
+"""The table of fields, and its use in validation."""
 
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
@@ -15,7 +15,7 @@ from cdlm.server.openai.fields.row import Row
 
 TABLE: tuple[Row, ...] = (*HONOURED, *DECODING, *HARMLESS, *REFUSED)
 
-# The type of the error of a field that may not be there; its context has the field.
+# Error type of an unwanted field; the error's context has its name.
 UNWANTED = "unwanted_field"
 
 _BY_PLACE: dict[str, dict[str, Row]] = {}
@@ -25,15 +25,15 @@ for _row in TABLE:
 
 
 def rows_of(place: str) -> Mapping[str, Row]:
-    """The rows of a route or of an object inside of bodies, by the names of their fields."""
+    """Field name -> row, for a route or an object inside bodies."""
     return _BY_PLACE.get(place, {})
 
 
 def settle(place: str, known: Collection[str], data: Mapping[str, JsonValue], path: str = "") -> dict[str, JsonValue]:
-    """What an object asks for: its ``known`` fields that are not null.
+    """Returns the ``known`` fields of an object that are not null.
 
-    Raises ``PydanticCustomError`` for a field that is not known, unless the table has it and it asks for nothing; its
-    name goes on after ``path``.
+    Raises ``PydanticCustomError`` for an unknown field, unless the table has it and its value requests nothing.
+    ``path`` is the prefix of field names in errors.
     """
     asked: dict[str, JsonValue] = {}
     for name, value in data.items():
@@ -51,13 +51,13 @@ def _reason(place: str, known: Collection[str], name: str) -> str:
     if (row := rows_of(place).get(name)) is not None:
         return "is not supported by this server" + (f"; {row.note}" if row.note else "")
     shown = [field for field in known if field.isidentifier()]
-    # Python's field names never differ in the case of letters, users' do.
+    # Field names are lower case; clients may use others.
     near = get_close_matches(name.lower()[:64], shown, 1, 0.7)
     return f"is not a field of {place}" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def describe_rows(place: str, schema: dict[str, Any]) -> None:
-    """Adds to the JSON schema of an object, in place, the fields that it may have without effect."""
+    """Adds fields without effect to the JSON schema of an object, in place."""
     schema["additionalProperties"] = {"type": "null", "description": "Null means absent."}
     for name, row in rows_of(place).items():
         if row.verdict == "honoured" or name in schema.get("properties", {}):

@@ -1,1 +1,1 @@
-"""What an answer must be: schemas, expressions and grammars of requests, made ready for the engine."""
+"""Output formats: converts schemas, expressions and grammars of requests to grammars for the engine."""

@@ -1,4 +1,4 @@
-"""From the fields that say what an answer must be to its grammar (docs/structured-output.md)."""
+"""Converts the output format of a request to a grammar (docs/structured-output.md)."""
 
 import json
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from cdlm.server.openai.protocol.formats import Constraint
 from cdlm.server.openai.protocol.tools import ToolUse
 from cdlm.server.text.tool_format import CALL_BEGIN, CALL_END, CALL_MARK, CALL_SEPARATOR, call_head
 
-# Replaces what a schema may say itself: no free white space, nothing ignored silently.
+# Overrides options inside schemas: no free white space, nothing ignored silently.
 _OPTIONS: dict[str, JsonValue] = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
 _NO_CALL = f"~/(?s:.*){CALL_MARK}(?s:.*)/"
 
@@ -22,10 +22,10 @@ _NO_CALL = f"~/(?s:.*){CALL_MARK}(?s:.*)/"
 class AnswerGrammar:
     """A grammar and the field of the request that it comes from.
 
-    ``parts`` are what it leaves a choice between; they must be possible each. ``sources`` are the schemas that it is
-    made of: where it is not possible, the one to blame is among them. ``language`` is what ``text`` is written in: the
-    Lark dialect of llguidance, which the engine takes, or what a client wrote, in that or in GBNF. An answer that
-    ``may_be_cut`` is begun even where the tokens are too few for any.
+    ``parts`` are its alternatives, each of which must be satisfiable. ``sources`` are the schemas it consists of: if it
+    is unsatisfiable, one of them is at fault. ``language`` is the language of ``text``: llguidance's Lark dialect,
+    which the engine takes, or the client's text in Lark or GBNF. With ``may_be_cut``, an answer may start although the
+    budget is too small for any complete one.
     """
 
     text: str
@@ -37,7 +37,7 @@ class AnswerGrammar:
 
 
 def answer_grammar(constraint: Constraint | None, use: ToolUse) -> AnswerGrammar | None:
-    """The grammar of answers that are what ``constraint`` says or calls of tools; ``None`` for free text.
+    """The grammar of answers that satisfy ``constraint`` or are tool calls; ``None`` for free text.
 
     Raises ``ApiError`` 400 for a schema that is nested too deeply or cannot be kept by a grammar.
     """
@@ -55,14 +55,14 @@ def answer_grammar(constraint: Constraint | None, use: ToolUse) -> AnswerGrammar
         raise invalid(message, constraint.param)
     answer = constraint_grammar(constraint)
     form = answer.text.removeprefix("start: ")
-    # A text that looked like a call would be taken for one; JSON never does.
+    # Text that looks like a call would be parsed as one; JSON never does.
     lines += [f"start: calls | {'answer' if constraint.kind == 'json' else 'ANSWER'}"]
     lines += [f"answer: {form}" if constraint.kind == "json" else f"ANSWER: ({form}) & {_NO_CALL}"]
     return AnswerGrammar("\n".join(lines), "tools", (answer, calls))
 
 
 def constraint_grammar(constraint: Constraint) -> AnswerGrammar:
-    """The grammar of answers that are what ``constraint`` says.
+    """The grammar of answers that satisfy ``constraint``.
 
     Raises ``ApiError`` 400 for a schema that is nested too deeply or cannot be kept by a grammar.
     """
@@ -71,7 +71,7 @@ def constraint_grammar(constraint: Constraint) -> AnswerGrammar:
         case "json":
             return AnswerGrammar(f"start: {_json(constraint.value, param)}", param)
         case "regex":
-            # Letters and digits are those of ASCII, which every engine of regular expressions counts among them.
+            # Classes of letters, digits and spaces are ASCII, on which all regular expression engines agree.
             text = regex_to_lark(constraint.value, use_ascii="dws")
             return AnswerGrammar(f"start: /{text}/", param)
         case "choice":
@@ -82,7 +82,7 @@ def constraint_grammar(constraint: Constraint) -> AnswerGrammar:
 
 
 def _calls(use: ToolUse) -> tuple[list[str], tuple[AnswerGrammar, ...]]:
-    """The rules of ``calls``, and what the arguments of each function are."""
+    """The grammar rules of ``calls``, and the grammars of each function's arguments."""
     lines, names = ["calls: call" + (f" ({json.dumps(CALL_SEPARATOR)} call)*" if use.several else "")], []
     schemas = []
     for index, function in enumerate(use.functions):

@@ -1,4 +1,4 @@
-"""Grammars as clients write them, and the same in the dialect of Lark that answers are bound by."""
+"""Converts grammars of clients to llguidance's Lark dialect."""
 
 import re
 
@@ -6,15 +6,15 @@ from llguidance.gbnf_to_lark import any_to_lark
 
 from cdlm.model.decoding.grammar.errors import GrammarError
 
-# Strings, regular expressions and comments of Lark, in which a sign stands for itself.
+# Strings, regular expressions and comments of Lark.
 _LITERALS = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/(?:\\.|[^/\\\n])+/')
 _ESCAPE = re.compile(r"(?<!\\)\\u([0-9A-Fa-f]{4})|(?<!\\)\\U([0-9A-Fa-f]{8})")
 
 
 def lark_of(text: str) -> str:
-    """A grammar in GBNF, or in Lark already, as Lark.
+    """Converts a grammar in GBNF or Lark to Lark.
 
-    Raises ``GrammarError`` for what is neither, and for tokens named in a grammar: answers are text.
+    Raises ``GrammarError`` if it is neither, or if it names tokens.
     """
     if "::=" in _LITERALS.sub("", text):
         try:
@@ -29,6 +29,6 @@ def lark_of(text: str) -> str:
 
 
 def _character(escape: re.Match[str]) -> str:
-    """The character that an escape stands for; ASCII, which may mean something to a grammar, stays as it is."""
+    """Decodes an escape, unless it is ASCII, which may be syntax of the grammar."""
     code = int(escape[1] or escape[2], 16)
     return chr(code) if 0x80 <= code < 0xD800 or 0xE000 <= code <= 0x10FFFF else escape[0]

@@ -25,9 +25,10 @@ _SIDE_BY_SIDE = 2
 
 @dataclass(slots=True)
 class _Verdict:
-    """``text`` is what the engine takes; ``least`` are the tokens of the shortest answer found, end token included.
+    """The result of compiling a grammar: ``text`` for the engine; ``least`` tokens of the shortest answer found, end
+    token included.
 
-    ``sought`` tells whether one with fewer tokens was looked for.
+    ``sought`` says whether an answer with fewer tokens was searched.
     """
 
     text: str
@@ -36,7 +37,7 @@ class _Verdict:
 
 
 class GrammarChecker:
-    """Compiles in threads, two at a time, for the tokenizer of one codec; remembers what it found."""
+    """Compiles grammars for one tokenizer, in two threads, and caches the results."""
 
     def __init__(self) -> None:
         self._verdicts: OrderedDict[tuple[str, str], _Verdict | GrammarError] = OrderedDict()
@@ -45,9 +46,10 @@ class GrammarChecker:
         self._building = threading.Lock()
 
     async def check(self, grammar: AnswerGrammar, codec: TextCodec, ready: EngineReady) -> str:
-        """The text for the engine; raises ``ApiError`` 400 if the grammar, or a part of it, cannot be compiled.
+        """Returns the grammar's text for the engine; raises ``ApiError`` 400 if it, or a part of it, cannot be
+        compiled.
 
-        The error names the field of the first source that is not possible by itself, else that of the grammar.
+        The error names the field of the first source that fails by itself, else of the grammar.
         """
         return (await self._verdict(grammar, codec, ready)).text
 
@@ -56,7 +58,7 @@ class GrammarChecker:
     ) -> None:
         """Raises ``ApiError`` 400 if no answer of ``budget`` tokens was found.
 
-        It names the field ``limit`` that the budget comes from, or with ``None`` the ``prompt`` that leaves no more.
+        The error names the field ``limit`` that sets the budget; if ``limit`` is ``None``, the field ``prompt``.
         """
         verdict = await self._verdict(grammar, codec, ready)
         if budget < verdict.least and not verdict.sought:
@@ -85,7 +87,7 @@ class GrammarChecker:
         self._verdicts.move_to_end(key)
         verdict = self._verdicts[key]
         if isinstance(verdict, GrammarError):
-            with anyio.move_on_after(COMPILE_TIMEOUT_S):  # There may be many, each nearly that slow.
+            with anyio.move_on_after(COMPILE_TIMEOUT_S):  # There may be many slow ones.
                 for source in grammar.sources:
                     await self.check(source, codec, ready)
             raise invalid(f"{grammar.param}: {verdict}", grammar.param)
@@ -94,7 +96,7 @@ class GrammarChecker:
     async def _judge(
         self, grammar: AnswerGrammar, codec: TextCodec, ready: EngineReady, budget: int = 1 << 30
     ) -> _Verdict | GrammarError:
-        """What is found for answers of ``budget`` tokens."""
+        """Compiles a grammar for answers of ``budget`` tokens."""
 
         def compile_it() -> _Verdict:
             with self._building:

@@ -1,6 +1,6 @@
 """The values of ``format`` that answers keep, and what is said of some of them in a pattern."""
 
-# Any other is an annotation.
+# Other formats are annotations.
 FORMATS = frozenset(["date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid"])
 
 _YEAR = "(?:[1-9][0-9]{3}|0(?:[1-9][0-9]{2}|0(?:[1-9][0-9]|0[1-9])))"
@@ -13,6 +13,6 @@ _DATE = f"(?:{_YEAR}-{_DAY}|{_LEAP_YEAR}-02-29)"
 _CLOCK = "(?:[01][0-9]|2[0-3]):[0-5][0-9]"
 _TIME = rf"{_CLOCK}:[0-5][0-9](?:\.[0-9]{{1,9}})?(?:Z|[+-]{_CLOCK})"
 
-# Days of the calendar from the year 1 on, no leap seconds, and at most nanoseconds: what date types of all languages
-# can read. A grammar's own formats have a 30th of February.
+# Valid dates from year 1 on, no leap seconds, at most nanoseconds: the date types of all languages can parse them.
+# llguidance's own formats admit February 30.
 PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}T{_TIME}$"}

@@ -1,7 +1,7 @@
-"""Patterns of JSON schemas in a form that the grammar compiler keeps.
+"""Rewrites patterns of JSON schemas that the grammar compiler gets wrong.
 
-Where a class has control characters but not the quote, or not the backslash, the compiler admits that all the same, as
-JSON escapes it. So such classes lose the control characters that JSON has no short escape for.
+If a class has control characters but not the quote or the backslash, the compiler wrongly admits these. Such classes
+lose the control characters without a short JSON escape.
 """
 
 import re
@@ -15,7 +15,7 @@ _SETS = re.compile(r"\[|&&|--|~~|\\[pP]")
 
 
 def compilable(pattern: str) -> str:
-    """``pattern`` without the classes that are compiled wrongly; what it matches still is what ``pattern`` does."""
+    """Rewrites ``pattern``; the result matches only text that ``pattern`` matches."""
     return _CLASSES.sub(_kept, pattern)
 
 

@@ -1,4 +1,4 @@
-"""JSON schemas of requests, made ready for a grammar (docs/structured-output.md)."""
+"""Prepares JSON schemas of requests for the grammar compiler (docs/structured-output.md)."""
 
 import itertools
 import json
@@ -15,8 +15,8 @@ from cdlm.server.openai.forms.schema_parts import Node, apart, listed, remainder
 
 MAX_DEPTH = 64
 MAX_VARIANTS = 512
-MAX_MULTIPLE = 10_000  # A grammar has a state for every remainder: more of them are compiled for seconds to minutes.
-_MAX_WORK = 500_000  # Schemas looked at while those of one object are brought together: about a second.
+MAX_MULTIPLE = 10_000  # A grammar has one state per remainder: more take seconds to minutes to compile.
+_MAX_WORK = 500_000  # Schemas visited while merging those of one object: about a second.
 
 _MAPS = ("properties", "patternProperties", "$defs", "definitions")
 _INNER = ("additionalProperties", "items", "additionalItems", "prefixItems")
@@ -28,8 +28,7 @@ _KEPT = frozenset(
         "minLength", "minProperties", "minimum", "multipleOf", "pattern", "required", "type",
     )
 )  # fmt: skip
-# They bound what is valid, and no grammar keeps them. With one of these values they bound nothing, or what is done
-# anyway.
+# Keywords that a grammar cannot enforce, with the values that require nothing.
 _REFUSED: dict[str, tuple[JsonValue, ...]] = {
     "$dynamicRef": (),
     "$recursiveRef": (),
@@ -48,9 +47,9 @@ _REFUSED: dict[str, tuple[JsonValue, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Names:
-    """The properties that schemas of one object mention, and whether one of them lets others come.
+    """The properties that schemas of one object mention, and whether one of them allows others.
 
-    ``needed`` is a property that tells alternatives apart.
+    ``needed`` is a property that distinguishes alternatives.
     """
 
     names: frozenset[str] = frozenset()
@@ -66,14 +65,14 @@ _NOTHING = _Names()
 
 
 def prepared(schema: Node, param: str) -> dict[str, JsonValue]:
-    """``schema`` without annotations; its objects are closed where it is silent about ``additionalProperties``.
+    """Removes annotations from ``schema``, and closes objects that do not mention ``additionalProperties``.
 
-    Raises ``ApiError`` 400, which names ``param``, for what no grammar keeps.
+    Raises ``ApiError`` 400 that names ``param`` for keywords that a grammar cannot enforce.
     """
     _check_depth(schema, param, MAX_DEPTH)
     try:
         return _Preparation(schema, param).run()
-    except RecursionError:  # References that lead to references.
+    except RecursionError:  # Chains of references.
         raise invalid(f"{param}: the schema's references are nested too deeply", param) from None
 
 
@@ -87,7 +86,7 @@ def _check_depth(value: JsonValue, param: str, depth: int) -> None:
 
 @dataclass(slots=True)
 class _Preparation:
-    """``variants`` are definitions as they are where more is said of the same object, by what that is."""
+    """``variants`` are definitions combined with further constraints on the same object."""
 
     root: Node
     param: str
@@ -108,7 +107,7 @@ class _Preparation:
 
     def _build(self, node: JsonValue, around: _Names) -> JsonValue:
         if not isinstance(node, dict):
-            return node  # true or false; anything else is refused when it is compiled.
+            return node  # true or false; the compiler refuses other values.
         node = without_names(node)
         self._refuse(node)
         built = {name: self._child(name, value) for name, value in node.items() if name in _KEPT}
@@ -126,7 +125,7 @@ class _Preparation:
             if isinstance(node.get(name), list):
                 built[name] = []
         for index, (name, part) in enumerate(parts):
-            # Alternatives of one list do not hold together; all else does.
+            # Alternatives of one list do not apply together; all other parts do.
             others = [
                 said for place, ((kind, _), said) in enumerate(zip(parts, mentioned, strict=True))
                 if place != index and not (kind == name and name in _ALTERNATIVES)
@@ -167,7 +166,7 @@ class _Preparation:
         properties, patterns = built.get("properties"), built.get("patternProperties", {})
         if not isinstance(properties, dict | None) or not isinstance(patterns, dict):
             return
-        # An object of which nothing is known may have any property; one with none listed has none.
+        # Without any information an object may have any property; with an empty list, none.
         known = bool(patterns) or properties is not None
         if not known or "additionalProperties" in built or all_names.open:
             return
@@ -181,7 +180,7 @@ class _Preparation:
         built["additionalProperties"] = False
 
     def _reference(self, reference: str, target: JsonValue, beside: _Names) -> str:
-        """Where ``reference`` leads if ``beside`` is said of the same object."""
+        """The reference to use if ``beside`` also applies to the same object."""
         if target is None or (beside == _NOTHING and _usual(reference)):
             return reference
         key = (reference, beside)
@@ -193,7 +192,7 @@ class _Preparation:
         return f"#/$defs/{found.replace(' ', '%20')}"
 
     def _exclusive(self, branches: list[JsonValue], tag: str | None) -> bool:
-        """Whether it is plain that no value is valid under two of the branches, references followed."""
+        """Whether no value can be valid under two of the branches, as far as is easily seen; follows references."""
         followed = []
         for branch in branches:
             for _ in range(MAX_DEPTH):
@@ -207,7 +206,7 @@ class _Preparation:
         return self.work <= _MAX_WORK and all(apart(one, other, tag) for one, other in pairs)
 
     def _mentioned(self, node: JsonValue) -> _Names:
-        """What a schema and its parts say of one and the same object."""
+        """The properties that a schema and its parts mention for one object."""
         if not isinstance(node, dict):
             return _NOTHING
         if id(node) not in self.known:
@@ -217,7 +216,7 @@ class _Preparation:
         return self.known[id(node)]
 
     def _together(self, node: Node, ways: tuple[str, ...]) -> list[Node]:
-        """The schemas that a value valid under ``node`` is held to; ``ways`` are keywords that leave a choice."""
+        """The schemas that apply to a value valid under ``node``; ``ways`` are keywords with alternatives."""
         found, waiting, seen = [], [node], {id(node)}
         while waiting:
             here = waiting.pop()
@@ -235,7 +234,7 @@ class _Preparation:
         return found
 
     def _target(self, reference: str) -> JsonValue:
-        """What a local reference points to; ``None`` if that is not seen from here."""
+        """The target of a local reference; ``None`` if it cannot be resolved."""
         if reference != "#" and not reference.startswith("#/"):
             return None
         here: JsonValue = self.root
@@ -256,7 +255,7 @@ class _Preparation:
         if self.multiples and remainders(self._together(node, _ALTERNATIVES)) > MAX_MULTIPLE:
             raise invalid(f"{self.param}: multipleOf may leave no more than {MAX_MULTIPLE} remainders", self.param)
         least, known = node.get("minProperties"), len(listed(node, "required"))
-        # A grammar cannot keep additional names different from each other, so two of them may count as one.
+        # A grammar cannot make additional names distinct: two may count as one.
         if isinstance(least, int) and least > known + 1:
             raise invalid(
                 f"{self.param}: minProperties may be one more than the required properties, not {least}", self.param
@@ -287,7 +286,7 @@ def _steps(reference: str) -> Iterator[str]:
 
 
 def _usual(reference: str) -> bool:
-    """Whether a reference leads where schemas are looked for, so that what it points to is prepared there."""
+    """Whether a reference points into a standard place of definitions, which is prepared anyway."""
     steps, place = list(_steps(reference)), 0
     while place < len(steps):
         if steps[place] in (*_MAPS, "allOf", *_ALTERNATIVES):

@@ -1,4 +1,4 @@
-"""What single keywords of a JSON schema say, as ``server/openai/forms/json_schema.py`` asks for it."""
+"""Helpers for single keywords of JSON schemas, for ``server/openai/forms/json_schema.py``."""
 
 import math
 from collections.abc import Iterable
@@ -10,33 +10,33 @@ Node = dict[str, JsonValue]
 
 
 def listed(node: Node, name: str) -> list[JsonValue]:
-    """The items of a keyword; none where it is absent or no list."""
+    """The items of a keyword; empty if it is absent or not a list."""
     found = node.get(name)
     return found if isinstance(found, list) else []
 
 
 def tag_of(node: Node) -> str | None:
-    """The property by which alternatives are told apart, as OpenAPI names it."""
+    """The property that distinguishes alternatives (OpenAPI's ``discriminator``); ``None`` without one."""
     found = node.get("discriminator")
     name = found.get("propertyName") if isinstance(found, dict) else None
     return name if isinstance(name, str) else None
 
 
 def remainders(nodes: Iterable[Node]) -> int:
-    """How many remainders the ``multipleOf`` of schemas of one number leave together, noughts at their ends aside."""
+    """Number of remainders of all ``multipleOf`` of one number together, without trailing zeros."""
     found = 1
     for node in nodes:
         multiple = node.get("multipleOf")
         if isinstance(multiple, bool) or not isinstance(multiple, int | float):
-            continue  # Refused when it is compiled, as infinity is.
+            continue  # The compiler refuses it.
         if isinstance(multiple, int) or math.isfinite(multiple):
             digits = "".join(map(str, Decimal(repr(multiple)).as_tuple().digits)).rstrip("0")
-            found = min(math.lcm(found, int(digits or "1")), 10**9)  # Beyond any bound.
+            found = min(math.lcm(found, int(digits or "1")), 10**9)  # Above every limit.
     return found
 
 
 def without_names(node: Node) -> Node:
-    """``node`` with ``propertyNames`` said in other words, where it is a list of names or a pattern."""
+    """Rewrites ``propertyNames`` of ``node`` with other keywords, if it is a list of names or a pattern."""
     names, taken = node.get("propertyNames"), node.get("properties") or node.get("patternProperties")
     if not isinstance(names, dict) or taken or not names.keys() <= {"type", "enum", "const", "pattern"}:
         return node
@@ -53,7 +53,7 @@ def without_names(node: Node) -> Node:
 
 
 def apart(one: Node, other: Node, tag: str | None) -> bool:
-    """Whether it is plain that no value is valid under both, where objects have the property ``tag``."""
+    """Whether no value can be valid under both, as far as is easily seen; objects have the property ``tag``."""
     if (kinds := _kinds(one)) and (others := _kinds(other)) and not kinds & others:
         return True
     first, second = _tagged(one, tag), _tagged(other, tag)
@@ -62,7 +62,7 @@ def apart(one: Node, other: Node, tag: str | None) -> bool:
 
 
 def _tagged(node: Node, tag: str | None) -> Node:
-    """The properties that a value valid under ``node`` has for certain, with their schemas."""
+    """The schemas of properties that every value valid under ``node`` has."""
     properties = node.get("properties")
     if node.get("type") != "object" or not isinstance(properties, dict):
         return {}
@@ -70,7 +70,7 @@ def _tagged(node: Node, tag: str | None) -> Node:
 
 
 def _texts(value: JsonValue) -> set[str]:
-    """The texts that are valid under a schema, if it lists them; empty if it does not, or lists other values."""
+    """The strings that a schema lists as its only values; empty otherwise."""
     found = ([value["const"]] if "const" in value else listed(value, "enum")) if isinstance(value, dict) else []
     texts = {each for each in found if isinstance(each, str)}
     return texts if len(texts) == len(found) else set()

@@ -1,4 +1,4 @@
-"""What an answer must be, under whichever of the names that servers have for it."""
+"""Output formats of requests, by the field names of several servers."""
 
 import json
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ _FORMS = ("json", "json_object", "regex", "choice", "grammar")
 
 
 def check_schema(value: object) -> dict[str, JsonValue]:
-    """A JSON schema, given as an object or as JSON text; raises ``ValueError`` for anything else."""
+    """Validates a JSON schema, an object or JSON text; raises ``ValueError`` for other values."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
@@ -40,7 +40,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class StructuredOutputs(ApiModel):
-    """vLLM's name for a form of answers; exactly one of the first five."""
+    """vLLM's ``structured_outputs``; exactly one of the first five fields must be set."""
 
     place = STRUCTURED
     conditions = (exactly_one(*(given(name) for name in _FORMS if name != _FLAG), given(_FLAG, True)),)
@@ -66,7 +66,7 @@ class StructuredOutputs(ApiModel):
 
     @property
     def constraint(self) -> Constraint:
-        """The one that is given."""
+        """The constraint that is set."""
         if self.json_object:
             return Constraint("json", {"type": "object"}, "structured_outputs.json_object")
         forms: tuple[tuple[Kind, object], ...] = (
@@ -76,7 +76,7 @@ class StructuredOutputs(ApiModel):
 
 
 class FormFields(ApiModel):
-    """The form that an answer has; only one of these fields may be there."""
+    """Fields for the output format; at most one may be set."""
 
     response_format: ResponseFormat | None = Field(
         None, description="Whether the answer is free text, a JSON object, or JSON of a schema."
@@ -89,7 +89,7 @@ class FormFields(ApiModel):
 
     @property
     def constraint(self) -> Constraint | None:
-        """What the answer must be; ``None`` for free text. Raises ``ApiError`` 400 if several fields say it."""
+        """The constraint on the answer; ``None`` for free text. Raises ``ApiError`` 400 if several fields are set."""
         found: list[Constraint] = []
         schema = self.response_format and self.response_format.schema_of_answer
         if schema is not None:

@@ -1,1 +1,1 @@
-"""Bodies of requests and parts of answers that several routes share."""
+"""Request bodies and response parts shared by several routes."""

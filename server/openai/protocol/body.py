@@ -1,4 +1,4 @@
-"""Request bodies: bytes to validated models, or a 400 that names the field."""
+"""Parses and validates request bodies; an error is a 400 that names the field."""
 
 import asyncio
 import json
@@ -16,10 +16,10 @@ _READ_TIMEOUT_S = 60.0
 
 
 async def read_body(request: Request, model: type[Body]) -> Body:
-    """The request body as a ``model``.
+    """Reads and validates the request body as a ``model``.
 
-    Raises ``ApiError``: 400 for what is not JSON or not valid, 408 for a body that takes over a minute,
-    413 for one over the limit, 415 for a content encoding. Raises ``ClientGone`` when the client leaves.
+    Raises ``ApiError``: 400 for invalid JSON or fields, 408 for a body that takes over a minute, 413 for one over the
+    limit, 415 for a content encoding. Raises ``ClientGone`` if the client disconnects.
     """
     if request.headers.get("content-encoding", "identity") != "identity":
         raise ApiError(415, "Content-Encoding is not supported; send the body as plain JSON")
@@ -45,7 +45,7 @@ async def read_body(request: Request, model: type[Body]) -> Body:
 
 
 def scrub(value: object) -> object:
-    """Replaces lone surrogates in all texts of a JSON value, which no encoder accepts, by U+FFFD."""
+    """Replaces lone surrogates, which cannot be encoded, by U+FFFD in all strings of a JSON value."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
@@ -56,7 +56,7 @@ def scrub(value: object) -> object:
 
 
 def parse_json(body: bytes) -> object:
-    """Parses strictly: no NaN, no bottomless nesting. Raises ``ApiError`` 400."""
+    """Parses JSON strictly: no NaN, limited nesting. Raises ``ApiError`` 400."""
 
     def refuse(constant: str) -> object:
         raise ValueError(f"{constant} is no JSON value")
@@ -71,15 +71,15 @@ def parse_json(body: bytes) -> object:
 
 
 def describe(error: ValidationError, data: object) -> ApiError:
-    """The 400 for the first thing wrong with ``data``; ``param`` is the path of the field.
+    """The 400 for the first error in ``data``; ``param`` is the path of the field.
 
-    Its code says that the published schema does not allow it; what only the model or other fields forbid has none.
+    Its ``code`` is set if the published schema forbids the value, not if only the model or other fields do.
     """
     first = error.errors(include_url=False)[0]
     path, here = "", data
     missing = len(first["loc"]) - 1 if first["type"] == "missing" else None
     for place, step in enumerate(first["loc"]):
-        # Parts of the location that name no field (the branch of a union) are left out.
+        # Skips parts of the location that are not fields, for example branches of a union.
         if isinstance(here, dict) and (step in here or place == missing):
             path += f".{step}" if path else str(step)
             here = here.get(step)
@@ -92,6 +92,6 @@ def describe(error: ValidationError, data: object) -> ApiError:
         return ApiError(400, f"{path} {first['msg']}", param=path, code="unknown_parameter")
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] in ("model_type", "dict_type"):
-        message = "Input should be an object"  # The library's own words name a class.
+        message = "Input should be an object"  # pydantic's message names a class.
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
     return ApiError(400, f"{path}: {message}" if path else message, param=path or None, code=code)

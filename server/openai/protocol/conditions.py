@@ -1,4 +1,4 @@
-"""Rules between the fields of an object, as JSON Schema says them."""
+"""JSON Schema conditions between the fields of an object."""
 
 from pydantic import JsonValue
 
@@ -6,25 +6,25 @@ Condition = dict[str, JsonValue]
 
 
 def given(name: str, value: JsonValue = None) -> Condition:
-    """Objects in which a field is there and not null, or has ``value``."""
+    """Matches objects in which a field is present and not null, or has ``value``."""
     return {"required": [name], "properties": {name: {"not": {"type": "null"}} if value is None else {"const": value}}}
 
 
 def either(*conditions: Condition) -> Condition:
-    """Objects that fulfil one of the conditions, or several."""
+    """Matches objects that satisfy at least one condition."""
     return {"anyOf": list(conditions)}
 
 
 def exactly_one(*conditions: Condition) -> Condition:
-    """Objects that fulfil one of the conditions and no other."""
+    """Matches objects that satisfy exactly one condition."""
     return {"oneOf": list(conditions)}
 
 
 def implies(first: Condition, second: Condition) -> Condition:
-    """Objects that fulfil the second condition wherever they fulfil the first."""
+    """Matches objects that satisfy the second condition if they satisfy the first."""
     return {"if": first, "then": second}
 
 
 def never(condition: Condition) -> Condition:
-    """Objects that do not fulfil a condition."""
+    """Matches objects that do not satisfy a condition."""
     return {"not": condition}

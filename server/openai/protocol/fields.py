@@ -26,8 +26,8 @@ def _describe_place(schema: dict[str, Any], model: type[BaseModel]) -> None:
 class ApiModel(BaseModel):
     """A JSON object in which null means absent and types are strict.
 
-    Names that it does not define are refused, unless the table of fields says for its ``place``, a route or a path
-    inside of bodies, that they ask for nothing.
+    Unknown names are refused, unless the table of fields for its ``place`` (a route, or a path inside bodies) says that
+    their values request nothing.
     """
 
     model_config = ConfigDict(
@@ -35,7 +35,7 @@ class ApiModel(BaseModel):
     )
 
     place: ClassVar[str]
-    # What its validators ask beyond the fields themselves, for the published schema.
+    # Conditions between fields that its validators check, for the published schema.
     conditions: ClassVar[tuple[Condition, ...]] = ()
     field_names: ClassVar[frozenset[str]]
     integers: ClassVar[frozenset[str]]
@@ -69,7 +69,7 @@ class StreamOptions(AnyStreamOptions):
 
 
 class SamplingFields(ApiModel, DecodingParams):
-    """How answers are decoded and what ends them, on all routes."""
+    """Decoding and stop fields of all routes."""
 
     stop: Annotated[tuple[str, ...], PlainValidator(check_stops, json_schema_input_type=StopInput)] = Field(
         (), description="Text that ends the answer and is left out of it; up to 16."
@@ -84,19 +84,17 @@ class SamplingFields(ApiModel, DecodingParams):
         0,
         ge=-(2**31),
         le=2**31 - 1,
-        description="Of the waiting requests of one key those with a lower value begin first, one in eight by age.",
+        description="Waiting requests of one key with a lower value begin first; one in eight is the oldest.",
     )
-    cache_salt: str = Field(
-        "", max_length=1024, description="Only requests with the same one share what is cached of their prompts."
-    )
+    cache_salt: str = Field("", max_length=1024, description="Only requests with the same salt share cached prompts.")
 
 
 class AnswerFields(SamplingFields):
-    """What all routes that generate have in common."""
+    """Fields of all routes that generate."""
 
     effort_param: ClassVar[str] = "reasoning_effort"
 
-    model: str | None = Field(None, description="Model id; absent takes the one that is served.")
+    model: str | None = Field(None, description="Model id; absent: the served model.")
     return_token_ids: bool = Field(False, description="Choices carry token_ids.")
     stream: bool = Field(False, description="Send server-sent events as the answer grows.")
     user: str | None = Field(None, description="Accepted without effect.")
@@ -104,27 +102,28 @@ class AnswerFields(SamplingFields):
         False, description="Stream the block being denoised after every step; the text of the answer is not affected."
     )
     stream_granularity: Literal["block", "step"] = Field(
-        "block", description="Stream text by finished blocks, or after a step as soon as all before it is finalized."
+        "block",
+        description="Stream text per finished block, or after each step as soon as all text before it is final.",
     )
 
     @property
     def engine_logprobs(self) -> int | None:
-        """How many alternatives to each token the engine is to report; ``None`` for no log-probabilities at all."""
+        """How many alternatives per token the engine reports; ``None`` for no log-probabilities."""
         return None
 
     @property
     def returned(self) -> int:
-        """Answers to each prompt that are returned."""
+        """Number of answers to return per prompt."""
         return 1
 
     @property
     def candidates(self) -> int:
-        """Answers to generate for each prompt."""
+        """Number of answers to generate per prompt."""
         return self.returned
 
     @property
     def effort(self) -> Effort | None:
-        """The effort that is asked for, under whichever name the route has for it."""
+        """The requested reasoning effort, by the route's name for it."""
         return None
 
     @property
@@ -132,9 +131,9 @@ class AnswerFields(SamplingFields):
         return self.confidence_threshold is not None or self.effort is not None
 
     def check_supported(self, default_rule: RuleName) -> None:
-        """Raises ``ApiError`` 400 for a field that would change the output and is not honoured.
+        """Raises ``ApiError`` 400 for fields that conflict or cannot take effect.
 
-        ``default_rule`` is the server's.
+        ``default_rule`` is the server's finalization rule.
         """
         rule = self.rule(default_rule)
         for used_by, name in RULE_NUMBERS.items():

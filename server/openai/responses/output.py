@@ -1,4 +1,4 @@
-"""The items of a response's output as an answer comes: one message, or calls of functions."""
+"""The output items of a response in progress: one message, or function calls."""
 
 import uuid
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from cdlm.server.text.tool_calls import Call, Piece, TextPiece
 
 @dataclass(slots=True)
 class TextItem:
-    """The message."""
+    """The message item."""
 
     text: str = ""
     id: str = field(default_factory=lambda: f"msg_{uuid.uuid4().hex}")
@@ -16,7 +16,7 @@ class TextItem:
 
 @dataclass(slots=True)
 class CalledItem:
-    """One call."""
+    """A function call item."""
 
     call: Call
     id: str = field(default_factory=lambda: f"fc_{uuid.uuid4().hex}")
@@ -26,17 +26,17 @@ Item = TextItem | CalledItem
 
 
 class Output:
-    """The items so far.
+    """The output items so far.
 
     Attributes:
-        items: all of them; only the last one may still grow.
+        items: all items; only the last one can grow.
     """
 
     def __init__(self) -> None:
         self.items: list[Item] = []
 
     def place(self, piece: Piece) -> bool:
-        """Puts a piece where it belongs; whether a new item begins with it."""
+        """Adds a piece to its item; returns whether it begins a new item."""
         if isinstance(piece, TextPiece):
             new = not self.items or not isinstance(self.items[-1], TextItem)
             last = self.open_text() if new else self.items[-1]

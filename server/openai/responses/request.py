@@ -18,7 +18,7 @@ from cdlm.server.openai.responses.tools import FunctionTool, ToolChoice
 
 LOGPROBS = "message.output_text.logprobs"
 
-# All but the log-probabilities are parts of items that no answer here has.
+# All except log-probabilities concern items that this server never outputs.
 Includable = Literal[
     "code_interpreter_call.outputs",
     "computer_call_output.output.image_url",
@@ -32,7 +32,7 @@ Includable = Literal[
 
 
 def listed(value: object) -> object:
-    """Text as the one message it stands for; anything else is left to the validation of items."""
+    """Converts text to one user message; other values are left to validation."""
     if not isinstance(value, str):
         return value
     if not value:
@@ -52,11 +52,11 @@ class TextConfig(ApiModel):
 
 
 class Reasoning(ApiModel):
-    """What there is to set of reasoning."""
+    """Reasoning options."""
 
     place = REASONING
 
-    effort: Effort | None = Field(None, description="How sure a token must be before it is written.")
+    effort: Effort | None = Field(None, description="Sets the confidence that a token needs to be finalized.")
 
 
 class ResponsesRequest(AnswerFields):
@@ -69,15 +69,17 @@ class ResponsesRequest(AnswerFields):
     input: Annotated[list[InputItem], BeforeValidator(listed, json_schema_input_type=_Input), Field(min_length=1)] = (
         Field(description="Text of the user, or messages, calls and their results.")
     )
-    instructions: str | None = Field(None, description="A system message in front of the input.")
+    instructions: str | None = Field(None, description="A system message before the input.")
     max_output_tokens: int | None = Field(
-        None, ge=1, description="Most tokens of the answer; exact. Absent takes the rest of the context."
+        None, ge=1, description="Most tokens of the answer; exact. Absent: the rest of the context."
     )
     text: TextConfig = Field(TextConfig(), description="format: free text, a JSON object, or JSON of a schema.")
-    reasoning: Reasoning = Field(Reasoning(), description="effort: how sure a token must be before it is written.")
+    reasoning: Reasoning = Field(
+        Reasoning(), description="effort: sets the confidence that a token needs to be finalized."
+    )
     include: list[Includable] = Field([], description=f"{LOGPROBS} has an effect; no answer has what the others add.")
     top_logprobs: int | None = Field(
-        None, ge=0, le=20, description="How many of the likeliest tokens to report in each place; needs include."
+        None, ge=0, le=20, description="How many of the most likely tokens to report per token; needs include."
     )
     metadata: Annotated[
         dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], Field(max_length=16)
@@ -96,13 +98,13 @@ class ResponsesRequest(AnswerFields):
 
     @property
     def constraint(self) -> Constraint | None:
-        """What the answer must be; ``None`` for free text."""
+        """The constraint on the answer; ``None`` for free text."""
         schema = self.text.format.schema_of_answer
         return None if schema is None else Constraint("json", schema, "text.format")
 
     @property
     def reports_logprobs(self) -> bool:
-        """Whether the log-probabilities of the answer's tokens are shown."""
+        """Whether the response has log-probabilities."""
         return LOGPROBS in self.include
 
     @property
@@ -115,15 +117,15 @@ class ResponsesRequest(AnswerFields):
 
     @property
     def tool_use(self) -> ToolUse:
-        """What the model may call; raises ``ApiError`` 400 where ``tool_choice`` does not fit ``tools``."""
+        """The functions that the model may call; raises ``ApiError`` 400 if ``tool_choice`` does not fit ``tools``."""
         return ToolUse.of(
             self.tools, self.tool_choice, several=self.parallel_tool_calls, parameters="tools[{}].parameters"
         )
 
     def messages(self) -> list[dict[str, JsonValue]]:
-        """What the chat template sees: the instructions, then the input.
+        """The messages for the chat template: instructions, then input.
 
-        Raises ``ApiError`` 400 for the result of a call that is not there, and when there is no message at all.
+        Raises ``ApiError`` 400 for a result without its call, and if there is no message.
         """
         first = [] if self.instructions is None else [Message(role="system", content=self.instructions)]
         messages = first + chat_messages(self.input)

@@ -44,13 +44,13 @@ OutputItem = Annotated[OutputMessage | FunctionCall, Field(discriminator="type")
 
 
 class InputDetails(CachedTokens):
-    """Of the input tokens."""
+    """Details of the input tokens."""
 
-    cache_write_tokens: Literal[0] = Field(description="What the cache takes in is not counted.")
+    cache_write_tokens: Literal[0] = Field(description="Cache writes are not counted.")
 
 
 class OutputDetails(Answer):
-    """Of the output tokens."""
+    """Details of the output tokens."""
 
     reasoning_tokens: Literal[0]
 
@@ -132,7 +132,7 @@ class AllowedFunctions(Answer):
 
 
 class ResponseAnswer(Answer):
-    """A response, finished or in the making."""
+    """A response, finished or in progress."""
 
     id: str
     object: Literal["response"]
@@ -185,7 +185,7 @@ class _Placed(_OfItem):
 
 
 class StateEvent(_Event):
-    """The response as it is."""
+    """An event with the current state of the response."""
 
     type: Literal[
         "response.created", "response.in_progress", "response.completed", "response.incomplete", "response.failed"
@@ -194,7 +194,7 @@ class StateEvent(_Event):
 
 
 class ItemEvent(_Event):
-    """A message or a call begins or has ended."""
+    """A message or a call was added or is done."""
 
     type: Literal["response.output_item.added", "response.output_item.done"]
     output_index: int
@@ -202,14 +202,14 @@ class ItemEvent(_Event):
 
 
 class PartEvent(_Placed):
-    """Its text begins or has ended."""
+    """The text part of a message was added or is done."""
 
     type: Literal["response.content_part.added", "response.content_part.done"]
     part: OutputText
 
 
 class DeltaEvent(_Placed):
-    """More text."""
+    """A piece of text."""
 
     type: Literal["response.output_text.delta"]
     delta: str
@@ -219,7 +219,7 @@ class DeltaEvent(_Placed):
 
 
 class TextEvent(_Placed):
-    """The whole text."""
+    """The complete text."""
 
     type: Literal["response.output_text.done"]
     text: str
@@ -227,7 +227,7 @@ class TextEvent(_Placed):
 
 
 class ArgumentsDeltaEvent(_OfItem):
-    """More of a call's arguments."""
+    """A piece of a call's arguments."""
 
     type: Literal["response.function_call_arguments.delta"]
     delta: str
@@ -235,7 +235,7 @@ class ArgumentsDeltaEvent(_OfItem):
 
 
 class ArgumentsEvent(_OfItem):
-    """The whole arguments of a call."""
+    """The complete arguments of a call."""
 
     type: Literal["response.function_call_arguments.done"]
     name: str

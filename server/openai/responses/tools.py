@@ -1,4 +1,4 @@
-"""``tools`` and ``tool_choice`` of a response, where a function and its type lie side by side."""
+"""``tools`` and ``tool_choice`` of ``/v1/responses``, where a function's fields are beside its type."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
@@ -13,9 +13,9 @@ from cdlm.server.openai.protocol.tools import ChoiceMode, Function
 
 
 def check_kind(data: Any, kinds: Sequence[str]) -> Any:
-    """An object whose type is one of ``kinds`` or absent; raises ``PydanticCustomError`` for another type.
+    """Returns ``data`` if its type is in ``kinds`` or absent; raises ``PydanticCustomError`` for another type.
 
-    It is looked at before the names of fields that only others have.
+    Runs before the check of field names, which differ between types.
     """
     if isinstance(data, dict) and (kind := data.get("type")) not in (None, *kinds):
         reason = f"must be {' or '.join(map(repr, kinds))}; {str(kind)[:64]!r} is not supported by this server"

@@ -1,1 +1,1 @@
-"""What the OpenAPI document says: the shapes of answers, chunks, events and errors, with examples."""
+"""The OpenAPI document: schemas of responses, chunks, events and errors, with examples."""

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what each route takes and answers."""
+"""The OpenAPI document: the bodies and responses of each route."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -31,7 +31,7 @@ _SHAPES = {"type", "$ref", "anyOf", "oneOf", "enum"}
 
 
 def operations(routers: Iterable[APIRouter], prefix: str = "") -> dict[str, Operation]:
-    """What each of the routes that are described takes and answers, by its path."""
+    """Path -> description, for all described routes."""
     return {
         prefix + route.path_format: DESCRIBED[route.endpoint]
         for router in routers
@@ -41,7 +41,7 @@ def operations(routers: Iterable[APIRouter], prefix: str = "") -> dict[str, Oper
 
 
 def complete(document: dict[str, Any], described: dict[str, Operation]) -> dict[str, Any]:
-    """Adds bodies, answers, errors and examples to the framework's document, in place."""
+    """Adds bodies, responses, errors and examples to FastAPI's document, in place."""
     bodies = {op.body for op in described.values() if op.body}
     answers = {model for op in described.values() for model in (op.answer, op.event) if model}
     named = sorted(bodies | answers | {Error}, key=lambda model: model.__name__)
@@ -67,7 +67,7 @@ def complete(document: dict[str, Any], described: dict[str, Operation]) -> dict[
 
 
 def _allow_null(schemas: dict[str, Any], schema: dict[str, Any]) -> None:
-    """Null means absent, wherever a field may be absent, also in the objects inside."""
+    """Allows null for every optional field of a schema, in nested objects too."""
     required = schema.get("required", [])
     for name, field in schema.get("properties", {}).items():
         for inner in _refs(field):
@@ -81,7 +81,7 @@ def _allow_null(schemas: dict[str, Any], schema: dict[str, Any]) -> None:
 
 
 def _refs(schema: Any) -> Iterator[str]:
-    """The names of all schemas that one refers to."""
+    """Yields the names of all schemas that ``schema`` refers to."""
     if isinstance(schema, dict):
         if isinstance(ref := schema.get("$ref"), str):
             yield ref.removeprefix(_REF)
@@ -119,7 +119,7 @@ def _failure(status: int) -> dict[str, Any]:
 
 
 def _events(model: type[BaseModel]) -> dict[str, Any]:
-    """The stream whose events have a ``model`` as data. Before OpenAPI 3.2 a schema is that of each event."""
+    """The content of a stream whose events have ``model`` as data; in OpenAPI 3.1 the schema describes each event."""
     example = EXAMPLES[model.__name__]
     named = "type" in example  # Those of a response, with one for errors among them and no mark at the end.
     data: dict[str, Any] = {

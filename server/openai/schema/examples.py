@@ -1,4 +1,4 @@
-"""Examples of bodies, answers and chunks, by the name of their model."""
+"""Model name -> example of a body, response or chunk."""
 
 from typing import Any
 

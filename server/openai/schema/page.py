@@ -44,7 +44,7 @@ def _rows(model: type[BaseModel]) -> dict[str, str]:
     schema = model.model_json_schema()
     rows = {}
     for name, field in schema["properties"].items():
-        if "x-verdict" in field:  # Fields of other servers, most of them without a place here.
+        if "x-verdict" in field:  # Skips fields of other servers.
             continue
         default = field.get("default")
         plain = default is not None and default not in ([], {}) and not isinstance(default, dict)
@@ -55,7 +55,7 @@ def _rows(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _values(field: dict[str, Any], definitions: dict[str, Any]) -> str:
-    """What a field takes, in a few words."""
+    """Describes the values of a field in a few words."""
     if "$ref" in field:
         return _values(definitions[field["$ref"].rpartition("/")[2]], definitions)
     for key in ("anyOf", "oneOf"):

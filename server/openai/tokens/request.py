@@ -27,7 +27,7 @@ class TokenizeRequest(ChatPromptFields):
     return_token_strs: bool = Field(False, description="Also return the tokens as the vocabulary has them.")
 
     def check(self) -> None:
-        """Raises ``ApiError`` 400 unless there is one of prompt and messages, and nothing of the other."""
+        """Raises ``ApiError`` 400 unless exactly one of prompt and messages is given, without fields of the other."""
         if (self.prompt is None) == (self.messages is None):
             raise invalid("Send either prompt or messages", "prompt")
         other = {"messages"} | ChatPromptFields.field_names if self.messages is None else {"prompt", "suffix"}

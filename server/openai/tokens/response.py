@@ -1,4 +1,4 @@
-"""The list of models, and what the tokenizer answers."""
+"""Responses of the model list and the tokenizer routes."""
 
 from typing import Literal
 
@@ -20,7 +20,7 @@ class ModelCard(Answer):
 
 
 class ModelList(Answer):
-    """All models: one."""
+    """The list of models, which has one entry."""
 
     object: Literal["list"]
     data: list[ModelCard]

@@ -39,7 +39,7 @@ async def tokenize(request: Request) -> Response:
     services.check_model(body.model)
     ready, codec = services.require_ready()
     body.check()
-    # The length bound is only there to bound the work; a count over the context is a fine answer.
+    # Limits the work only: a count above the context is a valid result.
     bound = max(ready.max_model_len, services.settings.max_body_bytes)
     if body.messages is not None:
         chat = body.chat_of(body.messages, trust_template=services.settings.trust_request_chat_template)
