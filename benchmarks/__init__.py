@@ -1,1 +1,1 @@
-"""Measurements that are not a command of their own, and their dated results."""
+"""Benchmarks that are not commands of ``cdlm``, and their dated results."""

@@ -1,9 +1,9 @@
-"""What each part of the recipe is for: students trained without it, measured on development problems.
+"""Ablations of the recipe: trains students without one part each, and measures them on development problems.
 
     .venv/bin/python benchmarks/ablations.py --run runs/nano --output runs/ablations --steps 400 --count 200
 
-All variants start from the teacher of ``--run`` and, but for the block length, use its trajectories. Finished variants
-are kept, so the command can be repeated after a kill.
+All variants start from the teacher of ``--run`` and, except for other block lengths, use its trajectories. Finished
+variants are kept: a killed run can be repeated.
 """
 
 import json
@@ -39,7 +39,7 @@ def main(
     count: Annotated[int, typer.Option(help="Development problems of each task.")] = 200,
     seed: Annotated[int, typer.Option(help="Which problems.")] = 0,
     variants: Annotated[str, typer.Option(help="Their names, separated by commas.")] = ",".join(VARIANTS),
-    workers: Annotated[int, typer.Option(help="Processes, one a core.")] = 2,
+    workers: Annotated[int, typer.Option(help="Processes, one per core.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
 ) -> None:
     """Trains and measures every variant."""
@@ -68,7 +68,7 @@ def main(
 def train(
     recipe: RecipeConfig, run: Path, directory: Path, changes: dict[str, dict[str, Any]], steps: int, workers: int
 ) -> None:
-    """Trains a variant in ``directory``; without a student section the teacher itself stands in for it."""
+    """Trains a variant in ``directory``; without a student section, the variant is the teacher itself."""
     directory.mkdir(parents=True, exist_ok=True)
     sections = {key: getattr(recipe, key).model_copy(update=values) for key, values in changes.items()}
     shared = ["teacher"] if "manifest" in changes else ["teacher", "trajectories"]
@@ -87,7 +87,7 @@ def train(
 
 
 def link(target: Path, path: Path) -> None:
-    """A symbolic link that may exist already."""
+    """Creates a symbolic link unless it exists."""
     if not path.is_symlink():
         path.symlink_to(target.resolve(), target_is_directory=True)
 

@@ -1,9 +1,9 @@
-"""Writes a checkpoint whose layers hold the values that 4-bit weights would have, so that the loss can be measured.
+"""Writes a checkpoint whose layers have the values of 4-bit weights, to measure the loss of accuracy.
 
     .venv/bin/python -m benchmarks.rounded model/assets/cdlm-nano runs/nano-int4 --group 32
     .venv/bin/cdlm eval --model runs/nano-int4 --task words --count 400 --seed 2026
 
-The values are stored in fp32: torchao has no 4-bit product for CPUs, and what is measured here is the rounding alone.
+The values are stored in fp32, since torchao has no 4-bit product for CPUs: only the rounding is measured.
 """
 
 import shutil
@@ -26,7 +26,7 @@ def main(
     target: Annotated[Path, typer.Argument(help="Directory to write.")],
     group: Annotated[int, typer.Option(help="Weights along a row that share a scale.")] = 32,
 ) -> None:
-    """Rounds every linear layer but the LM head; embedding, norms, manifest and tokenizer stay."""
+    """Rounds all linear layers except the LM head; does not change embedding, norms, manifest and tokenizer."""
     checkpoint = load_checkpoint(source)
     round_layers(checkpoint.transformer, group)
     save_checkpoint(target, checkpoint.transformer, checkpoint.manifest)
@@ -36,7 +36,7 @@ def main(
 
 
 def round_layers(transformer: Transformer, group: int) -> None:
-    """Replaces the layers' weights [out, in] by those of symmetric int4, a scale for every ``group`` of a row."""
+    """Rounds the layers' weights [out, in] to symmetric int4, with one scale per ``group`` weights of a row."""
     four_bits = torch.int4  # type: ignore[attr-defined]
     quantize_(transformer.layers, IntxWeightOnlyConfig(weight_dtype=four_bits, granularity=PerGroup(group)))
     for module in transformer.layers.modules():

@@ -2,8 +2,8 @@
 
     .venv/bin/python -m benchmarks.loading --output benchmarks/results/DATE-loading
 
-Builds a random sharded checkpoint of about 2.3 GB in a temporary directory, which is removed at the end. The bar: at no
-time more than the model and 1.2 times the largest shard.
+Builds a random sharded checkpoint of about 2.3 GB in a temporary directory, which is removed at the end. The bar: peak
+memory of at most the model plus 1.2 times the largest shard.
 """
 
 import json
@@ -41,7 +41,7 @@ def main(
 
 
 def probe(checkpoint: Path, dtype: str) -> dict[str, Any]:
-    """The figures of one load in a process of its own."""
+    """Measures one load in a new process."""
     command = [sys.executable, "-m", "benchmarks.loading.probe", str(checkpoint), dtype]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     figures: dict[str, Any] = json.loads(done.stdout)

@@ -1,8 +1,8 @@
 """Loads a checkpoint in this process and prints what memory that took: ``-m benchmarks.loading.probe DIR DTYPE``.
 
 The peak is the kernel's own (``VmHWM``), set back right before loading, less what was resident then. It counts pages of
-the process's memory and pages of the shard that is mapped. The latter are the page cache's, unmodified, and
-can be dropped whenever memory is short; they are counted all the same, because a limit on a container counts them too.
+the process's memory and pages of the shard that is mapped. The latter belong to the page cache and can be dropped at
+any time; they are counted because a container's memory limit counts them too.
 """
 
 import json
@@ -23,7 +23,7 @@ _SAMPLE_S = 0.002
 def main() -> None:
     """Prints a JSON object: bytes of the model, the largest shard, the peaks above the start, and seconds."""
     directory, dtype = Path(sys.argv[1]), DTYPES[sys.argv[2]]
-    load_checkpoint(BUNDLED_STUDENT, dtype=dtype)  # Libraries that are loaded on first use do not count.
+    load_checkpoint(BUNDLED_STUDENT, dtype=dtype)  # Loads lazy libraries, which are not counted.
     anonymous = _Sampler()
     Path("/proc/self/clear_refs").write_text("5")
     before = _status()
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 class _Sampler(threading.Thread):
-    """The most anonymous memory seen; the kernel keeps no peak of it."""
+    """Samples anonymous memory and keeps the peak, which the kernel does not record."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)

@@ -1,9 +1,9 @@
-"""Measures what a step of the engine costs beside the model, by how many requests wait.
+"""Measures the scheduling time of an engine step against the number of waiting requests.
 
     .venv/bin/python -m benchmarks.queue --output benchmarks/results/DATE-queue
 
-The bundled student runs a few rows while so many others wait. Counted is the processor time of the engine's own thread,
-so that other jobs on the machine matter little: that of a step without its forward and without its staged prompt.
+The bundled student runs a few rows while other requests wait. Measures the CPU time of the engine's thread per step,
+without the forward and the staged prompt; other jobs on the machine matter little.
 """
 
 import json
@@ -26,13 +26,13 @@ STEPS = 40
 
 
 class Clock:
-    """Adds up the processor time of calls that are not the scheduler's."""
+    """Sums the CPU time of calls that are not scheduling."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def around(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The same call, timed."""
+        """Wraps ``call`` with the timer."""
 
         def timed(*arguments: Any, **named: Any) -> Any:
             begun = thread_time()
@@ -45,7 +45,7 @@ class Clock:
 
 
 def measure(scene: Scene, waiting: int, steps: int = STEPS) -> dict[str, Any]:
-    """Milliseconds of a step beside the model: median and largest of ``steps``, while about ``waiting`` wait."""
+    """Scheduling milliseconds per step: median and maximum of ``steps``, with about ``waiting`` waiting requests."""
     engine = Engine(EngineOptions(**scene.options))
     clock = Clock()
     engine.runner.step = clock.around(engine.runner.step)  # type: ignore[method-assign]

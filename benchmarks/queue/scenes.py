@@ -1,4 +1,4 @@
-"""What runs and what waits while the scheduler is measured."""
+"""Scenes for the scheduler's benchmark: running and waiting requests."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.decoding.params import DecodingParams
 from cdlm.scheduler.messages import GenerateRequest
 
-# One token a step, so that whoever runs does so for as long as the measurement takes.
+# One token per step: running requests last as long as the measurement.
 _SLOW = DecodingParams(confidence_threshold=1.0)
 
 
@@ -27,7 +27,7 @@ def _request(name: str, length: int, number: int, max_tokens: int = 256, **field
 
 @dataclass(frozen=True)
 class Scene:
-    """``running`` requests are begun and ``warm_up`` steps made; then others wait."""
+    """Starts ``running`` requests and runs ``warm_up`` steps; then other requests wait."""
 
     name: str
     waits: Callable[[int], GenerateRequest]
@@ -38,7 +38,7 @@ class Scene:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Those of the engine."""
+        """The engine's options."""
         return {"model": str(BUNDLED_STUDENT), "threads": 1, "max_num_seqs": 8, **self.limits}
 
 

@@ -1,1 +1,1 @@
-"""A discrete-event simulation of many replicas: which routing and which autoscaling serve a load, on paper."""
+"""A discrete-event simulation of routing and autoscaling policies for many replicas."""

@@ -18,7 +18,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 def run(
     model: Annotated[str, typer.Option(help="Preset or checkpoint directory, as for cdlm plan.")] = "dream-7b",
     device: Annotated[str, typer.Option(help="Accelerator, as for cdlm plan.")] = "l4",
-    tokens_per_forward: Annotated[float, typer.Option(help="Tokens a forward finalizes.")] = 4.0,
+    tokens_per_forward: Annotated[float, typer.Option(help="Tokens that a forward finalizes per row.")] = 4.0,
     seed: Annotated[int, typer.Option(help="Seed of traffic and routing.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of the size, to see that it works.")] = False,
     output: Annotated[Path | None, typer.Option(help="Directory; default: results/DATE-scaling.")] = None,

@@ -1,4 +1,4 @@
-"""How many replicas there should be, as the HorizontalPodAutoscaler computes it from a metric."""
+"""Computes the number of replicas from a metric, as Kubernetes' HorizontalPodAutoscaler does."""
 
 import math
 from collections import deque
@@ -14,7 +14,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """Always so many."""
+    """A fixed number of replicas."""
 
     replicas: int
 
@@ -24,7 +24,7 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class InHand:
-    """As many as bring waiting and running requests to ``target`` a replica."""
+    """As many replicas as bring waiting plus running requests to ``target`` per replica."""
 
     target: float
 
@@ -34,7 +34,7 @@ class InHand:
 
 @dataclass(frozen=True, slots=True)
 class Utilisation:
-    """As many as bring the share of time in which a device computes to ``target``. It never exceeds 1."""
+    """As many replicas as bring the share of time in which a device computes (at most 1) to ``target``."""
 
     target: float
 
@@ -45,14 +45,14 @@ class Utilisation:
 
 @dataclass(slots=True)
 class Autoscaler:
-    """A policy and what slows it down, as ``deploy/kubernetes/keda.yaml`` sets it.
+    """A policy with the limits and windows of ``deploy/kubernetes/keda.yaml``.
 
     Attributes:
-        least, most: replicas there are at any time.
-        look_s: seconds between two looks.
+        least, most: limits of the number of replicas.
+        look_s: seconds between evaluations.
         up_s: seconds in which the replicas may double, or two be added.
-        down_window_s: fewer replicas are wanted only once they were enough for so long.
-        down_s: seconds in which a tenth of the replicas may go, or one.
+        down_window_s: seconds for which fewer replicas must have been enough before a decrease.
+        down_s: seconds in which a tenth of the replicas, or one, may be removed.
     """
 
     policy: Policy
@@ -66,7 +66,7 @@ class Autoscaler:
     _counts: deque[tuple[float, int]] = field(default_factory=deque)
 
     def decide(self, now: float, replicas: int, in_hand: int, busy: float) -> int:
-        """How many there should be; ``replicas`` counts those that are still loading."""
+        """The number of replicas to have; ``replicas`` includes those that are loading."""
         wanted = self.policy.wanted(replicas, in_hand, busy)
         # Within a tenth the HorizontalPodAutoscaler does nothing.
         if abs(wanted - replicas) <= 0.1 * replicas:

@@ -15,14 +15,14 @@ LOADS = (0.7, 0.9, 1.1)
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is simulated.
+    """The size of the simulation.
 
     Attributes:
-        replicas: the fixed fleet on which routing is compared.
+        replicas: size of the fixed fleet for comparing routing.
         routing_s, wave_s: seconds of the two traces.
         wave_rate: requests/s, mean of the wave.
         least, most: replicas that autoscaling chooses between.
-        fixed: replicas of the fleet that is not scaled, about what the bursts need.
+        fixed: replicas of the fleet without autoscaling, about as many as the bursts need.
     """
 
     replicas: int
@@ -39,7 +39,7 @@ QUICK = Size(replicas=10, routing_s=10.0, wave_s=300.0, wave_rate=4.0, least=2, 
 
 
 def routing_traffic(size: Size, service: Service, load: float) -> Traffic:
-    """``load`` is the mean rate over what the fleet serves at most without a cached prompt."""
+    """The traffic for ``load``: the mean rate divided by the fleet's capacity without cached prompts."""
     one = service.requests_per_s(Traffic(1, 1).mean_tokens)
     return Traffic(
         rate=load * size.replicas * one,
@@ -52,12 +52,12 @@ def routing_traffic(size: Size, service: Service, load: float) -> Traffic:
 
 
 def wave_traffic(size: Size) -> Traffic:
-    """One whole wave, squeezed into the trace, with bursts of a minute."""
+    """One whole wave, compressed into the trace, with bursts of one minute."""
     return Traffic(rate=size.wave_rate, duration=size.wave_s, period=size.wave_s, swing=0.6, bursts=3, burst_s=60.0)
 
 
 def compare_routing(size: Size, service: Service, seed: int) -> Iterator[dict[str, Any]]:
-    """A row for every load and policy; all policies of a load get the same trace."""
+    """Yields one row per load and policy; all policies of a load get the same trace."""
     for load in LOADS:
         trace = routing_traffic(size, service, load).draw(seed)
         for name, router in ROUTERS.items():
@@ -67,17 +67,17 @@ def compare_routing(size: Size, service: Service, seed: int) -> Iterator[dict[st
 
 
 def scaling_policies(size: Size) -> dict[str, Policy]:
-    """What is compared on the wave."""
+    """The policies that are compared on the wave."""
     return {
         f"{size.fixed} replicas always": Fixed(size.fixed),
-        "waiting + running, 8 a replica": InHand(8),
-        "waiting + running, 32 a replica": InHand(32),
+        "waiting + running, 8 per replica": InHand(8),
+        "waiting + running, 32 per replica": InHand(32),
         "utilisation, 70%": Utilisation(0.7),
     }
 
 
 def compare_scaling(size: Size, service: Service, seed: int) -> Iterator[dict[str, Any]]:
-    """A row for every policy on the same trace, with its timeline."""
+    """Yields one row per policy on the same trace, with its timeline."""
     trace = wave_traffic(size).draw(seed)
     for name, policy in scaling_policies(size).items():
         fixed = isinstance(policy, Fixed)
@@ -105,7 +105,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
 
 
 def parameters(size: Size, service: Service, seed: int) -> dict[str, Any]:
-    """Everything that the rows depend on."""
+    """All parameters that determine the rows."""
     said = asdict(service)
     said.pop("_prefill")
     return {

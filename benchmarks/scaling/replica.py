@@ -13,7 +13,7 @@ from benchmarks.scaling.trace import Arrival
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A request in a batch: since when, and the number of the replica's forward that is its last."""
+    """A request in a batch: its start, and the number of the replica's forward that finishes it."""
 
     arrival: Arrival
     started: float
@@ -51,7 +51,7 @@ class Replica:
         return len(self._running) + len(self._waiting)
 
     def offer(self, arrival: Arrival) -> bool:
-        """Takes a request, or refuses it because batch and queue are full."""
+        """Accepts a request; returns false if batch and queue are full."""
         if self.in_hand >= self._service.max_num_seqs + self._service.max_waiting:
             return False
         self._waiting.append(arrival)
@@ -72,7 +72,7 @@ class Replica:
         self.idle.succeed()
 
     def _admit(self) -> float:
-        """Lets waiting requests into the batch; seconds that their prompts take."""
+        """Admits waiting requests to the batch; returns the seconds for their prompts."""
         seconds = 0.0
         while self._waiting and len(self._running) < self._service.max_num_seqs:
             arrival = self._waiting.popleft()

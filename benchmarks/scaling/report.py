@@ -1,4 +1,4 @@
-"""What a run leaves behind: figures, tables and plots."""
+"""Writes the result of a run: figures, tables and plots."""
 
 import json
 from pathlib import Path
@@ -23,8 +23,8 @@ def _page(command: str, date: str, result: dict[str, Any]) -> str:
         "",
         f"`{command}`, {date}. A simulation: no server ran, no GPU was used.",
         f"Service times are the bounds of `cdlm plan` for {service['model']} on {service['device']}, {tokens:g}",
-        f"tokens a forward, answers of {service['answer']} tokens, prompts of {wave['mean_tokens']} tokens on average,",
-        f"{service['max_num_seqs']} rows a batch: at most {most:.2f} requests/s a replica without cached prompts.",
+        f"tokens per forward, answers of {service['answer']} tokens, prompts of {wave['mean_tokens']} tokens on average,",
+        f"{service['max_num_seqs']} rows per batch: at most {most:.2f} requests/s per replica without cached prompts.",
         "",
         "## Routing",
         "",

@@ -18,7 +18,7 @@ class Service:
         context: positions a row has cached, taken to be the same for all.
         answer: tokens a request generates.
         max_num_seqs: rows of a batch.
-        max_waiting: requests a replica lets wait; more are refused.
+        max_waiting: most waiting requests per replica; more are refused.
     """
 
     model: str = "dream-7b"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A request: when it comes, which prompt it has and how many tokens long that is."""
+    """A request: its arrival time, its prompt, and the prompt's length in tokens."""
 
     at: float
     prompt: int
@@ -16,16 +16,16 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What the trace is drawn from.
+    """The parameters of a trace.
 
     Attributes:
         rate: requests/s, mean of the wave.
         duration: seconds of the trace.
         period: seconds of one wave; a real day has 86,400, a trace of seconds to minutes a shorter one.
         swing: how far the wave goes above and below its mean, as a share of it.
-        bursts: how many there are.
+        bursts: number of bursts.
         burst_s, burst_factor: how long each lasts and by what it multiplies the rate.
-        prompts, skew: how many prompts there are, and how much oftener the first are asked (Zipf's exponent).
+        prompts, skew: number of distinct prompts, and Zipf's exponent of their frequencies.
         mean_tokens, max_tokens: length of prompts, exponentially distributed.
     """
 

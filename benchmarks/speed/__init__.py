@@ -1,1 +1,1 @@
-"""How fast the engine is, next to what it is made of and to other ways of decoding the same shape."""
+"""Measures the engine's speed against its bare forwards and against other decoders of the same shape."""

@@ -32,7 +32,9 @@ def main(
     dtype: Annotated[list[str] | None, typer.Option(help="float32, bfloat16 or float16; repeat for several.")] = None,
     comparison: Annotated[list[str] | None, typer.Option(help=f"Repeat for several: {', '.join(_NAMES)}.")] = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Instead of each comparison's own sizes.")] = None,
-    prompt: Annotated[list[int] | None, typer.Option(min=1, help="Prompt tokens, likewise.")] = None,
+    prompt: Annotated[
+        list[int] | None, typer.Option(min=1, help="Prompt tokens, instead of each comparison's own.")
+    ] = None,
     repetitions: Annotated[int | None, typer.Option(min=2, help="Rounds of a comparison. Default: 5.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few tokens, two rounds: a check of the benchmark.")] = False,
     minutes: Annotated[float | None, typer.Option(min=0, help="Begin no comparison after this.")] = None,
@@ -44,9 +46,11 @@ def main(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     cache: Annotated[Path | None, typer.Option(help="Where built checkpoints are kept.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Result directory; a run that was killed goes on with the same one.")
+        Path | None, typer.Option(help="Result directory; a killed run continues in the same one.")
     ] = None,
-    report_only: Annotated[bool, typer.Option("--report-only", help="Write the report of --output anew.")] = False,
+    report_only: Annotated[
+        bool, typer.Option("--report-only", help="Only write the report of --output again.")
+    ] = False,
 ) -> None:
     """Measure the engine's speed next to its raw forwards and to other decoders of the same shape."""
     settings = replace(QUICK if quick else Settings(), threads=threads, device=device)

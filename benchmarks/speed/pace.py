@@ -1,4 +1,4 @@
-"""How many tokens a forward the bundled student finalizes: the pace at which random weights are made to run."""
+"""Measures the tokens per forward of the bundled student: the pace that random weights are set to."""
 
 from dataclasses import dataclass
 

@@ -63,7 +63,7 @@ def run(settings: Settings, choice: Choice, output: Path, command: Sequence[str]
         torch.set_num_threads(settings.threads)
     pace = _pace(settings, choice, result)
     result.begin(command, _now(), machine(device), pace)
-    console.print(f"student's pace: {pace.tokens_per_forward:.2f} tokens a forward; result in {output}")
+    console.print(f"student's pace: {pace.tokens_per_forward:.2f} tokens per forward; result in {output}")
     try:
         for shape in choice.shapes:
             for dtype in choice.dtypes:

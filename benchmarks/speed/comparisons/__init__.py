@@ -1,1 +1,1 @@
-"""Contenders that run in turn, and what is compared of them."""
+"""Comparisons of contenders that run in turn."""

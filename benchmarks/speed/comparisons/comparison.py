@@ -14,16 +14,16 @@ Ratio = Callable[[Round], float]
 
 
 class Contender(Protocol):
-    """Whatever can take a load."""
+    """A decoder or server that runs a load."""
 
     def __call__(self, load: Load) -> Sample:
-        """Runs it once."""
+        """Runs the load once."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Which load a comparison uses; ``None`` where it brings its own."""
+    """The sizes of a comparison's load; ``None`` if the comparison has its own."""
 
     batch: int | None
     prompt: int | None
@@ -31,14 +31,14 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What is compared.
+    """One comparison of contenders.
 
     Attributes:
         name: stable, the key of results.
-        says: one sentence on what was run and which ratio is formed.
-        prepare: makes and warms up the contenders.
-        ratios: of a round; the name is what a bar refers to.
-        batches, prompts: the sizes it is measured at; empty where it brings its own.
+        says: one sentence that defines the load and the ratio.
+        prepare: creates and warms up the contenders.
+        ratios: name -> ratio of a round; bars refer to the names.
+        batches, prompts: its sizes; empty if it has its own loads.
         summary: further figures from all rounds.
     """
 
@@ -51,19 +51,19 @@ class Comparison:
     summary: Callable[[list[Round]], dict[str, Any]] = field(default=lambda _rounds: {})
 
     def cells(self, settings: Settings) -> Iterator[Cell]:
-        """Every load of the comparison under these settings."""
+        """Yields the loads of the comparison under these settings."""
         batches: Sequence[int | None] = (settings.batches or self.batches) if self.batches else (None,)
         prompts: Sequence[int | None] = (settings.prompts or self.prompts) if self.prompts else (None,)
         for prompt in prompts:
             yield from (Cell(batch, prompt) for batch in batches)
 
     def key(self, shape: str, dtype: str, cell: Cell) -> str:
-        """Names one measurement in the result."""
+        """The key of one measurement in the result."""
         sizes = {"batch": cell.batch, "prompt": cell.prompt}
         return "/".join([self.name, shape, dtype, *(f"{name}-{size}" for name, size in sizes.items() if size)])
 
     def measure(self, bench: Workbench, cell: Cell) -> dict[str, Any]:
-        """Rounds, ratios and summary: A B A B ..., since machines change their speed while they are measured."""
+        """Measures rounds, ratios and summary; contenders alternate (A B A B ...), since machines vary in speed."""
         contenders = self.prepare(bench, cell)
         rounds = [{name: run() for name, run in contenders.items()} for _ in range(bench.settings.repetitions)]
         ratios = {name: spread([ratio(one) for one in rounds]) for name, ratio in self.ratios.items()}
@@ -71,16 +71,16 @@ class Comparison:
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    """Smallest, middle and largest of paired ratios, and all of them."""
+    """Minimum, median and maximum of paired ratios, and all values."""
     return {"min": min(values), "median": statistics.median(values), "max": max(values), "values": values}
 
 
 def warmed(contender: Contender, load: Load) -> Run:
-    """The contender with its load, after a run of one block that is not counted."""
+    """Warms the contender up with one block; returns a function that runs the load."""
     contender(load.one_block())
     return lambda: contender(load)
 
 
 def quotient(over: str, under: str, figure: str) -> Ratio:
-    """``figure`` of one contender over that of another."""
+    """The ratio of a figure of two contenders."""
     return lambda one: one[over][figure] / one[under][figure]

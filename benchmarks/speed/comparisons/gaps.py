@@ -1,4 +1,4 @@
-"""A steady load of short requests, the time between their blocks, and long prompts that join meanwhile."""
+"""Measures the time between blocks of short requests while long prompts join."""
 
 import asyncio
 import itertools
@@ -14,7 +14,7 @@ from cdlm.cli.bench.client import complete
 from cdlm.scheduler.messages import GenerateRequest
 
 SHORT_PROMPT = 32
-_BLOCKS = (2, 3, 4)  # Of short requests, in turn, so that they do not run in step.
+_BLOCKS = (2, 3, 4)  # Blocks per short request, in turn, so that requests do not run in lockstep.
 
 
 class SteadyLoad:
@@ -29,7 +29,7 @@ class SteadyLoad:
         self.steps_per_block, self.long_prompt = steps_per_block, settings.long_prompt
 
     def offline(self, contender: Offline) -> Sample:
-        """Drives the engine's steps in this process."""
+        """Runs the load on an engine in this process."""
         engine = contender.llm.engine
         shorts = _shorts(contender.prompts)
         names = (f"short-{index}" for index in itertools.count())
@@ -72,7 +72,7 @@ class SteadyLoad:
         return sample(seconds, blocks * BLOCK, forwards, **_summary(gaps, joined))
 
     def served(self, contender: Served) -> Sample:
-        """The same over HTTP: as many clients as streams, each sending its next request when it has its answer."""
+        """Runs the load over HTTP: one client per stream, each sends its next request after its answer."""
         return contender.wait_for(self._serve(contender))
 
     async def _serve(self, contender: Served) -> Sample:

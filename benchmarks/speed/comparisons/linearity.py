@@ -1,4 +1,4 @@
-"""One long request: what its blocks cost as the context grows, with and without attention."""
+"""Measures the time of a long request's blocks as the context grows, with and without attention."""
 
 import statistics
 
@@ -7,7 +7,7 @@ from benchmarks.speed.contenders.load import BLOCK, Load, Round, Sample, sample
 from benchmarks.speed.contenders.raw import Recording
 from benchmarks.speed.contenders.workbench import Workbench
 
-REPLAYS = 5  # Of a block in a round: a block is short.
+REPLAYS = 5  # Replays per block and round, since a block is short.
 
 
 def linearity_contenders(bench: Workbench, _cell: Cell) -> dict[str, Run]:
@@ -42,6 +42,6 @@ def _attention(second: Recording, last: Recording) -> Sample:
 
 
 def without_attention(one: Round) -> float:
-    """The ratio of the two blocks when each is relieved of its attention."""
+    """The ratio of the two blocks' times without attention."""
     offline, raw = one["offline"], one["raw"]
     return (offline["block_last"] - raw["attention_last"]) / (offline["block_2"] - raw["attention_2"])

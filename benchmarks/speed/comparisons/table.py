@@ -138,7 +138,7 @@ COMPARISONS: tuple[Comparison, ...] = (
     ),
     Comparison(
         "http_over_offline_burst",
-        "The same with one request a stream, all sent at once: the first steps are not full, since requests arrive one "
+        "The same with one request per stream, all sent at once: the first steps are not full, since requests arrive one "
         "after the other, and nor are the last.",
         _burst,
         {"http_over_offline_burst": quotient("http", "offline", "tokens_per_s")},
@@ -146,7 +146,7 @@ COMPARISONS: tuple[Comparison, ...] = (
     ),
     Comparison(
         "forward_cost",
-        "Seconds per forward of a bidirectional decoder over those of the engine, one token a forward in both.",
+        "Seconds per forward of a bidirectional decoder over those of the engine, one token per forward in both.",
         _forward_cost,
         {
             f"forward_cost_vs_{name}": quotient(name, "offline", "seconds_per_forward")
@@ -156,7 +156,7 @@ COMPARISONS: tuple[Comparison, ...] = (
     ),
     Comparison(
         "tokens_per_s_vs_dual_cache",
-        "Tokens/s of the engine at the student's pace over those of the dual cache at one token a forward, and "
+        "Tokens/s of the engine at the student's pace over those of the dual cache at one token per forward, and "
         "(same_pace) at as many as the student.",
         _dual_cache,
         {

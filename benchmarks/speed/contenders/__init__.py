@@ -1,1 +1,1 @@
-"""What is measured: the engine, a server, and other ways to decode the same shape."""
+"""The contenders: the engine, a server, and other decoders of the same shape."""

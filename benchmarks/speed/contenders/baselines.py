@@ -1,4 +1,4 @@
-"""Other ways to decode the same shape: a bidirectional teacher's loops, and transformers' own generation."""
+"""Baselines of the same shape: a bidirectional teacher's loops, and transformers' ``generate``."""
 
 import time
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class TeacherLoops:
         self.prompts = Prompts(self.model.config.vocab_size)
 
     def run(self, name: LoopName, load: Load) -> Sample:
-        """A batch of prompts of one length; a step finalizes ``load.tokens_per_step`` tokens of each."""
+        """Decodes a batch of prompts of one length; a step finalizes ``load.tokens_per_step`` tokens per prompt."""
         decode = _LOOPS[name](
             self.model,
             self.manifest,
@@ -65,7 +65,7 @@ class TransformersGenerate:
 
     @torch.inference_mode()
     def run(self, load: Load) -> Sample:
-        """A batch of prompts of one length, one token a forward."""
+        """Decodes a batch of prompts of one length, one token per forward."""
         ids = torch.tensor(self.prompts.draw_all(load), device=self.device)
         count = load.new_tokens[0]
         started = time.perf_counter()

@@ -51,11 +51,11 @@ class Workbench:
         gc.collect()
 
     def equal_work(self, batch: int, prompt: int) -> Load:
-        """One token a forward."""
+        """One token per forward."""
         return Load.equal(batch, prompt, self.settings.new_tokens)
 
     def student_pace(self, batch: int, prompt: int) -> Load:
-        """As many tokens a forward as the bundled student finalizes."""
+        """The bundled student's number of tokens per forward."""
         return Load.equal(batch, prompt, self.settings.new_tokens, self.pace.steps_per_block)
 
     def student_streams(self, streams: int, prompt: int) -> Load:

@@ -94,7 +94,7 @@ def _figures(measured: dict[str, Entry]) -> Iterator[str]:
     yield ""
     yield "Medians over the rounds. A forward of `raw` and of the engine serves all requests of the batch."
     yield ""
-    yield "| comparison | contender | seconds | tokens/s | ms a forward | other |"
+    yield "| comparison | contender | seconds | tokens/s | ms per forward | other |"
     yield "|---|---|---|---|---|---|"
     usual = {"seconds", "tokens", "forwards", "tokens_per_s", "seconds_per_forward"}
     for key, entry in measured.items():
@@ -130,16 +130,16 @@ def _meaning(data: dict[str, Any], measured: dict[str, Entry]) -> Iterator[str]:
     yield ""
     if pace.problems:
         yield (
-            f"- Student's pace: the bundled student finalized {pace.tokens_per_forward:.2f} tokens a forward "
+            f"- Student's pace: the bundled student finalized {pace.tokens_per_forward:.2f} tokens per forward "
             f"({pace.denoise_steps_per_block:.2f} denoise steps a block) on {pace.problems} development word problems "
             f"at its threshold {pace.threshold:g}."
         )
     else:
-        yield f"- Student's pace: {pace.tokens_per_forward:g} tokens a forward, given on the command line."
+        yield f"- Student's pace: {pace.tokens_per_forward:g} tokens per forward, given on the command line."
     yield (
         f"- Random weights never reach a threshold. The pace is emulated with at most {pace.steps_per_block} steps a "
-        f"block of {BLOCK} (threshold 1): {BLOCK / pace.steps_per_block:.3g} tokens a forward. Equal work is one token "
-        "a forward. This says nothing about the quality of answers."
+        f"block of {BLOCK} (threshold 1): {BLOCK / pace.steps_per_block:.3g} tokens per forward. Equal work is one token "
+        "per forward. This says nothing about the quality of answers."
     )
     settings = data["settings"]
     yield (
