@@ -1,4 +1,4 @@
-"""The server's application on a thread of its own, called without sockets."""
+"""Runs the server's application in a thread of this process, without sockets."""
 
 import asyncio
 import concurrent.futures
@@ -27,12 +27,12 @@ Result = TypeVar("Result")
 Json = dict[str, Any]
 
 _SETTINGS = {*EngineOptions.model_fields, "revision", "chat_template", "trust_request_chat_template"}
-# Whoever calls from Python waits as long as it takes, for as much as fits into memory.
+# No limits on waiting time and size for calls from Python.
 _UNBOUNDED: dict[str, Any] = {"max_waiting_requests": 2**31, "max_body_bytes": 2**40, "request_timeout_s": 1e9}
 
 
 class _Settings(ServerSettings):
-    """Those that are passed, and no variables of the environment."""
+    """Settings from arguments only, without environment variables."""
 
     @classmethod
     def settings_customise_sources(
@@ -46,7 +46,7 @@ class _Settings(ServerSettings):
 
 
 class BackgroundApp:
-    """The application and its engine process, from any thread. They live until ``close``, or until nobody has this.
+    """The application and its engine process, callable from any thread; they end with ``close`` or garbage collection.
 
     Args:
         settings: those of ``ServerSettings`` that say what is loaded and how it runs.
@@ -81,11 +81,11 @@ class BackgroundApp:
             raise
 
     def close(self) -> None:
-        """Ends the engine, and every call that still waits for it."""
+        """Ends the engine, and fails all waiting calls."""
         self._end()
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Waits for ``work`` on the application's loop; an interrupt cancels it there too."""
+        """Runs ``work`` on the application's event loop and waits for its result; an interrupt cancels it."""
         if self._loop.is_closed():
             work.close()
             raise EngineError("the LLM is closed")
@@ -99,14 +99,14 @@ class BackgroundApp:
             raise
 
     async def answer(self, path: str, body: Json) -> Json:
-        """The JSON answer of a route; raises ``RequestError`` or ``EngineError``."""
+        """Posts ``body`` to a route and returns its JSON; raises ``RequestError`` or ``EngineError``."""
         await self._restarted()
         answer = b"".join([part async for part in _messages(self._app, path, body)])
         found: Json = json.loads(answer)
         return found
 
     def events(self, path: str, body: Json) -> Iterator[Json]:
-        """The events of a stream; closing the iterator ends the request. Raises ``RequestError``, ``EngineError``."""
+        """Yields the events of a stream; closing it aborts the request. Raises ``RequestError`` or ``EngineError``."""
         self.run(self._restarted())
         events = _events(_messages(self._app, path, body))
         try:
@@ -120,7 +120,7 @@ class BackgroundApp:
                 self.run(events.aclose())
 
     async def _restarted(self) -> None:
-        # An engine that died is started again; whoever calls from Python would not try again.
+        # Waits for a restart of the engine, since callers from Python do not retry.
         try:
             await self.client.wait_ready()
         except engine_errors.EngineStartError as error:
@@ -142,23 +142,23 @@ def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread, client: Engi
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await loop.shutdown_default_executor()  # Its threads would outlive the loop for a moment.
+        await loop.shutdown_default_executor()  # Its threads would outlive the loop.
 
     stopped = asyncio.run_coroutine_threadsafe(stop(), loop)
     stopped.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
-    if threading.current_thread() is not thread:  # Which may be the one that collects garbage.
+    if threading.current_thread() is not thread:  # Garbage collection may run in it.
         thread.join()
         loop.close()
 
 
 async def _messages(app: ASGIApp, path: str, body: Json) -> AsyncGenerator[bytes, None]:
-    """The parts of the response's body; an answer that is an error is raised."""
+    """Yields the parts of the response's body; raises error responses."""
     messages: asyncio.Queue[Message | None] = asyncio.Queue()
     unread: list[Message] = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
 
     async def receive() -> Message:
         if not unread:
-            await asyncio.Event().wait()  # The client leaves by cancellation.
+            await asyncio.Event().wait()  # Cancellation stands for a disconnect.
         return unread.pop()
 
     scope = {

@@ -72,7 +72,7 @@ def page_count(options: EngineOptions, checkpoint: Checkpoint) -> int:
     """Number of KV cache pages for a loaded checkpoint; all ranks have as many as the rank with the least memory.
 
     Raises:
-        EngineStartError: they do not hold one request of the full context.
+        EngineStartError: the pages are too few for one request of the full context.
     """
     weight = checkpoint.transformer.embed_tokens.weight
     free = [free_memory(weight.device)]

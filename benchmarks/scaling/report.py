@@ -23,7 +23,7 @@ def _page(command: str, date: str, result: dict[str, Any]) -> str:
         "",
         f"`{command}`, {date}. A simulation: no server ran, no GPU was used.",
         f"Service times are the bounds of `cdlm plan` for {service['model']} on {service['device']}, {tokens:g}",
-        f"tokens per forward, answers of {service['answer']} tokens, prompts of {wave['mean_tokens']} tokens on average,",
+        f"tokens per forward, answers of {service['answer']} tokens, prompts of {wave['mean_tokens']} on average,",
         f"{service['max_num_seqs']} rows per batch: at most {most:.2f} requests/s per replica without cached prompts.",
         "",
         "## Routing",

@@ -1,4 +1,4 @@
-"""The flags of decoding parameters, from where these are declared."""
+"""Command flags for decoding parameters, made from ``DecodingParams``."""
 
 import functools
 import inspect
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cdlm.model.decoding.params import DecodingParams
 from cdlm.scheduler.options import EngineOptions
 
-# An option of the engine says the same for every request; what takes more than a word is for requests.
+# Without parameters that are engine options too, and those with structured values.
 _NAMES = [
     name
     for name, field in DecodingParams.model_fields.items()
@@ -20,7 +20,7 @@ _NAMES = [
 
 
 def with_decoding_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command those flags; its argument ``params`` gets what they say."""
+    """Adds the flags to a command, whose argument ``params`` gets their values."""
 
     @functools.wraps(command)
     def run(*args: Any, **values: Any) -> None:

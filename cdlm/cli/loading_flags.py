@@ -1,4 +1,4 @@
-"""The flags of ``cdlm serve`` that say what is loaded and how, for commands that load a model in their own process."""
+"""The engine flags of ``cdlm serve``, for commands that load a model in their own process."""
 
 import functools
 import inspect
@@ -10,7 +10,7 @@ import typer
 from cdlm.scheduler.options import EngineOptions
 from cdlm.server.settings import ServerSettings
 
-# What one sequence has no use for.
+# Options without use for a single sequence.
 _BATCHES = frozenset({"max_num_seqs", "max_num_batched_tokens", "max_prefill_tokens", "enable_prefix_caching"})
 _NAMES = [
     name
@@ -20,7 +20,7 @@ _NAMES = [
 
 
 def with_loading_flags(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command those flags; its first argument gets those that were set, as ``parse_settings`` reads them."""
+    """Adds the flags to a command, whose first argument gets those that were set, for ``parse_settings``."""
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
@@ -33,7 +33,7 @@ def with_loading_flags(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameter(name: str) -> inspect.Parameter:
-    # The value stays text: the settings read it, and refuse it, as they do for ``cdlm serve``.
+    # Values stay text: the settings validate them, as for ``cdlm serve``.
     option = typer.Option(_flag(name), help=ServerSettings.model_fields[name].description, metavar="VALUE")
     return inspect.Parameter(
         name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation=Annotated[str | None, option]

@@ -20,7 +20,7 @@ def add(*terms: int) -> str:
 
 
 def sub(left: int, right: int) -> str:
-    """``sub(92, 38)`` -> ``"92-38=62-8=54"``: the largest place goes first, a last 0 too."""
+    """``sub(92, 38)`` -> ``"92-38=62-8=54"``: subtracts the largest place first; a last 0 is a step too."""
     text = f"{left}-{right}"
     more = True
     while more:

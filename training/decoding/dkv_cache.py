@@ -22,7 +22,7 @@ from cdlm.training.decoding.decoder import CachedDecoder, CanvasForward
 
 @dataclass
 class DelayedCacheDecoder(CachedDecoder):
-    """As published a step finalizes one token; the default interval is the one of the authors' LLaDA demo."""
+    """dKV-Cache-Decode, one token per step as published; the default interval is that of the authors' LLaDA demo."""
 
     refresh_interval: int = field(kw_only=True, default=8)
 

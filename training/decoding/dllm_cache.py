@@ -24,7 +24,7 @@ from cdlm.training.decoding.decoder import CachedDecoder, CanvasForward
 
 @dataclass
 class AdaptiveCacheDecoder(CachedDecoder):
-    """As published a step finalizes one token; intervals and ratio are the authors' for LLaDA-Instruct on GSM8K."""
+    """dLLM-Cache, one token per step as published; the defaults are the authors' for LLaDA-Instruct on GSM8K."""
 
     prompt_interval: int = field(kw_only=True, default=50)
     response_interval: int = field(kw_only=True, default=7)
@@ -107,11 +107,13 @@ class _AdaptiveForward:
         return x + cache.feed_forward[:, begin:]
 
     def _all(self, x: Tensor, begin: int) -> Tensor:
-        """[rows, n] int64: every position from ``begin`` on."""
+        """All positions from ``begin`` on, [rows, n] int64."""
         return torch.arange(begin, begin + x.shape[1], device=x.device).expand(len(x), -1)
 
     def _changed(self, value: Tensor, cache: _Features, begin: int) -> Tensor:
-        """[rows, m] int64: prompt positions from ``begin`` on, then the response's least similar values."""
+        """The positions to recompute, [rows, m] int64: prompt from ``begin`` on, then those of the least similar
+        values.
+        """
         new, old = value[:, self.prompt_length - begin :], cache.value[:, self.prompt_length :]
         similarity = cosine_similarity(new.flatten(-2), old.flatten(-2), dim=-1)  # [rows, generation_length]
         changed = similarity.argsort(dim=-1, stable=True)[:, : self.changed] + self.prompt_length

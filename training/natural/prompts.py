@@ -1,4 +1,4 @@
-"""Chat prompts out of what Debian ships: WordNet's glosses, the names of manual pages, fortunes.
+"""Makes chat prompts from Debian packages: WordNet's glosses, names of manual pages, fortunes.
 
 Nothing of it is kept in this project: the packages ``wordnet-base``, ``manpages`` and ``fortunes`` are read where they
 are installed or unpacked. The prompts have no answers; the model that is trained answers them itself.
@@ -64,7 +64,7 @@ _LONGEST = 160  # Characters of a gloss or a saying.
 
 
 def read_prompts(wordnet: Path, manual: Path, fortunes: Path, count: int, seed: int | str) -> list[str]:
-    """``count`` different prompts, the same for the same packages and seed.
+    """Returns ``count`` distinct prompts, determined by packages and seed.
 
     Args:
         wordnet: directory with ``index.noun`` and ``data.noun``, ``/usr/share/wordnet``.
@@ -139,7 +139,7 @@ def _read_manual(directory: Path) -> list[tuple[str, str]]:
 
 
 def _read_fortunes(directory: Path) -> list[str]:
-    """Short sayings without line breaks that matter and without quotation marks."""
+    """Reads short sayings that are one paragraph without quotation marks."""
     found = []
     for path in sorted(directory.iterdir() if directory.is_dir() else ()):
         if path.suffix:

@@ -43,7 +43,7 @@ class AskedLogits(nn.Module):
         self.transformer, self.shift = transformer, shift
 
     def forward(self, token_ids: Tensor, positions: Tensor, previous: Tensor, mask: Tensor, asked: Tensor) -> Tensor:
-        """Parts of ``AskedRows`` -> [asked, vocab] logits, in row-major order."""
+        """The fields of ``AskedRows`` -> logits of the asked positions [asked, vocab], in row-major order."""
         hidden = self.transformer(token_ids, positions, RowAttention(mask))
         return self.transformer.logits(prediction_rows(hidden, shift=self.shift, previous=previous)[asked])
 

@@ -138,7 +138,7 @@ COMPARISONS: tuple[Comparison, ...] = (
     ),
     Comparison(
         "http_over_offline_burst",
-        "The same with one request per stream, all sent at once: the first steps are not full, since requests arrive one "
+        "The same with one request per stream, all sent at once: the first steps are not full, as requests arrive one "
         "after the other, and nor are the last.",
         _burst,
         {"http_over_offline_burst": quotient("http", "offline", "tokens_per_s")},

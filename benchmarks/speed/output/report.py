@@ -138,7 +138,7 @@ def _meaning(data: dict[str, Any], measured: dict[str, Entry]) -> Iterator[str]:
         yield f"- Student's pace: {pace.tokens_per_forward:g} tokens per forward, given on the command line."
     yield (
         f"- Random weights never reach a threshold. The pace is emulated with at most {pace.steps_per_block} steps a "
-        f"block of {BLOCK} (threshold 1): {BLOCK / pace.steps_per_block:.3g} tokens per forward. Equal work is one token "
+        f"block of {BLOCK} (threshold 1): {BLOCK / pace.steps_per_block:.3g} tokens per forward. Equal work: one token "
         "per forward. This says nothing about the quality of answers."
     )
     settings = data["settings"]

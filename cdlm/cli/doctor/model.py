@@ -1,4 +1,4 @@
-"""What the settings would load, with which flags, and why it might not be served."""
+"""Examines the model of the settings: what would be loaded, with which flags, and whether it can be served."""
 
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def examine_model(settings: ServerSettings) -> Findings:
 
 
 def _here(settings: ServerSettings) -> tuple[ServerSettings, str | None]:
-    """The settings with directories in the place of ids on the Hub, or which of these is not downloaded yet."""
+    """Returns the settings with directories in place of Hub ids, and a message if one is not downloaded yet."""
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     ids = {"--model": (settings.model, settings.revision), "--adapter": (str(settings.adapter or ""), None)}
@@ -68,9 +68,9 @@ def _model(settings: ServerSettings, seen: Outlook) -> dict[str, Any]:
 
 
 def _flags(options: EngineOptions, seen: Outlook) -> dict[str, Any]:
-    """Every flag of the engine with the value that it would have."""
+    """Engine flag -> the value that it would have."""
     manifest = seen.described.manifest
-    threads = Threads(options)  # Tells torch how many it may use at most.
+    threads = Threads(options)  # Sets torch's maximum.
     chosen = {
         "device": str(seen.device),
         "dtype": str(seen.dtype).removeprefix("torch."),
@@ -85,7 +85,7 @@ def _flags(options: EngineOptions, seen: Outlook) -> dict[str, Any]:
 
 
 def _vocabulary_warnings(seen: Outlook) -> list[str]:
-    """Signs that tokenizer and embedding are of different models; where it is sure, loading fails."""
+    """Warnings of a tokenizer that may not fit the embedding; certain misfits fail at loading."""
     names, rows = seen.described.names, seen.described.shape.vocab_size
     warnings = []
     if unused := names.unused(rows):

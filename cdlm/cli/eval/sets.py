@@ -1,4 +1,4 @@
-"""What ``cdlm eval`` asks: which problems, over which endpoint, and whether an answer is right."""
+"""The problem sets of ``cdlm eval``: problems, endpoints, and checks of answers."""
 
 import random
 from collections.abc import Callable
@@ -20,14 +20,14 @@ _PUBLIC = ("svamp", "humaneval", "mbpp")
 
 
 def is_natural(task: EvaluationTask) -> bool:
-    """Whether it is asked in a chat, in natural wording; the other tasks are cdlm-nano's own."""
+    """Whether the task uses chats in natural wording; the other tasks are cdlm-nano's own."""
     return task not in ("words", "functions")
 
 
 def draw_evaluation(
     task: EvaluationTask, data: Path | None, count: int, seed: int, split: EvaluationSplit
 ) -> list[Problem]:
-    """At most ``count`` different problems, the same for the same seed.
+    """Returns at most ``count`` distinct problems, determined by the seed.
 
     Raises:
         TrainingError: the task needs a file and has none, has one and needs none, or the file cannot be used.
@@ -43,7 +43,7 @@ def draw_evaluation(
 
 
 def request_fields(task: EvaluationTask, problem: Problem) -> tuple[Endpoint, dict[str, Any]]:
-    """The endpoint, and the fields that carry the problem. Behind the first block of code nothing counts."""
+    """The endpoint, and the body's fields for a problem. Answers stop after their first code block."""
     if not is_natural(task):
         return "completions", {"prompt": problem.prompt}
     stop = {"stop": ["```\n\n"]} if problem.task == "functions" else {}
@@ -51,7 +51,7 @@ def request_fields(task: EvaluationTask, problem: Problem) -> tuple[Endpoint, di
 
 
 def judge(task: EvaluationTask) -> Callable[[Problem, str], bool]:
-    """What decides whether an answer to a problem of the task is right."""
+    """Returns the check of answers for a task."""
     return solves if is_natural(task) else is_right
 
 

@@ -1,4 +1,4 @@
-"""Words of several tokens that no answer contains, however many tokens a step writes (docs/sampling.md)."""
+"""Bans words of several tokens, also within one step (docs/sampling.md)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -68,27 +68,27 @@ class _Answer:
 
 
 class Words(Processor[_RowState]):
-    """Keeps words out of the answers of the rows that ask for it."""
+    """Keeps banned words of two or more tokens out of answers."""
 
     def state(self, settings: RowSettings) -> _RowState | None:
-        """The words, with nothing generated so far; those of one token are biases (``Edits``)."""
+        """The row's words before its first token; ``None`` without any. ``Edits`` bans words of one token."""
         words = [list(word) for word in settings.params.bad_words if len(word) > 1 and not isinstance(word, str)]
         return _RowState(_Words(words), settings.grammar is not None) if words else None
 
     def open_block(self, row: int, start: BlockStart) -> None:
-        """Keeps the end of what has been finished."""
+        """Stores the last tokens of the finished blocks."""
         state, generated = self.states.get(row), start.generated
         if state is not None:
             state.tail = generated[max(0, len(generated) - state.words.reach) :]
 
     def check(self, row: int, start: BlockStart) -> None:
-        """Asserts that a row has kept the end of its finished blocks."""
+        """Asserts that the stored tokens are the last of the finished blocks."""
         state, generated = self.states.get(row), start.generated
         if state is not None:
             assert state.tail == generated[len(generated) - len(state.tail) :], f"row {row} has another tail"
 
     def edit(self, step: Step) -> None:
-        """Bans each token that would complete a word with those that are final."""
+        """Bans each token that would complete a word together with final tokens."""
         for state, answer in self._answers(step):
             first, places = answer.mine.start, answer.places
             bans = [(first + places.index(at), token) for at, token in state.words.missing(answer.line) if at in places]

@@ -62,7 +62,7 @@ class AnyStreamOptions(ApiModel):
 
 
 class StreamOptions(AnyStreamOptions):
-    """When a stream carries usage."""
+    """Options of streams of completions and chats."""
 
     include_usage: bool = Field(default=False, description="Send a last chunk with the usage of the whole request.")
     continuous_usage_stats: bool = Field(default=False, description="Send the usage so far on every chunk.")
@@ -77,7 +77,7 @@ class SamplingFields(ApiModel, DecodingParams):
     stop_token_ids: list[Annotated[int, Field(ge=0)]] = Field(
         [], max_length=16, description="Tokens that end the answer and are left out of it."
     )
-    ignore_eos: bool = Field(False, description="Go on after the end token, up to max_tokens.")
+    ignore_eos: bool = Field(False, description="Continue after the end token, up to max_tokens.")
     skip_special_tokens: bool = Field(True, description="false shows special tokens in the text, by their names.")
     include_stop_str_in_output: bool = Field(False, description="Leave the text of stop in the answer.")
     priority: int = Field(
@@ -95,7 +95,7 @@ class AnswerFields(SamplingFields):
     effort_param: ClassVar[str] = "reasoning_effort"
 
     model: str | None = Field(None, description="Model id; absent: the served model.")
-    return_token_ids: bool = Field(False, description="Choices carry token_ids.")
+    return_token_ids: bool = Field(False, description="Return token_ids in choices.")
     stream: bool = Field(False, description="Send server-sent events as the answer grows.")
     user: str | None = Field(None, description="Accepted without effect.")
     diffusing: bool = Field(
@@ -155,9 +155,9 @@ class AnswerFields(SamplingFields):
             )
 
     def decoding_params(self, threshold: float, spell: Callable[[str], list[list[int]]]) -> DecodingParams:
-        """The engine's parameters, where texts have become ids.
+        """The engine's parameters, with texts converted to ids.
 
-        ``threshold`` is the checkpoint's own; ``spell`` has the ids of each way to write a text.
+        ``threshold`` is the checkpoint's threshold; ``spell`` returns the ids of each spelling of a text.
         """
         params: dict[str, Any] = {name: _spelled(getattr(self, name), spell) for name in DecodingParams.model_fields}
         if self.effort is not None:
@@ -172,17 +172,17 @@ def _spelled(value: object, spell: Callable[[str], list[list[int]]]) -> object:
 
 
 class GenerationFields(AnswerFields):
-    """What completions and chats have in common."""
+    """Fields of completions and chats."""
 
-    n: int = Field(1, ge=1, le=128, description="Answers for each prompt.")
+    n: int = Field(1, ge=1, le=128, description="Answers per prompt.")
     return_tokens_as_token_ids: bool = Field(
-        False, description="Tokens in log-probabilities are called token_id:N, which tells all of them apart."
+        False, description="Name tokens in log-probabilities token_id:N, which is unambiguous."
     )
     stream_options: StreamOptions = Field(
         StreamOptions(), description="include_usage and continuous_usage_stats: when a stream carries usage."
     )
     reasoning_effort: Effort | None = Field(
-        None, description="How sure a token must be before it is written: none is fastest, medium the checkpoint's own."
+        None, description="Sets the confidence threshold: none is fastest, medium is the checkpoint's."
     )
 
     @property

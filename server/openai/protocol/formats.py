@@ -1,4 +1,4 @@
-"""``response_format`` and ``text.format``: the form of an answer."""
+"""``response_format`` and ``text.format``: the output format."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -17,7 +17,7 @@ Kind = Literal["json", "regex", "choice", "grammar"]
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What answers must be: a JSON schema, a regular expression, texts to choose from, or a grammar.
+    """A constraint on answers: a JSON schema, a regular expression, a choice of texts, or a grammar.
 
     ``param`` is the field that says so.
     """
@@ -63,23 +63,23 @@ class ResponseFormat(ApiModel):
 
     @property
     def schema_of_answer(self) -> dict[str, JsonValue] | None:
-        """What the answer must be valid under; ``None`` for text."""
+        """The schema of the answer; ``None`` for text."""
         if self.type == "text":
             return None
         if self.json_schema is not None and self.type == "json_schema":
             return self.json_schema.schema_
-        # What it describes is an object, whether the schema says so or not.
+        # A json_object is an object even if the schema does not say so.
         return {"type": "object", **(self.schema_ or {})} if self.type == "json_object" else self.schema_
 
 
 class TextFormat(ApiModel):
-    """The same for a response, where a schema and its name lie beside the type."""
+    """The output format of a response, where schema and name are beside the type."""
 
     place = TEXT_FORMAT
     conditions = (implies(given("type", "json_schema"), given("name")),)
 
     type: Literal["text", "json_object", "json_schema"]
-    name: Name | None = Field(None, description="Of the schema, which must have one.")
+    name: Name | None = Field(None, description="The name of the schema; required for one.")
     description: str = ""
     schema_: dict[str, JsonValue] = Field({"type": "object"}, alias="schema", description="For type json_schema.")
     strict: bool = True
@@ -92,7 +92,7 @@ class TextFormat(ApiModel):
 
     @property
     def schema_of_answer(self) -> dict[str, JsonValue] | None:
-        """What the answer must be valid under; ``None`` for text."""
+        """The schema of the answer; ``None`` for text."""
         match self.type:
             case "text":
                 return None

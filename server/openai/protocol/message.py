@@ -15,7 +15,7 @@ Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
 
 
 def check_content(value: object, kinds: Collection[str] = ("text",), place: str = PART) -> str:
-    """Message content as one text; raises ``ValueError`` for parts whose type is not one of ``kinds``."""
+    """Joins message content to one text; raises ``ValueError`` for parts of types other than ``kinds``."""
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -65,11 +65,11 @@ class Message(ApiModel):
 
     @property
     def has_content(self) -> bool:
-        """Whether there is content, which may be empty; only an assistant's message can be without."""
+        """Whether the message has content, perhaps empty; only an assistant's message may lack it."""
         return "content" in self.model_fields_set
 
     def fields(self) -> dict[str, JsonValue]:
-        """What the chat template sees; content that is absent or null is absent."""
+        """The message for the chat template; null content is omitted."""
         shown: dict[str, JsonValue] = {"role": self.role}
         if self.has_content:
             shown["content"] = self.content

@@ -1,4 +1,4 @@
-"""What the prompt of a chat is made of, in every route that renders one."""
+"""Fields that determine the prompt of a chat, for all routes that render one."""
 
 from typing import Annotated
 
@@ -23,20 +23,20 @@ TemplateVariables = Annotated[dict[str, JsonValue], AfterValidator(_check_variab
 
 
 class ChatPromptFields(ApiModel):
-    """The fields of a chat that shape its prompt; ``messages`` are the route's."""
+    """Fields of a chat that determine its prompt, except ``messages``, which routes define."""
 
     tools: list[Tool] = Field([], max_length=MAX_TOOLS, description="Functions that the model may call.")
     tool_choice: ToolChoice = Field(
         "auto",
-        description="auto leaves it to the model whether it answers or calls; required makes it call. The tools that "
-        "it may call can be fewer than those it hears of.",
+        description="auto lets the model answer or call; required makes it call. The tools that "
+        "it may call can be fewer than those in the prompt.",
     )
     add_generation_prompt: bool = Field(
         True,
         description="End the prompt where the assistant's answer begins. Absent is false with continue_final_message.",
     )
     continue_final_message: bool = Field(
-        False, description="End the prompt where the text of the last message ends: the answer goes on with it."
+        False, description="End the prompt with the text of the last message, which the answer continues."
     )
     chat_template: str | None = Field(
         None, description="A Jinja template for this chat; only with --trust-request-chat-template."
@@ -49,7 +49,7 @@ class ChatPromptFields(ApiModel):
     )
 
     def use_of_tools(self, *, several: bool = True) -> ToolUse:
-        """What the model may call; raises ``ApiError`` 400 where ``tool_choice`` does not fit ``tools``."""
+        """The tools that the model may call; raises ``ApiError`` 400 if ``tool_choice`` does not fit ``tools``."""
         return ToolUse.of(
             [tool.function for tool in self.tools],
             self.tool_choice,
@@ -58,7 +58,7 @@ class ChatPromptFields(ApiModel):
         )
 
     def chat_of(self, messages: list[Message], *, trust_template: bool) -> Chat:
-        """What the prompt is made of; raises ``ApiError`` 400 for fields that do not go together."""
+        """The input of the chat template; raises ``ApiError`` 400 for fields that conflict."""
         if self.chat_template is not None and not trust_template:
             message = "chat_template is not supported by this server unless it has --trust-request-chat-template"
             raise invalid(message, "chat_template")

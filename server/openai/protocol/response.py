@@ -1,4 +1,4 @@
-"""Parts of answers that several routes share."""
+"""Parts of responses shared by several routes."""
 
 from typing import Annotated
 
@@ -14,18 +14,18 @@ StopReason = Annotated[
 
 
 class CachedTokens(Answer):
-    """Prompt tokens that need not be computed."""
+    """Prompt tokens that came from the prefix cache."""
 
     cached_tokens: int
 
 
 class Work(Answer):
-    """What an answer took."""
+    """The work for an answer."""
 
     total_tokens: int
     denoise_steps: int = Field(description="Denoise steps of all blocks.")
     forward_passes: int = Field(description="Forward passes that the request took part in.")
-    tokens_per_forward: float = Field(description="Answer tokens for each of them.")
+    tokens_per_forward: float = Field(description="Answer tokens per forward pass.")
 
 
 class Usage(Work):
@@ -33,7 +33,7 @@ class Usage(Work):
 
     prompt_tokens: int
     prompt_tokens_details: CachedTokens
-    completion_tokens: int = Field(description="Of all answers, also those that best_of leaves out.")
+    completion_tokens: int = Field(description="Tokens of all answers, also of those that best_of drops.")
 
 
 class Canvas(Answer):
@@ -54,7 +54,7 @@ class LikelyToken(Answer):
 
 
 class ScoredToken(LikelyToken):
-    """A token of the answer, and the likeliest ones in its place."""
+    """A token of the answer, and the most likely tokens at its position."""
 
     top_logprobs: list[LikelyToken]
     denoise_step: int = Field(description="The step of its block that finalized it, from 1.")

@@ -27,7 +27,7 @@ class Function(ApiModel):
     strict: bool = True
 
     def declaration(self) -> dict[str, JsonValue]:
-        """The function as prompts show it."""
+        """The declaration of the function in prompts."""
         function: dict[str, JsonValue] = {"name": self.name}
         if self.description:
             function["description"] = self.description
@@ -35,7 +35,7 @@ class Function(ApiModel):
 
 
 class Tool(ApiModel):
-    """Something the model may call; functions are all there is."""
+    """A tool that the model may call; only functions exist."""
 
     place = TOOL
 
@@ -84,7 +84,7 @@ class AllowedSet(ApiModel):
 
 
 class AllowedChoice(ApiModel):
-    """``tool_choice`` that leaves some of the tools; the model hears of all of them."""
+    """A ``tool_choice`` that allows some of the tools; the prompt shows all."""
 
     place = CHOICE
 
@@ -109,7 +109,7 @@ def _kind(choice: object) -> str:
     return f"<{kind}>"
 
 
-# Tags have brackets, so that none is taken for the name of a field where an error says its place.
+# Brackets distinguish tags from field names in error locations.
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("<word>")]
     | Annotated[ChosenTool, Tag("<function>")]
@@ -141,7 +141,7 @@ class ToolCall(ApiModel):
     function: CalledFunction = Field(description="What was called, and with what.")
 
     def fields(self) -> dict[str, JsonValue]:
-        """What the chat template sees."""
+        """The call for the chat template."""
         called: dict[str, JsonValue] = {"name": self.function.name, "arguments": self.function.arguments}
         call: dict[str, JsonValue] = {"id": self.id} if self.id else {}
         return call | {"type": self.type, "function": called}
@@ -160,19 +160,19 @@ class NamedChoice(Protocol):
 
     @property
     def several(self) -> bool:
-        """Whether there may be more than one call, if the request has nothing against it."""
+        """Whether the choice allows more than one call."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """What a request leaves its model to call.
+    """The tools that a request offers to the model.
 
     Attributes:
-        functions: what the prompt declares, in the order of the request; none where nothing may be called.
-        names: those of them that may be called.
+        functions: functions that the prompt declares, in order; empty if none may be called.
+        names: the functions that may be called.
         required: whether the answer must be a call.
-        several: whether it may have several.
-        parameters: the place of a function's parameters, with a gap for its number.
+        several: whether the answer may have several calls.
+        parameters: path of a function's parameters in the request, with a placeholder for its number.
     """
 
     functions: Sequence[Function]
@@ -190,7 +190,7 @@ class ToolUse:
         several: bool,
         parameters: str,
     ) -> "ToolUse":
-        """Reads ``tool_choice``; raises ``ApiError`` 400 where it, or a name, does not fit the functions."""
+        """Interprets ``tool_choice``; raises ``ApiError`` 400 if it does not fit the functions."""
         known = [function.name for function in functions]
         if len(set(known)) < len(known):
             raise invalid("tools: two functions have one name", "tools")

@@ -1,4 +1,4 @@
-"""Values of fields that no type of JSON describes: stop strings."""
+"""Validation of stop strings."""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ MAX_STOP_CHARACTERS = 1024
 
 
 def check_stops(value: object) -> tuple[str, ...]:
-    """One stop string or up to 16 of them, none empty; raises ``ValueError``."""
+    """Validates one stop string or a list of up to 16, none empty; raises ``ValueError``."""
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list | tuple):
         raise ValueError("must be a string or a list of strings")

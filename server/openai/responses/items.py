@@ -17,7 +17,7 @@ _KINDS = ("message", "function_call", "function_call_output", "reasoning")
 
 
 def check_parts(value: object) -> str:
-    """The content of an item as one text; raises ``ValueError`` for parts that are not text."""
+    """Joins an item's content to one text; raises ``ValueError`` for parts that are not text."""
     return check_content(value, ("input_text", "output_text"), ITEM_PART)
 
 
@@ -49,7 +49,7 @@ class MessageItem(ApiModel):
     @model_validator(mode="before")
     @classmethod
     def _kind_is_known(cls, data: Any) -> Any:
-        # Before the names of other items' fields are looked at.
+        # Before the check of field names, which differ between items.
         if isinstance(data, dict) and (kind := data.get("type")) not in (None, *_KINDS):
             reason = f"must be {', '.join(map(repr, _KINDS[:-1]))} or {_KINDS[-1]!r}, not {str(kind)[:64]!r}"
             if kind == "item_reference":
@@ -64,23 +64,23 @@ class CallItem(ApiModel):
     place = CALL_ITEM
 
     type: Literal["function_call"]
-    call_id: str = Field(min_length=1, description="Its result has the same.")
+    call_id: str = Field(min_length=1, description="The id by which its result refers to it.")
     name: str = Field(min_length=1)
     arguments: str = Field(description="JSON text; empty stands for no arguments.")
 
 
 class ResultItem(ApiModel):
-    """What a function that was called has returned."""
+    """The result of a function call."""
 
     place = RESULT_ITEM
 
     type: Literal["function_call_output"]
-    call_id: str = Field(description="Of a call before it.")
+    call_id: str = Field(description="The call_id of an earlier call.")
     output: Content
 
 
 class ReasoningItem(ApiModel):
-    """Reasoning of an earlier answer, which no answer of this server has: the model does not see it."""
+    """Reasoning from another server's answer; accepted, but not shown to the model."""
 
     place = REASONING_ITEM
 
@@ -88,7 +88,7 @@ class ReasoningItem(ApiModel):
 
 
 def _tag(value: object) -> str:
-    # What is none of the others is a message, whose type then says what is wrong.
+    # Other items are validated as messages, for an error about their type.
     kind = value.get("type") if isinstance(value, dict) else None
     return f"<{kind}>" if kind in _KINDS else "<message>"
 
@@ -103,7 +103,7 @@ InputItem = Annotated[
 
 
 def chat_messages(items: Sequence[InputItem]) -> list[Message]:
-    """The same as the messages of a chat: an assistant's text and the calls behind it are one message.
+    """Converts items to chat messages: an assistant's text and the calls after it become one message.
 
     Raises ``ApiError`` 400 for the result of a call that is not there.
     """

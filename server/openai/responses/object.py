@@ -1,4 +1,4 @@
-"""A response of ``/v1/responses`` in each state it goes through."""
+"""Builds the object of ``/v1/responses`` in each of its states."""
 
 import time
 import uuid
@@ -41,7 +41,7 @@ Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
 class ResponseObject:
-    """The response to one request, read from its only choice as that grows."""
+    """The response to one request, built from its only choice."""
 
     def __init__(self, services: Services, body: ResponsesRequest, job: Job, codec: TextCodec) -> None:
         self._body = body
@@ -66,25 +66,25 @@ class ResponseObject:
 
     @property
     def outcome(self) -> Status:
-        """How a finished answer ended."""
+        """The status of a finished answer."""
         return "incomplete" if self.choice.finish_reason == "length" else "completed"
 
     def begin(self) -> None:
-        """Opens the message where nothing but a message can come."""
+        """Opens the message at once if the answer cannot be a call."""
         if not self._may_call:
             self.output.open_text()
 
     def read(self, update: Update) -> list[Piece]:
-        """The pieces of a block or a part of one, which are still to be placed in the output."""
+        """Splits an update into pieces, which the caller adds to the output."""
         return self._reader.take(update)
 
     def finish(self) -> None:
-        """Opens an empty message where an answer has ended without a word."""
+        """Opens an empty message if the answer ended without text."""
         if not self.output.items and not self.choice.text:
             self.output.open_text()
 
     def whole(self) -> ResponseAnswer:
-        """The object of a finished answer of which nothing was read before."""
+        """The object of a finished answer that was not streamed."""
         self.begin()
         for piece in self._reader.feed(self.choice.text) + self._reader.finish(cut=self.choice.cut):
             self.output.place(piece)
@@ -92,7 +92,7 @@ class ResponseObject:
         return self.state(self.outcome)
 
     def state(self, status: Status, *, error: ApiError | None = None) -> ResponseAnswer:
-        """The whole object; ``error`` goes with ``failed``."""
+        """The whole object with a status; ``error`` is required for ``failed``."""
         body = self._body
         last = len(self.output.items) - 1
         state = ResponseAnswer(
@@ -144,9 +144,9 @@ class ResponseObject:
         return state
 
     def item(self, item: Item, status: Status, *, opened: bool = True) -> OutputMessage | FunctionCall:
-        """An item of the output; ``opened`` is false before there is anything in it."""
+        """Converts an output item to JSON; ``opened`` is false while it is empty."""
         if status in ("incomplete", "failed"):
-            # What cut the answer may have come behind the last sign of a call.
+            # The answer may have been cut after the end of a call.
             status = "completed" if isinstance(item, CalledItem) and item.call.complete else "incomplete"
         elif status == "completed" and isinstance(item, CalledItem) and not item.call.complete:
             status = "incomplete"  # A stop string cut it.
@@ -163,7 +163,7 @@ class ResponseObject:
         )
 
     def part(self, item: TextItem, *, opened: bool = True) -> OutputText:
-        """The text of a message; ``opened`` is false before there is any."""
+        """The text part of a message; ``opened`` is false while it is empty."""
         ids = self.choice.token_ids if opened else []
         part = OutputText(
             type="output_text",
@@ -176,11 +176,11 @@ class ResponseObject:
         return part
 
     def logprobs(self, tokens: list[PlacedToken], count: int) -> list[ScoredToken]:
-        """Entries of the first ``count`` of ``tokens``: the token that ended an answer is no part of its text."""
+        """Log-probabilities of the first ``count`` of ``tokens``; the token that ended the answer is excluded."""
         return token_entries(tokens[:count], self._codec) if self._body.reports_logprobs else []
 
     def _usage(self) -> ResponseUsage:
-        """The usage of the request, under the names of this route."""
+        """The usage of the request, with this route's field names."""
         usage = self._job.usage()
         cached = usage.prompt_tokens_details.cached_tokens
         return ResponseUsage(
@@ -196,7 +196,7 @@ class ResponseObject:
 
 
 def _format(asked: TextFormat) -> PlainFormat | SchemaFormat:
-    """The form of the text as responses repeat it."""
+    """The text format, as responses repeat it."""
     if asked.type != "json_schema":
         return PlainFormat(type=asked.type)
     assert asked.name is not None
