@@ -1,4 +1,4 @@
-"""What every implementation of attention has to give: plain attention over each segment's own keys."""
+"""The reference of all attention implementations: plain attention over each segment's own keys."""
 
 import random
 
@@ -22,7 +22,7 @@ def varlen_reference(
     longest: int, longest_keys: int, *, window_size: tuple[int, int], enable_gqa: bool,
     seqused_k: Tensor, block_table: Tensor, num_splits: int,
 ) -> Tensor:  # fmt: skip
-    """What ``torch.nn.attention.varlen.varlen_attn`` documents, one entry at a time; it has no CPU kernel."""
+    """``torch.nn.attention.varlen.varlen_attn`` as documented, one entry at a time, since it has no CPU kernel."""
     assert (cumulative.dtype, seqused_k.dtype, block_table.dtype) == (torch.int32,) * 3
     assert (num_splits, enable_gqa, cumulative_keys) == (1, True, None)
     lengths = cumulative.diff()
@@ -42,7 +42,7 @@ def varlen_reference(
 
 
 def plain(query: Tensor, keys: Tensor, values: Tensor, sees: Tensor) -> Tensor:
-    """Softmax attention, a head at a time."""
+    """Softmax attention, one head at a time."""
     heads = []
     for head in range(query.shape[1]):
         group = head // (query.shape[1] // keys.shape[1])
@@ -52,13 +52,13 @@ def plain(query: Tensor, keys: Tensor, values: Tensor, sees: Tensor) -> Tensor:
 
 
 class CheckedVarlen(VarlenAttention):
-    """The same plan, run by the reference."""
+    """Runs the plan with the reference."""
 
     kernel = staticmethod(varlen_reference)
 
 
 def draw_segments(rng: random.Random) -> list[Segment]:
-    """Requests with pages out of order, each at some point of its life; two share the pages of a prompt."""
+    """Requests with unordered pages, at various stages; two share the pages of a prompt."""
     pages = list(range(PAGES))
     rng.shuffle(pages)
     segments: list[Segment] = []
@@ -77,7 +77,7 @@ def draw_segments(rng: random.Random) -> list[Segment]:
 
 @torch.inference_mode()
 def check_segments(attention: type[PagedAttention]) -> None:
-    """Every segment sees its own request up to its end."""
+    """Asserts that each segment sees its own request up to its end."""
     for seed in range(4):
         rng = random.Random(seed)
         generator = torch.Generator().manual_seed(seed)
@@ -107,7 +107,7 @@ def check_segments(attention: type[PagedAttention]) -> None:
 
 @torch.inference_mode()
 def check_cuts(attention: type[PagedAttention]) -> None:
-    """A cut segment sees what the whole saw."""
+    """Asserts that a split segment sees the same keys as the whole one."""
     generator = torch.Generator().manual_seed(0)
     cache = PagedCache(CONFIG, num_pages=PAGES, page_size=PAGE, device=torch.device("cpu"), dtype=torch.float32)
     segments = [Segment(0, 37, [5, 1, 9]), Segment(37, 8, [5, 1, 9], causal=True), Segment(45, 8, [5, 1, 9, 3])]

@@ -1,4 +1,4 @@
-"""The command ``cdlm`` within the process of the tests."""
+"""Runs the command ``cdlm`` inside the test process."""
 
 from typer.testing import CliRunner, Result
 
@@ -6,5 +6,5 @@ from cdlm.cli.main import app
 
 
 def cdlm(*arguments: str, **variables: str) -> Result:
-    """What the command wrote and its status; an exception that it does not handle is the caller's."""
+    """Returns the command's output and exit status; its unhandled exceptions propagate."""
     return CliRunner().invoke(app, arguments, env=variables, catch_exceptions=False)

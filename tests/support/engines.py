@@ -1,4 +1,4 @@
-"""Requests, what the engine makes of them, and what the slow decoder does."""
+"""Runs requests through the engine and through the slow decoder."""
 
 import random
 from collections import defaultdict
@@ -29,7 +29,7 @@ class Answer:
 
 
 def run(engine: Engine, requests: list[GenerateRequest], join_every: int = 0) -> dict[str, Answer]:
-    """Serves all requests; with ``join_every`` a new one joins after that many steps."""
+    """Runs all requests; with ``join_every``, one more joins after every so many steps."""
     queue = list(requests)
     outputs: dict[str, list[BlockOutput]] = defaultdict(list)
     step = 0
@@ -55,14 +55,14 @@ def engine_with_few_pages(directory: Path) -> Engine:
 
 @lru_cache(maxsize=4)
 def _read(directory: Path, changed_ns: int) -> tuple[dict[str, Tensor], TransformerConfig, Manifest]:
-    """Weights, shape and manifest; read once as long as the file stays the same."""
+    """Reads weights, shape and manifest; cached while the file does not change."""
     checkpoint = load_checkpoint(directory)
     weights = {name: tensor.float() for name, tensor in load_file(directory / "model.safetensors").items()}
     return weights, checkpoint.transformer.config, checkpoint.manifest
 
 
 def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
-    """What the slow decoder writes."""
+    """The slow decoder's answer."""
     weights, shape, manifest = _read(directory, (directory / "model.safetensors").stat().st_mtime_ns)
     return decode(
         weights,

@@ -1,4 +1,4 @@
-"""Samples of matrices: every value, or every pair of values, in few cases; the others run with ``make test-all``."""
+"""Samples of test matrices that cover every value, or every pair of values; other cases run with ``make test-all``."""
 
 from collections.abc import Sequence
 from itertools import combinations, product
@@ -10,7 +10,7 @@ Case = tuple[Any, ...]
 
 
 def sample(*axes: Sequence[Any], strength: int = 2) -> list[tuple[int, ...]]:
-    """Places on the axes of few cases in which every ``strength`` axes have every combination of their values."""
+    """Indices of a small set of cases in which any ``strength`` axes have all combinations of their values."""
     cases = list(product(*(range(len(axis)) for axis in axes)))
     strength = min(strength, len(axes))
 
@@ -29,7 +29,7 @@ def sample(*axes: Sequence[Any], strength: int = 2) -> list[tuple[int, ...]]:
 
 
 def matrix(*axes: Sequence[Any], strength: int = 2) -> list[Any]:
-    """All cases as parameters; those outside of the sample have the marker ``whole``."""
+    """All cases as pytest parameters; those outside the sample have the marker ``whole``."""
     chosen = set(sample(*axes, strength=strength))
     return [
         pytest.param(
@@ -41,7 +41,7 @@ def matrix(*axes: Sequence[Any], strength: int = 2) -> list[Any]:
 
 
 def some(values: Sequence[Any], every: int, first: int = 0) -> list[Any]:
-    """All values as parameters; all but each ``every``-th have the marker ``whole``."""
+    """All values as pytest parameters; all but every ``every``-th have the marker ``whole``."""
     return [
         pytest.param(value, marks=[] if place % every == first else [pytest.mark.whole])
         for place, value in enumerate(values)

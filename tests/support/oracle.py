@@ -15,7 +15,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class OracleAnswer:
-    """``margin`` is how close the nearest decision was: a probability, to be compared with float noise.
+    """The slow decoder's answer; ``margin`` is the smallest distance to a decision, a probability, to compare with
+    float noise.
 
     ``scores`` has the log-probabilities of all tokens at the step that finalized each answer position, and that step.
     """
@@ -41,7 +42,7 @@ class OracleEdits:
 
 
 class OracleGrammar(Protocol):
-    """What a grammar says after some written tokens; asked anew at every position, so that nothing is carried over."""
+    """The interface of a grammar without state: every call gets all tokens written so far."""
 
     def forced(self, written: list[int]) -> list[int]:
         """Tokens that must come next."""
@@ -50,7 +51,7 @@ class OracleGrammar(Protocol):
         """Tokens that may come next, end tokens included where the text may end."""
 
     def closes(self, written: list[int], room: int) -> list[int] | None:
-        """Tokens that bring the text to an end, an end token included, within ``room``; ``None`` if there are none."""
+        """At most ``room`` tokens that end the text, end token included; ``None`` if there are none."""
 
 
 def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -106,7 +107,7 @@ def hidden_states(weights: dict[str, Tensor], shape: Any, ids: Tensor, sees: Ten
 
 
 def visibility(length: int, origin: int, prompt_attention: str, block: int) -> Tensor:
-    """[length, length] bool: who sees whom, one pair at a time, from the definition."""
+    """[length, length] bool: whether a query (row) sees a key, pair by pair, from the definition."""
 
     def sees(query: int, key: int) -> bool:
         query_block, key_block = (query - origin) // block, (key - origin) // block
@@ -140,7 +141,7 @@ def pass_entropy_bound(entropy: dict[int, float], bound: float) -> list[int]:
 
 
 def share(positions: int, steps: int) -> int:
-    """What the first of ``steps`` steps takes: dealt out one by one, step after step, the first gets the most."""
+    """Positions of the first of ``steps`` steps, if positions are dealt to the steps one by one, in turn."""
     shares = [0] * max(1, steps)
     for position in range(positions):
         shares[position % len(shares)] += 1
@@ -148,7 +149,7 @@ def share(positions: int, steps: int) -> int:
 
 
 def mask_token(manifest: Any, vocab_size: int) -> tuple[int, list[int]]:
-    """The token that stands where nothing is known yet, and which can never be written.
+    """The token at unknown positions, which is never written.
 
     A checkpoint without a mask token never looks at such places, so that any token may stand there.
     """
@@ -158,7 +159,7 @@ def mask_token(manifest: Any, vocab_size: int) -> tuple[int, list[int]]:
 
 
 def score_prompt(weights: dict[str, Tensor], shape: Any, manifest: Any, prompt: list[int]) -> list[Tensor]:
-    """Log-probabilities [vocab] of every prompt token but the first: one forward a token, nothing reused.
+    """Log-probabilities [vocab] of every prompt token but the first: one forward per token, nothing reused.
 
     The prompt is taken as blocks from position 0; token i is predicted from all tokens before its block, and its block
     with itself and what follows masked.
@@ -189,14 +190,14 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
 
 
 def uniform(seed: int, position: int, token: int) -> float:
-    """The number in (0, 1) that a token's noise at a position is made of."""
+    """The uniform number in (0, 1) for a token's noise at a position."""
     words = philox((token // 8 + 1, position, 0, 0), (seed % 2**64, 0))
     half = words[token % 8 // 2] >> 32 * (token % 2) & 0xFFFFFFFF
     return min((half + 0.5) / 2**32, 1 - 2**-24)
 
 
 def draw(logits: Tensor, temperature: float, seed: int, position: int) -> int:
-    """A token by the Gumbel-max trick."""
+    """Draws a token by the Gumbel-max trick."""
     noisy = [
         value / temperature - math.log(-math.log1p(-uniform(seed, position, token)))
         for token, value in enumerate(logits.tolist())
@@ -207,7 +208,7 @@ def draw(logits: Tensor, temperature: float, seed: int, position: int) -> int:
 def edit(
     logits: Tensor, edits: OracleEdits, prompt: list[int], generated: list[int], index: int, stops: tuple[int, ...]
 ) -> Tensor:
-    """The logits of the answer's token ``index``, one token of the vocabulary at a time."""
+    """Edits the logits of the answer's token ``index``, one token of the vocabulary at a time."""
     values = logits.tolist()
     seen = {*prompt, *generated}
     for token in range(len(values)):
@@ -226,7 +227,7 @@ def edit(
 
 
 def completes(line: Sequence[int | None], place: int, words: Sequence[Sequence[int]]) -> bool:
-    """Whether one of the words stands in the line with one of its tokens at ``place``."""
+    """Whether the line contains one of the words, with one of its tokens at ``place``."""
     return any(
         list(line[start : start + len(word)]) == list(word)
         for word in words
@@ -245,7 +246,7 @@ def constrain(
     stops: tuple[int, ...],
     at_least: int,
 ) -> list[int]:
-    """What a step finalizes in a row that follows a grammar: ``choices`` and what follows, from the frontier on.
+    """The tokens that a step finalizes in a row with a grammar, from the frontier on.
 
     ``room`` is how many tokens the answer may still have; ``at_least`` positions take what the grammar leaves them.
     """
@@ -317,12 +318,12 @@ def decode(
     words = edits.bad_words if edits is not None else ()
 
     def answered(more: dict[int, int]) -> list[int | None]:
-        """What is written so far, and ``more``; nothing where tokens are pinned."""
+        """The tokens written so far plus ``more``; ``None`` at pinned positions."""
         places = range(len(prompt), len(ids))
         return [None if place in pins else more.get(place, ids[place]) for place in places]
 
     def answer(end: int, reason: str) -> OracleAnswer:
-        """The answer up to position ``end``; scores include that of a stop token behind it."""
+        """The answer up to position ``end``; scores include that of a stop token after it."""
         scored = [scores[position] for position in range(len(prompt), end + (reason == "stop"))]
         return OracleAnswer([int(t) for t in ids[len(prompt) : end]], reason, steps, margin, scored)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""What the engine's processors keep of rows."""
+"""Reads the state of the engine's processors."""
 
 from typing import Any
 
@@ -7,6 +7,6 @@ from cdlm.scheduler.engine import Engine
 
 
 def states(engine: Engine, kind: type[Processor[Any]]) -> dict[int, Any]:
-    """By row, what the processor of that kind keeps."""
+    """Row -> state of the processor of class ``kind``."""
     [found] = [processor for processor in engine.runner.rows.processors if isinstance(processor, kind)]
     return found.states

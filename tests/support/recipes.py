@@ -5,7 +5,7 @@ from cdlm.training.config import RecipeConfig
 
 
 def tiny_recipe() -> RecipeConfig:
-    """Two layers of width 16, six steps a stage, blocks of 8."""
+    """Two layers of width 16, six steps per stage, blocks of 8."""
     descent = {
         "steps": 6,
         "warmup_steps": 2,

@@ -60,7 +60,7 @@ SAMPLED_AXES = (
 
 
 def axes(*names: str, sample: Sequence[str] = SAMPLED_AXES) -> Any:
-    """The parameter ``axis`` with these names, else with all; those outside of the sample have the marker ``whole``."""
+    """Parametrizes ``axis`` with these names, or all; those outside the sample have the marker ``whole``."""
     return pytest.mark.parametrize(
         "axis",
         [pytest.param(name, marks=[] if name in sample else [pytest.mark.whole]) for name in names or AXES],

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints that can write JSON, schemas to write it by, and a grammar without memory for the oracle."""
+"""Tiny random checkpoints that can write JSON, schemas, and a stateless grammar for the oracle."""
 
 import json
 from pathlib import Path
@@ -92,7 +92,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
 
 
 def make_json_tokenizer() -> Tokenizer:
-    """A byte-level BPE with merges that cross the borders of JSON's own signs."""
+    """A byte-level BPE with merges across JSON punctuation."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -108,7 +108,7 @@ def make_json_tokenizer() -> Tokenizer:
 
 
 def build_json_checkpoint(directory: Path, axis: str = "plain", seed: int = 0, **manifest: Any) -> Path:
-    """A random checkpoint with a tokenizer beside it."""
+    """Writes a random checkpoint with a tokenizer."""
     values = {"mask_token_id": MASK, "stop_token_ids": (EOS,)} | manifest
     build_checkpoint(directory, axis, seed, vocab_size=VOCAB, **values)
     make_json_tokenizer().save(str(directory / "tokenizer.json"))
@@ -123,7 +123,7 @@ def json_grammar(schema: dict[str, Any]) -> str:
 
 
 class FreshGrammar:
-    """Answers every question from the beginning of the text, with a matcher of its own."""
+    """Recomputes every answer from the beginning of the text, with a new matcher."""
 
     def __init__(self, text: str, vocabulary: Vocabulary, stops: list[int], max_tokens: int) -> None:
         self.compiled = CompiledGrammar(text, vocabulary, max_tokens)
@@ -155,7 +155,7 @@ class FreshGrammar:
 
 
 def way_to_end(matcher: AnswerMatcher, room: int) -> list[int] | None:
-    """Tokens that close an answer, found anew; ``room`` is how many there may be, the end token included."""
+    """Searches tokens that end an answer, at most ``room`` of them, end token included."""
     closing = Closing(matcher.grammar, matcher.stop_ids, matcher.tokens, len(matcher.tokens) + room)
     path: list[int] = []
     while (token := closing.next()) is not None and token not in matcher.stop_ids:

@@ -87,7 +87,7 @@ def logits(transformer: Transformer, ids: Tensor, mask: Tensor) -> Tensor:
 
 
 class LladaReference(nn.Module):
-    """LLaDA with the original's module names, one row, everybody sees everybody. Shares no code with ``model``."""
+    """LLaDA with the original's module names, for one row with full attention. Shares no code with ``model``."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -196,7 +196,7 @@ BY_HAND: list[Pair] = [
 
 
 def schemas(count: int, seed: int) -> list[Pair]:
-    """Those by hand, and as many by rules as make ``count`` of them."""
+    """``count`` schemas: the handwritten ones, filled up with generated ones."""
     rng = random.Random(seed)
     made = [tree(rng) if index % 10 == 0 else anything(rng, 3) for index in range(count - len(BY_HAND))]
     return [*BY_HAND, *made]

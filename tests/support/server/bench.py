@@ -40,13 +40,13 @@ class Bench:
 
 
 def widen(bench: Bench) -> None:
-    """A context with room for declarations of tools."""
+    """A context with room for tool declarations."""
     assert bench.engine.ready is not None
     bench.engine.ready = msgspec.structs.replace(bench.engine.ready, max_model_len=4096, num_pages=4096)
 
 
 def parse_events(text: str) -> list[Any]:
-    """Payloads of an event stream, which must end with the end mark."""
+    """Payloads of an event stream, which must end with ``[DONE]``."""
     lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line.startswith("data: ")]
     assert lines[-1] == "[DONE]"
     return [json.loads(line) for line in lines[:-1]]

@@ -1,4 +1,4 @@
-"""An engine without a model: it answers every request with blocks it was told to give."""
+"""An engine without a model, which answers requests with scripted blocks."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -47,7 +47,7 @@ TEMPLATE = ChatTemplate(
 
 
 def scores(ids: Sequence[int], start: int, alternatives: int) -> list[TokenLogprob]:
-    """Made-up log-probabilities, different at every place; the chosen token is the second best."""
+    """Made-up log-probabilities, different at every position; the chosen token is the second best."""
     found = []
     for place, token in enumerate(ids, start):
         tops = [(4 + (token + 7 + rank) % 200, -0.25 * (rank + 1) - place / 64) for rank in range(alternatives)]

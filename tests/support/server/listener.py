@@ -1,4 +1,4 @@
-"""A plain HTTP server on a thread, for what stands beside the server under test."""
+"""A plain HTTP server in a thread, for services beside the server under test."""
 
 import threading
 from collections.abc import Iterator

@@ -75,7 +75,7 @@ class Server:
             time.sleep(0.05)
 
     def wait_idle(self) -> None:
-        """Waits until nothing runs and every KV page is back."""
+        """Waits until nothing runs and all KV cache pages are free or cached."""
         self.wait_for(
             lambda: (
                 self.metric("cdlm_kv_pages", state="active") == 0

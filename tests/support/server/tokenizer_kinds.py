@@ -39,7 +39,7 @@ def _train(tokenizer: Tokenizer, special: list[AddedToken] | list[str] = SPECIAL
 
 
 def _with_bytes(tokenizer: Tokenizer) -> Tokenizer:
-    """The same with the 256 tokens that other characters fall back to."""
+    """The same with 256 byte tokens, for byte fallback."""
     spec = json.loads(tokenizer.to_str())
     model = spec["model"]
     model["vocab"] |= {f"<0x{byte:02X}>": len(model["vocab"]) + byte for byte in range(256)}
@@ -178,7 +178,7 @@ KINDS: dict[str, Callable[[], Tokenizer]] = {
 
 
 def build_tokenizer(directory: Path, kind: str, template: str | None = TEMPLATE, **config: Any) -> Path:
-    """A directory with the two files of a tokenizer; ``named_in_config`` has some special tokens in the second only."""
+    """Writes the two files of a tokenizer; with ``named_in_config``, some special tokens are in the second one only."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = KINDS[kind]()
     tokenizer.save(str(directory / "tokenizer.json"))
