@@ -83,7 +83,7 @@ def page_count(options: EngineOptions, checkpoint: Checkpoint) -> int:
 
 
 def pool_pages(options: EngineOptions, manifest: Manifest, page: int, device: torch.device, free: int) -> int:
-    """Number of pages that fit into ``kv_cache_memory``; by default a share of ``free``, at most what all rows can use.
+    """Number of pages that fit into ``kv_cache_memory``; default: a share of ``free``, at most what all rows can use.
 
     Ranks on a CPU divide its memory between them.
 
@@ -92,7 +92,7 @@ def pool_pages(options: EngineOptions, manifest: Manifest, page: int, device: to
         free: bytes free on a rank's device after its weights are loaded.
 
     Raises:
-        EngineStartError: they do not hold one request of the full context.
+        EngineStartError: the pages are too few for one request of the full context.
     """
     one_request = -(-(manifest.max_model_len + manifest.block_length) // options.page_size)
     memory = options.kv_cache_memory

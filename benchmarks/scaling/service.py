@@ -16,7 +16,7 @@ class Service:
 
     Attributes:
         context: positions a row has cached, taken to be the same for all.
-        answer: tokens a request generates.
+        answer: generated tokens per request.
         max_num_seqs: rows of a batch.
         max_waiting: most waiting requests per replica; more are refused.
     """
@@ -47,14 +47,14 @@ class Service:
 
     @cached_property
     def forward_s(self) -> tuple[float, ...]:
-        """Seconds of a forward with so many rows; index 0 is 0."""
+        """Seconds of a forward by number of rows; index 0 is 0."""
         cost, decoding, _ = self._shape
         roof = find_accelerator(self.device).roof(PRECISIONS["bfloat16"])
         row = cost.student_row(decoding, self.context)
         return (0.0, *(roof.seconds(cost.forward(row, rows)) for rows in range(1, self.max_num_seqs + 1)))
 
     def prefill_s(self, prompt: int) -> float:
-        """Seconds by which a prompt of so many tokens holds up the batch it joins."""
+        """Seconds by which a prompt of ``prompt`` tokens delays the batch that it joins."""
         if prompt not in self._prefill:
             cost, decoding, attention = self._shape
             roof = find_accelerator(self.device).roof(PRECISIONS["bfloat16"])

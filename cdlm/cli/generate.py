@@ -103,7 +103,7 @@ class StepPrinter:
         self._before: list[int] = []
 
     def __call__(self, sequence: "Sequence", result: "RowResult") -> None:
-        """Called by the engine after every step."""
+        """Prints the block of ``sequence``; the engine calls it after every step."""
         assert self.manifest is not None
         mask = self.manifest.mask_token_id
         if result.steps == 1:

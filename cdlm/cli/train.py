@@ -142,7 +142,7 @@ def _adapt(stage: Callable[..., None], config: Path, output: Path) -> None:
 
 @contextlib.contextmanager
 def _one_line_errors(*others: type[Exception]) -> Iterator[None]:
-    """Logs the first process's progress, and ends the command with one line where a training cannot go on."""
+    """Logs the first process's progress, and ends the command with one line if a training cannot continue."""
     from cdlm.model.config import CheckpointError
     from cdlm.training.config import ConfigError
     from cdlm.training.errors import TrainingError

@@ -29,7 +29,7 @@ def paged_attention(
         keys, values: [slots, kv_heads, head_dim].
         tiles: [tiles, 2] int32, the segment and its first query in the tile.
         segments: [segments, 6] int32: first flat token, queries, position of the first query, keys that are seen,
-            whether a query sees none behind itself, and its first row of ``sums`` or -1.
+            whether the segment is causal, and its first row of ``sums`` or -1.
         tables: [segments, pages] int32.
         GROUP: query heads per key head.
         WIDTH: head_dim, or the next power of two.

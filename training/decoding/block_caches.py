@@ -1,9 +1,9 @@
 """Fast-dLLM's two block caches (Wu et al., 2025, arXiv 2505.22618; code: NVlabs/Fast-dLLM).
 
-A block opens with a forward over the whole canvas, which fills the cache and is the block's first denoise step.
-Later steps compute the active block again and, with the prefix cache, the masks behind it; the dual cache leaves
-those as they were. The block's first position of a shifted model is predicted by the position before the block,
-which is computed again too; the reference code finalizes it in the opening forward instead.
+A block opens with a forward over the whole canvas, which fills the cache and is the block's first denoise step. Later
+steps compute the active block again and, with the prefix cache, the masks after it; the dual cache leaves those as they
+were. The block's first position of a shifted model is predicted by the position before the block, which is computed
+again too; the reference code finalizes it in the opening forward instead.
 """
 
 from dataclasses import dataclass, field

@@ -100,7 +100,7 @@ class Descent(ABC):
 
     @abstractmethod
     def begin(self) -> None:
-        """Opens the batches behind what ``progress`` has."""
+        """Opens the stream of batches after those in ``progress``."""
 
     @abstractmethod
     def step(self) -> dict[str, float]:
@@ -149,7 +149,7 @@ class Loop(Descent, Generic[Batch]):
         self.resume()
 
     def begin(self) -> None:
-        """Opens the batches behind what ``progress`` has."""
+        """Opens the stream of batches after those in ``progress``."""
         self._coming = self._batches(self.progress.pool, self.progress.index)
 
     def step(self) -> dict[str, float]:

@@ -28,7 +28,7 @@ class AnswersSection(Section):
 
 
 class FilesSection(Section):
-    """Public sets; relative paths start at the working directory.
+    """Files of public problem sets; relative paths start at the working directory.
 
     ``gsm8k`` is GSM8K's training file. Rows that overlap one of ``measured`` are left out.
     """

@@ -106,7 +106,7 @@ def read_prompts(wordnet: Path, manual: Path, fortunes: Path, count: int, seed: 
 
 
 def _read_wordnet(directory: Path) -> tuple[list[str], list[str], list[str]]:
-    """Common nouns, short definitions, and example sentences."""
+    """Reads common nouns, short definitions, and example sentences."""
     words = []
     for line in _lines(directory / "index.noun"):
         fields = line.split()

@@ -31,7 +31,7 @@ class ToolCall(Answer):
 
 
 class AssistantMessage(Answer):
-    """The answer."""
+    """The message of an answer."""
 
     role: Literal["assistant"]
     content: str | None = Field(description="Null where the answer is calls of tools.")

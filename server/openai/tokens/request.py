@@ -22,7 +22,7 @@ class TokenizeRequest(ChatPromptFields):
 
     model: str | None = Field(None, description="Model id; absent takes the one that is served.")
     prompt: str | list[TokenId] | None = Field(None, description="Text, or token ids.")
-    suffix: str | None = Field(None, description="Text behind the answer to a prompt.")
+    suffix: str | None = Field(None, description="Text after the answer to a prompt.")
     messages: Annotated[list[Message], Field(min_length=1)] | None = Field(None, description="Those of a chat.")
     return_token_strs: bool = Field(False, description="Also return the tokens as the vocabulary has them.")
 

@@ -67,7 +67,7 @@ def _fill(pattern: tuple[str, str, str], constant: str) -> Term:
 
 
 def draw_condition(rng: random.Random, *, signed: bool = True, symbol: str = "") -> Term:
-    """A condition on a number. With ``symbol`` that parameter stands where the constant would."""
+    """Draws a condition on a number. ``symbol`` is a parameter that replaces the constant."""
     if symbol:
         return _fill(rng.choice(_BOUNDS + _DIVISORS), symbol)
     constant = str(rng.randint(2, 20))
@@ -84,7 +84,7 @@ def draw_condition(rng: random.Random, *, signed: bool = True, symbol: str = "")
 
 
 def draw_change(rng: random.Random, *, signed: bool = True) -> Term:
-    """A change applied to a number."""
+    """Draws a change of a number, for example "plus 3"."""
     if signed and rng.random() < 0.1:
         return _ABSOLUTE
     return _fill(rng.choice(_CHANGES), str(rng.randint(2, 20)))
