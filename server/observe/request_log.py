@@ -38,7 +38,7 @@ class SequenceTrace(Protocol):
     def __enter__(self) -> Self: ...
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None: ...
     def block(self, block: BlockOutput, update: Update) -> None:
-        """A block, or a part of one, and what it added to the answer."""
+        """Records a block or a part of one, and the update of the answer that it made."""
 
 
 class _Untraced:

@@ -169,7 +169,7 @@ class SequenceSpan:
         return self
 
     def block(self, block: BlockOutput, update: Update) -> None:
-        """A block, or a part of one, and what it added to the answer."""
+        """Records a block or a part of one, and the update of the answer that it made."""
         self._tokens += len(update.token_ids)
         if update.finish_reason is not None:
             self._span.set_attribute("gen_ai.response.finish_reasons", [update.finish_reason])

@@ -105,7 +105,7 @@ class CanvasForward(Protocol):
         ...
 
     def keep(self, rows: Tensor) -> None:
-        """Drops all rows but these, [kept] int64, in this order."""
+        """Keeps only the rows with these indices, [kept] int64, in this order."""
         ...
 
 

@@ -68,7 +68,7 @@ class _DelayedForward(CanvasCache):
 
 
 def _positions(wanted: Tensor, count: Tensor) -> Tensor:
-    """wanted [rows, L] bool, count [rows] of them -> their positions [rows, most], the first repeated to fill up."""
+    """The positions of ``wanted`` [rows, L] bool, as [rows, max(count)] int64; shorter rows repeat their first one."""
     most = int(count.max())
     index = wanted.int().argsort(dim=-1, descending=True, stable=True)[:, :most]
     return torch.where(torch.arange(most, device=count.device) < count[:, None], index, index[:, :1])

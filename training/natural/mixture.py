@@ -124,7 +124,7 @@ class TaskStream:
         return problem
 
     def _pool(self, number: int, size: int = 40) -> list[TaskBatch]:
-        """``size`` batches; a batch has two groups of rows of similar length, one short and one long, and chat."""
+        """Makes ``size`` batches, each with a group of short rows, a group of long rows, and chat."""
         rng = random.Random(f"natural/{self.config.seed}/{number}")
         budget = self.config.optimisation.tokens_per_batch - self.config.chat_tokens
         examples = self.formatter.encode([self.draw(rng) for _ in range(size * budget // 80)], rng)

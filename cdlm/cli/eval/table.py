@@ -50,7 +50,8 @@ def make_table(
 
     Raises:
         TableError: an unknown row, matplotlib missing for a picture, or an engine that failed.
-        CheckpointError, EngineStartError, RequestError, ValueError: a model cannot be loaded or asked this.
+        CheckpointError, EngineStartError, RequestError, ValueError: a model cannot be loaded, or cannot run the
+            problems.
     """
     names = list(ROWS) if rows is None else [name.strip() for name in rows.split(",")]
     unknown = [name for name in names if name not in ROWS]

@@ -150,7 +150,7 @@ def _matmul_rate(config: TransformerConfig, block_length: int, dtype: torch.dtyp
 
 
 def _median_seconds(run: Callable[[], object]) -> float:
-    """Median wall time after a warm-up."""
+    """Median wall time of ``run`` in seconds, after a warm-up."""
     run()
     times: list[float] = []
     while len(times) < REPEATS and sum(times) < SECONDS:

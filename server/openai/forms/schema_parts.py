@@ -23,7 +23,7 @@ def tag_of(node: Node) -> str | None:
 
 
 def remainders(nodes: Iterable[Node]) -> int:
-    """Number of remainders of all ``multipleOf`` of one number together, without trailing zeros."""
+    """Least common multiple of all ``multipleOf`` of one number, without trailing zeros: a grammar's remainders."""
     found = 1
     for node in nodes:
         multiple = node.get("multipleOf")

@@ -177,5 +177,5 @@ def _fill(text: str, words: Mapping[str, str], numbers: Mapping[str, int], rng: 
 
 
 def draw(situations: Sequence[Situation], rng: random.Random) -> Problem:
-    """A problem of a random situation."""
+    """Draws a problem of a random situation."""
     return rng.choice(situations).draw(rng)
