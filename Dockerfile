@@ -58,5 +58,11 @@ FROM runtime AS cpu
 COPY --from=venv-cpu /opt/venv /opt/venv
 
 FROM runtime AS cuda
-ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+# Triton builds the launchers of its kernels when it first runs them.
+USER root
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+USER 10001:10001
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility TRITON_CACHE_DIR=/tmp/triton
 COPY --from=venv-cuda /opt/venv /opt/venv

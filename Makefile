@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-unit test-all mutations clients check docs load reliability soak bench eval table train-nano secrets prometheus chromium dashboards clean
+.PHONY: help install serve test test-unit test-all mutations clients check docs load reliability soak bench gpu gpu-site eval table train-nano secrets prometheus chromium dashboards clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -85,6 +85,16 @@ soak: $(VENV)/.installed-dev ## Half an hour of everything at once, one engine k
 
 bench: $(VENV)/.installed-training ## Speed next to raw forwards and other decoders (hours); ARGS="--quick", "--minutes 60".
 	$(BIN)/python -m benchmarks.speed $(ARGS)
+
+gpu: ## Proof on an NVIDIA GPU in eight minutes; ARGS="--device cpu --small" without one.
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -m benchmarks.gpu $(ARGS)
+
+# For a machine that has PyTorch for CUDA and this Python, but no package registry.
+GPU_PYTHON ?= 3.12
+gpu-site: | $(BIN)/python ## Gathers what such a machine may lack into build/gpu-site, to be carried there.
+	rm -rf build/gpu-site
+	$(PIP) --target build/gpu-site --python-version $(GPU_PYTHON) --only-binary=:all: --no-deps \
+		pydantic pydantic-core annotated-types typing-inspection typing-extensions msgspec llguidance
 
 eval: $(VENV)/.installed ## Exact match on fresh held-out word problems.
 	$(BIN)/cdlm eval $(ARGS)

@@ -6,7 +6,7 @@ from typing import Literal
 BlockOrigin = Literal["prompt_end", "absolute"]
 PromptAttention = Literal["full", "block_causal", "causal"]
 FirstToken = Literal["masked", "autoregressive"]
-AttentionBackend = Literal["sdpa", "flex", "triton", "varlen"]
+AttentionBackend = Literal["auto", "sdpa", "flex", "triton"]
 Quantization = Literal["none", "int8"]
 
 

@@ -32,15 +32,22 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Returns the dtype called ``name``: ``auto`` is bfloat16 on a GPU and float32 on a CPU.
+    """``auto`` is bfloat16 on a GPU, float16 on one that has no bfloat16, and float32 on a CPU.
 
     Raises:
-        CheckpointError: the name is unknown.
+        CheckpointError: an unknown name, or a type that the device does not compute in.
     """
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if name not in DTYPES:
+    if name not in ("auto", *DTYPES):
         raise CheckpointError(f"dtype {name!r} is not known; use auto, {', '.join(DTYPES)}")
+    if device.type != "cuda":
+        return DTYPES["float32" if name == "auto" else name]
+    without = torch.cuda.get_device_capability(device) < (8, 0)
+    if name == "bfloat16" and without:
+        raise CheckpointError(
+            f"dtype bfloat16: {torch.cuda.get_device_name(device)} does not compute in it; use float16"
+        )
+    if name == "auto":
+        return torch.float16 if without else torch.bfloat16
     return DTYPES[name]
 
 

@@ -1,25 +1,29 @@
 """Runs one engine step: a forward over all segments, then the finalization of each row's block."""
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from cdlm.model.attention.backends import find_attention
+from cdlm.model.attention.backends import find_attention, resolve_attention, resolve_graphs
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import AttentionFactory
 from cdlm.model.config import AttentionBackend
-from cdlm.model.decoding.confidence import confidence_and_best, confidence_and_best_of_head, entropy
-from cdlm.model.decoding.draws import replace_drawn
 from cdlm.model.decoding.finalize import choose, choose_by_threshold, first_stop
 from cdlm.model.decoding.processors.guidance import second_places, without_prompt
 from cdlm.model.decoding.processors.processor import Step
+from cdlm.model.decoding.reader import LogitReader
 from cdlm.model.decoding.rows import Rows
 from cdlm.model.forwards.layout import StepLayout, build_layout, layout_key
 from cdlm.model.forwards.scoring import ScoreWork, score
 from cdlm.model.forwards.staged import StagedForward
 from cdlm.model.loading.checkpoint import Checkpoint
 from cdlm.model.row import NOT_FINITE, RowResult, RowWork, Span, TokenScore
+from cdlm.model.uploads import Place, Uploads, place_on
+
+if TYPE_CHECKING:
+    from cdlm.model.forwards.graphs import ForwardGraphs
 
 
 class ModelRunner:
@@ -32,8 +36,8 @@ class ModelRunner:
         num_pages: int,
         page_size: int,
         max_rows: int,
-        attention_backend: AttentionBackend = "sdpa",
-        cuda_graphs: bool = False,
+        attention_backend: AttentionBackend = "auto",
+        cuda_graphs: bool | None = None,
     ) -> None:
         self.transformer, self.manifest = checkpoint.transformer, checkpoint.manifest
         self.transformer.fuse()
@@ -41,27 +45,27 @@ class ModelRunner:
         self.device, self.dtype = weight.device, weight.dtype
         config = self.transformer.config
         self.followers = checkpoint.followers
-        factory = find_attention(
-            attention_backend,
-            device=self.device,
-            dtype=self.dtype,
-            page_size=page_size,
-            cuda_graphs=cuda_graphs,
-            shared=self.followers is not None,
-        )
+        backend = resolve_attention(attention_backend, self.device)
+        recorded = resolve_graphs(cuda_graphs, backend, self.device, shared=self.followers is not None)
+        factory = find_attention(backend, device=self.device, page_size=page_size)
         self.transformer.kernels = None
-        if attention_backend == "triton":
-            from cdlm.model.forwards.kernel_layers import KernelLayers  # Triton exists on Linux only.
+        self.reader = LogitReader()
+        if backend == "triton":
+            # Triton is there on Linux only.
+            from cdlm.model.decoding.kernel_reader import KernelLogitReader
+            from cdlm.model.forwards.kernel_layers import KernelLayers
 
             block = self.manifest.block_length
             self.transformer.kernels = KernelLayers(self.transformer, self.manifest.max_model_len + block)
-        # CUDA graphs have padding rows, which write to a page of their own.
+            self.reader = KernelLogitReader()
+        self.uploads = Uploads(self.device) if self.device.type == "cuda" else None
+        # Graphs have rows that belong to nobody, and those write to a page of their own.
         self.cache = PagedCache(
-            config, num_pages=num_pages + cuda_graphs, page_size=page_size, device=self.device, dtype=self.dtype
+            config, num_pages=num_pages + recorded, page_size=page_size, device=self.device, dtype=self.dtype
         )
         self.attention: AttentionFactory = factory
         if self.followers is not None:
-            self.followers.open_pool(num_pages, page_size, attention_backend)
+            self.followers.open_pool(num_pages, page_size, backend)
             self.attention = self.followers.attend_with(factory)
         self.rows = Rows(
             max_rows,
@@ -72,17 +76,33 @@ class ModelRunner:
             dtype=self.dtype,
         )
         self.canvas = self.rows.canvas
-        self.graphs: Callable[[list[RowWork], StepLayout], Tensor] | None = None
-        if cuda_graphs:
-            from cdlm.model.forwards.graphs import ForwardGraphs  # Older versions of torch lack varlen attention.
-
-            self.graphs = ForwardGraphs(
-                self.forward,
-                self.cache,
-                block_length=self.manifest.block_length,
-                max_model_len=self.manifest.max_model_len,
-            )
+        self.graphs: ForwardGraphs | None = None
+        if recorded:
+            self.graphs = self._make_graphs()
         self._layout: tuple[tuple[object, ...], StepLayout] | None = None
+
+    @torch.inference_mode()
+    def record_graphs(self) -> int:
+        """Records all steps that may be replayed; returns how many."""
+        return 0 if self.graphs is None else self.graphs.record_all()
+
+    def _make_graphs(self, *, record: bool = True) -> "ForwardGraphs":
+        from cdlm.model.forwards.graphs import ForwardGraphs
+
+        assert self.uploads is not None
+        return ForwardGraphs(
+            self.forward,
+            self.cache,
+            self.uploads,
+            block_length=self.manifest.block_length,
+            scratch=(self.canvas.rows, 2 * self.canvas.rows),
+            max_model_len=self.manifest.max_model_len,
+            record=record,
+        )
+
+    @property
+    def _place(self) -> Place:
+        return place_on(self.device) if self.uploads is None else self.uploads.place
 
     def border(self, row: int) -> Tensor:
         """Copies the hidden state [hidden] that predicts the first position of a row's block."""
@@ -110,11 +130,24 @@ class ModelRunner:
         If it raises, the canvas is unchanged: the same rows, or some of them, can be stepped again.
         """
         second = [without_prompt(work, self.manifest.mask_token_id) for work in works if work.guidance]
-        layout = self.layout(works + second)
+        shape = self.graphs.shape(works) if self.graphs is not None else None
+        if self.graphs is not None and shape is not None:
+            layout = self.graphs.begin(shape, works)
+        else:
+            if self.uploads is not None:
+                self.uploads.begin()
+            layout = self.layout(works + second)
+        place = self._place
+        write_new = self.canvas.write_new(place)
+        at_least = place(np.array([self.canvas.at_least(work.row) for work in works]))
+        first = place(np.array([self.canvas.first[work.row] for work in works]))
+        if self.uploads is not None:
+            self.uploads.send()
+        write_new()
         rows = layout.rows[: len(works)]
-        recorded = self.graphs if not second and layout_key(works) else None
-        predicting = recorded(works, layout) if recorded else self.forward(layout)  # [rows and second * block, hidden]
-        # Known on the host: no transfer from the device.
+        # [rows and second * block, hidden]
+        predicting = self.forward(layout) if self.graphs is None or shape is None else self.graphs.run(shape)
+        # How many positions have a prediction is known here, so the device need not be asked for it.
         counts = [self.canvas.left[work.row] if work.denoise else 1 for work in works]
         tokens, masked = self.canvas.tokens.index_select(0, rows), self.canvas.masked.index_select(0, rows)
         predictable = self._predictable(masked, layout)
@@ -123,8 +156,8 @@ class ModelRunner:
         asked = predicting.index_select(0, chosen)  # [masked, hidden]
         if self.followers is None and not wanted and all(work.plain for work in works):
             head, mask = self.transformer.lm_head, self.manifest.mask_token_id
-            confidence, step.token = confidence_and_best_of_head(asked, head, mask)
-            step.now, broken = self._rules(step, rows, confidence, None)
+            confidence, step.token = self.reader.best_of_head(asked, head, mask)
+            step.now, broken = self._rules(step, rows, at_least, confidence, None)
         else:
             step.logits = self.transformer.logits(asked)  # [masked, vocab]
             if second:
@@ -132,16 +165,18 @@ class ModelRunner:
                 step.unprompted = self.transformer.logits(predicting.index_select(0, places))
             for processor in wanted:
                 processor.edit(step)
-            confidence, step.token = confidence_and_best(step.logits, self.manifest.mask_token_id)
-            entropies = entropy(step.logits) if any(work.needs_entropy for work in works) else None
-            replace_drawn(works, counts, chosen, step.logits, step.token, self.canvas.block_length)
-            step.now, broken = self._rules(step, rows, confidence, entropies)
+            ranked = any(work.needs_entropy for work in works)
+            confidence, step.token, entropies = self.reader.statistics(
+                step.logits, self.manifest.mask_token_id, needs_entropy=ranked
+            )
+            self.reader.draw(works, counts, chosen, step.logits, step.token, self.canvas.block_length)
+            step.now, broken = self._rules(step, rows, at_least, confidence, entropies)
             for processor in wanted:
                 processor.decide(step)
         # ``now`` is a subset of ``masked``.
         predicted = tokens.view(-1).index_copy(0, chosen, step.token).view_as(tokens)
         tokens, masked = torch.where(step.now, predicted, tokens), masked ^ step.now
-        results = self._results(works, rows, tokens, masked, broken, step.failed)
+        results = self._results(works, rows, first, tokens, masked, broken, step.failed)
         for processor in wanted:
             processor.report(step, results)
         self.canvas.close_step(works, rows, tokens, masked, results)
@@ -162,7 +197,9 @@ class ModelRunner:
         key = layout_key(works)
         if key is not None and self._layout is not None and self._layout[0] == key:
             return self._layout[1]
-        layout = build_layout(works, self.canvas.block_length, self.cache, self.attention, self.canvas.rows)
+        layout = build_layout(
+            works, self.canvas.block_length, self.cache, self.attention, self.canvas.rows, self._place
+        )
         self._layout = None if key is None else (key, layout)
         return layout
 
@@ -205,9 +242,12 @@ class ModelRunner:
         predictable[:, 1:] &= denoised[: len(masked), None]
         return predictable
 
-    def _rules(self, step: Step, rows: Tensor, confidence: Tensor, entropies: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Positions to finalize by the rules, [rows, block] bool, and rows with logits that are not finite, [rows]
-        bool.
+    def _rules(
+        self, step: Step, rows: Tensor, at_least: Tensor, confidence: Tensor, entropies: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The positions that each row's rule finalizes, [rows, block] bool, and whose logits are not finite, [rows].
+
+        at_least [rows] int64 is what each must finalize.
         """
         canvas, works, chosen = self.canvas, step.works, step.chosen
         shape = len(works), canvas.block_length
@@ -218,11 +258,10 @@ class ModelRunner:
         sure, limit = spread(confidence), canvas.limit.index_select(0, rows)
         broken = sure.sum(-1).isnan()  # NaN if a logit is NaN or +inf, or all are -inf.
         counts = [canvas.at_least(work.row) for work in works]
-        at_least = counts[0] if min(counts) == max(counts) else torch.tensor(counts, device=self.device)
         if all(canvas.by_threshold[work.row] for work in works):
-            return choose_by_threshold(sure, limit, at_least), broken
+            same = counts[0] if min(counts) == max(counts) else at_least
+            return choose_by_threshold(sure, limit, same), broken
         predicted = spread(torch.ones_like(chosen, dtype=torch.bool))
-        at_least = torch.full_like(rows, at_least) if isinstance(at_least, int) else at_least
         wide_entropies = None if entropies is None else spread(entropies)
         return choose(sure, predicted, canvas.rule[rows], limit, at_least, wide_entropies), broken
 
@@ -230,6 +269,7 @@ class ModelRunner:
         self,
         works: list[RowWork],
         rows: Tensor,
+        first: Tensor,
         tokens: Tensor,
         masked: Tensor,
         broken: Tensor,
@@ -237,14 +277,13 @@ class ModelRunner:
     ) -> list[RowResult]:
         """Copies the rows to the host, in the step's only transfer, and returns their results.
 
-        tokens and masked [rows, block] are what the canvas will hold, broken [rows] bool is from ``_rules``; ``failed``
-        maps an index in ``works`` to why that row cannot continue.
+        tokens and masked [rows, block] are what the canvas will hold, first [rows] int64 is where generated positions
+        begin, broken [rows] bool is from ``_rules``; ``failed`` has, by index in ``works``, why a row cannot go on.
         """
         canvas, block = self.canvas, self.canvas.block_length
         figures = [broken[:, None], masked, tokens]
         width = max(canvas.stops[work.row] for work in works)
         if width:
-            first = torch.tensor([canvas.first[work.row] for work in works], device=self.device)
             figures.insert(0, first_stop(tokens, canvas.stop_ids[rows, :width], first, masked)[:, None])
         results = []
         for index, (work, line) in enumerate(zip(works, torch.cat(figures, dim=1).tolist(), strict=True)):

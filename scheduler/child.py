@@ -1,6 +1,8 @@
 """Command line and environment of child processes: what they can import, and how their OpenMP threads wait."""
 
+import ctypes
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -9,8 +11,9 @@ WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 # About 30 microseconds, the pause between two products of a small model. By default GNU's threads spin for 3
 # milliseconds; if two of them share a core, because another process uses theirs, each product takes that long.
 _SHORT_SPIN = "3000"
-_ROOT = str(Path(__file__).absolute().parents[2])  # Unresolved, since in a checkout cdlm/scheduler is a link.
-# The package may not be installed, or in another version: its own directory comes before site-packages.
+_PR_SET_PDEATHSIG = 1  # Of prctl(2).
+_ROOT = str(Path(__file__).absolute().parents[2])  # Not resolved: in a checkout cdlm/scheduler is a link.
+# This program need not be installed, or another version of it may be: its directory goes before those of packages.
 _RUN = """
 import runpy, sys
 root, module = sys.argv[1:3]
@@ -42,3 +45,14 @@ def waiting_variables() -> dict[str, str]:
     if any(os.environ.get(name) for name in WAITING):
         return {}
     return {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": _SHORT_SPIN}
+
+
+def die_with(parent: int) -> None:
+    """Has the system kill this process once the thread that started it has ended, whatever this process is doing.
+
+    Linux only; elsewhere nothing happens. ``parent`` is the id of the parent: it may have ended already.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -69,6 +69,9 @@ class Engine:
             )
         except CheckpointError as error:
             raise EngineStartError(str(error)) from error
+        recorded = self.runner.record_graphs()
+        if recorded:
+            logger.info("recorded %d graphs", recorded)
         if self.runner.device.type == "cpu":
             keep_freed_memory()  # After loading, whose temporary memory is not needed again.
         self.cache = KVCache(self.manifest, num_pages, options.page_size, share=options.enable_prefix_caching)
@@ -240,4 +243,5 @@ class Engine:
             score_rows=self.scores.rows,
             tokens=tokens + self.scores.tokens,
             seconds=time.monotonic() - started,
+            halved=self.rows.halved,
         )

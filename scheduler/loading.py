@@ -16,8 +16,9 @@ from cdlm.model.parallel.transformer import RankTransformer
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.options import EngineOptions
 
-# Share of the memory that is free after loading; the rest is for activations, and on a CPU for other processes.
-FREE_SHARE_GPU, FREE_SHARE_CPU = 0.9, 0.25
+# Of the memory that is free once the weights are there, and on a GPU the largest step. The rest is for what was not
+# measured, and on a CPU for everyone else.
+FREE_SHARE_GPU, FREE_SHARE_CPU = 0.95, 0.25
 
 
 def rank_device(options: EngineOptions, rank: int) -> torch.device:
@@ -48,6 +49,8 @@ def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
     """
     size = options.tensor_parallel_size
     device = rank_device(options, rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # Where streams, graphs and kernels belong that are not told.
     try:
         checkpoint = load_checkpoint(
             Path(options.model),
@@ -78,6 +81,10 @@ def page_count(options: EngineOptions, checkpoint: Checkpoint) -> int:
     free = [free_memory(weight.device)]
     if checkpoint.followers is not None:
         free += checkpoint.followers.free_memory
+    elif weight.device.type == "cuda" and options.kv_cache_memory is None:
+        from cdlm.scheduler.warm_up import memory_of_the_largest_step
+
+        free = [max(0, free_memory(weight.device) - memory_of_the_largest_step(checkpoint, options))]
     page = PagedCache.bytes_per_page(checkpoint.transformer.config, options.page_size, weight.dtype)
     return pool_pages(options, checkpoint.manifest, page, weight.device, min(free))
 

@@ -171,6 +171,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     admitted_prompt_tokens: Annotated[int, _LOOKED_UP] = 0
     cached_prompt_tokens: Annotated[int, Counted("prefix_cache_hits", "Prompt tokens found in the prefix cache")] = 0
     preemptions: Annotated[int, Counted("preemptions", "Sequences that gave up their pages")] = 0
+    halved_steps: Annotated[int, Counted("halved_steps", "Steps taken in halves for want of GPU memory")] = 0
     recomputed_tokens: Annotated[int, Counted("recomputed_tokens", "Tokens computed again after preemption")] = 0
     early_stop_saved_blocks: Annotated[
         int, Counted("early_stop_saved_blocks", "Blocks not run because a stop token came")

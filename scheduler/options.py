@@ -75,17 +75,18 @@ class EngineOptions(BaseModel):
     page_size: int = Field(default=32, ge=1, description="Tokens per KV cache page.")
     enable_prefix_caching: bool = Field(default=True, description="Reuse the KV cache of prompts with equal prefixes.")
     attention_backend: AttentionBackend = Field(
-        default="sdpa",
-        description="sdpa runs everywhere; flex compiles a kernel that reads the pages in place; triton "
-        "has a kernel of our own for that, on CUDA only; varlen is "
-        "FlashAttention that does, on CUDA only.",
+        default="auto",
+        description="sdpa runs everywhere; triton has kernels of our own that read the pages in place, on CUDA only; "
+        "flex compiles a kernel that does. auto is triton on CUDA, and sdpa on a CPU.",
     )
     quantization: Quantization = Field(
         default="none", description="int8 stores one byte per weight of the layers: less memory, not more speed."
     )
     pack_weights: bool = Field(default=True, description="On a CPU with AVX-512, pack large weights for its kernels.")
-    cuda_graphs: bool = Field(
-        default=False, description="Record the kernels of a denoise step and replay them; with varlen attention only."
+    cuda_graphs: bool | None = Field(
+        default=None,
+        description="Record the kernels of a forward and replay them. Default: on where it can be done, which is with "
+        "triton attention on one device.",
     )
     tensor_parallel_size: int = Field(
         default=1, ge=1, description="Tensor-parallel processes, one per GPU; kv_cache_memory is per process."

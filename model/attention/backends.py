@@ -8,46 +8,35 @@ import torch
 from cdlm.model.attention.paged import PagedAttention
 from cdlm.model.config import AttentionBackend, CheckpointError
 
+# The oldest GPUs that Triton compiles for.
+_OLDEST = (8, 0)
 
-def find_attention(
-    name: AttentionBackend,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    page_size: int,
-    cuda_graphs: bool = False,
-    shared: bool = False,
-) -> type[PagedAttention]:
-    """Returns the implementation called ``name``; imports only that implementation's module.
 
-    Args:
-        cuda_graphs: whether forwards will be recorded as CUDA graphs.
-        shared: whether the layers are split over several ranks.
+def resolve_attention(name: AttentionBackend, device: torch.device) -> AttentionBackend:
+    """``auto`` is Triton on a GPU that it compiles for, and SDPA elsewhere."""
+    if name != "auto":
+        return name
+    usable = device.type == "cuda" and torch.cuda.get_device_capability(device) >= _OLDEST
+    return "triton" if usable and find_spec("triton") is not None else "sdpa"
+
+
+def find_attention(name: AttentionBackend, *, device: torch.device, page_size: int) -> type[PagedAttention]:
+    """The implementation of that name; only its own module is imported.
 
     Raises:
-        CheckpointError: the implementation does not support this device, dtype or page size, or cannot be recorded.
+        CheckpointError: it does not run on this device, or with this page size.
     """
-    if cuda_graphs and name != "varlen":
-        raise CheckpointError(f"CUDA graphs need attention_backend varlen, not {name}")
-    if cuda_graphs and shared:
-        raise CheckpointError("CUDA graphs cannot be recorded over several ranks")
-    if name == "varlen":
-        if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
-            raise CheckpointError(
-                f"attention_backend varlen needs CUDA and a 16-bit dtype, got {device} and {str(dtype)[6:]}"
-            )
-        if page_size % 256:  # FlashAttention-2 reads pages of no other sizes.
-            raise CheckpointError(
-                f"attention_backend varlen needs a page_size that is a multiple of 256, got {page_size}"
-            )
-        from cdlm.model.attention.varlen import VarlenAttention
-
-        return VarlenAttention
+    name = resolve_attention(name, device)
     if name == "triton":
-        if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
-            raise CheckpointError(f"attention_backend triton needs CUDA, got {device}")
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+        if device.type != "cuda" and not interpreted:
+            raise CheckpointError(f"attention_backend triton needs CUDA, got {device}; use sdpa")
         if find_spec("triton") is None:
             raise CheckpointError("attention_backend triton needs the package triton, which PyTorch for CUDA brings")
+        if not interpreted and torch.cuda.get_device_capability(device) < _OLDEST:
+            raise CheckpointError(
+                f"attention_backend triton: {torch.cuda.get_device_name(device)} is too old for it; use sdpa"
+            )
         from cdlm.model.attention.triton import TritonAttention
 
         return TritonAttention
@@ -60,3 +49,22 @@ def find_attention(
     from cdlm.model.attention.sdpa import SdpaAttention
 
     return SdpaAttention
+
+
+def resolve_graphs(asked: bool | None, name: AttentionBackend, device: torch.device, *, shared: bool) -> bool:
+    """Whether forwards are recorded as CUDA graphs; ``None`` records them wherever that can be done.
+
+    Args:
+        shared: the layers are cut over several processes.
+
+    Raises:
+        CheckpointError: it is asked for and cannot be done.
+    """
+    name = resolve_attention(name, device)
+    if asked and name != "triton":
+        raise CheckpointError(f"cuda_graphs needs attention_backend triton, not {name}")
+    if asked and device.type != "cuda":
+        raise CheckpointError(f"cuda_graphs needs CUDA, got {device}")
+    if asked and shared:
+        raise CheckpointError("cuda_graphs cannot record a forward over several ranks")
+    return name == "triton" and device.type == "cuda" and not shared if asked is None else asked

@@ -18,6 +18,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import PagedAttention
 from cdlm.model.attention.segments import Segment
+from cdlm.model.uploads import Place
 
 _QUERIES = 32  # Queries per block.
 
@@ -33,8 +34,8 @@ def _kernel() -> Any:
 class FlexAttention(PagedAttention):
     """One kernel over the whole pool. A page must be a block of keys: a multiple of 16 positions."""
 
-    def __init__(self, cache: PagedCache, segments: list[Segment]) -> None:
-        super().__init__(cache, segments)
+    def __init__(self, cache: PagedCache, segments: list[Segment], place: Place | None = None) -> None:
+        super().__init__(cache, segments, place)
         size, pages = cache.page_size, len(cache.keys[0]) // cache.page_size
         blocks = [-(-segment.length // _QUERIES) for segment in segments]
         starts = np.cumsum([0, *blocks]) * _QUERIES

@@ -1,14 +1,14 @@
 """Attention of segments over the page pool: the base class of all implementations."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.segments import Segment
+from cdlm.model.uploads import Place, place_on
 
 
 class PagedAttention(ABC):
@@ -19,7 +19,8 @@ class PagedAttention(ABC):
 
     Args:
         cache: the pool.
-        segments: the forward's T flat tokens, split into segments, in order.
+        segments: how the forward's T flat tokens are cut, in order.
+        place: brings arrays to the device; without it each is copied by itself.
 
     Attributes:
         positions: [T] int64, position of each token in its request.
@@ -28,8 +29,9 @@ class PagedAttention(ABC):
         tables: [segments, pages] int32 on the host, the pages that each sees; 0 after the last one.
     """
 
-    def __init__(self, cache: PagedCache, segments: list[Segment]) -> None:
+    def __init__(self, cache: PagedCache, segments: list[Segment], place: Place | None = None) -> None:
         self.cache, self.segments = cache, segments
+        self._place = place or place_on(cache.keys.device)
         lengths = np.array([each.length for each in segments])
         starts = np.array([each.start for each in segments])
         self.firsts = np.cumsum(lengths) - lengths
@@ -57,10 +59,6 @@ class PagedAttention(ABC):
         query [T, heads, head_dim], keys and values [slots of the pool, kv_heads, head_dim] -> like query.
         """
 
-    def _place(self, array: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> Tensor:
-        """Copies an array to the pool's device."""
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.cache.keys.device)
-
 
 def _tables(segments: list[Segment], page_size: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.int32]]":
     counts = [-(-each.visible // page_size) for each in segments]
@@ -70,5 +68,9 @@ def _tables(segments: list[Segment], page_size: int) -> "np.ndarray[tuple[int, .
     return tables
 
 
-# Makes the attention of one forward; usually the implementation's class.
-AttentionFactory = Callable[[PagedCache, list[Segment]], PagedAttention]
+class AttentionFactory(Protocol):
+    """Lays segments out over a pool; mostly the implementation itself."""
+
+    def __call__(self, cache: PagedCache, segments: list[Segment], place: Place | None = None) -> PagedAttention:
+        """``place`` brings arrays to the device; without it each is copied by itself."""
+        ...

@@ -10,6 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import PagedAttention
 from cdlm.model.attention.segments import Indices, Segment
+from cdlm.model.uploads import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,9 @@ class SegmentGroup:
 class SdpaAttention(PagedAttention):
     """Gathers the keys and values of each rectangle from the pool, and makes one SDPA call per rectangle."""
 
-    def __init__(self, cache: PagedCache, segments: list[Segment]) -> None:
-        super().__init__(cache, segments)
-        slots: dict[int, Indices] = {}  # Segments of one request usually see prefixes of one list of slots.
+    def __init__(self, cache: PagedCache, segments: list[Segment], place: Place | None = None) -> None:
+        super().__init__(cache, segments, place)
+        slots: dict[int, Indices] = {}  # Mostly the segments of a request see the beginnings of one list of slots.
         for each in sorted(segments, key=lambda segment: -segment.visible):
             if id(each.pages) not in slots:
                 slots[id(each.pages)] = each.slots(cache.page_size)
@@ -67,13 +68,16 @@ class SdpaAttention(PagedAttention):
         for group in self.groups:
             segments, queries = group.shape
             mine = group.queries
+            heads = query.shape[1] // keys.shape[1]
+            # On CUDA a mask together with fewer key heads is computed in fp32, step by step.
+            repeat = heads if query.is_cuda and group.mask is not None else 1
             rows = query[mine] if isinstance(mine, slice) else query.index_select(0, mine.index)
             attended = scaled_dot_product_attention(
                 rows.view(segments, queries, *rows.shape[1:]).transpose(1, 2),  # [segments, heads, queries, head_dim]
-                _gather(keys, group).transpose(1, 2),
-                _gather(values, group).transpose(1, 2),
+                _gather(keys, group, repeat).transpose(1, 2),
+                _gather(values, group, repeat).transpose(1, 2),
                 attn_mask=group.mask,
-                enable_gqa=query.shape[1] != keys.shape[1],
+                enable_gqa=heads != repeat,
             ).transpose(1, 2)
             attended = attended.flatten(0, 1)
             if not isinstance(mine, slice):
@@ -124,11 +128,13 @@ class SdpaAttention(PagedAttention):
         return _as_slice(index) or ScatteredQueries(self._place(index), self._place(real), self._place(index[real]))
 
 
-def _gather(stored: Tensor, group: SegmentGroup) -> Tensor:
-    """stored [slots, kv_heads, head_dim] -> [segments, keys, kv_heads, head_dim] of a group."""
+def _gather(stored: Tensor, group: SegmentGroup, repeat: int) -> Tensor:
+    """stored [slots, kv_heads, head_dim] -> [segments, keys, kv_heads * repeat, head_dim] of a group."""
     if isinstance(group.keys, slice):
-        return stored[None, group.keys]
-    return stored.index_select(0, group.keys).view(group.shape[0], -1, *stored.shape[1:])
+        found = stored[None, group.keys]
+    else:
+        found = stored.index_select(0, group.keys).view(group.shape[0], -1, *stored.shape[1:])
+    return found if repeat == 1 else found.repeat_interleave(repeat, dim=2)
 
 
 def _size_class(size: int) -> int:

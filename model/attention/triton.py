@@ -1,5 +1,7 @@
 """Attention of segments with a Triton kernel of our own: any page size, head sizes up to 256, fp16, bf16 and fp32."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import PagedAttention
 from cdlm.model.attention.segments import Indices, Segment
 from cdlm.model.kernels.attention import join_parts, paged_attention
+from cdlm.model.uploads import Place
 
 # The keys of a segment with at most SHARING queries are split over programs that read PART keys each.
 PART, SHARING = 1024, 64
@@ -16,36 +19,59 @@ PART, SHARING = 1024, 64
 _ROWS = 64
 
 
-class TritonAttention(PagedAttention):
-    """One kernel launch for all segments, causal or not."""
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """Shapes that do not depend on how much the segments see: pages of a table, and parts of shared keys."""
 
-    def __init__(self, cache: PagedCache, segments: list[Segment]) -> None:
-        super().__init__(cache, segments)
+    pages: int
+    parts: int
+
+
+class TritonAttention(PagedAttention):
+    """Every segment is an entry of one launch, be it causal or not.
+
+    Args:
+        padding: fixes the shapes of all that is placed, given the segments' lengths.
+    """
+
+    def __init__(
+        self,
+        cache: PagedCache,
+        segments: list[Segment],
+        place: Place | None = None,
+        padding: Padding | None = None,
+    ) -> None:
+        super().__init__(cache, segments, place)
         lengths = np.array([each.length for each in segments])
         visible = np.array([each.visible for each in segments])
         # Depends on the segment alone: the result of a row must not depend on the rest of the batch.
         sharing = (lengths <= SHARING) & (visible > PART)
-        rows = np.cumsum(lengths * sharing) - lengths * sharing
+        rows = np.cumsum(lengths * sharing) - lengths * sharing if padding is None else self.firsts
         self._parts = int((-(-visible[sharing] // PART)).max(initial=1))
-        self._shared_tokens = int(lengths[sharing].sum())
+        tables = self.tables
+        if padding is not None:
+            assert self._parts <= padding.parts
+            self._parts = padding.parts
+            tables = np.pad(tables, ((0, 0), (0, padding.pages - tables.shape[1])))
         starts, causal = [each.start for each in segments], [each.causal for each in segments]
         described = np.stack((self.firsts, lengths, starts, visible, causal, np.where(sharing, rows, -1)), axis=1)
         self._segments = self._place(described.astype(np.int32))
-        self._tables = self._place(self.tables)
+        self._tables = self._place(tables)
         self._group = max(1, cache.query_heads // cache.keys[0].shape[1])
         self._rows = max(_ROWS, next_power_of_2(self._group))
         self._tiles = self._place(_tiles(lengths, self._rows // self._group))
         self._shared: tuple[Tensor, Tensor] | None = None
-        if sharing.any():
-            mine = np.repeat(sharing, lengths)
-            tokens = np.flatnonzero(mine).astype(np.int32)
-            self._shared = self._place(tokens), self._place(np.repeat(visible, lengths)[mine].astype(np.int32))
+        if self._parts > 1:
+            mine = np.repeat(sharing, lengths) if padding is None else np.ones(lengths.sum(), dtype=bool)
+            seen = np.repeat(np.where(sharing, visible, 0), lengths)[mine]
+            self._shared = self._place(np.flatnonzero(mine).astype(np.int32)), self._place(seen.astype(np.int32))
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         heads, dim = query.shape[1:]
         wide = dim > 128 or query.element_size() > 2  # The tile must fit into the shared memory of an SM.
         query, out = query.contiguous(), query.new_empty(query.shape)
-        shared_rows = self._shared_tokens * heads
+        shared = 0 if self._shared is None else len(self._shared[0])
+        shared_rows = shared * heads
         sums = query.new_empty((self._parts, shared_rows, dim), dtype=torch.float32)
         maxima, totals = query.new_empty((2, self._parts, shared_rows), dtype=torch.float32)
         paged_attention[len(self._tiles), keys.shape[1], self._parts](
@@ -56,7 +82,7 @@ class TritonAttention(PagedAttention):
             WIDEN=query.device.type == "cpu" and query.dtype == torch.bfloat16,
         )  # fmt: skip
         if self._shared is not None:
-            join_parts[self._shared_tokens, heads](
+            join_parts[shared, heads](
                 out, sums, maxima, totals, *self._shared, shared_rows,
                 HEADS=heads, HEAD_DIM=dim, WIDTH=next_power_of_2(dim), PART=PART, num_warps=1,
             )  # fmt: skip

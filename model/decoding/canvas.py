@@ -1,12 +1,15 @@
 """The blocks being denoised: one row per running request, kept on the device and updated in place."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from cdlm.model.config import Manifest
 from cdlm.model.decoding.rules import RULES, FinalizationRule
 from cdlm.model.row import RowResult, RowWork
+from cdlm.model.uploads import Place, place_on
 
 MAX_STOP_IDS = 32
 
@@ -17,7 +20,7 @@ BY_THRESHOLD = ("threshold", "fixed_steps")
 class Canvas:
     """State of the current block of every row.
 
-    Attributes (S rows, B block length, H hidden size), on the device:
+    Attributes (S rows, B block length, H hidden size), on the device, with one row more that belongs to nobody:
         tokens: [S, B] int64, the mask token where nothing is finalized.
         masked: [S, B] bool, positions without a token. Kept apart from ``tokens``, since a prompt may
             contain the mask token's id.
@@ -28,7 +31,9 @@ class Canvas:
         border: [2 * S, H], for shifted backbones: the hidden state that predicts the block's first position; the
             second half is for the unconditional passes of guided rows.
 
-    On the host, lists with one entry per row, so that preparing a step needs no transfer from the device:
+    What is opened is written to the device when the next step begins (``write_new``), for all rows at once.
+
+    On the host, a list entry a row, so that a step can be prepared without asking the device:
         left: positions without a token.
         first: offset of the first generated position (the end of the prompt may share the block).
         steps: denoise steps the block has taken.
@@ -43,15 +48,17 @@ class Canvas:
         self.rows = rows
         self.block_length = manifest.block_length
         self.mask_token_id = manifest.mask_token_id
-        shape = (rows, self.block_length)
+        shape = (rows + 1, self.block_length)  # Recorded steps have rows that belong to nobody.
         self.tokens = torch.full(shape, self.mask_token_id, device=device)
         self.masked, self.known = (torch.zeros(shape, dtype=torch.bool, device=device) for _ in range(2))
-        self.rule = torch.zeros(rows, dtype=torch.long, device=device)
-        self.limit = torch.full((rows,), manifest.confidence_threshold, device=device)
-        self.stop_ids = torch.full((rows, MAX_STOP_IDS), -1, device=device)
-        self.border = torch.zeros((2 * rows, hidden_size), dtype=dtype, device=device)
+        self.rule = torch.zeros(rows + 1, dtype=torch.long, device=device)
+        self.limit = torch.full((rows + 1,), manifest.confidence_threshold, device=device)
+        self.stop_ids = torch.full((rows + 1, MAX_STOP_IDS), -1, device=device)
+        self.border = torch.zeros((2 * rows + 1, hidden_size), dtype=dtype, device=device)
         self.left, self.first, self.steps, self.max_steps, self.stops = ([0] * rows for _ in range(5))
         self.by_threshold = [True] * rows
+        self._new_rows: dict[int, tuple[FinalizationRule, list[int]]] = {}
+        self._new_blocks: dict[int, dict[int, int]] = {}
 
     def open_row(
         self,
@@ -60,7 +67,7 @@ class Canvas:
         rule: FinalizationRule,
         max_steps: int,
         stop_ids: list[int],
-        border: torch.Tensor | None = None,
+        border: Tensor | None = None,
     ) -> None:
         """Assigns a row to a request; ``border`` [H] is its border state if no forward will compute it.
 
@@ -73,9 +80,7 @@ class Canvas:
         stop_ids = [token for token in stop_ids if token != self.mask_token_id]
         if border is not None:
             self.border[row] = border
-        self.rule[row] = RULES.index(rule.name)
-        self.limit[row] = rule.limit
-        self.stop_ids[row] = torch.tensor(stop_ids + [-1] * (MAX_STOP_IDS - len(stop_ids)))
+        self._new_rows[row] = rule, stop_ids
         self.max_steps[row], self.stops[row] = max_steps, len(stop_ids)
         self.by_threshold[row] = rule.name in BY_THRESHOLD
 
@@ -86,22 +91,45 @@ class Canvas:
         answer.
         """
         known = {**dict(enumerate(given)), **(pinned or {})}
-        self.tokens[row] = self.mask_token_id
-        self.masked[row] = True
-        self.known[row] = False
-        if known:
-            where = torch.tensor(list(known), device=self.tokens.device)
-            self.tokens[row, where] = torch.tensor(list(known.values()), device=self.tokens.device)
-            self.masked[row, where] = False
-            self.known[row, where] = True
+        self._new_blocks[row] = known
         self.left[row], self.first[row], self.steps[row] = self.block_length - len(known), len(given), 0
+
+    def write_new(self, place: Place) -> Callable[[], None]:
+        """Brings what was opened since the last time to the device; what is returned writes it, once it is there."""
+        rows, blocks = self._new_rows, self._new_blocks
+        writes: list[tuple[Tensor, Tensor, Tensor]] = []
+        if rows:
+            at = place(np.array(list(rows)))
+            stop_ids = np.full((len(rows), MAX_STOP_IDS), -1)
+            for line, (_, ids) in zip(stop_ids, rows.values(), strict=True):
+                line[: len(ids)] = ids
+            rules = np.array([RULES.index(rule.name) for rule, _ in rows.values()])
+            limits = np.array([rule.limit for rule, _ in rows.values()], dtype=np.float32)
+            writes += [(self.rule, at, place(rules)), (self.limit, at, place(limits))]
+            writes.append((self.stop_ids, at, place(stop_ids)))
+        if blocks:
+            at = place(np.array(list(blocks)))
+            known = np.zeros((len(blocks), self.block_length), dtype=bool)
+            tokens = np.full(known.shape, self.mask_token_id)
+            for line, own, given in zip(known, tokens, blocks.values(), strict=True):
+                line[list(given)], own[list(given)] = True, list(given.values())
+            writes += [(self.tokens, at, place(tokens)), (self.known, at, place(known))]
+            writes.append((self.masked, at, place(~known)))
+
+        def write() -> None:
+            for target, where, what in writes:
+                target.index_copy_(0, where, what)
+            rows.clear()
+            blocks.clear()
+
+        return write
 
     def close_step(
         self,
         works: list[RowWork],
-        rows: torch.Tensor,
-        tokens: torch.Tensor,
-        masked: torch.Tensor,
+        rows: Tensor,
+        tokens: Tensor,
+        masked: Tensor,
         results: list[RowResult],
     ) -> None:
         """Stores a step's outcome: tokens and masked [rows, block], at canvas rows ``rows`` [rows], in order of
@@ -114,10 +142,11 @@ class Canvas:
             self.steps[work.row] = result.steps
 
     def check(self) -> None:
-        """Asserts that the host's lists agree with the tensors on the device."""
+        """Asserts that what the host remembers is what the device holds."""
+        self.write_new(place_on(self.tokens.device))()
         given = self.known.long().cumprod(dim=1).sum(dim=1)
         held = torch.stack((self.masked.sum(dim=1), given, (self.stop_ids >= 0).sum(dim=1), self.rule), dim=1)
-        for row, (left, first, stops, rule) in enumerate(held.tolist()):
+        for row, (left, first, stops, rule) in enumerate(held[: self.rows].tolist()):
             assert self.left[row] == left, f"row {row} has {left} masked positions, not {self.left[row]}"
             assert self.first[row] == first, f"row {row} begins with {first} known tokens, not {self.first[row]}"
             assert self.stops[row] == stops, f"row {row} has {stops} stop tokens, not {self.stops[row]}"

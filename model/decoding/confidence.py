@@ -24,7 +24,7 @@ def confidence_and_best(logits: Tensor, mask_token_id: int) -> tuple[Tensor, Ten
     there is no mask token. Returns confidence [rows] fp32 and token [rows] int64.
     """
     if mask_token_id < logits.shape[-1]:
-        logits[:, mask_token_id] = float("-inf")
+        logits[:, mask_token_id].fill_(float("-inf"))
     rows = _rows(logits)
     if rows >= len(logits):
         return _confidence_and_best(logits)
@@ -81,8 +81,8 @@ def _search(hidden: Tensor, head: Head, columns: int, mask_token_id: int) -> tup
     for start, part in head.parts(hidden, columns):
         if start <= mask_token_id < start + part.shape[1]:
             if part.shape[1] == 1:
-                continue  # The part is the mask token alone.
-            part[:, mask_token_id - start] = float("-inf")
+                continue  # Nothing but the mask token.
+            part[:, mask_token_id - start].fill_(float("-inf"))
         wide = part.float()
         top, here = wide.max(dim=-1, keepdim=True)
         token = torch.where(top > best, here + start, token)
@@ -105,7 +105,7 @@ def _search_groups(hidden: Tensor, head: Head, columns: int, mask_token_id: int)
     for start, part in head.parts(hidden, columns):
         width = part.shape[1]
         if start <= mask_token_id < start + width:
-            part[:, mask_token_id - start] = float("-inf")
+            part[:, mask_token_id - start].fill_(float("-inf"))
         group = _GROUP if width % _GROUP == 0 else width
         reduced = [_group_tops_and_sum(some, group) for some in torch.split(part, _rows(part))]
         tops, sums = reduced[0] if len(reduced) == 1 else map(torch.cat, zip(*reduced, strict=True))

@@ -1,7 +1,9 @@
 """Gumbel noise that depends on seed, position and token id alone: draws are the same in any batch.
 
-The generator is counter-based: Philox 4x64 with 10 rounds (Salmon et al., 2011, "Parallel random numbers: as easy as 1,
-2, 3"), keyed by the seed, at counter (id // 8 + 1, position, 0, 0).
+The generator counts instead of keeping a state: Philox 4x64 with 10 rounds (Salmon et al., 2011, "Parallel random
+numbers: as easy as 1, 2, 3"), keyed by the seed. A counter gives eight numbers, so a position with a vocabulary of V
+tokens takes W = ceil(V / 8) of them: counter position * W + id // 8 + 1. ``model/kernels/statistics.py`` computes the
+same numbers on a GPU.
 """
 
 from collections.abc import Sequence
@@ -14,12 +16,15 @@ _WORD = 2**64 - 1
 
 
 def gumbel_noise(seed: int, positions: Sequence[int], vocab_size: int) -> Tensor:
-    """Standard Gumbel noise for each token at each of the positions, [positions, vocab] fp32 on the CPU."""
-    raw = np.empty((len(positions), -(-vocab_size // 8) * 8), dtype=np.uint32)
+    """Standard Gumbel noise for each token at each of the positions, [positions, vocab] fp32 on the CPU.
+
+    ``positions`` ascend; those of one block, since what lies between them is computed too.
+    """
+    first, words = positions[0], -(-vocab_size // 8)
     key = np.array([seed & _WORD, 0], dtype=np.uint64)
-    for line, position in zip(raw, positions, strict=True):
-        counter = np.array([0, position, 0, 0], dtype=np.uint64)  # numpy increments the counter first.
-        line[:] = np.random.Philox(key=key, counter=counter).random_raw(len(line) // 2).view(np.uint32)
-    # Uniform in (0, 1), finer near 0: the largest noise comes from there, and decides the argmax.
-    uniform = torch.from_numpy(raw[:, :vocab_size].astype(np.float32)).add_(0.5).mul_(2.0**-32).clamp_(max=1 - 2.0**-24)
+    counter = np.array([first * words, 0, 0, 0], dtype=np.uint64)  # The generator counts up before it draws.
+    raw = np.random.Philox(key=key, counter=counter).random_raw((positions[-1] - first + 1) * words * 4)
+    table = raw.view(np.uint32).reshape(-1, words * 8)[[position - first for position in positions], :vocab_size]
+    # Uniform in (0, 1), finer towards 0: there the largest noise comes from, and with it the winners.
+    uniform = torch.from_numpy(table.astype(np.float32)).add_(0.5).mul_(2.0**-32).clamp_(max=1 - 2.0**-24)
     return uniform.neg_().log1p_().neg_().log_().neg_()

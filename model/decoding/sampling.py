@@ -8,7 +8,7 @@ an unbiased draw.
 import torch
 from torch import Tensor
 
-_COLDEST, _HOTTEST = 1e-20, 1e20
+COLDEST, HOTTEST = 1e-20, 1e20
 
 
 def filter_logits(logits: Tensor, *, top_k: int, top_p: float, min_p: float) -> Tensor:
@@ -36,8 +36,8 @@ def filter_logits(logits: Tensor, *, top_k: int, top_p: float, min_p: float) -> 
 
 
 def sample(logits: Tensor, noise: Tensor, *, temperature: float, top_k: int, top_p: float, min_p: float) -> Tensor:
-    """Draws one token per row: logits, noise [rows, vocab] -> [rows] int64. ``temperature`` must be positive."""
-    # Beyond these bounds the quotients would not be finite, and the draw no longer depends on the temperature.
-    temperature = min(max(temperature, _COLDEST), _HOTTEST)
+    """Draws a token a row: logits, noise [rows, vocab] -> [rows] int64. ``temperature`` is positive."""
+    # Nearer to 0 or to infinity the quotients would not be finite; there the draw no longer depends on it.
+    temperature = min(max(temperature, COLDEST), HOTTEST)
     tempered = filter_logits(logits.float() / temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     return (tempered + noise).argmax(dim=-1)

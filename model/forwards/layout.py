@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import AttentionFactory, PagedAttention
 from cdlm.model.attention.segments import Segment, clean_segments
 from cdlm.model.row import RowWork
+from cdlm.model.uploads import Place, place_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,20 @@ class StepLayout:
 
 
 def build_layout(
-    works: list[RowWork], block_length: int, cache: PagedCache, attention: AttentionFactory, canvas_rows: int = 0
+    works: list[RowWork],
+    block_length: int,
+    cache: PagedCache,
+    attention: AttentionFactory,
+    canvas_rows: int = 0,
+    place: Place | None = None,
 ) -> StepLayout:
-    """Lays out one step; ``canvas_rows`` (rows of the canvas) is needed if a row is guided."""
+    """Lays out one step.
+
+    Args:
+        canvas_rows: rows of the canvas; needed where a row is guided.
+        place: brings arrays to the device; without it each is copied by itself.
+    """
+    bring = place or place_on(cache.keys.device)
     segments: list[Segment] = []
     ids: list[int] = []
     bordered: list[int] = []
@@ -58,11 +70,11 @@ def build_layout(
     segments += [Segment(work.block_start, block_length, work.pages) for work in works if work.denoise]
     denoised = [index for index, work in enumerate(works) if work.denoise]
 
-    def place(values: list[int]) -> Tensor:
-        return torch.tensor(values, dtype=torch.long, device=cache.keys.device)
+    def indices(values: list[int]) -> Tensor:
+        return bring(np.array(values, dtype=np.int64))
 
-    rows = place([work.row for work in works])
-    borders = place(border) if any(work.blank is not None for work in works) else rows
+    rows = indices([work.row for work in works])
+    borders = indices(border) if any(work.blank is not None for work in works) else rows
     blanks = [
         index * block_length + offset
         for index, work in enumerate(work for work in works if work.denoise)
@@ -71,13 +83,13 @@ def build_layout(
     return StepLayout(
         rows=rows,
         borders=borders,
-        clean_ids=place(ids) if ids else None,
+        clean_ids=indices(ids) if ids else None,
         clean_count=len(ids),
-        attention=attention(cache, segments) if segments else None,
-        denoised=None if len(denoised) == len(works) else place(denoised),
-        bordered=place(bordered) if bordered else None,
-        border_tokens=place(border_tokens) if bordered else None,
-        blanks=place(blanks) if blanks else None,
+        attention=attention(cache, segments, bring) if segments else None,
+        denoised=None if len(denoised) == len(works) else indices(denoised),
+        bordered=indices(bordered) if bordered else None,
+        border_tokens=indices(border_tokens) if bordered else None,
+        blanks=indices(blanks) if blanks else None,
     )
 
 

@@ -108,12 +108,14 @@ def join_parts(
 
     Args:
         out: [T, heads, head_dim], written for these queries.
-        sums, maxima, totals: from ``paged_attention``; reads only the parts that a query has.
-        tokens, visible: [queries], the flat token of each, and how many keys its segment sees.
+        sums, maxima, totals: of ``paged_attention``; parts that a query has not are not read.
+        tokens, visible: [queries], the flat token of each, and how many keys its segment sees; 0 leaves ``out`` alone.
     """
     query, head = tl.program_id(0), tl.program_id(1)
     token = tl.load(tokens + query).to(tl.int64)
     parts = tl.cdiv(tl.load(visible + query), PART)
+    if parts == 0:
+        return
     dim = tl.arange(0, WIDTH)
     wide = dim < HEAD_DIM
     maximum, total = float("-inf"), 0.0

@@ -24,10 +24,10 @@ def _philox(first, second, third, fourth, key):
 
 
 @triton.jit
-def _gumbel(group, position, seed):
-    """Noise of the ids 8 * group ... 8 * group + 7, [groups, 8]; see ``model/decoding/noise.py``."""
-    zero = (group * 0).to(tl.uint64)
-    a, b, c, d = _philox(group.to(tl.uint64) + 1, zero + position.to(tl.uint64), zero, zero, zero + seed.to(tl.uint64))
+def _gumbel(counter, seed):
+    """Noise of the eight ids of each counter, [counters, 8]; see ``model/decoding/noise.py``."""
+    zero = counter * 0
+    a, b, c, d = _philox(counter, zero, zero, zero, zero + seed.to(tl.uint64))
     inner = tl.arange(0, 8)[None, :]
     word = tl.where(inner < 2, a[:, None], tl.where(inner < 4, b[:, None], tl.where(inner < 6, c[:, None], d[:, None])))
     half = tl.where(inner % 2 == 0, word & 0xFFFFFFFF, word >> 32).to(tl.uint32)
@@ -56,27 +56,29 @@ def _row_statistics(
     if DRAW:
         temperature = tl.load(temperatures + row)
         seed = tl.load(seeds + row)
-        position = tl.load(positions + row)
+        first_counter = (tl.load(positions + row) * tl.cdiv(vocab, 8) + 1).to(tl.uint64)
     for begin in range(0, vocab, GROUPS * 8):
         here = begin + inner
         x = tl.load(
             logits + row * row_stride + here, mask=(here < vocab) & (here != mask_token), other=float("-inf")
         ).to(tl.float32)
-        broken |= ((x != x) | (x == float("inf"))).to(tl.int32)
+        wrong = (x != x) | (x == float("inf"))
+        broken |= wrong.to(tl.int32)
+        x = tl.where(wrong, float("-inf"), x)
         larger = x > top
         base = tl.where(larger, x, top)
         shift = tl.where(base == float("-inf"), 0.0, base)
         shrink = tl.exp(top - shift)
         weight = tl.exp(x - shift)
         if ENTROPY:
-            # Relative to the running maximum: sum of exp(x - top) * (x - top).
-            moved = tl.where(top == float("-inf"), 0.0, moment + total * (top - shift))
-            moment = shrink * moved + tl.where(x == float("-inf"), 0.0, weight * (x - shift))
+            # Relative to the maximum, which moves: sum of exp(x - top) * (x - top).
+            moved = moment + total * tl.where(top == float("-inf"), 0.0, top - shift)
+            moment = shrink * moved + weight * tl.where(x == float("-inf"), 0.0, x - shift)
         total = total * shrink + weight
         at = tl.where(larger, here, at)
         top = base
         if DRAW:
-            noise = _gumbel(begin // 8 + tl.arange(0, GROUPS), position, seed)
+            noise = _gumbel(first_counter + (begin // 8 + tl.arange(0, GROUPS)).to(tl.uint64), seed)
             noisy = x / temperature + noise
             better = noisy > best
             best_at = tl.where(better, here, best_at)
@@ -84,13 +86,13 @@ def _row_statistics(
     highest = tl.max(top)
     shift = tl.where(highest == float("-inf"), 0.0, highest)
     shrink = tl.exp(top - shift)
-    sum_ = tl.sum(total * shrink)
     found = tl.min(tl.where(top == highest, at, 2147483647))
     ruined = (tl.max(broken) > 0) | (highest == float("-inf"))
+    sum_ = tl.where(ruined, 1.0, tl.sum(total * shrink))
     tl.store(token + row, tl.where(ruined, 0, found).to(tl.int64))
     tl.store(confidence + row, tl.where(ruined, float("nan"), 1 / sum_))
     if ENTROPY:
-        moved = tl.where(top == float("-inf"), 0.0, moment + total * (top - shift))
+        moved = moment + total * tl.where(top == float("-inf"), 0.0, top - shift)
         tl.store(entropy + row, tl.where(ruined, float("nan"), tl.log(sum_) - tl.sum(shrink * moved) / sum_))
     if DRAW:
         winner = tl.min(tl.where(best == tl.max(best), best_at, 2147483647))

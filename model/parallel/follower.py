@@ -47,7 +47,7 @@ class Follower:
             case OpenPool(num_pages=num_pages, page_size=page_size, attention_backend=backend):
                 where = {"device": self._device, "dtype": self._dtype, "page_size": page_size}
                 self._cache = PagedCache(self._transformer.config, num_pages=num_pages, **where)  # type: ignore[arg-type]
-                self._factory = find_attention(backend, **where)  # type: ignore[arg-type]
+                self._factory = find_attention(backend, device=self._device, page_size=page_size)
             case CopyPage(source=source, target=target):
                 assert self._cache is not None
                 self._cache.copy_page(source, target)

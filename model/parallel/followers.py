@@ -13,6 +13,7 @@ from cdlm.model.attention.paged import AttentionFactory, PagedAttention
 from cdlm.model.attention.segments import Segment
 from cdlm.model.config import AttentionBackend
 from cdlm.model.parallel.messages import Attend, Clear, Command, CopyPage, OpenPool
+from cdlm.model.uploads import Place
 
 _LEAVE_S = 2.0
 
@@ -84,8 +85,8 @@ class Followers:
     def attend_with(self, factory: AttentionFactory) -> AttentionFactory:
         """Wraps ``factory``: followers build each layout too, and keep it while the leader does."""
 
-        def attend(cache: PagedCache, segments: list[Segment]) -> PagedAttention:
-            attention = factory(cache, segments)
+        def attend(cache: PagedCache, segments: list[Segment], place: Place | None = None) -> PagedAttention:
+            attention = factory(cache, segments, place)
             number, self._next = self._next, self._next + 1
             gone, self._gone = self._gone, []
             described = [(each.start, each.length, each.pages, each.causal, each.ahead) for each in segments]

@@ -1,6 +1,8 @@
 """The leader rank: starts and ends the follower ranks."""
 
+import os
 import subprocess
+import threading
 from dataclasses import replace
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -36,7 +38,9 @@ class Ranks:
         rank_device(options, 0)
         size = options.tensor_parallel_size
         meeting = TCPStore(HOST, 0, size, is_master=True, wait_for_workers=False)
-        started = [start(RankStart(rank, meeting.port, options)) for rank in range(1, size)]
+        lasting = threading.current_thread() is threading.main_thread()
+        leader = os.getpid() if lasting else None
+        started = [start(RankStart(rank, meeting.port, options, leader)) for rank in range(1, size)]
         self._connections, self._processes = zip(*started, strict=True)
         try:
             self._hear(RankHere)

@@ -22,9 +22,10 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from cdlm.model.device import free_memory, keep_freed_memory
 from cdlm.model.parallel.follower import Follower
 from cdlm.model.parallel.transformer import RankTransformer
+from cdlm.scheduler import child
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.loading import load_weights, rank_device
-from cdlm.scheduler.messages import decoder, encode
+from cdlm.scheduler.messages import encode
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.steps.threads import Threads
 
@@ -34,11 +35,16 @@ MEETING_TIMEOUT = timedelta(minutes=10)
 
 
 class RankStart(msgspec.Struct, frozen=True):
-    """The rank of a process, and the local port of the group's store."""
+    """Which rank a process is, and at which port of this machine the ranks meet.
+
+    ``leader`` is the leader's process if the rank is to die with the thread that started it, which then is the main
+    thread; a rank that waits in a collective does not see that the leader is gone.
+    """
 
     rank: int
     port: int
     options: EngineOptions
+    leader: int | None = None
 
 
 class RankHere(msgspec.Struct, frozen=True, tag="here"):
@@ -81,7 +87,9 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # A follower ends with its leader.
     connection = Connection(int(sys.argv[1]))
-    start = decoder(RankStart).decode(connection.recv_bytes())
+    start = msgspec.msgpack.decode(connection.recv_bytes(), type=RankStart)
+    if start.leader is not None:
+        child.die_with(start.leader)
     Threads(start.options)
     with suppress(BrokenPipeError):
         connection.send_bytes(encode(RankHere()))

@@ -58,6 +58,7 @@ class StepResult:
         score_rows: number of scoring requests that took part.
         tokens: number of tokens in all forwards.
         seconds: duration of all forwards.
+        halved: how often the rows were run in halves because the device had no memory left.
     """
 
     rows: list[tuple[Sequence, Done | Fault]]
@@ -66,6 +67,7 @@ class StepResult:
     score_rows: int
     tokens: int
     seconds: float
+    halved: int
 
     @property
     def done(self) -> list[Done]:

@@ -27,6 +27,7 @@ def step_figures(batch: Batch, result: StepResult, outputs: list[BlockOutput], b
         "admitted_prompt_tokens": sum(sequence.prompt_length for sequence in batch.admitted),
         "cached_prompt_tokens": sum(sequence.cached for sequence in batch.admitted),
         "preemptions": batch.preemptions,
+        "halved_steps": result.halved,
         "recomputed_tokens": batch.recomputed,
         "early_stop_saved_blocks": sum(max(0, -(-wanted[each] // block_length) - 1) for each in stopped),
         "nonfinite_sequences": sum(output.error == NOT_FINITE for output in outputs),

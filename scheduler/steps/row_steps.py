@@ -19,6 +19,7 @@ class RowSteps:
 
     def __init__(self, runner: ModelRunner, threads: Threads) -> None:
         self.runner, self.manifest, self.threads = runner, runner.manifest, threads
+        self.halved = 0  # How often the last step was halved for want of memory.
         self.parameters = sum(shape.numel() for shape in runner.transformer.stored_shapes().values())
 
     def step(self, sequences: list[Sequence]) -> list[tuple[Sequence, Done | Fault]]:
@@ -26,8 +27,9 @@ class RowSteps:
         works = [attempt("opening a row", partial(self._work, sequence)) for sequence in sequences]
         sound = [work for work in works if not isinstance(work, Fault)]
         tokens = sum(work.tokens(self.manifest.block_length) for work in sound)
+        self.halved = 0
         with self.threads.worth(tokens * self.parameters):
-            results = iter(run_apart("a step", sound, self.runner.step))
+            results = iter(run_apart("a step", sound, self.runner.step, self._count_halved))
         return [
             (sequence, work if isinstance(work, Fault) else _done(work, next(results)))
             for sequence, work in zip(sequences, works, strict=True)
@@ -37,6 +39,9 @@ class RowSteps:
         """Copies the hidden state [hidden] of the last known token of a request with a row."""
         assert sequence.row is not None
         return self.runner.border(sequence.row)
+
+    def _count_halved(self) -> None:
+        self.halved += 1
 
     def leave(self, sequence: Sequence) -> None:
         """Closes a request's row, before its row and pages are released."""

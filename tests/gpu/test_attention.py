@@ -16,7 +16,7 @@ from tests.support.attention import CONFIG, PAGE, PAGES, draw_segments
 @pytest.mark.parametrize("name", ["flex", "triton"])
 def test_on_a_gpu_the_kernels_equal_sdpa(name: str) -> None:
     cuda, results = torch.device("cuda"), []
-    for attention in (SdpaAttention, find_attention(name, device=cuda, dtype=torch.bfloat16, page_size=PAGE)):  # type: ignore[arg-type]
+    for attention in (SdpaAttention, find_attention(name, device=cuda, page_size=PAGE)):  # type: ignore[arg-type]
         torch.manual_seed(0)
         cache = PagedCache(CONFIG, num_pages=PAGES, page_size=PAGE, device=cuda, dtype=torch.bfloat16)
         cache.keys.normal_()

@@ -8,37 +8,12 @@ from torch import Tensor
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import PagedAttention
 from cdlm.model.attention.segments import Segment, cut
-from cdlm.model.attention.varlen import VarlenAttention
 from cdlm.model.config import TransformerConfig
 
 CONFIG = TransformerConfig(
     vocab_size=8, hidden_size=32, intermediate_size=8, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16
 )
 PAGE, PAGES = 16, 40
-
-
-def varlen_reference(
-    query: Tensor, keys: Tensor, values: Tensor, cumulative: Tensor, cumulative_keys: None,
-    longest: int, longest_keys: int, *, window_size: tuple[int, int], enable_gqa: bool,
-    seqused_k: Tensor, block_table: Tensor, num_splits: int,
-) -> Tensor:  # fmt: skip
-    """``torch.nn.attention.varlen.varlen_attn`` as documented, one entry at a time, since it has no CPU kernel."""
-    assert (cumulative.dtype, seqused_k.dtype, block_table.dtype) == (torch.int32,) * 3
-    assert (num_splits, enable_gqa, cumulative_keys) == (1, True, None)
-    lengths = cumulative.diff()
-    assert int(lengths.max()) == longest
-    assert int(seqused_k.max()) <= longest_keys
-    parts = []
-    for entry, used in enumerate(seqused_k.tolist()):
-        rows = query[cumulative[entry] : cumulative[entry + 1]]
-        own_keys = keys[block_table[entry].long()].flatten(0, 1)[:used]
-        own_values = values[block_table[entry].long()].flatten(0, 1)[:used]
-        # A window counts from the end of the keys: the last query stands at the last key.
-        sees = torch.ones(len(rows), used, dtype=torch.bool)
-        if window_size == (-1, 0):
-            sees = sees.tril(used - len(rows))
-        parts.append(plain(rows, own_keys, own_values, sees))
-    return torch.cat(parts)
 
 
 def plain(query: Tensor, keys: Tensor, values: Tensor, sees: Tensor) -> Tensor:
@@ -49,12 +24,6 @@ def plain(query: Tensor, keys: Tensor, values: Tensor, sees: Tensor) -> Tensor:
         scores = query[:, head] @ keys[:, group].T / query.shape[-1] ** 0.5
         heads.append(scores.masked_fill(~sees, float("-inf")).softmax(-1) @ values[:, group])
     return torch.stack(heads, dim=1)
-
-
-class CheckedVarlen(VarlenAttention):
-    """Runs the plan with the reference."""
-
-    kernel = staticmethod(varlen_reference)
 
 
 def draw_segments(rng: random.Random) -> list[Segment]:

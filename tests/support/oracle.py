@@ -189,9 +189,9 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
     return a, b, c, d
 
 
-def uniform(seed: int, position: int, token: int) -> float:
-    """The uniform number in (0, 1) for a token's noise at a position."""
-    words = philox((token // 8 + 1, position, 0, 0), (seed % 2**64, 0))
+def uniform(seed: int, position: int, token: int, vocab_size: int) -> float:
+    """The number in (0, 1) that a token's noise at a position is made of."""
+    words = philox((position * math.ceil(vocab_size / 8) + token // 8 + 1, 0, 0, 0), (seed % 2**64, 0))
     half = words[token % 8 // 2] >> 32 * (token % 2) & 0xFFFFFFFF
     return min((half + 0.5) / 2**32, 1 - 2**-24)
 
@@ -199,7 +199,7 @@ def uniform(seed: int, position: int, token: int) -> float:
 def draw(logits: Tensor, temperature: float, seed: int, position: int) -> int:
     """Draws a token by the Gumbel-max trick."""
     noisy = [
-        value / temperature - math.log(-math.log1p(-uniform(seed, position, token)))
+        value / temperature - math.log(-math.log1p(-uniform(seed, position, token, len(logits))))
         for token, value in enumerate(logits.tolist())
     ]
     return noisy.index(max(noisy))

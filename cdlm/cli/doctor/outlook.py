@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from cdlm.cli.plan.cost import ModelCost, Precision
-from cdlm.model.attention.backends import find_attention
+from cdlm.model.attention.backends import find_attention, resolve_graphs
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.config import CheckpointError
 from cdlm.model.device import free_memory, resolve_dtype
@@ -68,14 +68,8 @@ def outlook(options: EngineOptions) -> Outlook:
         described.check_weights()
         share = share_config(described.shape, size)
         check_quantization(options.quantization)
-        find_attention(
-            options.attention_backend,
-            device=device,
-            dtype=dtype,
-            page_size=options.page_size,
-            cuda_graphs=options.cuda_graphs,
-            shared=size > 1,
-        )
+        find_attention(options.attention_backend, device=device, page_size=options.page_size)
+        resolve_graphs(options.cuda_graphs, options.attention_backend, device, shared=size > 1)
     except CheckpointError as error:
         raise EngineStartError(str(error)) from error
     check_step_size(options, described.manifest)

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 import torch
 
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
@@ -44,3 +45,26 @@ def test_prompts_in_pieces_equal_oracle(tmp_path: Path, axis: str, monkeypatch: 
     monkeypatch.setattr(kernels, "write", lambda x, *rest: written.append(len(x)) or write(x, *rest))  # type: ignore[func-returns-value]
     assert_equal_to_oracle(directory, requests, run(engine, requests))
     assert written
+
+
+def test_draws_equal_the_oracle_and_filtered_ones_those_of_sdpa(tmp_path: Path) -> None:
+    directory = build_checkpoint(tmp_path, "plain", seed=5)
+    ways = [
+        DecodingParams(temperature=0.8, seed=3),
+        DecodingParams(decoding="entropy_bound", entropy_bound=1.0, temperature=1.3, seed=-4),
+        DecodingParams(),
+        DecodingParams(temperature=1.1, seed=5, top_k=7, top_p=0.8),
+        DecodingParams(temperature=1.1, seed=6, min_p=0.1, presence_penalty=0.5),
+    ]
+    requests = [
+        GenerateRequest(request_id=str(index), prompt_ids=[5, 9, 2 + index], max_tokens=11, params=params)
+        for index, params in enumerate(ways)
+    ]
+    answers = []
+    for backend in ("sdpa", "triton"):
+        options = EngineOptions(model=str(directory), page_size=4, attention_backend=backend)  # type: ignore[arg-type]
+        answers.append(run(Engine(options), requests))
+    assert_equal_to_oracle(directory, requests[:3], answers[1])
+    assert {name: answer.token_ids for name, answer in answers[1].items()} == {
+        name: answer.token_ids for name, answer in answers[0].items()
+    }

@@ -10,6 +10,7 @@ import torch
 import cdlm.model.decoding.draws
 import cdlm.model.decoding.processors.constrained
 import cdlm.model.decoding.processors.logprobs
+import cdlm.model.decoding.reader
 import cdlm.model.runner
 import cdlm.scheduler.scheduler
 import cdlm.scheduler.steps.row_steps
@@ -23,6 +24,7 @@ from cdlm.model.decoding.processors.guidance import Guide
 from cdlm.model.decoding.processors.logprobs import Logprobs
 from cdlm.model.decoding.processors.processor import Step
 from cdlm.model.decoding.processors.words import Words
+from cdlm.model.decoding.reader import LogitReader
 from cdlm.model.forwards.staged import StagedForward
 from cdlm.model.parallel.followers import LostRank
 from cdlm.model.runner import ModelRunner
@@ -32,6 +34,8 @@ from cdlm.scheduler.messages import BlockOutput, GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.scheduler import Scheduler
 from cdlm.scheduler.scoring.request import Scoring
+from cdlm.scheduler.steps.faults import LostDevice
+from cdlm.scheduler.steps.figures import step_figures
 from tests.support.engines import oracle_answer
 from tests.support.models.grammars import SCHEMAS, build_json_checkpoint, json_grammar
 from tests.support.processors import states
@@ -144,7 +148,7 @@ def its_matcher(engine: Engine, name: str, matcher: AnswerMatcher, *_: Any) -> b
     return state is not None and state.matcher is matcher
 
 
-def many_logits(engine: Engine, name: str, *_: Any) -> bool:
+def many_logits(engine: Engine, name: str, *_: Any, **__: Any) -> bool:
     """For functions that are not told whose logits they have: while the victim is there."""
     return in_works(engine, name, STEPPED["works"])
 
@@ -194,9 +198,9 @@ STAGES: list[Stage] = [
     ("bad", Constrained, "edit", in_works),
     ("bad", Edits, "edit", in_works),
     ("bad", Words, "edit", in_works),
-    ("bad", cdlm.model.runner, "confidence_and_best", many_logits),
-    ("bad", cdlm.model.runner, "entropy", many_logits),
-    ("bad", cdlm.model.runner, "replace_drawn", in_works),
+    ("bad", LogitReader, "statistics", many_logits),
+    ("bad", cdlm.model.decoding.reader, "entropy", many_logits),
+    ("bad", LogitReader, "draw", in_works),
     ("bad", cdlm.model.decoding.processors.constrained, "pick", of_work),
     ("bad", cdlm.model.decoding.draws, "sample", lambda *_, temperature, **__: temperature == 0.7),
     ("bad", cdlm.model.decoding.draws, "gumbel_noise", lambda _engine, _name, seed, *_: seed == 3),
@@ -281,9 +285,43 @@ def test_a_step_that_is_too_large_for_memory_is_taken_in_parts(
             raise torch.OutOfMemoryError("no memory for so many rows")
         return forward(self, layout)
 
+    halved = 0
+
+    def counted(*arguments: Any) -> dict[str, Any]:
+        nonlocal halved
+        found = step_figures(*arguments)
+        halved += found["halved_steps"]
+        return found
+
     monkeypatch.setattr(ModelRunner, "forward", limited)
+    monkeypatch.setattr("cdlm.scheduler.engine.step_figures", counted)
     outputs = run(engine, REQUESTS, lambda: None)
     assert {name: told(found) for name, found in outputs.items()} == expected
+    assert halved > 0
+
+
+def test_an_error_that_the_gpu_does_not_recover_from_ends_the_engine(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton raises errors of its own; whether the device is lost is what the device says."""
+
+    def broken(*_: Any) -> torch.Tensor:
+        raise RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")
+
+    def lost() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    for name in "ab":
+        engine.add(generate(name, 5))
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelRunner, "forward", broken)
+        patch.setattr(torch.cuda, "is_initialized", lambda: True)
+        patch.setattr(torch.cuda, "synchronize", lost)
+        with pytest.raises(LostDevice, match="the GPU is lost after RuntimeError"):
+            engine.step()
+    for name in "ab":
+        engine.abort(name)
+    engine.check()
 
 
 def test_what_fails_for_everybody_ends_everybody(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

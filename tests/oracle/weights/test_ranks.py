@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -171,6 +173,41 @@ def test_an_error_in_the_leader_s_forward_ends_the_engine_and_its_followers(
             engine.step()
         [pid] = followers_of(engine)
     assert not Path(f"/proc/{pid}").exists()
+
+
+LEADER = """
+import os, sys, time
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.options import EngineOptions
+engine = Engine(EngineOptions(model=sys.argv[1], tensor_parallel_size=2))
+print(*(process.pid for process in engine.runner.followers.processes), flush=True)
+time.sleep(300)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not end a child with its parent")
+def test_a_rank_that_no_longer_listens_goes_with_its_leader(tmp_path: Path) -> None:
+    """It stands for one that waits in a collective: stopped, it does not see that its connection is closed."""
+    command = [sys.executable, "-c", LEADER, str(build_checkpoint(tmp_path))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as leader:
+        try:
+            assert leader.stdout is not None
+            pid = int(leader.stdout.readline())
+            os.kill(pid, signal.SIGSTOP)
+        finally:
+            leader.kill()
+    until = time.monotonic() + 60
+    while running(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not running(pid)
+
+
+def running(pid: int) -> bool:
+    """Whether the process is more than a line in the system's table, which whoever adopts it removes."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 REFUSALS: list[tuple[dict[str, Any], str]] = [

@@ -3,22 +3,20 @@
 import pytest
 import torch
 
-from cdlm.model.attention.backends import find_attention
+from cdlm.model.attention.backends import find_attention, resolve_attention, resolve_graphs
 from cdlm.model.attention.paged import PagedAttention
 from cdlm.model.attention.sdpa import SdpaAttention
 from cdlm.model.attention.triton import TritonAttention
-from cdlm.model.attention.varlen import VarlenAttention
 from cdlm.model.config import CheckpointError
-from tests.support.attention import CheckedVarlen, check_cuts, check_segments
+from tests.support.attention import check_cuts, check_segments
 
 everywhere = pytest.mark.parametrize(
     "attention",
     [
         SdpaAttention,
-        CheckedVarlen,
         pytest.param(TritonAttention, marks=pytest.mark.skipif(torch.cuda.is_available(), reason="interpreted")),
     ],
-    ids=["sdpa", "varlen", "triton"],
+    ids=["sdpa", "triton"],
 )
 
 
@@ -33,11 +31,42 @@ def test_a_cut_segment_sees_what_the_whole_saw(attention: type[PagedAttention]) 
 
 
 def test_what_cannot_run_here_is_refused() -> None:
-    cpu = torch.device("cpu")
-    with pytest.raises(CheckpointError, match="varlen needs CUDA and a 16-bit dtype, got cpu and float32"):
-        find_attention("varlen", device=cpu, dtype=torch.float32, page_size=32)
     with pytest.raises(CheckpointError, match="multiple of 16, got 24"):
-        find_attention("flex", device=cpu, dtype=torch.float32, page_size=24)
-    assert find_attention("varlen", device=torch.device("cuda"), dtype=torch.bfloat16, page_size=256) is VarlenAttention
-    with pytest.raises(CheckpointError, match="varlen needs a page_size that is a multiple of 256, got 32"):
-        find_attention("varlen", device=torch.device("cuda"), dtype=torch.bfloat16, page_size=32)
+        find_attention("flex", device=torch.device("cpu"), page_size=24)
+
+
+def test_by_itself_it_is_sdpa_on_a_cpu() -> None:
+    cpu = torch.device("cpu")
+    assert find_attention("auto", device=cpu, page_size=24) is SdpaAttention
+    assert not resolve_graphs(None, "auto", cpu, shared=False)
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((9, 0), "triton"), ((8, 0), "triton"), ((7, 5), "sdpa")])
+def test_by_itself_it_is_triton_on_a_gpu_that_triton_compiles_for(
+    capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What torch would say there is told to it: this machine may have no GPU."""
+    cuda = torch.device("cuda")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _device: "Tesla T4")
+    assert resolve_attention("auto", cuda) == expected
+    assert resolve_graphs(None, "auto", cuda, shared=False) == (expected == "triton")
+    assert not resolve_graphs(None, "auto", cuda, shared=True)
+    assert not resolve_graphs(False, "auto", cuda, shared=False)
+    if expected == "sdpa":
+        with pytest.raises(CheckpointError, match="attention_backend triton: Tesla T4 is too old for it; use sdpa"):
+            find_attention("triton", device=cuda, page_size=32)
+
+
+@pytest.mark.parametrize(
+    ("backend", "device", "shared", "problem"),
+    [
+        ("sdpa", "cuda", False, "needs attention_backend triton, not sdpa"),
+        ("triton", "cpu", False, "needs CUDA, got cpu"),
+        ("triton", "cuda", True, "cannot record a forward over several ranks"),
+    ],
+)
+def test_graphs_that_cannot_be_recorded_are_refused(backend: str, device: str, shared: bool, problem: str) -> None:
+    with pytest.raises(CheckpointError, match=f"cuda_graphs {problem}"):
+        resolve_graphs(True, backend, torch.device(device), shared=shared)  # type: ignore[arg-type]

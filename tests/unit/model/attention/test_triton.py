@@ -88,8 +88,8 @@ def test_a_row_does_not_depend_on_its_neighbours(monkeypatch: pytest.MonkeyPatch
 def test_where_it_does_not_run_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    with pytest.raises(CheckpointError, match="triton needs CUDA, got cpu"):
-        find_attention("triton", device=cpu, dtype=torch.float32, page_size=32)
+    with pytest.raises(CheckpointError, match="triton needs CUDA, got cpu; use sdpa"):
+        find_attention("triton", device=cpu, page_size=32)
     monkeypatch.setattr("cdlm.model.attention.backends.find_spec", lambda _: None)
     with pytest.raises(CheckpointError, match="needs the package triton"):
-        find_attention("triton", device=cuda, dtype=torch.float32, page_size=32)
+        find_attention("triton", device=cuda, page_size=32)

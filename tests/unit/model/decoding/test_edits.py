@@ -14,6 +14,7 @@ from cdlm.model.decoding.processors.processor import Step
 from cdlm.model.decoding.rules import FinalizationRule
 from cdlm.model.decoding.settings import BlockStart, RowSettings
 from cdlm.model.row import RowWork
+from cdlm.model.uploads import place_on
 from tests.support.oracle import OracleEdits, edit
 
 VOCAB, MASK, BLOCK = 11, 10, 4
@@ -47,6 +48,7 @@ def canvas_of(rows: list[list[int | None]], given: int = 0) -> Canvas:
     for row, tokens in enumerate(rows):
         canvas.open_row(row, rule=FinalizationRule("threshold", 0.9), max_steps=BLOCK, stop_ids=[9])
         canvas.open_block(row, [token for token in tokens[:given] if token is not None])
+        canvas.write_new(place_on(CPU))()
         for offset, token in enumerate(tokens[given:], given):
             if token is not None:
                 canvas.tokens[row, offset], canvas.masked[row, offset] = token, False
@@ -70,8 +72,8 @@ def test_each_row_gets_its_own_edits_and_others_none(dtype: torch.dtype) -> None
     open_row(editor, 1, DecodingParams(temperature=1.0), [1], [9])
     open_row(editor, 2, other, [8], [])
     works = [work(0, 7), work(1, 7), work(2, 1)]
-    chosen = canvas.masked.view(-1).nonzero()[:, 0]
-    counts = canvas.masked.sum(-1).tolist()
+    chosen = canvas.masked[: canvas.rows].view(-1).nonzero()[:, 0]
+    counts = canvas.masked[: canvas.rows].sum(-1).tolist()
     logits = torch.randn(len(chosen), VOCAB, generator=torch.Generator().manual_seed(0)).to(dtype)
     before = logits.clone()
     apply(editor, works, counts, chosen, logits)

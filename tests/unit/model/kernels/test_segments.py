@@ -22,27 +22,34 @@ class Kind(NamedTuple):
     ahead: int = 0
 
 
-BLOCK = st.builds(Kind, start=st.sampled_from((0, 1, 31, 64, 500, 1500)), length=st.just(32))
+def kinds_of(
+    start: st.SearchStrategy[int], length: st.SearchStrategy[int], causal: bool = False, ahead: int = 0
+) -> st.SearchStrategy[Kind]:
+    """Segments of one kind, some of which see keys behind their own if ``ahead`` is not 0."""
+    return st.builds(Kind, start=start, length=length, causal=st.just(causal), ahead=st.integers(min(1, ahead), ahead))
+
+
 KINDS = st.one_of(
-    st.builds(Kind, start=st.just(0), length=st.integers(1, 90)),  # A prompt.
-    st.builds(Kind, start=st.integers(0, 40), length=st.integers(1, 70), causal=st.just(True)),
-    BLOCK,  # A block that is denoised, or committed.
-    st.builds(Kind, start=st.integers(0, 100), length=st.integers(1, 20), ahead=st.integers(1, 30)),  # A cut prompt.
+    kinds_of(st.just(0), st.integers(1, 40)),  # A prompt.
+    kinds_of(st.integers(0, 40), st.integers(1, 40), causal=True),
+    kinds_of(st.sampled_from((0, 1, 31, 64, 200)), st.just(32)),  # A block that is denoised, or committed.
+    kinds_of(st.integers(0, 100), st.integers(1, 20), ahead=30),  # A cut prompt.
 )
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# The interpreter is slow: small sizes, and the same examples in each run.
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    kinds=st.lists(KINDS, min_size=1, max_size=4),
+    kinds=st.lists(KINDS, min_size=1, max_size=3),
     layout=st.sampled_from(((28, 4), (8, 8), (8, 2), (9, 3))),
     dim=st.sampled_from((64, 96, 128)),
     page=st.sampled_from((16, 32, 256)),
     dtype=st.sampled_from((torch.float32, torch.bfloat16, torch.float16)),
-    part=st.sampled_from((128, 1024)),
+    part=st.sampled_from((64, 128)),
 )
 @example(  # A block that shares its keys among several programs, beside one that does not and a long causal prompt.
     kinds=[Kind(1500, 32), Kind(31, 32), Kind(0, 90, causal=True)],
-    layout=(28, 4), dim=96, page=32, dtype=torch.float32, part=1024,
+    layout=(7, 1), dim=96, page=32, dtype=torch.float32, part=1024,
 )  # fmt: skip
 @torch.inference_mode()
 def test_segments_equal_float64(

@@ -33,6 +33,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "batch_tokens": ("histogram", set()),
     "early_stop_saved_blocks": ("counter", set()),
     "preemptions": ("counter", set()),
+    "halved_steps": ("counter", set()),
     "recomputed_tokens": ("counter", set()),
     "prefix_cache_queries": ("counter", set()),
     "prefix_cache_hits": ("counter", set()),
