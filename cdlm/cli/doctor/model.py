@@ -79,6 +79,8 @@ def _flags(options: EngineOptions, seen: Outlook) -> dict[str, Any]:
         "max_model_len": manifest.max_model_len,
         "kv_cache_memory": seen.pages * seen.page_bytes,
         "pack_weights": seen.packed,
+        "attention_backend": seen.attention,
+        "cuda_graphs": seen.graphs,
         "threads": threads.most,
     }
     return {name: chosen.get(name, getattr(options, name)) for name in EngineOptions.model_fields}

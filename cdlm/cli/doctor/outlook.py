@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from cdlm.cli.plan.cost import ModelCost, Precision
-from cdlm.model.attention.backends import find_attention, resolve_graphs
+from cdlm.model.attention.backends import find_attention, resolve_attention, resolve_graphs
 from cdlm.model.attention.cache import PagedCache
-from cdlm.model.config import CheckpointError
+from cdlm.model.config import AttentionBackend, CheckpointError
 from cdlm.model.device import free_memory, resolve_dtype
 from cdlm.model.loading.checkpoint import Description, describe_checkpoint
 from cdlm.model.loading.packing import packable
@@ -34,6 +34,8 @@ class Outlook:
         page_bytes: one page of the KV cache on one rank.
         pages: number of pages in the KV cache.
         packed: whether large weights are packed for a CPU's kernels.
+        attention: the attention backend.
+        graphs: whether CUDA graphs are recorded.
     """
 
     described: Description
@@ -45,6 +47,8 @@ class Outlook:
     page_bytes: int
     pages: int
     packed: bool
+    attention: AttentionBackend
+    graphs: bool
 
 
 def outlook(options: EngineOptions) -> Outlook:
@@ -69,7 +73,8 @@ def outlook(options: EngineOptions) -> Outlook:
         share = share_config(described.shape, size)
         check_quantization(options.quantization)
         find_attention(options.attention_backend, device=device, page_size=options.page_size)
-        resolve_graphs(options.cuda_graphs, options.attention_backend, device, shared=size > 1)
+        attention = resolve_attention(options.attention_backend, device)
+        graphs = resolve_graphs(options.cuda_graphs, attention, device, shared=size > 1)
     except CheckpointError as error:
         raise EngineStartError(str(error)) from error
     check_step_size(options, described.manifest)
@@ -94,4 +99,6 @@ def outlook(options: EngineOptions) -> Outlook:
         page_bytes=page,
         pages=pool_pages(options, described.manifest, page, device, free - kept * ranks_here),
         packed=options.pack_weights and size == 1 and device.type == "cpu" and packable(),
+        attention=attention,
+        graphs=graphs,
     )

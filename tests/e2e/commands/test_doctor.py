@@ -76,6 +76,7 @@ def test_the_bundled_student_is_shown_with_its_flags() -> None:
     result = command("--max-num-seqs", "4")
     assert (result.returncode, result.stderr) == (0, "")
     for text in ("cdlm-nano: format cdlm, 1.31 M parameters", "  --block-length 32\n", "  --max-num-seqs 4\n",
+                 "  --attention-backend sdpa\n", "  --cuda-graphs false\n",
                  f"torch {TORCH}", "The model can be served."):  # fmt: skip
         assert text in result.stdout
     assert "warning" not in result.stdout
