@@ -157,7 +157,7 @@ def break_checkpoint(how: str, directory: Path) -> list[str]:
     [
         "unknown format", "no weights", "pickled weights", "missing tensor", "misshapen tensor", "unknown tensor",
         "truncated weights", "adapter of another base", "tokenizer of a larger model", "--kv-cache-memory 1k",
-        "--max-model-len 9999", "--max-num-batched-tokens 100", "--attention-backend triton", "--cuda-graphs true",
+        "--max-model-len 9999", "--max-num-batched-tokens 100", "--cuda-graphs true",
         "--attention-backend flex --page-size 24", "--device tpu",
         pytest.param("--device cuda", marks=WITHOUT_GPU),
     ],
