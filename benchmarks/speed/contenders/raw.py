@@ -13,7 +13,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-import cdlm.model.runner
+import cdlm.model.decoding.reader
 from benchmarks.speed.contenders.load import Sample, Unavailable, sample
 from cdlm.model.decoding.confidence import confidence_and_best_of_head
 from cdlm.model.network.head import Head
@@ -130,7 +130,7 @@ def recorded(llm: OfflineEngine) -> Iterator[Recording]:
         transformer.lm_head.register_forward_pre_hook(called),
     ]
     try:
-        with patch.object(cdlm.model.runner, "confidence_and_best_of_head", searched):
+        with patch.object(cdlm.model.decoding.reader, "confidence_and_best_of_head", searched):
             yield recording
     finally:
         for hook in hooks:
