@@ -25,7 +25,7 @@ from cdlm.model.parallel.transformer import RankTransformer
 from cdlm.scheduler import child
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.loading import load_weights, rank_device
-from cdlm.scheduler.messages import encode
+from cdlm.scheduler.messages import decoder, encode
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.steps.threads import Threads
 
@@ -87,7 +87,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # A follower ends with its leader.
     connection = Connection(int(sys.argv[1]))
-    start = msgspec.msgpack.decode(connection.recv_bytes(), type=RankStart)
+    start = decoder(RankStart).decode(connection.recv_bytes())
     if start.leader is not None:
         child.die_with(start.leader)
     Threads(start.options)
