@@ -58,8 +58,9 @@ FROM runtime AS cpu
 COPY --from=venv-cpu /opt/venv /opt/venv
 
 FROM runtime AS cuda
-# Triton builds the launchers of its kernels when it first runs them.
-USER root
+# Triton builds the launchers of its kernels when it first runs them. The base image's release fixes the versions.
+USER 0:0
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
