@@ -61,17 +61,17 @@ class DescentSection(StepsSection):
     tokens_per_batch: int = Field(ge=256)
 
 
-class OptimisationSection(DescentSection):
+class OptimizationSection(DescentSection):
     """Optimization of a whole model; the embedding has its own learning rate."""
 
     embedding_learning_rate: float = Field(gt=0)
 
 
-class AutoregressiveSection(OptimisationSection):
+class AutoregressiveSection(OptimizationSection):
     """Next-token training: the baseline of the results, and the initial weights of the teacher."""
 
 
-class TeacherSection(OptimisationSection):
+class TeacherSection(OptimizationSection):
     """Masked training with full attention; canvases are at most ``generation_length`` tokens.
 
     A share ``rehearsal`` of the batches repeats next-token training, so that its skills are not lost; a share
@@ -109,7 +109,7 @@ class TrajectorySection(CollectionSection):
     examples: int = Field(ge=1)
 
 
-class StudentSection(OptimisationSection):
+class StudentSection(OptimizationSection):
     """Distillation of the teacher's trajectories, with the weights of its three losses; 0 leaves one out.
 
     ``first_step``, ``consistency_share`` and ``truths``: see ``StudentStream``. ``fresh_truth`` takes the masked ground

@@ -33,7 +33,7 @@ class InHand:
 
 
 @dataclass(frozen=True, slots=True)
-class Utilisation:
+class Utilization:
     """As many replicas as bring the share of time in which a device computes (at most 1) to ``target``."""
 
     target: float

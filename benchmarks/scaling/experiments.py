@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.scaling.autoscaling import Autoscaler, Fixed, InHand, Policy, Utilisation
+from benchmarks.scaling.autoscaling import Autoscaler, Fixed, InHand, Policy, Utilization
 from benchmarks.scaling.routing import ROUTERS, LeastRequests
 from benchmarks.scaling.service import Service
 from benchmarks.scaling.simulation import Outcome, quantile, simulate
@@ -72,7 +72,7 @@ def scaling_policies(size: Size) -> dict[str, Policy]:
         f"{size.fixed} replicas always": Fixed(size.fixed),
         "waiting + running, 8 per replica": InHand(8),
         "waiting + running, 32 per replica": InHand(32),
-        "utilisation, 70%": Utilisation(0.7),
+        "utilization, 70%": Utilization(0.7),
     }
 
 

@@ -5,10 +5,10 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from cdlm.training.backbone.config import OptimisationSection
+from cdlm.training.backbone.config import OptimizationSection
 
 
-def make_accelerator(section: OptimisationSection) -> Accelerator:
+def make_accelerator(section: OptimizationSection) -> Accelerator:
     """Makes an ``Accelerator`` for the processes that ``torchrun`` started, on GPUs if there are any.
 
     With ``fsdp`` and more than one process, each layer's weights are sharded, and gathered when it runs.

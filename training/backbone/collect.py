@@ -35,7 +35,7 @@ def collect_backbone(config: AdapterConfig, directory: Path) -> None:
         raise TrainingError(
             f"generation_length {section.generation_length} is not a multiple of block_length {config.block_length}"
         )
-    dtype = torch.float32 if config.optimisation.mixed_precision == "no" else torch.bfloat16
+    dtype = torch.float32 if config.optimization.mixed_precision == "no" else torch.bfloat16
     checkpoint = load_checkpoint(config.model, device=state.device, dtype=dtype, block_length=config.block_length)
     manifest, tokenizer = checkpoint.manifest, load_tokenizer(config.model)
     end_id = _end_id(section.end_token, tokenizer, manifest)

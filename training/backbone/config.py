@@ -39,7 +39,7 @@ class LossSection(Section):
     dlm: float = Field(ge=0)
 
 
-class OptimisationSection(StepsSection):
+class OptimizationSection(StepsSection):
     """AdamW on the adapter. The learning rate rises for ``warmup_steps``, then falls linearly to zero.
 
     ``batch_size`` counts the trajectories of a step over all processes; each process takes ``rows_per_forward`` of
@@ -71,7 +71,7 @@ class AdapterConfig(Section):
     trajectories: BackboneTrajectorySection
     lora: LoraSection
     losses: LossSection
-    optimisation: OptimisationSection
+    optimization: OptimizationSection
 
 
 def load_adapter_config(path: Path) -> AdapterConfig:

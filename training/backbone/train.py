@@ -45,7 +45,7 @@ def train_adapter(config: AdapterConfig, directory: Path) -> None:
 
 class _AdapterTraining(Descent):
     def __init__(self, config: AdapterConfig, directory: Path) -> None:
-        self.config, self.section = config, config.optimisation
+        self.config, self.section = config, config.optimization
         self.accelerator = make_accelerator(self.section)
         super().__init__(directory, self.section, leads=self.accelerator.is_main_process)
         per_round = self.section.rows_per_forward * self.accelerator.num_processes

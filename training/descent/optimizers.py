@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from cdlm.model.network.transformer import Transformer
-from cdlm.training.config import DescentSection, OptimisationSection
+from cdlm.training.config import DescentSection, OptimizationSection
 
 
 def learning_rate_factor(step: int, section: DescentSection) -> float:
@@ -13,7 +13,7 @@ def learning_rate_factor(step: int, section: DescentSection) -> float:
     return max(0.0, min(1.0, (step + 1) / section.warmup_steps, (section.steps - step) / decay_steps))
 
 
-def make_optimizers(model: Transformer, section: OptimisationSection) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: Transformer, section: OptimizationSection) -> list[torch.optim.Optimizer]:
     """Makes Muon (Jordan et al., 2024) for the layers' matrices and AdamW for the embedding and the vectors."""
     matrices = [p for p in model.layers.parameters() if p.ndim == 2]
     known = {id(p) for p in matrices}

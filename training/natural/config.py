@@ -58,7 +58,7 @@ class TaskAdapterConfig(Section):
     chat_every: int = Field(default=1, ge=1)
     divergence: float = Field(gt=0)
     lora: LoraSection
-    optimisation: DescentSection
+    optimization: DescentSection
 
     @field_validator("mixture")
     @classmethod

@@ -126,7 +126,7 @@ class TaskStream:
     def _pool(self, number: int, size: int = 40) -> list[TaskBatch]:
         """Makes ``size`` batches, each with a group of short rows, a group of long rows, and chat."""
         rng = random.Random(f"natural/{self.config.seed}/{number}")
-        budget = self.config.optimisation.tokens_per_batch - self.config.chat_tokens
+        budget = self.config.optimization.tokens_per_batch - self.config.chat_tokens
         examples = self.formatter.encode([self.draw(rng) for _ in range(size * budget // 80)], rng)
         groups = _groups(sorted(examples, key=lambda example: example.length), budget // 2)
         half = len(groups) // 2

@@ -156,7 +156,7 @@ def _lines(path: Path) -> list[str]:
         lines = path.read_text(errors="replace").splitlines()
     except OSError as error:
         raise TrainingError(f"{path}: cannot be read: {error.strerror}") from error
-    return [line for line in lines if line and line[0] != " "]  # Lines that begin with a space are the licence.
+    return [line for line in lines if line and line[0] != " "]  # Lines that begin with a space are the license.
 
 
 def _filled(directory: Path, items: list[Item]) -> list[Item]:

@@ -50,7 +50,7 @@ def train_task_adapter(config: TaskAdapterConfig, directory: Path) -> None:
     kept = stream.formatter.encode(stream.kept_chat[:_MEASURED], random.Random(0))
     parameters = AdapterParameters(transformer)
     optimizer = torch.optim.AdamW(
-        parameters.parameters(), lr=config.optimisation.learning_rate, weight_decay=config.optimisation.weight_decay,
+        parameters.parameters(), lr=config.optimization.learning_rate, weight_decay=config.optimization.weight_decay,
         betas=(0.9, 0.98),
     )  # fmt: skip
 
@@ -68,7 +68,7 @@ def train_task_adapter(config: TaskAdapterConfig, directory: Path) -> None:
         )
 
     loop: Loop[TaskBatch] = Loop(
-        directory, config.optimisation, parameters, [optimizer],
+        directory, config.optimization, parameters, [optimizer],
         batches=stream.batches, loss=objective, measure=lambda: objective.measure(kept), export=export,
     )  # fmt: skip
     keep_freed_memory()  # The next step reuses the memory.

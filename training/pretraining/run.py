@@ -22,7 +22,7 @@ from cdlm.model.network.transformer import Transformer
 from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.batches.rows import Example, RowBatch, block_rows, frontier_rows, masked_rows, next_token_rows
 from cdlm.training.batches.stream import ExampleStream, encode
-from cdlm.training.config import OptimisationSection, RecipeConfig
+from cdlm.training.config import OptimizationSection, RecipeConfig
 from cdlm.training.data.mixture import draw_problems
 from cdlm.training.descent.loop import Loop, workers_share
 from cdlm.training.descent.optimizers import initialize, make_optimizers
@@ -52,7 +52,7 @@ def run_teacher(config: RecipeConfig, directory: Path) -> None:
 class _Pretraining:
     def __init__(self, config: RecipeConfig, directory: Path, stage: Stage) -> None:
         self.config, self.directory, self.stage = config, directory, stage
-        self.section: OptimisationSection = config.autoregressive if stage == "autoregressive" else config.teacher
+        self.section: OptimizationSection = config.autoregressive if stage == "autoregressive" else config.teacher
         self.tokenizer = self._tokenizer()
         self.model = Transformer(config.transformer)
         self._first_weights()

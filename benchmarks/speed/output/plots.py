@@ -49,9 +49,9 @@ def _ratios(measured: dict[str, Entry]) -> Figure:
     figure, axis = _figure(11, 1.2 + 0.3 * len(rows))
     for place, (name, entry, ratio) in enumerate(reversed(rows)):
         bar, median = bar_of(name, entry), ratio["median"]
-        colour = "tab:grey" if bar is None else "tab:green" if bar.met(median) else "tab:red"
+        color = "tab:gray" if bar is None else "tab:green" if bar.met(median) else "tab:red"
         error = [[median - ratio["min"]], [ratio["max"] - median]]
-        axis.errorbar(median, place, xerr=error, fmt="o", color=colour, capsize=3)
+        axis.errorbar(median, place, xerr=error, fmt="o", color=color, capsize=3)
         if bar is not None:
             axis.plot(bar.limit, place, marker="|", markersize=16, markeredgewidth=2, color="black")
     axis.set_yticks(range(len(rows)), [f"{name}, {_label(entry)}" for name, entry, _ in reversed(rows)], fontsize=8)

@@ -187,5 +187,5 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     """Wilson confidence interval (low, high) of a proportion, valid also near 0 and 1."""
     rate = successes / trials
     spread = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
-    centre, scale = rate + z * z / (2 * trials), 1 + z * z / trials
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    center, scale = rate + z * z / (2 * trials), 1 + z * z / trials
+    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)

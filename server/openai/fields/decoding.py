@@ -8,7 +8,7 @@ from cdlm.server.openai.fields.row import (
     RESPONSES,
     SGLANG,
     VLLM,
-    honoured,
+    honored,
     refused,
 )
 
@@ -17,13 +17,13 @@ _BOTH = (COMPLETIONS, CHATS)
 _SAMPLERS = "use temperature, top_k, top_p and min_p"
 
 DECODING = (
-    *honoured(_ANSWERS, PEERS, "temperature", "top_p", "seed"),
-    *honoured(_ANSWERS, PEERS, "presence_penalty", "frequency_penalty", "logit_bias"),
-    *honoured(_ANSWERS, (VLLM, SGLANG, LLAMA), "top_k", "min_p"),
-    *honoured(_ANSWERS, (VLLM, SGLANG), "repetition_penalty", "min_tokens"),
-    *honoured(_ANSWERS, (VLLM,), "allowed_token_ids", "bad_words"),
-    *honoured(_ANSWERS, (), "decoding", "confidence_threshold", "decoding_factor", "entropy_bound", "steps_per_block"),
-    *honoured(_ANSWERS, (), "max_steps_per_block", "guidance_scale"),
+    *honored(_ANSWERS, PEERS, "temperature", "top_p", "seed"),
+    *honored(_ANSWERS, PEERS, "presence_penalty", "frequency_penalty", "logit_bias"),
+    *honored(_ANSWERS, (VLLM, SGLANG, LLAMA), "top_k", "min_p"),
+    *honored(_ANSWERS, (VLLM, SGLANG), "repetition_penalty", "min_tokens"),
+    *honored(_ANSWERS, (VLLM,), "allowed_token_ids", "bad_words"),
+    *honored(_ANSWERS, (), "decoding", "confidence_threshold", "decoding_factor", "entropy_bound", "steps_per_block"),
+    *honored(_ANSWERS, (), "max_steps_per_block", "guidance_scale"),
     refused("repeat_penalty", _ANSWERS, LLAMA, "use repetition_penalty, which looks at the whole prompt and answer", 1),
     refused("repeat_last_n", _ANSWERS, LLAMA, "penalties look at the whole answer", -1),
     refused("typical_p", _ANSWERS, LLAMA, _SAMPLERS, 1),

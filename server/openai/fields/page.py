@@ -19,7 +19,7 @@ Objects inside of bodies are named by their paths: `tools[].function` is the fun
 """
 
 _SECTIONS: dict[Verdict, tuple[str, str]] = {
-    "honoured": ("Honored", "[Parameters](parameters.md) says what each takes."),
+    "honored": ("Honored", "[Parameters](parameters.md) says what each takes."),
     "harmless": ("Accepted without effect", "With any value."),
     "refused": (
         "Refused",
@@ -34,7 +34,7 @@ def page() -> Iterator[str]:
     for verdict, (title, about) in _SECTIONS.items():
         rows = sorted((row for row in TABLE if row.verdict == verdict), key=lambda row: (row.name, row.places))
         yield f"\n## {title}\n\n{about}\n\n"
-        if verdict == "honoured":
+        if verdict == "honored":
             yield "| field | where | who else has it |\n|---|---|---|\n"
             yield from (f"| `{row.name}` | {_where(row)} | {_peers(row)} |\n" for row in rows)
         elif verdict == "harmless":

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-Verdict = Literal["honoured", "refused", "harmless"]
+Verdict = Literal["honored", "refused", "harmless"]
 
 OPENAI, VLLM, SGLANG, LLAMA = "OpenAI", "vLLM", "SGLang", "llama.cpp"
 PEERS = (OPENAI, VLLM, SGLANG, LLAMA)
@@ -64,7 +64,7 @@ class Row:
 
     Attributes:
         name: the field's name.
-        verdict: ``honoured``: the field has its effect; ``refused``: with a 400 that names it, unless its value asks
+        verdict: ``honored``: the field has its effect; ``refused``: with a 400 that names it, unless its value asks
             for nothing; ``harmless``: accepted without effect.
         places: routes, or objects inside of their bodies.
         peers: the servers that have the field in one of the places.
@@ -91,9 +91,9 @@ def _same(value: JsonValue, known: JsonValue) -> bool:
     return isinstance(value, bool) == isinstance(known, bool) and value == known
 
 
-def honoured(places: tuple[str, ...], peers: tuple[str, ...], *names: str) -> tuple[Row, ...]:
+def honored(places: tuple[str, ...], peers: tuple[str, ...], *names: str) -> tuple[Row, ...]:
     """Rows of supported fields."""
-    return tuple(Row(name, "honoured", places, peers) for name in names)
+    return tuple(Row(name, "honored", places, peers) for name in names)
 
 
 def refused(name: str, places: tuple[str, ...], peers: str | tuple[str, ...], note: str = "", *idle: JsonValue) -> Row:

@@ -9,11 +9,11 @@ from pydantic_core import PydanticCustomError
 
 from cdlm.server.openai.fields.decoding import DECODING
 from cdlm.server.openai.fields.harmless import HARMLESS
-from cdlm.server.openai.fields.honoured import HONOURED
+from cdlm.server.openai.fields.honored import HONORED
 from cdlm.server.openai.fields.refused import REFUSED
 from cdlm.server.openai.fields.row import Row
 
-TABLE: tuple[Row, ...] = (*HONOURED, *DECODING, *HARMLESS, *REFUSED)
+TABLE: tuple[Row, ...] = (*HONORED, *DECODING, *HARMLESS, *REFUSED)
 
 # Error type of an unwanted field; the error's context has its name.
 UNWANTED = "unwanted_field"
@@ -60,7 +60,7 @@ def describe_rows(place: str, schema: dict[str, Any]) -> None:
     """Adds fields without effect to the JSON schema of an object, in place."""
     schema["additionalProperties"] = {"type": "null", "description": "Null means absent."}
     for name, row in rows_of(place).items():
-        if row.verdict == "honoured" or name in schema.get("properties", {}):
+        if row.verdict == "honored" or name in schema.get("properties", {}):
             continue
         about = f"{row.verdict.capitalize()}; {row.note}" if row.note else row.verdict.capitalize()
         allowed = {} if row.verdict == "harmless" else {"enum": [None, *row.idle]}

@@ -1,21 +1,21 @@
-/** Draws the blocks of an answer, each token in the colour of the denoise step that finalized it. */
+/** Draws the blocks of an answer, each token in the color of the denoise step that finalized it. */
 
 /** @typedef {import("./recording.js").Position} Position */
 
-/** The last step of its block that has each of the eight colours; docs/streaming.md says how steps count. */
+/** The last step of its block that has each of the eight colors; docs/streaming.md says how steps count. */
 const LAST_STEPS = [1, 2, 3, 4, 6, 10, 20, Infinity];
 
 /** @param {number} step from 1 on */
-function colour(step) {
+function color(step) {
   return `step-${1 + LAST_STEPS.findIndex((last) => step <= last)}`;
 }
 
-/** @returns {HTMLLIElement[]} what the colours and marks mean */
+/** @returns {HTMLLIElement[]} what the colors and marks mean */
 export function legend() {
   const entries = LAST_STEPS.map((last, i) => {
     const first = i === 0 ? 1 : LAST_STEPS[i - 1] + 1;
     const range = first === last ? `${first}` : last === Infinity ? `${first}+` : `${first}\u2013${last}`;
-    return entry(`swatch ${colour(first)}`, range, i === 0 ? "denoise step" : "");
+    return entry(`swatch ${color(first)}`, range, i === 0 ? "denoise step" : "");
   });
   const marks = { masked: "masked", blank: "without text, such as the end", unused: "not needed" };
   return [...entries, ...Object.entries(marks).map(([kind, meaning]) => entry(kind, "", meaning))];
@@ -85,5 +85,5 @@ function classesOf({ kind, text, step }) {
   if (kind !== "token" && kind !== "blank") {
     return kind;
   }
-  return `token ${colour(step)}${kind === "blank" ? " blank" : ""}${text.includes("\n") ? " newline" : ""}`;
+  return `token ${color(step)}${kind === "blank" ? " blank" : ""}${text.includes("\n") ? " newline" : ""}`;
 }

@@ -55,8 +55,8 @@ def test_edits_and_candidates(server: Server) -> None:
     bias = {str(token): -100 for token in set(plain)}
     banned = server.complete(**fields, ignore_eos=True, logit_bias=bias)["choices"][0]["token_ids"]
     assert not set(banned) & set(plain)
-    penalised = server.complete(**fields, ignore_eos=True, frequency_penalty=2, presence_penalty=2)["choices"][0]
-    assert penalised["token_ids"] != plain
+    penalized = server.complete(**fields, ignore_eos=True, frequency_penalty=2, presence_penalty=2)["choices"][0]
+    assert penalized["token_ids"] != plain
     least = server.complete(**fields, min_tokens=40)
     assert least["usage"]["completion_tokens"] == 40
     best = server.complete(**fields, n=2, best_of=4, temperature=1, seed=1)

@@ -196,7 +196,7 @@ def test_no_prompt_is_used_twice_by_an_engine(engine: Offline) -> None:
     assert len({tuple(ids[:32]) for ids in prompts}) == 40
 
 
-def test_the_pace_is_measured_on_the_student_and_never_rounded_in_its_favour() -> None:
+def test_the_pace_is_measured_on_the_student_and_never_rounded_in_its_favor() -> None:
     pace = measure_pace(2, engine_options(BUNDLED_STUDENT, "float32", replace(QUICK, device="cpu")))
     assert pace.problems == 2
     assert 1 < pace.tokens_per_forward <= 32

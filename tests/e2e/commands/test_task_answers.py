@@ -32,7 +32,7 @@ max_tokens = 16
 [lora]
 r = 2
 alpha = 4
-[optimisation]
+[optimization]
 steps = 1
 warmup_steps = 1
 decay_fraction = 0.5

@@ -72,11 +72,11 @@ def ask_within_the_pause(log: Path) -> httpx.Response | None:
     """The answer to a request right after readiness is gone; ``None`` if it was asked too late to tell."""
     with running_server(log) as server:
         server.complete()
-        signalled = time.monotonic()
+        signaled = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         while server.client.get("/readyz").status_code == 200:
-            assert time.monotonic() < signalled + 30
-        late = time.monotonic() - signalled > 0.3
+            assert time.monotonic() < signaled + 30
+        late = time.monotonic() - signaled > 0.3
         try:
             early = server.post("/v1/completions", {"prompt": "hello", "max_tokens": 1})
         except httpx.TransportError:

@@ -37,7 +37,7 @@ def _one_accelerator_a_test() -> Iterator[None]:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def config(tmp_path: Path, **optimisation: Any) -> AdapterConfig:
+def config(tmp_path: Path, **optimization: Any) -> AdapterConfig:
     return AdapterConfig.model_validate(
         {
             "seed": 1,
@@ -48,7 +48,7 @@ def config(tmp_path: Path, **optimisation: Any) -> AdapterConfig:
             "trajectories": {"generation_length": 16, "shard_size": 4, "batch_size": 4},
             "lora": {"r": 4, "alpha": 8},
             "losses": {"dlm": 0.1},
-            "optimisation": {
+            "optimization": {
                 "steps": 3,
                 "batch_size": 4,
                 "rows_per_forward": 2,
@@ -56,7 +56,7 @@ def config(tmp_path: Path, **optimisation: Any) -> AdapterConfig:
                 "mixed_precision": "no",
                 "gradient_checkpointing": False,
                 "log_every": 1,
-                **optimisation,
+                **optimization,
             },
         }
     )
@@ -144,7 +144,7 @@ def test_two_processes_train_the_adapter_that_one_trains(place: Path, fsdp: bool
         trajectories = {{ generation_length = 16 }}
         lora = {{ r = 4, alpha = 8 }}
         losses = {{ dlm = 0.1 }}
-        [optimisation]
+        [optimization]
         steps = 3
         batch_size = 4
         rows_per_forward = 2
@@ -235,7 +235,7 @@ def test_the_shipped_configurations_have_the_published_values(name: str, dlm: fl
     settings = load_adapter_config(CONFIGS / f"{name}.toml")
     assert (settings.losses.distillation, settings.losses.consistency, settings.losses.dlm) == (1.0, 0.5, dlm)
     assert (settings.block_length, settings.trajectories.generation_length) == (32, 256)
-    assert settings.optimisation.batch_size == 64
+    assert settings.optimization.batch_size == 64
     broken = tmp_path / "broken.toml"
     broken.write_text((CONFIGS / f"{name}.toml").read_text().replace("alpha =", "alhpa ="))
     with pytest.raises(ConfigError, match=r"lora\.alhpa"):

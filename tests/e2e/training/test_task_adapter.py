@@ -28,7 +28,7 @@ from tests.support.packages import write_packages
 GOOD = "```python\ndef add(a, b):\n    return a + b"
 
 
-def config(place: Path, **optimisation: Any) -> TaskAdapterConfig:
+def config(place: Path, **optimization: Any) -> TaskAdapterConfig:
     return TaskAdapterConfig.model_validate(
         {
             "seed": 1,
@@ -39,7 +39,7 @@ def config(place: Path, **optimisation: Any) -> TaskAdapterConfig:
             "mixture": {"words": 0.5, "sums": 0.3, "functions": 0.2},
             "answers": {"chat": 30, "draws": 2, **write_packages(place / "packages")},
             "lora": {"r": 4, "alpha": 8},
-            "optimisation": {
+            "optimization": {
                 "steps": 12,
                 "warmup_steps": 1,
                 "decay_fraction": 0.5,
@@ -47,7 +47,7 @@ def config(place: Path, **optimisation: Any) -> TaskAdapterConfig:
                 "learning_rate": 2e-2,
                 "log_every": 1,
                 "checkpoint_every": 6,
-                **optimisation,
+                **optimization,
             },
         }
     )

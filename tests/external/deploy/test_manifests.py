@@ -42,7 +42,7 @@ def test_built_in_objects_fit_the_clusters_schemas(objects: Objects, version: st
         kubernetes_validate.validate(item, version, strict=True)
 
 
-def test_the_schemas_refuse_a_misspelt_field() -> None:
+def test_the_schemas_refuse_a_misspelled_field() -> None:
     broken = {**plain()["Service"], "spec": {"selectr": {}}}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, "1.30", strict=True)
@@ -185,7 +185,7 @@ def test_a_gpu_is_asked_for_unless_it_runs_on_the_processor(objects: Objects) ->
 
 
 def test_the_chart_makes_the_plain_manifests() -> None:
-    """What differs is the image's tag, the chart's labels and settings spelt out that equal the server's defaults."""
+    """What differs is the image's tag, the chart's labels and settings spelled out that equal the server's defaults."""
     chart = rendered(FULL)
 
     def core(objects: Objects, kind: str) -> Any:

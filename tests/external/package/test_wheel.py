@@ -97,9 +97,9 @@ def test_what_is_in_the_wheel(folder: Path, venv: Path) -> None:
     assert not [name for name in names if "__pycache__" in name or "test" in name.lower().rpartition("/")[2]]
     metadata = email.message_from_bytes(archive.read(next(name for name in names if name.endswith("/METADATA"))))
     assert (metadata["License-Expression"], metadata.get_all("License-File")) == ("Apache-2.0", ["LICENSE"])
-    licence = archive.read(next(name for name in names if name.endswith("dist-info/licenses/LICENSE")))
+    licensed = archive.read(next(name for name in names if name.endswith("dist-info/licenses/LICENSE")))
     # The text as the Apache Software Foundation has it for use in a repository, to the byte.
-    assert hashlib.sha256(licence).hexdigest() == "c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4"
+    assert hashlib.sha256(licensed).hexdigest() == "c71d239df91726fc519c6eb72d318ec65820627232b2f796219e87dcf35d0ab4"
     assert "Apache\nLicense 2.0" in archive.read("cdlm/model/assets/README.md").decode()
     rooms_alone = "('cli', 'model', 'scheduler', 'server', 'training')"
     code = f"import importlib.util as u; print([name for name in {rooms_alone} if u.find_spec(name)])"

@@ -10,9 +10,9 @@ from tests.external.page.conftest import Opened
 
 PHONE: dict[str, Any] = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 
-# Every visible element with text of its own: its colour and that of what lies behind it, as channels 0 to 255.
-COLOURS = """() => {
-  const channels = (colour) => colour.match(/[\\d.]+/g).map(Number);
+# Every visible element with text of its own: its color and that of what lies behind it, as channels 0 to 255.
+COLORS = """() => {
+  const channels = (color) => color.match(/[\\d.]+/g).map(Number);
   const behind = (element) => {
     for (; element; element = element.parentElement) {
       const [red, green, blue, alpha = 1] = channels(getComputedStyle(element).backgroundColor);
@@ -45,11 +45,11 @@ def test_text_stands_out(opened: Callable[..., Opened], scheme: str) -> None:
     page.page.check("#race")
     page.run()
     page.screenshot(scheme)
-    found = page.page.evaluate(COLOURS)
+    found = page.page.evaluate(COLORS)
     assert len(found) > 60
     page.settings(tau="0")
     page.run()
-    found += [item for item in page.page.evaluate(COLOURS) if item[0].endswith("#error")]
+    found += [item for item in page.page.evaluate(COLORS) if item[0].endswith("#error")]
     assert found[-1][0] == "P.#error"
     weak = [item for item in found if contrast(item[1], item[2]) < 4.5]
     assert weak == []
@@ -57,7 +57,7 @@ def test_text_stands_out(opened: Callable[..., Opened], scheme: str) -> None:
     assert behind == {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 21, 27)"}[scheme]
 
 
-def test_colours_of_steps_differ_in_lightness(opened: Callable[..., Opened]) -> None:
+def test_colors_of_steps_differ_in_lightness(opened: Callable[..., Opened]) -> None:
     page = opened()
     page.load()
     swatches = page.page.locator("#legend .swatch").evaluate_all(

@@ -54,7 +54,7 @@ def test_the_canvas_ends_as_the_answer(
     page.screenshot(f"{example}-{endpoint}")
 
 
-def test_every_step_has_its_colour(opened: Callable[..., Opened]) -> None:
+def test_every_step_has_its_color(opened: Callable[..., Opened]) -> None:
     page = opened()
     page.load()
     page.settings(tau="0.999")
@@ -62,17 +62,17 @@ def test_every_step_has_its_colour(opened: Callable[..., Opened]) -> None:
     pairs = page.page.locator(".canvas .token").evaluate_all(
         "all => all.map(one => [Number(one.dataset.step), getComputedStyle(one).backgroundColor])"
     )
-    colours: dict[int, set[str]] = {}
-    for step, colour in pairs:
-        colours.setdefault(step, set()).add(colour)
-    assert len(colours) > 3
-    assert all(len(of_step) == 1 for of_step in colours.values())
-    early = [colours[step] for step in sorted(colours) if step <= 5]
+    colors: dict[int, set[str]] = {}
+    for step, color in pairs:
+        colors.setdefault(step, set()).add(color)
+    assert len(colors) > 3
+    assert all(len(of_step) == 1 for of_step in colors.values())
+    early = [colors[step] for step in sorted(colors) if step <= 5]
     assert len(set(map(frozenset, early))) == len(early)
     shown = page.page.locator("#legend .swatch").evaluate_all(
         "all => all.map(one => getComputedStyle(one).backgroundColor)"
     )
-    assert set.union(*colours.values()) <= set(shown)
+    assert set.union(*colors.values()) <= set(shown)
     assert len(set(shown)) == 8
 
 

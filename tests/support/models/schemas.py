@@ -132,7 +132,7 @@ def anything(rng: random.Random, depth: int) -> Pair:
     return rng.choice(flat + deep if depth > 0 else flat)()
 
 
-class Colour(enum.Enum):
+class Color(enum.Enum):
     RED = "red"
     BLUE = "blue"
 
@@ -149,7 +149,7 @@ class Contact(pydantic.BaseModel):
     at: datetime.datetime
     lasts: datetime.timedelta
     alarm: datetime.time
-    colour: Colour
+    color: Color
     kind: Literal["person", "firm"]
     secret: pydantic.SecretStr
     raw: bytes
@@ -185,7 +185,7 @@ BY_HAND: list[Pair] = [
         Contact.model_json_schema(),
         {
             "site": "a:", "any_site": "a:", "born": "1111-11-11", "at": "1111-11-11T11:11:11Z", "lasts": "P1D",
-            "alarm": "11:11:11Z", "colour": "red", "kind": "firm", "secret": "", "raw": "",
+            "alarm": "11:11:11Z", "color": "red", "kind": "firm", "secret": "", "raw": "",
             "address": {"street": "", "zip_code": "11111"}, "tags": [""],
         },
     ),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import simpy
 
-from benchmarks.scaling.autoscaling import Autoscaler, Fixed, InHand, Policy, Utilisation
+from benchmarks.scaling.autoscaling import Autoscaler, Fixed, InHand, Policy, Utilization
 from benchmarks.scaling.experiments import QUICK, compare_routing, compare_scaling, parameters
 from benchmarks.scaling.replica import Replica
 from benchmarks.scaling.report import write
@@ -200,8 +200,8 @@ def test_affinity_finds_more_prompts_cached() -> None:
 
 def test_the_metrics_of_the_policies() -> None:
     assert InHand(8).wanted(replicas=4, in_hand=81, busy=1.0) == 11
-    assert Utilisation(0.7).wanted(replicas=7, in_hand=10_000, busy=1.0) == 10  # It does not see the queue.
-    assert Utilisation(0.7).wanted(replicas=10, in_hand=10, busy=0.14) == 2
+    assert Utilization(0.7).wanted(replicas=7, in_hand=10_000, busy=1.0) == 10  # It does not see the queue.
+    assert Utilization(0.7).wanted(replicas=10, in_hand=10, busy=0.14) == 2
 
 
 def test_growth_doubles_in_a_minute_and_shrinking_waits() -> None:
@@ -223,7 +223,7 @@ def test_a_wobble_within_a_tenth_changes_nothing() -> None:
     assert Autoscaler(InHand(8), 1, 100).decide(0.0, 20, 8 * 21, 1.0) == 20
 
 
-@pytest.mark.parametrize("policy", [InHand(8), Utilisation(0.7)])
+@pytest.mark.parametrize("policy", [InHand(8), Utilization(0.7)])
 def test_replicas_that_come_and_go_lose_nothing(policy: Policy) -> None:
     traffic = Traffic(rate=20, duration=600, period=600, swing=0.95, bursts=0)
     scaler = Autoscaler(policy, 2, 60, down_window_s=30.0, down_s=15.0)

@@ -108,14 +108,30 @@ def test_paths_that_are_named_exist(page: Path) -> None:
         assert made or re.search("[A-Z]{4}", path.removesuffix("README.md")) or (ROOT / path).exists(), path
 
 
+# Words that are spelled otherwise in America, as names of metrics are; "cancelled" is what asyncio calls it.
+BRITISH = re.compile(
+    r"\w*(?:(?:final|token|quant|normal|util|vector|optim|minim)is(?:e|ed|es|er|ing|ation)\b|[ae]nalyse\b)"
+    r"|\w*(?:colour|honour|behaviour|neighbour|favour|flavour)\w*",
+    re.I,
+)
+
+
 @every_page
 def test_words_have_one_spelling(page: Path) -> None:
-    """The American one, as names of metrics have it; code and paths are left out."""
-    if page.name in GENERATED:
-        return
-    prose = re.sub(r"```.*?```|`[^`\n]+`|\]\([^)]*\)", "", page.read_text(), flags=re.S)
-    british = r"\w*(?:(?:final|token|quant|normal|util|vector|optim|minim)is(?:e|ed|es|er|ing|ation)|[ae]nalyse)\b"
-    assert not re.findall(rf"{british}|\w*(?:colour|honour|behaviour|neighbour|favour)\w*", prose, re.I)
+    """Names of files and code too."""
+    assert not BRITISH.findall(page.read_text())
+
+
+@pytest.mark.parametrize(
+    "room", ["benchmarks", "cdlm/cli", "deploy", "model", "scheduler", "server", "tests", "training"]
+)
+def test_names_have_one_spelling(room: str) -> None:
+    """In code, comments and names of files as well."""
+    kinds = {".py", ".md", ".toml", ".js", ".css", ".html", ".yaml"}
+    files = [path for path in (ROOT / room).rglob("*") if path.suffix in kinds and path != Path(__file__)]
+    assert files
+    for path in files:
+        assert not BRITISH.findall(f"{path.relative_to(ROOT)}\n{path.read_text()}"), path
 
 
 def test_the_readme_is_one_page() -> None:

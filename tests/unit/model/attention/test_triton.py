@@ -72,7 +72,7 @@ def test_types_and_sizes(
 
 
 @torch.inference_mode()
-def test_a_row_does_not_depend_on_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_does_not_depend_on_its_neighbors(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr("cdlm.model.attention.triton.PART", 64)
     cache = poisoned_cache(4, 2, 16, 16, torch.float32)

@@ -52,7 +52,7 @@ def assert_same(ours: Tensor, theirs: Tensor, base: Tensor) -> None:
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "all": {"target_modules": DREAM_TARGETS},
-    "rank-stabilised": {"target_modules": ["q_proj", "down_proj"], "use_rslora": True},
+    "rank-stabilized": {"target_modules": ["q_proj", "down_proj"], "use_rslora": True},
     "patterns": {
         "target_modules": DREAM_TARGETS,
         "rank_pattern": {"q_proj": 2, r"layers\.1\.mlp\.\w+_proj": 3},

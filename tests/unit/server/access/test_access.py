@@ -81,7 +81,7 @@ async def test_large_headers_are_refused(bench: Bench, headers: dict[str, str]) 
 @pytest.mark.parametrize(
     ("given", "kept"), [("abc-1.2", True), ("a b", False), ("x" * 129, False), ("<script>", False)]
 )
-async def test_request_ids_are_sanitised(bench: Bench, given: str, kept: bool) -> None:
+async def test_request_ids_are_sanitized(bench: Bench, given: str, kept: bool) -> None:
     for path in ("/health", "/nope"):
         response = await bench.client.get(path, headers={"x-request-id": given})
         assert (response.headers["x-request-id"] == given) is kept

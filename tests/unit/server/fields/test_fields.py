@@ -131,22 +131,22 @@ def test_the_table_is_whole() -> None:
 
 
 @pytest.mark.parametrize("route", BODIES)
-def test_what_bodies_define_is_honoured_and_nothing_else(route: str) -> None:
-    honoured = {name for name, row in rows_of(route).items() if row.verdict == "honoured"}
-    assert honoured == BODIES[route].field_names
+def test_what_bodies_define_is_honored_and_nothing_else(route: str) -> None:
+    honored = {name for name, row in rows_of(route).items() if row.verdict == "honored"}
+    assert honored == BODIES[route].field_names
 
 
 @pytest.mark.parametrize("place", [*ROUTES, *INNER])
 async def test_unknown_names_are_refused_by_their_path(bench: Bench, place: str) -> None:
     widen(bench)
-    route, body, prefix = within(place, {"flavour": "sour"})
+    route, body, prefix = within(place, {"flavor": "sour"})
     response = await bench.post(route, body)
     assert response.status_code == 400, response.text
     error = response.json()["error"]
-    assert error["param"] == path_of(prefix, "flavour")
+    assert error["param"] == path_of(prefix, "flavor")
     assert error["message"] == f"{error['param']} is not a field of {place}"
     assert bench.engine.requests == []
-    route, body, _ = within(place, {"flavour": None})
+    route, body, _ = within(place, {"flavor": None})
     response = await bench.post(route, body)
     assert response.status_code == 200, response.text
 

@@ -52,7 +52,7 @@ def test_what_does_not_ask_for_it(monkeypatch: pytest.MonkeyPatch, variables: di
     assert open_tracing(None, "m", "1") is None
 
 
-def test_a_variable_that_cannot_be_honoured_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_that_cannot_be_honored_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(BASE, ADDRESS)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     with pytest.raises(TracingError, match="OTEL_EXPORTER_OTLP_PROTOCOL='grpc': .*http/protobuf"):

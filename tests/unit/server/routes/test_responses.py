@@ -224,7 +224,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("fields", "param"), REFUSED)
-async def test_what_is_not_honoured_is_named(bench: Bench, fields: dict[str, Any], param: str, stream: bool) -> None:
+async def test_what_is_not_honored_is_named(bench: Bench, fields: dict[str, Any], param: str, stream: bool) -> None:
     response = await bench.post(PATH, {"input": "hi", "stream": stream} | fields)
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"] == param

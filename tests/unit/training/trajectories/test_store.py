@@ -28,7 +28,7 @@ PROVENANCE = Provenance(
 
 
 def made_up(number: int) -> Trajectory:
-    """Every value of the record differs from its neighbours'."""
+    """Every value of the record differs from its neighbors'."""
     length = 4 * (1 + number % 2)
     order = torch.cat([start + torch.randperm(4) for start in range(0, length, 4)])
     return Trajectory(
