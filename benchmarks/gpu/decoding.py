@@ -12,7 +12,7 @@ from benchmarks.gpu.report import Budget
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.runner import ModelRunner
 from tests.support.models.checkpoints import AXES, build_checkpoint
-from tests.support.oracle import decode as decode_slowly
+from tests.support.oracle.decoder import decode as decode_slowly
 
 BACKENDS = ("sdpa", "triton")
 PAGE, PAGES = 16, 16

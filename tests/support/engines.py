@@ -15,7 +15,8 @@ from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import BlockOutput, GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.models.checkpoints import EOS
-from tests.support.oracle import OracleAnswer, OracleEdits, decode
+from tests.support.oracle.decoder import OracleAnswer, decode
+from tests.support.oracle.edits import OracleEdits
 
 
 class Answer:

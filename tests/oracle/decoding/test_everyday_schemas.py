@@ -13,11 +13,11 @@ from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from cdlm.server.openai.forms.answer_grammar import constraint_grammar
 from cdlm.server.openai.protocol.formats import Constraint
-from tests.oracle.decoding.test_structured import PARAMS, TOKENIZER, VOCABULARY
 from tests.support.engines import run
 from tests.support.matrix import some
 from tests.support.models.grammars import build_json_checkpoint
 from tests.support.models.schemas import schemas
+from tests.support.structured import PARAMS, TOKENIZER, VOCABULARY
 
 PAIRS = schemas(200, seed=20261129)
 PARTS = 8

@@ -12,7 +12,7 @@ from cdlm.scheduler.errors import RequestError
 from cdlm.scheduler.messages import BlockOutput, GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.models.checkpoints import EOS, MASK, VOCAB, axes, build_checkpoint
-from tests.support.oracle import score_prompt
+from tests.support.oracle.scoring import score_prompt
 
 
 def prompts(count: int, seed: int, longest: int = 40) -> list[list[int]]:

@@ -21,7 +21,7 @@ from tests.support.engines import random_requests, run
 from tests.support.models.hf_block_checkpoints import CONFIGS, EOS, VOCAB, build, random_model, write_checkpoint
 from tests.support.models.hf_checkpoints import build_dream
 from tests.support.models.hf_references import STD, logits
-from tests.support.oracle import OracleAnswer, decode
+from tests.support.oracle.decoder import OracleAnswer, decode
 
 AUTOREGRESSIVE = ("qwen2", "qwen3", "llama")
 

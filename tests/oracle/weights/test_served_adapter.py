@@ -18,7 +18,7 @@ from cdlm.scheduler.messages import BlockOutput, GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.models.hf_checkpoints import EOS, MASK, build_dream, build_llada
 from tests.support.models.hf_references import LLAMA_NAMES, dream_base, llada_base, train_with_peft
-from tests.support.oracle import decode
+from tests.support.oracle.decoder import decode
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 

@@ -20,7 +20,7 @@ from tests.support.models import hf_block_checkpoints
 from tests.support.models.checkpoints import EOS, VOCAB, build_checkpoint
 from tests.support.models.grammars import MASK as JSON_MASK
 from tests.support.models.grammars import SCHEMAS, build_json_checkpoint, json_grammar
-from tests.support.oracle import OracleEdits, edit
+from tests.support.oracle.edits import OracleEdits, edit
 
 LAST = VOCAB - 1
 EDITS = (

@@ -15,7 +15,7 @@ from cdlm.model.decoding.rules import FinalizationRule
 from cdlm.model.decoding.settings import BlockStart, RowSettings
 from cdlm.model.row import RowWork
 from cdlm.model.uploads import place_on
-from tests.support.oracle import OracleEdits, edit
+from tests.support.oracle.edits import OracleEdits, edit
 
 VOCAB, MASK, BLOCK = 11, 10, 4
 CPU = torch.device("cpu")

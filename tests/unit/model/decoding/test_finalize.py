@@ -5,7 +5,7 @@ from torch import Tensor
 from cdlm.model.decoding.confidence import entropy
 from cdlm.model.decoding.finalize import choose, choose_by_threshold, first_stop
 from cdlm.model.decoding.rules import RULES, RuleName
-from tests.support.oracle import pass_entropy_bound, pass_factor
+from tests.support.oracle.rules import pass_entropy_bound, pass_factor
 
 THRESHOLD, FACTOR, ENTROPY_BOUND, FIXED_STEPS = range(4)
 

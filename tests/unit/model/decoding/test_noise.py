@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cdlm.model.decoding.noise import gumbel_noise
-from tests.support.oracle import philox, uniform
+from tests.support.oracle.noise import philox, uniform
 
 
 def test_published_vectors() -> None:

@@ -18,7 +18,7 @@ from cdlm.training.decoding.dkv_cache import DelayedCacheDecoder
 from cdlm.training.decoding.dllm_cache import AdaptiveCacheDecoder
 from cdlm.training.decoding.rules import EntropyBound, Rule, Threshold, TopConfidence
 from tests.support.models.checkpoints import EOS, MASK, VOCAB, build_checkpoint
-from tests.support.oracle import pass_entropy_bound
+from tests.support.oracle.rules import pass_entropy_bound
 
 LENGTH, BLOCK = 16, 8
 STOPS = tuple(range(58, EOS + 1))  # Several, so that some rows of a batch end early and others do not.

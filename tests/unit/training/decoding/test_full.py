@@ -14,7 +14,7 @@ from cdlm.model.loading.checkpoint import Checkpoint, load_checkpoint
 from cdlm.training.decoding.full import FullDecoding, decode_full
 from cdlm.training.decoding.rules import TopConfidence
 from tests.support.models.checkpoints import MASK, VOCAB, build_checkpoint
-from tests.support.oracle import hidden_states
+from tests.support.oracle.network import hidden_states
 
 BLOCK = 4
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2], [6, 5, 3, 5, 8, 9, 7], [9, 3], [2]]

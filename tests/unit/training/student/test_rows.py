@@ -17,7 +17,7 @@ from cdlm.training.student.stream import StudentStream
 from cdlm.training.trajectories.states import state_after
 from cdlm.training.trajectories.trajectory import Trajectory
 from tests.support.models.checkpoints import EOS, MASK, build_checkpoint
-from tests.support.oracle import hidden_states, visibility
+from tests.support.oracle.network import hidden_states, visibility
 
 BLOCK = 4
 

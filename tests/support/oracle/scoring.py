@@ -1,0 +1,29 @@
+"""Scores of a prompt: one forward per token, nothing reused."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.support.oracle.mask import mask_token
+from tests.support.oracle.network import hidden_states, visibility
+
+
+def score_prompt(weights: dict[str, Tensor], shape: Any, manifest: Any, prompt: list[int]) -> list[Tensor]:
+    """Log-probabilities [vocab] of every prompt token but the first: one forward per token, nothing reused.
+
+    The prompt is taken as blocks from position 0; token i is predicted from all tokens before its block, and its block
+    with itself and what follows masked.
+    """
+    block = manifest.block_length
+    head = weights.get("lm_head.weight", weights["embed_tokens.weight"])
+    mask, banned = mask_token(manifest, len(head))
+    found = []
+    for position in range(1, len(prompt)):
+        end = position // block * block + block
+        ids = torch.tensor(prompt[:position] + [mask] * (end - position))
+        hidden = hidden_states(weights, shape, ids, visibility(end, 0, manifest.prompt_attention, block))
+        logits = head @ hidden[position - 1 if manifest.shift else position]
+        logits[banned] = float("-inf")
+        found.append(logits.log_softmax(-1))
+    return found
