@@ -1,8 +1,4 @@
-"""The truth: a slow decoder in plain PyTorch. One request, no cache, no batching, the whole mask every step.
-
-Nothing in this folder shares code with ``model`` or ``scheduler``: weights come as a dictionary of tensors, shape and
-manifest as plain attributes.
-"""
+"""Decodes one prompt from its first block to its end."""
 
 import math
 from collections.abc import Sequence
