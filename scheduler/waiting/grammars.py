@@ -8,7 +8,6 @@ from pathlib import Path
 
 from cdlm.model.decoding.grammar.compiled import CompiledGrammar
 from cdlm.model.decoding.grammar.vocabulary import Vocabulary
-from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.sequence import Sequence
 
 KEPT_GRAMMARS = 64
@@ -69,6 +68,9 @@ class GrammarCompiler:
     def _compile(self, text: str) -> CompiledGrammar:
         # The executor has one thread: no lock is needed.
         if self._vocabulary is None:
+            # Imports transformers, a third of what an engine imports, which starts sooner without it.
+            from cdlm.model.tokens.tokenizer import load_tokenizer
+
             backend = load_tokenizer(self._directory).backend_tokenizer
             self._vocabulary = Vocabulary(backend, self._vocab_size)
         return CompiledGrammar(text, self._vocabulary, self._max_tokens)
