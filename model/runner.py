@@ -1,8 +1,9 @@
 """Runs one engine step: a forward over all segments, then the finalization of each row's block."""
 
+import logging
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,20 +11,37 @@ from cdlm.model.attention.backends import find_attention, resolve_attention, res
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import AttentionFactory
 from cdlm.model.config import AttentionBackend
-from cdlm.model.decoding.finalize import choose, choose_by_threshold, first_stop
-from cdlm.model.decoding.processors.guidance import second_places, without_prompt
-from cdlm.model.decoding.processors.processor import Step
+from cdlm.model.decoding.denoiser import Decision, Denoiser, StepInputs
+from cdlm.model.decoding.processors.guidance import without_prompt
 from cdlm.model.decoding.reader import LogitReader
 from cdlm.model.decoding.rows import Rows
 from cdlm.model.forwards.layout import StepLayout, build_layout, layout_key
 from cdlm.model.forwards.scoring import ScoreWork, score
 from cdlm.model.forwards.staged import StagedForward
 from cdlm.model.loading.checkpoint import Checkpoint
-from cdlm.model.row import NOT_FINITE, RowResult, RowWork, Span, TokenScore
-from cdlm.model.uploads import Place, Uploads, place_on
+from cdlm.model.row import RowResult, RowWork, Span, TokenScore
+from cdlm.model.uploads import Uploads, place_on
 
 if TYPE_CHECKING:
-    from cdlm.model.forwards.graphs import ForwardGraphs
+    from cdlm.model.forwards.graphs import ForwardGraphs, Shape
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Launched:
+    """A step that the device has, or had, to compute.
+
+    Attributes:
+        shape: of the graph that runs its forward; ``None`` without one.
+        since: steps of the same rows since ``inputs`` was placed.
+    """
+
+    inputs: StepInputs
+    layout: StepLayout
+    shape: "Shape | None"
+    since: int
+    decision: Decision
 
 
 class ModelRunner:
@@ -76,10 +94,16 @@ class ModelRunner:
             dtype=self.dtype,
         )
         self.canvas = self.rows.canvas
+        self.denoiser = Denoiser(self.transformer, self.manifest, self.rows, self.reader, alone=self.followers is None)
+        # Only a GPU computes while the host goes on.
+        self.run_ahead = self.device.type == "cuda"
+        self._ahead: _Launched | None = None
         self.graphs: ForwardGraphs | None = None
         if recorded:
             self.graphs = self._make_graphs()
+        # The last layout on the device, for a step that has the same, and the one that is on its way.
         self._layout: tuple[tuple[object, ...], StepLayout] | None = None
+        self._sending: tuple[tuple[object, ...], StepLayout] | None = None
 
     @torch.inference_mode()
     def record_graphs(self) -> int:
@@ -99,10 +123,6 @@ class ModelRunner:
             max_model_len=self.manifest.max_model_len,
             record=record,
         )
-
-    @property
-    def _place(self) -> Place:
-        return place_on(self.device) if self.uploads is None else self.uploads.place
 
     def border(self, row: int) -> Tensor:
         """Copies the hidden state [hidden] that predicts the first position of a row's block."""
@@ -129,6 +149,23 @@ class ModelRunner:
 
         If it raises, the canvas is unchanged: the same rows, or some of them, can be stepped again.
         """
+        launched, self._ahead = self._ahead, None
+        if launched is None or self.canvas.opened or launched.inputs.works != works:
+            launched = self._launch(works)
+        decision = launched.decision
+        if self.run_ahead and self._goes_on(launched):
+            self.canvas.write(decision.rows, decision.tokens, decision.masked)
+            self._ahead = self._launch_ahead(launched)
+            results = self.denoiser.results(decision)
+        else:
+            results = self.denoiser.results(decision)
+            self.canvas.write(decision.rows, decision.tokens, decision.masked)
+        self.canvas.count(works, results)
+        return results
+
+    def _launch(self, works: list[RowWork], unread: int = 0) -> "_Launched":
+        """Launches a step: its upload, its forward, its decision."""
+        self._sending = self._layout
         second = [without_prompt(work, self.manifest.mask_token_id) for work in works if work.guidance]
         shape = self.graphs.shape(works) if self.graphs is not None else None
         if self.graphs is not None and shape is not None:
@@ -137,50 +174,54 @@ class ModelRunner:
             if self.uploads is not None:
                 self.uploads.begin()
             layout = self.layout(works + second)
-        place = self._place
+        place = place_on(self.device) if self.uploads is None else self.uploads.place
         write_new = self.canvas.write_new(place)
-        at_least = place(np.array([self.canvas.at_least(work.row) for work in works]))
-        first = place(np.array([self.canvas.first[work.row] for work in works]))
+        inputs = self.denoiser.inputs(works, place)
         if self.uploads is not None:
             self.uploads.send()
         write_new()
-        rows = layout.rows[: len(works)]
-        # [rows and second * block, hidden]
+        self._layout = self._sending  # From here on it is on the device.
+        return self._run(inputs, layout, shape, unread, unread)
+
+    def _run(
+        self, inputs: StepInputs, layout: StepLayout, shape: "Shape | None", unread: int = 0, since: int = 0
+    ) -> "_Launched":
+        # [rows and second passes * block, hidden]
         predicting = self.forward(layout) if self.graphs is None or shape is None else self.graphs.run(shape)
-        # How many positions have a prediction is known here, so the device need not be asked for it.
-        counts = [self.canvas.left[work.row] if work.denoise else 1 for work in works]
-        tokens, masked = self.canvas.tokens.index_select(0, rows), self.canvas.masked.index_select(0, rows)
-        predictable = self._predictable(masked, layout)
-        chosen = torch.nonzero_static(predictable.view(-1), size=sum(counts))[:, 0]
-        step, wanted = Step(works, counts, chosen), self.rows.wanted(works)
-        asked = predicting.index_select(0, chosen)  # [masked, hidden]
-        if self.followers is None and not wanted and all(work.plain for work in works):
-            head, mask = self.transformer.lm_head, self.manifest.mask_token_id
-            confidence, step.token = self.reader.best_of_head(asked, head, mask)
-            step.now, broken = self._rules(step, rows, at_least, confidence, None)
-        else:
-            step.logits = self.transformer.logits(asked)  # [masked, vocab]
-            if second:
-                places = second_places(step, self.canvas.block_length)
-                step.unprompted = self.transformer.logits(predicting.index_select(0, places))
-            for processor in wanted:
-                processor.edit(step)
-            ranked = any(work.needs_entropy for work in works)
-            confidence, step.token, entropies = self.reader.statistics(
-                step.logits, self.manifest.mask_token_id, needs_entropy=ranked
-            )
-            self.reader.draw(works, counts, chosen, step.logits, step.token, self.canvas.block_length)
-            step.now, broken = self._rules(step, rows, at_least, confidence, entropies)
-            for processor in wanted:
-                processor.decide(step)
-        # ``now`` is a subset of ``masked``.
-        predicted = tokens.view(-1).index_copy(0, chosen, step.token).view_as(tokens)
-        tokens, masked = torch.where(step.now, predicted, tokens), masked ^ step.now
-        results = self._results(works, rows, first, tokens, masked, broken, step.failed)
-        for processor in wanted:
-            processor.report(step, results)
-        self.canvas.close_step(works, rows, tokens, masked, results)
-        return results
+        count, denoised = len(inputs.works), None
+        if layout.denoised is not None:
+            denoised = torch.zeros(len(layout.rows), dtype=torch.bool, device=self.device)
+            denoised = denoised.index_fill_(0, layout.denoised, True)[:count]
+        decision = self.denoiser.decide(inputs, layout.rows[:count], denoised, predicting, unread, since)
+        return _Launched(inputs, layout, shape, since, decision)
+
+    def _goes_on(self, launched: "_Launched") -> bool:
+        """Whether the next step will probably have the same rows, and could be launched before this one is read."""
+        canvas, works = self.canvas, launched.inputs.works
+        return (
+            self.followers is None
+            and not launched.decision.processors
+            and not (self.reader.waits and any(work.sampling for work in works))
+            and all(work.denoise and canvas.left[work.row] > 2 * canvas.pace[work.row] for work in works)
+            and all(canvas.at_least(work.row) < canvas.left[work.row] for work in works)
+        )
+
+    def _launch_ahead(self, before: "_Launched") -> "_Launched | None":
+        """Launches the next step of the same rows while the host has not read the step ``before`` it.
+
+        If the next step turns out to have other rows, what is returned is dropped: the canvas does not have it yet.
+        """
+        works = before.inputs.works
+        try:
+            if any(work.clean for work in works):
+                return self._launch([replace(work, clean=[]) for work in works], unread=1)
+            return self._run(before.inputs, before.layout, before.shape, 1, before.since + 1)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            # Launched once more behind this step, it fails for all to see.
+            logger.warning("a step could not be launched ahead: %r", error)
+            return None
 
     @torch.inference_mode()
     def stage(self, spans: list[Span], pages: list[int], *, piece: float) -> StagedForward:
@@ -194,13 +235,13 @@ class ModelRunner:
 
     def layout(self, works: list[RowWork]) -> StepLayout:
         """The layout of the step's forward; reused while the same rows denoise the same blocks."""
+        place = None if self.uploads is None else self.uploads.place
         key = layout_key(works)
         if key is not None and self._layout is not None and self._layout[0] == key:
+            self._sending = self._layout
             return self._layout[1]
-        layout = build_layout(
-            works, self.canvas.block_length, self.cache, self.attention, self.canvas.rows, self._place
-        )
-        self._layout = None if key is None else (key, layout)
+        layout = build_layout(works, self.canvas.block_length, self.cache, self.attention, self.canvas.rows, place)
+        self._sending = None if key is None else (key, layout)
         return layout
 
     @torch.inference_mode()
@@ -231,68 +272,3 @@ class ModelRunner:
         predicting[:, :1] = border
         predicting[layout.denoised, 1:] = blocks[:, :-1]
         return predicting.flatten(0, 1)
-
-    def _predictable(self, masked: Tensor, layout: StepLayout) -> Tensor:
-        """Which of the ``masked`` positions have a prediction in this step; both [rows, block] bool."""
-        if layout.denoised is None:
-            return masked
-        denoised = torch.zeros(len(layout.rows), dtype=torch.bool, device=self.device)
-        denoised[layout.denoised] = True
-        predictable = masked.clone()
-        predictable[:, 1:] &= denoised[: len(masked), None]
-        return predictable
-
-    def _rules(
-        self, step: Step, rows: Tensor, at_least: Tensor, confidence: Tensor, entropies: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The positions that each row's rule finalizes, [rows, block] bool, and whose logits are not finite, [rows].
-
-        at_least [rows] int64 is what each must finalize.
-        """
-        canvas, works, chosen = self.canvas, step.works, step.chosen
-        shape = len(works), canvas.block_length
-
-        def spread(values: Tensor) -> Tensor:
-            return values.new_zeros(shape).view(-1).index_copy_(0, chosen, values).view(shape)
-
-        sure, limit = spread(confidence), canvas.limit.index_select(0, rows)
-        broken = sure.sum(-1).isnan()  # NaN if a logit is NaN or +inf, or all are -inf.
-        counts = [canvas.at_least(work.row) for work in works]
-        if all(canvas.by_threshold[work.row] for work in works):
-            same = counts[0] if min(counts) == max(counts) else at_least
-            return choose_by_threshold(sure, limit, same), broken
-        predicted = spread(torch.ones_like(chosen, dtype=torch.bool))
-        wide_entropies = None if entropies is None else spread(entropies)
-        return choose(sure, predicted, canvas.rule[rows], limit, at_least, wide_entropies), broken
-
-    def _results(
-        self,
-        works: list[RowWork],
-        rows: Tensor,
-        first: Tensor,
-        tokens: Tensor,
-        masked: Tensor,
-        broken: Tensor,
-        failed: dict[int, str],
-    ) -> list[RowResult]:
-        """Copies the rows to the host, in the step's only transfer, and returns their results.
-
-        tokens and masked [rows, block] are what the canvas will hold, first [rows] int64 is where generated positions
-        begin, broken [rows] bool is from ``_rules``; ``failed`` has, by index in ``works``, why a row cannot go on.
-        """
-        canvas, block = self.canvas, self.canvas.block_length
-        figures = [broken[:, None], masked, tokens]
-        width = max(canvas.stops[work.row] for work in works)
-        if width:
-            figures.insert(0, first_stop(tokens, canvas.stop_ids[rows, :width], first, masked)[:, None])
-        results = []
-        for index, (work, line) in enumerate(zip(works, torch.cat(figures, dim=1).tolist(), strict=True)):
-            still, stop = line[-2 * block : -block], line[0] if width else block
-            left = sum(still)
-            reached, finalized = still.index(1) if left else block, canvas.left[work.row] - left
-            error = NOT_FINITE if line[-2 * block - 1] else failed.get(index)
-            if error is None and not finalized:
-                error = "a step finalized none of its tokens"  # The row would loop forever.
-            steps = canvas.steps[work.row] + 1
-            results.append(RowResult(line[-block:], reached, stop, finalized, steps, error=error))
-        return results

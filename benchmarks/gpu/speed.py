@@ -79,7 +79,9 @@ def _steps(
     weights = sum(parameter.numel() for parameter in runner.transformer.parameters())
     size = next(runner.transformer.parameters()).element_size()
     found = []
-    for commit in (False, True) if block > 1 else (True,):
+    # Whether rows commit first, and whether the next step is launched before this one is read.
+    for commit, ahead in ((False, False), (False, True), (True, False)) if block > 1 else ((True, False),):
+        runner.run_ahead = ahead
         works = works_of(runner, count, cached, pages, commit=commit)
 
         def step(works: list[RowWork] = works) -> None:
@@ -97,6 +99,7 @@ def _steps(
             {
                 "step": "commit and denoise" if commit and block > 1 else "denoise" if block > 1 else "autoregressive",
                 "backend": backend,
+                "ahead": ahead,
                 "rows": count,
                 "cached": cached,
                 "ms": ms,

@@ -37,6 +37,7 @@ class Canvas:
         left: positions without a token.
         first: offset of the first generated position (the end of the prompt may share the block).
         steps: denoise steps the block has taken.
+        pace: positions that the row's last step finalized.
         max_steps: most denoise steps per block.
         by_threshold: whether ``choose_by_threshold`` implements the rule.
         stops: number of stop ids.
@@ -55,7 +56,7 @@ class Canvas:
         self.limit = torch.full((rows + 1,), manifest.confidence_threshold, device=device)
         self.stop_ids = torch.full((rows + 1, MAX_STOP_IDS), -1, device=device)
         self.border = torch.zeros((2 * rows + 1, hidden_size), dtype=dtype, device=device)
-        self.left, self.first, self.steps, self.max_steps, self.stops = ([0] * rows for _ in range(5))
+        self.left, self.first, self.steps, self.pace, self.max_steps, self.stops = ([0] * rows for _ in range(6))
         self.by_threshold = [True] * rows
         self._new_rows: dict[int, tuple[FinalizationRule, list[int]]] = {}
         self._new_blocks: dict[int, dict[int, int]] = {}
@@ -124,22 +125,21 @@ class Canvas:
 
         return write
 
-    def close_step(
-        self,
-        works: list[RowWork],
-        rows: Tensor,
-        tokens: Tensor,
-        masked: Tensor,
-        results: list[RowResult],
-    ) -> None:
-        """Stores a step's outcome: tokens and masked [rows, block], at canvas rows ``rows`` [rows], in order of
-        ``works``.
-        """
+    @property
+    def opened(self) -> bool:
+        """Whether a row or block was opened that the device does not have yet."""
+        return bool(self._new_rows or self._new_blocks)
+
+    def write(self, rows: Tensor, tokens: Tensor, masked: Tensor) -> None:
+        """Stores a step's outcome: tokens and masked [R, block], at canvas rows ``rows`` [R]."""
         self.tokens.index_copy_(0, rows, tokens)
         self.masked.index_copy_(0, rows, masked)
+
+    def count(self, works: list[RowWork], results: list[RowResult]) -> None:
+        """Brings what the host remembers up to a step's results, in the order of ``works``."""
         for work, result in zip(works, results, strict=True):
             self.left[work.row] -= result.finalized
-            self.steps[work.row] = result.steps
+            self.steps[work.row], self.pace[work.row] = result.steps, result.finalized
 
     def check(self) -> None:
         """Asserts that what the host remembers is what the device holds."""

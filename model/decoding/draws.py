@@ -6,33 +6,23 @@ from torch import Tensor
 
 from cdlm.model.decoding.noise import gumbel_noise
 from cdlm.model.decoding.params import DecodingParams
-from cdlm.model.decoding.sampling import sample
+from cdlm.model.decoding.processors.processor import Step
+from cdlm.model.decoding.sampling import Filters, sample
 from cdlm.model.row import RowWork
+from cdlm.model.uploads import place_on
 
 # (logits [1, vocab], offset in the block) -> token id.
 Pick = Callable[[Tensor, int], int]
 
 
-def replace_drawn(
-    works: list[RowWork], counts: list[int], chosen: Tensor, logits: Tensor, token: Tensor, block_length: int
-) -> None:
-    """Replaces the most probable token by a drawn one, in rows that sample.
-
-    Args:
-        works: the rows of the step.
-        counts: predicted positions per row.
-        chosen: [positions] int64, index of each position in [rows, block], flattened.
-        logits: [positions, vocab].
-        token: [positions] int64, changed in place.
-    """
-    if all(work.sampling is None for work in works):
+def replace_drawn(step: Step, block_length: int) -> None:
+    """Replaces the most probable token by a drawn one, in rows that sample; asks the device for the positions."""
+    if all(work.sampling is None for work in step.works):
         return
-    offsets = (chosen % block_length).tolist()
-    end = 0
-    for work, count in zip(works, counts, strict=True):
-        mine, end = slice(end, end + count), end + count
+    offsets = (step.chosen % block_length).tolist()
+    for _, work, mine in step.rows():
         if work.sampling is not None:
-            token[mine] = _draw(work, work.sampling, logits[mine], offsets[mine])
+            step.token[mine] = _draw(work, work.sampling, step.logits[mine], offsets[mine])
 
 
 def pick(work: RowWork) -> Pick:
@@ -47,11 +37,5 @@ def _draw(work: RowWork, how: DecodingParams, logits: Tensor, offsets: list[int]
     """Draws one token per position: logits [positions, vocab] at ``offsets`` of the block -> [positions] int64."""
     assert how.seed is not None
     noise = gumbel_noise(how.seed, [work.block_start + offset for offset in offsets], logits.shape[-1])
-    return sample(
-        logits,
-        noise.to(logits.device),
-        temperature=how.temperature,
-        top_k=how.top_k,
-        top_p=how.top_p,
-        min_p=how.min_p,
-    )
+    filters = Filters.of([how] * len(logits), place_on(logits.device))
+    return sample(logits, noise.to(logits.device), temperature=how.temperature, filters=filters)

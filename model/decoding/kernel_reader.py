@@ -1,14 +1,18 @@
 """A reader of logits with a Triton kernel, which reads each row once."""
 
+import itertools
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from cdlm.model.decoding.reader import LogitReader
-from cdlm.model.decoding.sampling import COLDEST, HOTTEST, filter_logits
+from cdlm.model.decoding.processors.processor import Step
+from cdlm.model.decoding.reader import DrawSettings, LogitReader
+from cdlm.model.decoding.sampling import Filters, bounded
 from cdlm.model.kernels.statistics import Draw, row_statistics
 from cdlm.model.network.head import Head
 from cdlm.model.row import RowWork
+from cdlm.model.uploads import Place
 
 # Logits of so many bytes are held at once.
 _PART_BYTES = 512 * 2**20
@@ -16,6 +20,8 @@ _PART_BYTES = 512 * 2**20
 
 class KernelLogitReader(LogitReader):
     """For CUDA, and for Triton's interpreter."""
+
+    waits = False
 
     def best_of_head(self, hidden: Tensor, head: Head, mask_token_id: int) -> tuple[Tensor, Tensor]:
         """See ``LogitReader``; some rows at a time, all of the vocabulary."""
@@ -34,39 +40,52 @@ class KernelLogitReader(LogitReader):
         found = row_statistics(logits, mask_token_id, entropy=needs_entropy)
         return found.confidence, found.token, found.entropy
 
-    def draw(
-        self, works: list[RowWork], counts: list[int], chosen: Tensor, logits: Tensor, token: Tensor, block_length: int
-    ) -> None:
-        """See ``LogitReader``; all rows that draw do so in one launch."""
-        drawing = [work.sampling is not None for work in works]
-        if not any(drawing):
-            return
-        owner = np.repeat(np.arange(len(works)), counts)
-        mine = np.flatnonzero(np.repeat(drawing, counts))
-        at = torch.from_numpy(mine).to(logits.device)
-        of = torch.from_numpy(owner[mine]).to(logits.device)
-        drawn = logits.index_select(0, at)
-        end = 0
-        for work, count in zip(works, counts, strict=True):
-            how = work.sampling
-            if how is None:
-                continue
-            start, end = end, end + count
-            if how.top_k > 0 or how.top_p < 1.0 or how.min_p > 0.0:
-                tempered = drawn[start:end].float() / min(max(how.temperature, COLDEST), HOTTEST)
-                kept = filter_logits(tempered, top_k=how.top_k, top_p=how.top_p, min_p=how.min_p).isfinite()
-                drawn[start:end].masked_fill_(kept.logical_not_(), float("-inf"))
-
-        def of_rows(values: list[float] | list[int], dtype: torch.dtype) -> Tensor:
-            return torch.tensor(values, dtype=dtype).to(logits.device).index_select(0, of)
-
-        settings = [work.sampling for work in works]
-        temperatures = [1.0 if how is None else min(max(how.temperature, COLDEST), HOTTEST) for how in settings]
-        seeds = [0 if how is None or how.seed is None else how.seed for how in settings]
-        positions = (
-            of_rows([work.block_start for work in works], torch.int64) + chosen.index_select(0, at) % block_length
+    def draw_settings(self, works: list[RowWork], place: Place) -> DrawSettings | None:
+        """See ``LogitReader``."""
+        rows = [work.sampling for work in works]
+        if all(row is None for row in rows):
+            return None
+        temperatures = [1.0 if row is None else bounded(row.temperature) for row in rows]
+        return DrawSettings(
+            drawn=place(np.array([row is not None for row in rows])),
+            temperatures=place(np.array(temperatures, dtype=np.float32)),
+            seeds=place(np.array([0 if row is None or row.seed is None else row.seed for row in rows])),
+            starts=place(np.array([work.block_start for work in works])),
+            filters=Filters.of(rows, place),
+            filtered=place(np.array([row is not None and row.filtered for row in rows])),
         )
-        draw = Draw(of_rows(temperatures, torch.float32), of_rows(seeds, torch.int64), positions)
-        found = row_statistics(drawn, logits.shape[-1], draw=draw).drawn
+
+    def draw(self, step: Step, settings: DrawSettings | None, block_length: int) -> None:
+        """See ``LogitReader``; all rows that draw do so in one launch."""
+        if settings is None:
+            return
+        works, counts = step.works, step.counts
+        owner = (step.chosen // block_length).clamp_(max=len(works) - 1)
+        at = _positions(settings.drawn[owner], _sum(counts, [work.sampling is not None for work in works]))
+        of = owner.index_select(0, at)
+        logits = step.logits.index_select(0, at)
+        if settings.filters is not None:
+            filtered = [work.sampling is not None and work.sampling.filtered for work in works]
+            here = _positions(settings.filtered[of], _sum(counts, filtered))
+            for part in torch.split(here, max(1, _PART_BYTES // (16 * logits.shape[-1]))):
+                rows = of.index_select(0, part)
+                wide = logits.index_select(0, part).float() / settings.temperatures[rows, None]
+                left_out = settings.filters.of_rows(rows).apply(wide).isneginf()
+                logits[part] = logits.index_select(0, part).masked_fill_(left_out, float("-inf"))
+        positions = settings.starts[of] + step.chosen.index_select(0, at) % block_length
+        draw = Draw(settings.temperatures[of], settings.seeds[of], positions)
+        found = row_statistics(logits, logits.shape[-1], draw=draw).drawn
         assert found is not None
-        token.index_copy_(0, at, found)
+        # A row of which nothing is masked any more may be the first.
+        found = torch.where(settings.drawn[of], found, step.token.index_select(0, at))
+        step.token.index_copy_(0, at, found)
+
+
+def _sum(counts: list[int], of: list[bool]) -> int:
+    return sum(itertools.compress(counts, of))
+
+
+def _positions(flags: Tensor, at_most: int) -> Tensor:
+    """[at_most] int64: where ``flags`` [positions] are true; the first of them again if they are fewer."""
+    found = torch.nonzero_static(flags, size=at_most, fill_value=-1)[:, 0]
+    return torch.where(found < 0, found[:1], found).clamp_(min=0)

@@ -135,6 +135,11 @@ class DecodingParams(BaseModel):
         return self.temperature > 0.0
 
     @property
+    def filtered(self) -> bool:
+        """Whether draws leave tokens out."""
+        return self.sampled and (self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0)
+
+    @property
     def edits_logits(self) -> bool:
         """Whether the request has a penalty, bias, ban or other edit of logits."""
         return any(getattr(self, name) != DecodingParams.model_fields[name].default for name in _EDITS)

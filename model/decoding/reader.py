@@ -1,15 +1,47 @@
 """What a step reads off logits: the most probable tokens, how probable they are, entropies, draws."""
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from cdlm.model.decoding.confidence import confidence_and_best, confidence_and_best_of_head, entropy
 from cdlm.model.decoding.draws import replace_drawn
+from cdlm.model.decoding.processors.processor import Step
+from cdlm.model.decoding.sampling import Filters
 from cdlm.model.network.head import Head
 from cdlm.model.row import RowWork
+from cdlm.model.uploads import Place
+
+
+@dataclass(frozen=True, slots=True)
+class DrawSettings:
+    """How the R rows of a step draw their tokens, on the device.
+
+    Attributes:
+        drawn: [R] bool, whether a row draws.
+        temperatures: [R] fp32, 1 in rows that do not.
+        seeds: [R] int64.
+        starts: [R] int64, positions of the blocks.
+        filters: of the rows; ``None`` if no row has one.
+        filtered: [R] bool, whether a row has one.
+    """
+
+    drawn: Tensor
+    temperatures: Tensor
+    seeds: Tensor
+    starts: Tensor
+    filters: Filters | None
+    filtered: Tensor
 
 
 class LogitReader:
-    """With PyTorch's operators; ``KernelLogitReader`` does the same with a kernel."""
+    """With PyTorch's operators, and noise from the host; ``KernelLogitReader`` does the same with a kernel.
+
+    Attributes:
+        waits: whether ``draw`` asks the device for values.
+    """
+
+    waits = True
 
     def best_of_head(self, hidden: Tensor, head: Head, mask_token_id: int) -> tuple[Tensor, Tensor]:
         """Of the logits of hidden [rows, hidden_size]: confidence [rows] fp32 and token [rows] int64."""
@@ -25,8 +57,10 @@ class LogitReader:
         confidence, token = confidence_and_best(logits, mask_token_id)
         return confidence, token, entropy(logits) if needs_entropy else None
 
-    def draw(
-        self, works: list[RowWork], counts: list[int], chosen: Tensor, logits: Tensor, token: Tensor, block_length: int
-    ) -> None:
-        """See ``replace_drawn``."""
-        replace_drawn(works, counts, chosen, logits, token, block_length)
+    def draw_settings(self, works: list[RowWork], place: Place) -> DrawSettings | None:  # noqa: ARG002
+        """Places what ``draw`` needs on the device; ``None`` if that is nothing."""
+        return None
+
+    def draw(self, step: Step, settings: DrawSettings | None, block_length: int) -> None:  # noqa: ARG002
+        """Replaces the step's most probable tokens by drawn ones, in rows that sample."""
+        replace_drawn(step, block_length)

@@ -39,12 +39,14 @@ class _Graph:
     Attributes:
         buffer: what ``layout`` consists of; what else a step uploads comes behind its first ``used`` bytes.
         key: whose layout it holds, if another step may have the same.
+        sending: whose layout it will hold once the upload is sent.
     """
 
     buffer: Tensor
     layout: StepLayout
     used: int
     key: tuple[object, ...] | None = None
+    sending: tuple[object, ...] | None = None
     recorded: torch.cuda.CUDAGraph | None = None
     out: Tensor | None = None
 
@@ -123,14 +125,14 @@ class ForwardGraphs:
             self._uploads.begin(graph.buffer, graph.used)
             return graph.layout
         self._uploads.begin(graph.buffer)
-        graph.key = None
+        graph.key, graph.sending = None, key
         self._layout(shape, works, self._uploads.place)
-        graph.key = key
         return graph.layout
 
     def run(self, shape: Shape) -> Tensor:
-        """[rows of the shape * block, hidden]: ``forward`` of what was uploaded; overwritten by the next run."""
+        """[rows of the shape * block, hidden]: ``forward`` of what was sent; overwritten by the next run."""
         graph = self._graphs[shape]
+        graph.key = graph.sending
         if not self._record:
             return self._forward(graph.layout)
         if graph.recorded is None:

@@ -78,7 +78,7 @@ def decode_full(
         if temperature > 0:
             assert seeds is not None
             noise = _noise([seeds[row] for row in canvas.rows.tolist()], canvas.step, masked, logits)
-            token = sample(logits, noise, temperature=temperature, top_k=0, top_p=1.0, min_p=0.0)
+            token = sample(logits, noise, temperature=temperature)
         else:
             token = logits.argmax(dim=-1)
         probability = logits.softmax(dim=-1)

@@ -12,6 +12,7 @@ import cdlm.scheduler.scheduler
 import cdlm.scheduler.steps.row_steps
 import cdlm.scheduler.steps.staging
 from cdlm.model.decoding.canvas import Canvas
+from cdlm.model.decoding.denoiser import Denoiser
 from cdlm.model.decoding.grammar.matcher import AnswerMatcher
 from cdlm.model.decoding.processors.constrained import Constrained
 from cdlm.model.decoding.processors.edits import Edits
@@ -107,9 +108,9 @@ STAGES: list[Stage] = [
     ("bad", Constrained, "open_block", first_is_row),
     ("bad", ModelRunner, "layout", in_works),
     ("bad", ModelRunner, "forward", many_logits),
-    ("bad", ModelRunner, "_predictable", many_logits),
+    ("bad", Denoiser, "decide", many_logits),
     ("bad", cdlm.model.runner, "without_prompt", of_work),
-    ("bad", cdlm.model.runner, "second_places", in_works),
+    ("bad", cdlm.model.decoding.denoiser, "second_places", in_works),
     ("bad", Guide, "edit", in_works),
     ("bad", Logprobs, "edit", in_works),
     ("bad", Constrained, "edit", in_works),
@@ -121,16 +122,17 @@ STAGES: list[Stage] = [
     ("bad", cdlm.model.decoding.processors.constrained, "pick", of_work),
     ("bad", cdlm.model.decoding.draws, "sample", lambda *_, temperature, **__: temperature == 0.7),
     ("bad", cdlm.model.decoding.draws, "gumbel_noise", lambda _engine, _name, seed, *_: seed == 3),
-    ("bad", ModelRunner, "_rules", in_works),
+    ("bad", Denoiser, "_rules", in_works),
     ("bad", Constrained, "decide", in_works),
     ("bad", Words, "decide", in_works),
     ("bad", AnswerMatcher, "take", its_matcher),
     ("bad", AnswerMatcher, "forced", its_matcher),
     ("bad", AnswerMatcher, "closes_after", its_matcher),
-    ("bad", ModelRunner, "_results", in_works),
+    ("bad", Denoiser, "_figures", in_works),
+    ("bad", Denoiser, "results", many_logits),
     ("bad", Logprobs, "report", in_works),
     ("bad", cdlm.model.decoding.processors.logprobs, "token_logprobs", many_logits),
-    ("bad", Canvas, "close_step", in_works),
+    ("bad", Canvas, "write", many_logits),
     ("bad", KVCache, "store", is_sequence),
     ("bad", cdlm.scheduler.scheduler, "step_output", is_sequence),
     ("bad staged", ModelRunner, "stage", lambda _e, _n, _s, spans, *_, **__: LONG[-1] == spans[0].token_ids[0]),

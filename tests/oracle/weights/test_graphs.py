@@ -39,14 +39,15 @@ def short(requests: list[Any]) -> list[Any]:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are compiled here")
-@pytest.mark.parametrize("axis", ["plain", "shifted"])
-def test_padded_steps_equal_oracle(tmp_path: Path, axis: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With keys that are shared among programs, and those that are not, in one shape."""
+@pytest.mark.parametrize(("axis", "ahead"), [("plain", True), ("shifted", False)])
+def test_padded_steps_equal_oracle(tmp_path: Path, axis: str, ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With keys that are shared among programs, and those that are not, in one shape; launched ahead or not."""
     monkeypatch.setattr("cdlm.model.attention.triton.PART", 16)
     monkeypatch.setattr("cdlm.model.forwards.graphs.PART", 16)
     directory = build_checkpoint(tmp_path, axis, seed=2)
     forwards: list[StepLayout] = []
     engine = padding_engine(directory, forwards)
+    engine.runner.run_ahead = ahead
     scratch = engine.runner.cache.keys.shape[1] - engine.runner.cache.page_size
     requests = short(random_requests(5, seed=2))
     assert_equal_to_oracle(directory, requests, run(engine, requests, join_every=2))

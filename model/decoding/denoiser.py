@@ -1,0 +1,198 @@
+"""What a step does behind its forward: finds each position's token, and decides which tokens become final."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cdlm.model.config import Manifest
+from cdlm.model.decoding.finalize import choose, choose_by_threshold, first_stop
+from cdlm.model.decoding.processors.guidance import second_places
+from cdlm.model.decoding.processors.processor import Processor, Step
+from cdlm.model.decoding.reader import DrawSettings, LogitReader
+from cdlm.model.decoding.rows import Rows
+from cdlm.model.network.transformer import Transformer
+from cdlm.model.readback import Readback
+from cdlm.model.row import NOT_FINITE, RowResult, RowWork
+from cdlm.model.uploads import Place
+
+
+@dataclass(slots=True)
+class StepInputs:
+    """The figures of a step's R rows on the device, beside its layout.
+
+    Attributes:
+        works: the rows.
+        first: [R] int64, offset of each row's first generated position.
+        steps_left: [R] int64, the denoise steps that each row's block may still take, this one included.
+        draws: how rows draw their tokens; ``None`` if none does, or if the host draws.
+    """
+
+    works: list[RowWork]
+    first: Tensor
+    steps_left: Tensor
+    draws: DrawSettings | None
+
+
+@dataclass(slots=True)
+class Decision:
+    """What a step came to, before the canvas has it.
+
+    Attributes (R rows):
+        step: what the processors worked on.
+        processors: those that some row wants.
+        rows: [R] int64, index of each row in the canvas.
+        tokens: [R, block] int64.
+        masked: [R, block] bool.
+        figures: on their way to the host: [R, ...], see ``Denoiser.results``.
+    """
+
+    step: Step
+    processors: list[Processor]  # type: ignore[type-arg]
+    rows: Tensor
+    tokens: Tensor
+    masked: Tensor
+    figures: Readback = field(repr=False)
+
+
+class Denoiser:
+    """Decides the tokens of a step from its hidden states.
+
+    Args:
+        alone: whether the transformer's LM head has the whole vocabulary, and no other rank a part of it.
+    """
+
+    def __init__(
+        self, transformer: Transformer, manifest: Manifest, rows: Rows, reader: LogitReader, *, alone: bool
+    ) -> None:
+        self.transformer, self.manifest, self.reader = transformer, manifest, reader
+        self._alone = alone
+        self.rows, self.canvas = rows, rows.canvas
+
+    def inputs(self, works: list[RowWork], place: Place) -> StepInputs:
+        """Places what the step needs of the host."""
+        canvas = self.canvas
+        return StepInputs(
+            works,
+            first=place(np.array([canvas.first[work.row] for work in works])),
+            steps_left=place(np.array([max(1, canvas.max_steps[work.row] - canvas.steps[work.row]) for work in works])),
+            draws=self.reader.draw_settings(works, place),
+        )
+
+    def decide(
+        self,
+        inputs: StepInputs,
+        rows: Tensor,
+        denoised: Tensor | None,
+        predicting: Tensor,
+        unread: int = 0,
+        since: int = 0,
+    ) -> Decision:
+        """Decides one step of the rows; the canvas is as it was.
+
+        Args:
+            inputs: what was placed for this step or for an earlier one of the same rows.
+            rows: [rows] int64, index of each row in the canvas.
+            denoised: [rows] bool, whether the forward denoised a row; ``None`` if it denoised all.
+            predicting: [rows and second passes * block, hidden].
+            unread: how many steps' results the host lacks. If any, it has an upper bound of what is masked.
+            since: steps of these rows since ``inputs`` was placed.
+        """
+        works, canvas = inputs.works, self.canvas
+        # How many positions have a prediction is known here, so the device need not be asked for it.
+        counts = [canvas.left[work.row] - unread if work.denoise else 1 for work in works]
+        tokens, masked = canvas.tokens.index_select(0, rows), canvas.masked.index_select(0, rows)
+        predictable = masked
+        if denoised is not None:
+            predictable = masked.clone()
+            predictable[:, 1:] &= denoised[:, None]
+        # Where there are fewer than the bound says, the rest are an index past the last position.
+        chosen = torch.nonzero_static(predictable.view(-1), size=sum(counts), fill_value=masked.numel())[:, 0]
+        step, wanted = Step(works, counts, chosen), self.rows.wanted(works)
+        places = chosen.clamp(max=masked.numel() - 1) if unread else chosen
+        asked = predicting.index_select(0, places)  # [masked, hidden]
+        entropies = None
+        if self._alone and not wanted and all(work.plain for work in works):
+            confidence, step.token = self.reader.best_of_head(
+                asked, self.transformer.lm_head, self.manifest.mask_token_id
+            )
+        else:
+            step.logits = self.transformer.logits(asked)  # [masked, vocab]
+            if any(work.guidance for work in works):
+                second = second_places(step, canvas.block_length)
+                step.unprompted = self.transformer.logits(predicting.index_select(0, second))
+            for processor in wanted:
+                processor.edit(step)
+            confidence, step.token, entropies = self.reader.statistics(
+                step.logits, self.manifest.mask_token_id, needs_entropy=any(work.needs_entropy for work in works)
+            )
+            self.reader.draw(step, inputs.draws, canvas.block_length)
+        step.now, broken = self._rules(step, rows, masked, confidence, entropies, inputs.steps_left - since)
+        for processor in wanted:
+            processor.decide(step)
+        # ``now`` is a subset of ``masked``.
+        predicted = _spread(step.token, chosen, masked.shape)
+        tokens, masked = torch.where(step.now, predicted, tokens), masked ^ step.now
+        figures = self._figures(works, rows, inputs.first, tokens, masked, broken)
+        return Decision(step, wanted, rows, tokens, masked, figures)
+
+    def results(self, decision: Decision) -> list[RowResult]:
+        """Waits for a step's figures, the step's only transfer to the host, and returns its rows' results."""
+        canvas, block, works = self.canvas, self.canvas.block_length, decision.step.works
+        results = []
+        for index, (work, line) in enumerate(zip(works, decision.figures.read(), strict=True)):
+            stop, broken, still, tokens = line[0], line[1], line[2 : 2 + block], line[2 + block :]
+            left = sum(still)
+            reached, finalized = still.index(1) if left else block, canvas.left[work.row] - left
+            error = NOT_FINITE if broken else decision.step.failed.get(index)
+            if error is None and not finalized:
+                error = "a step finalized none of its tokens"  # The row would loop forever.
+            steps = canvas.steps[work.row] + 1
+            results.append(RowResult(tokens, reached, stop, finalized, steps, error=error))
+        for processor in decision.processors:
+            processor.report(decision.step, results)
+        return results
+
+    def _figures(
+        self, works: list[RowWork], rows: Tensor, first: Tensor, tokens: Tensor, masked: Tensor, broken: Tensor
+    ) -> Readback:
+        """Starts the transfer of [rows, 2 + 2 * block]: first stop, ``broken``, ``masked``, ``tokens``."""
+        width = max(self.canvas.stops[work.row] for work in works)
+        if width:
+            stop = first_stop(tokens, self.canvas.stop_ids[rows, :width], first, masked)
+        else:
+            stop = torch.full_like(first, self.canvas.block_length)
+        return Readback(torch.cat((stop[:, None], broken[:, None], masked, tokens), dim=1))
+
+    def _rules(
+        self,
+        step: Step,
+        rows: Tensor,
+        masked: Tensor,
+        confidence: Tensor,
+        entropies: Tensor | None,
+        steps_left: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The positions that each row's rule finalizes, [rows, block] bool, and whose logits are not finite, [rows]."""
+        canvas, works, chosen = self.canvas, step.works, step.chosen
+        sure, limit = _spread(confidence, chosen, masked.shape), canvas.limit.index_select(0, rows)
+        broken = sure.sum(-1).isnan()  # NaN if a logit is NaN or +inf, or all are -inf.
+        at_least: Tensor | int
+        if all(canvas.at_least(work.row) == 1 for work in works):
+            at_least = 1  # If this is all that a block needs in each step, so it is in the steps after.
+        else:
+            remaining = steps_left.clamp(min=1)
+            at_least = ((masked.sum(-1) + remaining - 1) // remaining).clamp_(min=1)
+        if all(canvas.by_threshold[work.row] for work in works):
+            return choose_by_threshold(sure, limit, at_least), broken
+        predicted = _spread(torch.ones_like(chosen, dtype=torch.bool), chosen, masked.shape)
+        wide = None if entropies is None else _spread(entropies, chosen, masked.shape)
+        fewest = torch.full_like(steps_left, at_least) if isinstance(at_least, int) else at_least
+        return choose(sure, predicted, canvas.rule[rows], limit, fewest, wide), broken
+
+
+def _spread(values: Tensor, chosen: Tensor, shape: torch.Size) -> Tensor:
+    """``values`` [positions] at ``chosen`` of a tensor of this shape, 0 elsewhere; indices past its end are ignored."""
+    wide = values.new_zeros(shape.numel() + 1).index_copy_(0, chosen, values)
+    return wide[:-1].view(shape)
