@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cdlm.model.loading.checkpoint import load_checkpoint
+from tests.support.command import cdlm
 
 RECIPE = """
 seed = 5
@@ -54,20 +55,24 @@ log_every = 1
 """
 
 
-def train(
-    stage: str, directory: Path, config: str = "recipe.toml", workers: int = 1
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cdlm", "train", stage, "--config", str(directory / config)]
+def train(stage: str, directory: Path, workers: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cdlm", "train", stage, "--config", str(directory / "recipe.toml")]
     command += ["--output", str(directory / "run"), "--workers", str(workers)]
     return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+
+
+def refused(directory: Path, config: str = "recipe.toml") -> str:
+    """The last line that training a student ends with, which begins no process."""
+    done = cdlm("train", "student", "--config", str(directory / config), "--output", str(directory / "run"))
+    assert done.exit_code == 1
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow
 def test_four_commands_make_a_student(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text(RECIPE.format(descent=DESCENT))
-    missing = train("student", tmp_path)
-    assert missing.returncode == 1
-    assert missing.stderr.splitlines()[-1].endswith("is missing: run the teacher stage first")
+    assert refused(tmp_path).endswith("is missing: run the teacher stage first")
 
     for stage in ("autoregressive", "teacher", "trajectories", "student"):
         done = train(stage, tmp_path, workers=2 if stage in ("trajectories", "student") else 1)
@@ -85,8 +90,5 @@ def test_four_commands_make_a_student(tmp_path: Path) -> None:
             (tmp_path / config).write_text(RECIPE.format(descent=DESCENT).replace(*change))
         else:
             (run / "trajectories" / "shard-00001.safetensors").unlink()
-        refused = train("student", tmp_path, config)
-        assert refused.returncode == 1
-        assert message in refused.stderr.splitlines()[-1]
-        assert "Traceback" not in refused.stderr
+        assert message in refused(tmp_path, config)
     assert load_checkpoint(run / "student" / "checkpoint").manifest == student.manifest

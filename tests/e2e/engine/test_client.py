@@ -54,7 +54,7 @@ async def until(condition: object, limit_s: float = 60.0) -> None:
             await asyncio.sleep(0.02)
 
 
-def test_blocks_come_one_by_one_and_leaving_frees_the_pages(directory: Path) -> None:
+def test_blocks_come_one_by_one_leaving_frees_the_pages_and_refusals_have_reasons(directory: Path) -> None:
     async def scenario() -> None:
         async with running(directory) as client:
             ready = await client.wait_ready()
@@ -70,42 +70,19 @@ def test_blocks_come_one_by_one_and_leaving_frees_the_pages(directory: Path) -> 
             assert sum(written) < 2000, "nobody told the engine that the client had left"
             assert client.stats.pages_free + client.stats.pages_cached == ready.num_pages
             assert client.stats.running == 0
+            await refuse(client)
 
     asyncio.run(scenario())
 
 
-def test_a_refused_request_ends_with_the_reason(directory: Path) -> None:
-    async def scenario() -> None:
-        async with running(directory) as client:
-            await client.wait_ready()
-            blocks = await collect(client, request("a", max_tokens=5000))
-            assert blocks[-1].finish_reason == "error"
-            assert "exceed the context" in (blocks[-1].error or "")
-            many = GenerateRequest(request_id="b", prompt_ids=[1], max_tokens=4, stop_token_ids=list(range(40)))
-            assert "stop_token_ids" in ((await collect(client, many))[-1].error or "")
-            assert len(await collect(client, request("c"))) == 3
-
-    asyncio.run(scenario())
-
-
-def test_a_killed_engine_fails_what_ran_and_comes_back(directory: Path) -> None:
-    async def scenario() -> None:
-        async with running(directory) as client:
-            with pytest.raises(EngineDeadError):
-                await collect(client, request("early"))
-            await client.wait_ready()
-            streams = [asyncio.create_task(collect(client, request(str(i), max_tokens=4000))) for i in range(8)]
-            await until(lambda: client.stats.running == 8)
-            assert client.pid is not None
-            os.kill(client.pid, signal.SIGKILL)
-            for outcome in await asyncio.gather(*streams, return_exceptions=True):
-                assert isinstance(outcome, EngineDeadError)
-            assert client.ready is None
-            await client.wait_ready()
-            assert client.restarts == 1
-            assert len(await collect(client, request("after"))) == 3
-
-    asyncio.run(scenario())
+async def refuse(client: EngineClient) -> None:
+    """A refused request ends with the reason, and others are served."""
+    blocks = await collect(client, request("long", max_tokens=5000))
+    assert blocks[-1].finish_reason == "error"
+    assert "exceed the context" in (blocks[-1].error or "")
+    many = GenerateRequest(request_id="many", prompt_ids=[1], max_tokens=4, stop_token_ids=list(range(40)))
+    assert "stop_token_ids" in ((await collect(client, many))[-1].error or "")
+    assert len(await collect(client, request("after"))) == 3
 
 
 def test_what_a_killed_engine_had_not_begun_is_served_by_the_next(directory: Path) -> None:
@@ -155,9 +132,11 @@ def test_stopping_between_two_lives_ends_what_waited_for_the_next(
     asyncio.run(scenario())
 
 
-def test_an_engine_that_hangs_is_killed_and_comes_back(directory: Path) -> None:
+def test_an_engine_that_hangs_or_dies_fails_what_ran_and_comes_back(directory: Path) -> None:
     async def scenario() -> None:
         async with running(directory, hang_timeout_s=1.0) as client:
+            with pytest.raises(EngineDeadError):
+                await collect(client, request("early"))
             await client.wait_ready()
             assert client.pid is not None
             os.kill(client.pid, signal.SIGSTOP)  # Nothing is in flight: nobody misses it.
@@ -171,6 +150,14 @@ def test_an_engine_that_hangs_is_killed_and_comes_back(directory: Path) -> None:
                     [block async for block in stream]
             await client.wait_ready()
             assert client.restarts == 1
+            streams = [asyncio.create_task(collect(client, request(str(i), max_tokens=4000))) for i in range(8)]
+            await until(lambda: client.stats.running == 8)
+            os.kill(client.pid, signal.SIGKILL)
+            for outcome in await asyncio.gather(*streams, return_exceptions=True):
+                assert isinstance(outcome, EngineDeadError)
+            assert client.ready is None
+            await client.wait_ready()
+            assert client.restarts == 2
             assert len(await collect(client, request("after"))) == 3
 
     asyncio.run(scenario())

@@ -39,7 +39,14 @@ def test_it_closes_after_an_exception_and_twice() -> None:
 
 
 @pytest.mark.parametrize(
-    "end", ["pass", "raise SystemExit(3)", "1 / 0", "os.kill(os.getpid(), 9)", "del llm; gc.collect()"]
+    "end",
+    [
+        "pass",
+        pytest.param("raise SystemExit(3)", marks=pytest.mark.whole),  # It ends as after any other exception.
+        "1 / 0",
+        "os.kill(os.getpid(), 9)",
+        "del llm; gc.collect()",
+    ],
 )
 def test_the_engine_ends_with_the_program(end: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"

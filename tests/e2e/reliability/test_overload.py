@@ -79,19 +79,19 @@ def bearer(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
 
 
-def test_requests_that_do_not_fit_the_pool_together_are_preempted_and_right(tmp_path: Path, report: Report) -> None:
-    roomy = tmp_path / "roomy"
+def test_requests_that_do_not_fit_the_pool_together_are_preempted_and_right(
+    server: Server, tmp_path: Path, report: Report
+) -> None:
     bodies = [body(number, 600) for number in range(8)]
-    with running_server(roomy) as server:
-        alone = [server.complete(**each)["choices"][0]["text"] for each in bodies]
-        page_bytes = page_size_in_bytes()
+    alone = [server.complete(**each)["choices"][0]["text"] for each in bodies]
+    page_bytes = page_size_in_bytes()
     # One full context and a little: far less than eight requests of twenty pages.
     flags = ("--kv-cache-memory", str(page_bytes * 70), "--enable-prefix-caching", "false")
-    with running_server(tmp_path / "log", *flags) as server:
-        answers = Streams(server, bodies).join()
+    with running_server(tmp_path / "log", *flags) as tight:
+        answers = Streams(tight, bodies).join()
         right = [answer for answer, expected in zip(answers, alone, strict=True) if text(answer) == expected]
-        check_well(server)
-        preemptions = server.metric("cdlm_preemptions_total")
+        check_well(tight)
+        preemptions = tight.metric("cdlm_preemptions_total")
         assert preemptions > 0
         report.row("8 long requests, pages for 3", tried=8, survived=len(right), preemptions=int(preemptions))
 

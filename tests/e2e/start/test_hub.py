@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -102,14 +103,24 @@ def test_an_id_is_fetched_once_and_served_under_its_name(hub: ThreadingHTTPServe
     assert {path.name for path in snapshot.iterdir()} == wanted
     assert (snapshot / "config.json").is_symlink()
     Hub.fetched.clear()
-    with running_server(tmp_path / "log", *flags, **environment) as server:
-        assert server.post("/v1/completions", {"prompt": "hello", "max_tokens": 8}).status_code == 200
+    assert resolved(flags, environment) == str(snapshot)
     assert not Hub.fetched
     hub.shutdown()
     offline = environment | {"HF_HUB_OFFLINE": "1"}
-    for model in (flags, ("--model", str(snapshot))):
-        with running_server(tmp_path / "log", *model, **offline) as server:
-            assert server.post("/v1/completions", {"prompt": "hello", "max_tokens": 8}).status_code == 200
+    assert resolved(("--model", str(snapshot)), offline) == str(snapshot)
+    with running_server(tmp_path / "log", *flags, **offline) as server:
+        assert server.post("/v1/completions", {"prompt": "hello", "max_tokens": 8}).status_code == 200
+
+
+def resolved(flags: tuple[str, ...], environment: dict[str, str]) -> str:
+    """The directory that a server with these flags would serve."""
+    code = (
+        "import sys; from cdlm.server.command_line import parse_settings; "
+        "print(parse_settings(sys.argv[1:]).fetched().model)"
+    )
+    command = [sys.executable, "-c", code, *flags]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 @pytest.mark.parametrize(

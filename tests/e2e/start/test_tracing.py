@@ -16,6 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from tests.e2e.start.collector import Collector, collecting, values
 from tests.e2e.start.test_process import refuse
+from tests.support.command import cdlm
 from tests.support.places import ROOT
 from tests.support.server.served import Server, free_port, running_server
 
@@ -237,9 +238,10 @@ print([name for name in sys.modules if name.startswith(kept)])
 
 def test_bad_addresses_are_refused() -> None:
     for address in ("localhost:4318", "grpc://collector:4317", "http://", "http://host:bad"):
-        message = refuse("--otlp-endpoint", address)
-        assert "--otlp-endpoint" in message
-        assert "OTLP/HTTP" in message
+        result = cdlm("serve", "--otlp-endpoint", address)
+        assert result.exit_code != 0
+        assert "--otlp-endpoint" in result.stderr
+        assert "OTLP/HTTP" in result.stderr
     assert "CDLM_OTLP_ENDPOINT" in refuse(CDLM_OTLP_ENDPOINT="nowhere")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.matrix import some
 from tests.support.server.served import Server, free_port
 
 OURS = ("cdlm", "cli", "server", "scheduler", "model", "training")
@@ -43,7 +44,7 @@ def executed(standing: Path) -> str:
     return trace.read_text() if trace.exists() else ""
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", some([2, 1], every=2))
 def test_a_server_and_its_processes_import_nothing_of_it(standing: Path, ranks: int, tmp_path: Path) -> None:
     port = free_port()
     log = tmp_path / "log"

@@ -35,10 +35,13 @@ def test_mixed_batch_equals_oracle(tmp_path: Path, axis: str, seed: int) -> None
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # What the compiler imports warns about itself.
 def test_the_compiled_attention_equals_oracle(tmp_path: Path) -> None:
-    directory = build_checkpoint(tmp_path, "shifted", seed=5)
+    """With causal segments and others, cut where prompts are taken in pieces."""
+    directory = build_checkpoint(tmp_path, "causal_prompt", seed=5)
     requests = random_requests(4, seed=5)
-    engine = Engine(EngineOptions(model=str(directory), max_num_seqs=4, page_size=16, attention_backend="flex"))
-    assert_equal_to_oracle(directory, requests, run(engine, requests, join_every=2))
+    options = EngineOptions(
+        model=str(directory), max_num_seqs=4, page_size=16, attention_backend="flex", max_prefill_tokens=9
+    )
+    assert_equal_to_oracle(directory, requests, run(Engine(options), requests, join_every=2))
 
 
 @pytest.mark.parametrize("axis", ["plain", "shifted"])

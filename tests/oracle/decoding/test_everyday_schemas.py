@@ -24,7 +24,7 @@ PARTS = 8
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", some(range(PARTS), every=4))
+@pytest.mark.parametrize("part", some(range(PARTS), every=PARTS))
 def test_everyday_schemas_from_random_weights(tmp_path: Path, part: int) -> None:
     """What has the tokens that the shortest answer is said to need ends, and is valid.
 

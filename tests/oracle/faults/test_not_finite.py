@@ -14,7 +14,7 @@ from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import BlockOutput, GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.engines import oracle_answer
-from tests.support.models.checkpoints import AXES, MASK, build_checkpoint
+from tests.support.models.checkpoints import AXES, MASK, axes, build_checkpoint
 
 POISON = 50  # Its embedding is not finite in the checkpoints of these tests, and it is never the likeliest.
 
@@ -71,7 +71,7 @@ ASKED = (
 )
 
 
-@pytest.mark.parametrize("axis", [axis for axis, (shape, _) in AXES.items() if not shape.get("tie_word_embeddings")])
+@axes(*(axis for axis, (shape, _) in AXES.items() if not shape.get("tie_word_embeddings")))
 def test_rows_that_see_a_nan_end_and_the_others_equal_the_oracle(tmp_path: Path, axis: str) -> None:
     directory = poisoned(tmp_path, axis)
     engine = Engine(EngineOptions(model=str(directory), page_size=4, max_num_seqs=32, max_prefill_tokens=24))
