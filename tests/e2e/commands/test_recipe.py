@@ -63,7 +63,8 @@ def train(stage: str, directory: Path, workers: int) -> subprocess.CompletedProc
 
 def refused(directory: Path, config: str = "recipe.toml") -> str:
     """The last line that training a student ends with, which begins no process."""
-    done = cdlm("train", "student", "--config", str(directory / config), "--output", str(directory / "run"))
+    places = ("--config", str(directory / config), "--output", str(directory / "run"))
+    done = cdlm("train", "student", *places, "--workers", "1")
     assert done.exit_code == 1
     assert "Traceback" not in done.stderr
     return done.stderr.splitlines()[-1]

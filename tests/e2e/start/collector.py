@@ -2,8 +2,8 @@
 
 import gzip
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -18,10 +18,10 @@ from tests.support.server.listener import listening
 
 
 class Collector:
-    """What came in: ``bodies`` as they were sent, ``spans`` in the order of their arrival."""
+    """What came in: ``bodies`` as they were sent, ``spans`` in the order of their arrival; after ``close``, nothing."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, close: Callable[[], None]) -> None:
+        self.url, self.close = url, close
         self.paths: list[str] = []
         self.bodies: list[bytes] = []
         self.spans: list[Span] = []
@@ -80,6 +80,6 @@ def collecting() -> Iterator[Collector]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with listening(Handler) as url:
-        collector = Collector(url)
+    with ExitStack() as stack:
+        collector = Collector(stack.enter_context(listening(Handler)), stack.close)
         yield collector

@@ -18,7 +18,7 @@ from tests.e2e.start.collector import Collector, collecting, values
 from tests.e2e.start.test_process import refuse
 from tests.support.command import cdlm
 from tests.support.places import ROOT
-from tests.support.server.served import Server, free_port, running_server
+from tests.support.server.served import Server, running_server
 
 SECRET = "zanzibar"
 QUICK = {"OTEL_BSP_SCHEDULE_DELAY": "100"}
@@ -178,6 +178,20 @@ def test_no_text_of_a_client_is_in_a_span(traced: tuple[Server, Collector]) -> N
     assert not any(SECRET.encode() in body for body in collector.bodies)
 
 
+def test_a_collector_that_is_gone_harms_nothing(traced: tuple[Server, Collector]) -> None:
+    """The last test of this server, which ends."""
+    server, collector = traced
+    collector.close()
+    answers = [server.complete(seed=1)["choices"][0]["text"] for _ in range(5)]
+    assert len(set(answers)) == 1
+    server.wait_for(lambda: "Failed to export" in server.log.read_text() or "retrying" in server.log.read_text(), 60)
+    server.complete()
+    server.wait_idle()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(60) == 0, server.log.read_text()
+    assert "Traceback" not in server.log.read_text()
+
+
 def test_the_last_spans_are_sent_before_the_exit(tmp_path: Path) -> None:
     # Asked for by the variable alone, with a pause between two sendings that this test would not live to see.
     variables = {"OTEL_BSP_SCHEDULE_DELAY": "600000", "OTEL_SERVICE_NAME": "mine"}
@@ -189,21 +203,6 @@ def test_the_last_spans_are_sent_before_the_exit(tmp_path: Path) -> None:
             assert server.process.wait(60) == 0, server.log.read_text()
         assert "text_completion cdlm-nano" in [span.name for span in collector.spans]
         assert collector.resource["service.name"] == "mine"
-
-
-def test_a_collector_that_is_gone_harms_nothing(tmp_path: Path) -> None:
-    flags = ("--otlp-endpoint", f"http://127.0.0.1:{free_port()}")
-    with running_server(tmp_path / "log", *flags, **QUICK) as server:
-        answers = [server.complete(seed=1)["choices"][0]["text"] for _ in range(5)]
-        assert len(set(answers)) == 1
-        server.wait_for(
-            lambda: "Failed to export" in server.log.read_text() or "retrying" in server.log.read_text(), 60
-        )
-        server.complete()
-        server.wait_idle()
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(60) == 0, server.log.read_text()
-        assert "Traceback" not in server.log.read_text()
 
 
 def test_a_collector_that_never_answers_does_not_hold_the_exit_up() -> None:

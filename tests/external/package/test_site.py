@@ -88,17 +88,16 @@ def test_the_mark_of_a_block_that_is_not_run_is_not_shown(site: Path) -> None:
     assert "no-run" not in page
 
 
-@pytest.mark.parametrize(
-    "text", ["[a](nowhere.md)", "[a](other.md#nowhere)", "[a](../nowhere.md)", "[a](/nowhere)"], ids=str
-)
-def test_a_broken_link_stops_the_build(tmp_path: Path, text: str) -> None:
+def test_broken_links_stop_the_build(tmp_path: Path) -> None:
+    targets = ("first.md", "other.md#second", "../third.md", "/fourth")
     docs = tmp_path / "docs"
     docs.mkdir()
-    (docs / "index.md").write_text(f"# Home\n\n{text}\n")
+    (docs / "index.md").write_text("# Home\n\n" + " ".join(f"[a]({target})" for target in targets))
     (docs / "other.md").write_text("# Other\n")
     (docs / "hooks.py").write_text((ROOT / "docs/hooks.py").read_text())
     config = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[0]
     (tmp_path / "mkdocs.yml").write_text(f"{config}\nnav: [index.md, other.md]\n")
     result = build(tmp_path / "mkdocs.yml", tmp_path / "site")
     assert result.returncode == 1
-    assert "nowhere" in result.stdout + result.stderr
+    for target in targets:
+        assert target.rpartition("/")[2] in result.stdout + result.stderr
