@@ -3,11 +3,14 @@
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from cdlm.model.config import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor  # A server process reads files, and is started without torch.
 
 
 def read_json(directory: Path, name: str) -> dict[str, object]:
@@ -59,7 +62,7 @@ def weights_file(directory: Path, name: str) -> Path:
     return inside(directory, name)
 
 
-def read_tensors(paths: Iterable[Path]) -> Iterator[tuple[Path, str, Tensor]]:
+def read_tensors(paths: Iterable[Path]) -> Iterator[tuple[Path, str, "Tensor"]]:
     """Yields (file, name, tensor on the CPU) for each tensor of the safetensors files, one in memory at a time."""
     for path in paths:
         try:

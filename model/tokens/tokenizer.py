@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase, Qwen2Tokenizer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from cdlm.model.backbones.fast_dllm_v2 import FastDllmV2Backbone
 from cdlm.model.backbones.llada import LladaBackbone
@@ -16,18 +16,22 @@ from cdlm.model.tokens.chat_templates import default_template, use_template
 
 CONFIG_FILE = "tokenizer_config.json"
 
-# Tokenizer classes that checkpoints ship as code -> class of transformers that reads the same files.
-_LIBRARY_CLASSES: dict[object, Any] = {"DreamTokenizer": Qwen2Tokenizer}
+# Tokenizer classes that checkpoints name -> class of transformers that reads the same files. The first is shipped as
+# code; the second is what transformers would find, having imported torch, which a server process is started without.
+_LIBRARY_CLASSES: dict[object, Any] = {"DreamTokenizer": Qwen2Tokenizer, "TokenizersBackend": PreTrainedTokenizerFast}
 
 
 @cache
-def _register() -> None:
-    """Registers our formats with transformers, which would warn about an unknown ``model_type``."""
+def _any_class() -> Any:
+    """The loader of all other tokenizers, told of our formats: it would warn about an unknown ``model_type``."""
+    from transformers import AutoConfig, AutoTokenizer, PretrainedConfig  # Imports torch.
+
     for backbone in (NativeBackbone, LladaBackbone, SdarBackbone, FastDllmV2Backbone):
         name = backbone.model_type
         # The base class warns about the old key rope_scaling, which published files have.
         known = type(f"{name}Config", (PretrainedConfig,), {"model_type": name, "rope_scaling": None})
         AutoConfig.register(name, known, exist_ok=True)
+    return AutoTokenizer
 
 
 def load_tokenizer(directory: Path, chat_template: Path | None = None) -> PreTrainedTokenizerBase:
@@ -40,10 +44,9 @@ def load_tokenizer(directory: Path, chat_template: Path | None = None) -> PreTra
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such checkpoint directory")
-    _register()
     check_links(directory)
     named = read_json(directory, CONFIG_FILE).get("tokenizer_class") if (directory / CONFIG_FILE).exists() else None
-    loader = _LIBRARY_CLASSES.get(str(named), AutoTokenizer)
+    loader = _LIBRARY_CLASSES.get(str(named)) or _any_class()
     try:
         tokenizer = loader.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # The libraries validate few values in these files.

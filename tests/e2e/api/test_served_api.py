@@ -2,6 +2,8 @@
 
 import json
 import socket
+import sys
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -206,3 +208,12 @@ def test_a_disconnect_frees_the_pages(server: Server, stream: bool) -> None:
     server.wait_for(lambda: server.metric("cdlm_requests_cancelled_total") == before + 4)
     server.wait_idle()
     server.complete()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process has loaded is read from /proc")
+def test_torch_is_loaded_in_the_engine_alone(server: Server) -> None:
+    """Chats, grammars and metrics of the tests above included."""
+    server.complete(response_format={"type": "json_object"}, max_tokens=64)
+    (engine,) = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    with_torch = ["libtorch" in Path(f"/proc/{pid}/maps").read_text() for pid in (server.process.pid, engine)]
+    assert with_torch == [False, True]
