@@ -1,7 +1,6 @@
 """User text never becomes a special token, in prompts and in chats."""
 
 import asyncio
-import time
 
 import pytest
 
@@ -42,21 +41,23 @@ async def test_prompts_get_what_the_tokenizer_adds() -> None:
     assert (await codec.encode_chat(Chat([{"role": "user", "content": "hi"}]), 10))[0] == 2
 
 
-async def test_far_too_long_text_is_refused_without_encoding(codec: TextCodec) -> None:
-    start = time.perf_counter()
+async def test_far_too_long_text_is_refused_without_encoding(codec: TextCodec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(*_: object, **__: object) -> None:
+        raise AssertionError("it was encoded")
+
+    monkeypatch.setattr(type(codec._encoder), "encode", encode)
     with pytest.raises(ApiError) as caught:
         await codec.encode(["a b" * 3_000_000], 2048)
     assert caught.value.code == "context_length_exceeded"
-    assert time.perf_counter() - start < 0.5
 
 
 async def test_the_loop_runs_while_long_text_is_encoded(codec: TextCodec) -> None:
     encoding = asyncio.create_task(codec.encode(["hello world, what is this " * 20_000], 10**9))
-    longest, last = 0.0, time.perf_counter()
+    turns = 0
     while not encoding.done():
         await asyncio.sleep(0.001)
-        longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
-    assert longest < 0.25
+        turns += 1
+    assert turns > 5
 
 
 async def test_no_template_is_a_client_error() -> None:
