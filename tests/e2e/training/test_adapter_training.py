@@ -126,7 +126,7 @@ def test_gradient_checkpointing_does_not_change_the_result(place: Path) -> None:
     ("collected", "fsdp"),
     [
         pytest.param("dream", True, marks=pytest.mark.slow),
-        pytest.param("llada", True, marks=pytest.mark.slow),
+        pytest.param("llada", True, marks=[pytest.mark.slow, pytest.mark.whole]),
         pytest.param("llada", False, marks=pytest.mark.slow),
     ],
     indirect=["collected"],
