@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.matrix import some
 from tests.support.places import ROOT
 from tests.support.server.served import Server, free_port
 
@@ -112,7 +113,7 @@ def test_what_is_in_the_wheel(folder: Path, venv: Path) -> None:
         dependencies.write_text(kept)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", some([2, 1], every=2))
 def test_a_script_beside_packages_of_the_same_names(venv: Path, project: Path, ranks: int) -> None:
     script = project / "script.py"
     script.write_text(
