@@ -35,7 +35,7 @@ def padding_engine(directory: Path, forwards: list[StepLayout]) -> Engine:
 
 def short(requests: list[Any]) -> list[Any]:
     """Interpreted kernels are slow."""
-    return [msgspec.structs.replace(each, max_tokens=min(each.max_tokens, 12)) for each in requests]
+    return [msgspec.structs.replace(each, max_tokens=min(each.max_tokens, 18)) for each in requests]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are compiled here")
