@@ -11,19 +11,23 @@ COPY training training
 RUN pip wheel --no-deps --wheel-dir /wheels .
 
 # torch comes first and by itself: a change of the code then leaves its layer, the largest by far, in the cache.
+# TORCH_INDEX names another index, such as a mirror of PyPI.
 FROM python:3.12.11-slim-bookworm AS torch-cpu
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY constraints.txt /
 RUN python -m venv --without-pip /opt/venv \
     && pip --python /opt/venv/bin/python install --constraint /constraints.txt \
-        --index-url https://download.pytorch.org/whl/cpu torch
+        --index-url "$TORCH_INDEX" torch
 
 # The wheel of PyPI brings the CUDA libraries; of the host it needs the driver and the NVIDIA container toolkit alone.
 FROM python:3.12.11-slim-bookworm AS torch-cuda
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+ARG TORCH_INDEX=https://pypi.org/simple
 COPY constraints.txt /
 RUN python -m venv --without-pip /opt/venv \
-    && pip --python /opt/venv/bin/python install --constraint /constraints.txt torch
+    && pip --python /opt/venv/bin/python install --constraint /constraints.txt \
+        --index-url "$TORCH_INDEX" torch
 
 FROM torch-cpu AS venv-cpu
 COPY --from=builder /wheels /wheels
@@ -45,7 +49,8 @@ ENV PATH=/opt/venv/bin:$PATH \
 RUN pip uninstall --yes pip \
     && useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin cdlm \
     && mkdir /models
-COPY docker/healthcheck.py /opt/healthcheck.py
+# Whatever the umask of the checkout was.
+COPY --chmod=644 docker/healthcheck.py /opt/healthcheck.py
 USER 10001:10001
 WORKDIR /tmp
 # Weights are mounted here, read-only: CDLM_MODEL=/models/NAME. Without it the bundled student is served.

@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-unit test-all mutations clients check docs load reliability soak bench gpu gpu-site eval table train-nano secrets prometheus chromium dashboards clean
+.PHONY: help install serve test test-unit test-all mutations clients images check docs load reliability soak bench gpu gpu-site eval table train-nano secrets prometheus chromium dashboards clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -57,6 +57,12 @@ mutations: $(VENV)/.installed-dev ## Faults put into the code one at a time: the
 
 clients: $(VENV)/.installed-dev ## Other people's clients against the server; installs them into ~/.cache/cdlm-clients (needs npm).
 	$(BIN)/python -m pytest -m clients tests/external/clients $(ARGS)
+
+# The programs of Debian that build and run an image without a container engine.
+IMAGE_PROGRAMS := buildah curl debootstrap iproute2 prometheus util-linux
+images: $(VENV)/.installed-dev ## Builds the image cpu on Debian, as root, and runs it as Compose says (ten minutes, much of it downloads).
+	apt-get update && apt-get install -y --no-install-recommends $(IMAGE_PROGRAMS)
+	$(BIN)/python -m pytest -m images tests/external/images $(ARGS)
 
 check: $(VENV)/.installed-dev ## Lint, formatting, types, the one-way import rules, and the workflow files.
 	$(BIN)/ruff check .

@@ -10,14 +10,18 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
+_ASKED_FOR = ("clients", "images")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests that install other people's programs run only when a marker expression names them.
 
     ``-m 'not slow'`` must not begin to download, so it is not enough that ``addopts`` leave them out.
     """
-    if "clients" in config.getoption("markexpr"):
-        return
-    found = [item for item in items if item.get_closest_marker("clients")]
-    if found:
-        config.hook.pytest_deselected(items=found)
-        items[:] = [item for item in items if item not in found]
+    for marker in _ASKED_FOR:
+        if marker in config.getoption("markexpr"):
+            continue
+        found = [item for item in items if item.get_closest_marker(marker)]
+        if found:
+            config.hook.pytest_deselected(items=found)
+            items[:] = [item for item in items if item not in found]

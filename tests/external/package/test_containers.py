@@ -1,32 +1,21 @@
-"""The container files, checked by the linters and by Compose itself; no image is built."""
+"""The container files, checked by the linters and by Compose itself."""
 
-import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from cdlm.server.http.auth import OPEN_PATHS
 from cdlm.server.settings import ENV_PREFIX, ServerSettings
+from tests.support.compose import compose, program
 from tests.support.places import ROOT
 from tests.support.server.served import free_port
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 HEALTHCHECK = ROOT / "docker" / "healthcheck.py"
-
-
-def program(name: str) -> str:
-    """A program of the environment that the tests run in."""
-    found = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    assert found is not None, f"{name} is not installed; it comes with the extra 'dev'"
-    return found
 
 
 def stages() -> dict[str, list[str]]:
@@ -40,16 +29,6 @@ def stages() -> dict[str, list[str]]:
         elif line and not line.startswith("#"):
             current.append(line)
     return found
-
-
-def compose(tmp_path: Path) -> dict[str, Any]:
-    """The whole configuration, as Compose understands it."""
-    command = [program("docker-compose"), "--profile", "cpu", "config", "--format", "json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "level=warning" not in done.stderr, done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
 
 
 def test_hadolint_finds_nothing() -> None:
@@ -86,23 +65,23 @@ def test_what_the_image_copies_is_let_through_and_exists() -> None:
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = set()
     for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE):
-        copied |= set(line.split()[:-1])
+        copied |= {part for part in line.split()[:-1] if not part.startswith("--")}
     assert copied == allowed
     assert all((ROOT / name).exists() for name in copied)
 
 
-def test_variables_of_the_image_are_settings(tmp_path: Path) -> None:
+def test_variables_of_the_image_are_settings() -> None:
     known = {ENV_PREFIX + name.upper() for name in ServerSettings.model_fields}
     example = (ROOT / "docker/server.env.example").read_text()
-    services = compose(tmp_path)["services"]
+    services = compose()["services"]
     used = set(re.findall(r"\b(CDLM_\w+)=", DOCKERFILE + example))
     used |= {name for name in services["server"]["environment"] if name.startswith(ENV_PREFIX)}
     assert "CDLM_API_KEY_FILE" in used
     assert used <= known
 
 
-def test_compose_hardens_every_service(tmp_path: Path) -> None:
-    services = compose(tmp_path)["services"]
+def test_compose_hardens_every_service() -> None:
+    services = compose()["services"]
     assert set(services) == {"server", "server-cpu", "prometheus", "grafana"}
     for name, service in services.items():
         assert service["read_only"] is True, name
@@ -118,8 +97,8 @@ def test_compose_hardens_every_service(tmp_path: Path) -> None:
         assert all(port["host_ip"] == "127.0.0.1" for port in services[name]["ports"])
 
 
-def test_compose_has_a_gpu_and_a_cpu_server(tmp_path: Path) -> None:
-    services = compose(tmp_path)["services"]
+def test_compose_has_a_gpu_and_a_cpu_server() -> None:
+    services = compose()["services"]
     gpu, cpu = services["server"], services["server-cpu"]
     (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["count"], device["capabilities"]) == ("nvidia", 1, ["gpu"])
@@ -132,14 +111,25 @@ def test_compose_has_a_gpu_and_a_cpu_server(tmp_path: Path) -> None:
     assert cpu["networks"]["default"]["aliases"] == ["server"]
 
 
-def test_the_grace_period_has_room_for_the_drain(tmp_path: Path) -> None:
-    server = compose(tmp_path)["services"]["server"]
+@pytest.mark.parametrize("service", ["server", "server-cpu"])
+def test_torch_can_come_from_another_index(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCH_INDEX", raising=False)
+    build = compose()["services"][service]["build"]
+    assert not (build.get("args") or {}).get("TORCH_INDEX")
+    default = {"cpu": "https://download.pytorch.org/whl/cpu", "cuda": "https://pypi.org/simple"}[build["target"]]
+    assert f"ARG TORCH_INDEX={default}" in stages()[f"torch-{build['target']}"]
+    monkeypatch.setenv("TORCH_INDEX", "https://mirror.example/simple")
+    assert compose()["services"][service]["build"]["args"] == {"TORCH_INDEX": "https://mirror.example/simple"}
+
+
+def test_the_grace_period_has_room_for_the_drain() -> None:
+    server = compose()["services"]["server"]
     assert server["stop_grace_period"] == "45s"
     assert float(server["environment"]["CDLM_DRAIN_TIMEOUT_S"]) + 10 < 45
 
 
-def test_the_key_reaches_server_and_prometheus_as_a_file(tmp_path: Path) -> None:
-    config = compose(tmp_path)
+def test_the_key_reaches_server_and_prometheus_as_a_file() -> None:
+    config = compose()
     for name in ("server", "server-cpu", "prometheus"):
         (secret,) = config["services"][name]["secrets"]
         assert secret["target"] == "/run/secrets/api_key"
