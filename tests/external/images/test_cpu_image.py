@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.external.images.builder import Image, build, copy_context, missing
+from tests.external.images.builder import Image, build, copy_context, missing, remove
 from tests.external.images.container import Container, mounted, prometheus, running
 from tests.support.compose import compose
 from tests.unit.project.expressions import alerts
