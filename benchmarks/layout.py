@@ -14,6 +14,7 @@ import torch
 import typer
 
 from cdlm.model.attention.cache import PagedCache
+from cdlm.model.attention.paged import AttentionFactory
 from cdlm.model.attention.sdpa import SdpaAttention
 from cdlm.model.attention.triton import TritonAttention
 from cdlm.model.config import TransformerConfig
@@ -23,7 +24,7 @@ from cdlm.model.uploads import Uploads
 
 BLOCK, PAGE, CACHED, POOL = 32, 32, 2048, 10_000
 CPU = torch.device("cpu")
-BACKENDS = {"triton": TritonAttention, "sdpa": SdpaAttention}
+BACKENDS: dict[str, AttentionFactory] = {"triton": TritonAttention, "sdpa": SdpaAttention}
 
 
 def rows_of_a_step(rows: int, seed: int = 0) -> list[RowWork]:
