@@ -20,7 +20,7 @@ from tests.support.server.served import Server, running_server
 
 WORKERS = 8
 LEAVING, BAD = 0.2, 0.1
-SHORT_S = 10.0
+SHORT_S = 15.0
 RESIDENT_GROWTH = 1.25
 
 SCHEMA = {
