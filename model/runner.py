@@ -13,7 +13,7 @@ from cdlm.model.attention.paged import AttentionFactory
 from cdlm.model.config import AttentionBackend
 from cdlm.model.decoding.denoiser import Decision, Denoiser, StepInputs
 from cdlm.model.decoding.processors.guidance import without_prompt
-from cdlm.model.decoding.reader import LogitReader
+from cdlm.model.decoding.reader import find_reader
 from cdlm.model.decoding.rows import Rows
 from cdlm.model.forwards.layout import StepLayout, build_layout, layout_key
 from cdlm.model.forwards.scoring import ScoreWork, score
@@ -67,15 +67,13 @@ class ModelRunner:
         recorded = resolve_graphs(cuda_graphs, backend, self.device, shared=self.followers is not None)
         factory = find_attention(backend, device=self.device, page_size=page_size)
         self.transformer.kernels = None
-        self.reader = LogitReader()
+        self.reader = find_reader(backend)
         if backend == "triton":
             # Triton is there on Linux only.
-            from cdlm.model.decoding.kernel_reader import KernelLogitReader
             from cdlm.model.forwards.kernel_layers import KernelLayers
 
             block = self.manifest.block_length
             self.transformer.kernels = KernelLayers(self.transformer, self.manifest.max_model_len + block)
-            self.reader = KernelLogitReader()
         self.uploads = Uploads(self.device) if self.device.type == "cuda" else None
         # Graphs have rows that belong to nobody, and those write to a page of their own.
         self.cache = PagedCache(
@@ -94,7 +92,7 @@ class ModelRunner:
             dtype=self.dtype,
         )
         self.canvas = self.rows.canvas
-        self.denoiser = Denoiser(self.transformer, self.manifest, self.rows, self.reader, alone=self.followers is None)
+        self.denoiser = Denoiser(self.transformer, self.manifest, self.rows, self.reader)
         # Only a GPU computes while the host goes on.
         self.run_ahead = self.device.type == "cuda"
         self._ahead: _Launched | None = None

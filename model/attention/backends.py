@@ -66,5 +66,5 @@ def resolve_graphs(asked: bool | None, name: AttentionBackend, device: torch.dev
     if asked and device.type != "cuda":
         raise CheckpointError(f"cuda_graphs needs CUDA, got {device}")
     if asked and shared:
-        raise CheckpointError("cuda_graphs cannot record a forward over several ranks")
+        raise CheckpointError("cuda_graphs cannot record a forward over several ranks, which follow commands")
     return name == "triton" and device.type == "cuda" and not shared if asked is None else asked

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cdlm.model.network.head import Head
+from cdlm.model.network.head import Head, Peaks
 
 # Bytes of logits reduced at once: on a CPU they stay in the cache from one reduction to the next, on a GPU the fp32
 # copy stays small.
@@ -23,16 +23,11 @@ def confidence_and_best(logits: Tensor, mask_token_id: int) -> tuple[Tensor, Ten
     Sets the mask token's logit to -inf in ``logits`` [rows, vocab], in place; an id past the vocabulary means that
     there is no mask token. Returns confidence [rows] fp32 and token [rows] int64.
     """
-    if mask_token_id < logits.shape[-1]:
-        logits[:, mask_token_id].fill_(float("-inf"))
-    rows = _rows(logits)
-    if rows >= len(logits):
-        return _confidence_and_best(logits)
-    confidence, token = map(torch.cat, zip(*map(_confidence_and_best, torch.split(logits, rows)), strict=True))
-    return confidence, token
+    found = _peaks(logits, mask_token_id)
+    return found.confidence, found.token
 
 
-def confidence_and_best_of_head(hidden: Tensor, head: Head, mask_token_id: int) -> tuple[Tensor, Tensor]:
+def peaks_of_head(hidden: Tensor, head: Head, mask_token_id: int) -> Peaks:
     """``confidence_and_best`` of the head's logits, computed without holding all logits at once.
 
     The vocabulary is processed in parts: on a CPU, writing and reading all logits takes longer than reducing them.
@@ -45,12 +40,15 @@ def confidence_and_best_of_head(hidden: Tensor, head: Head, mask_token_id: int) 
     part_bytes = _HEAD_PART_BYTES.get(hidden.device.type, 2**24)
     columns = head.part_columns(len(hidden), part_bytes)
     if columns >= head.out_features:
-        return confidence_and_best(head(hidden), mask_token_id)
+        return _peaks(head(hidden), mask_token_id)
     search = _search_groups if hidden.device.type == "cpu" else _search
     most = max(1, part_bytes // (4 * columns))
-    found = [search(rows, head, columns, mask_token_id) for rows in torch.split(hidden, most)]
-    confidence, token = found[0] if len(found) == 1 else map(torch.cat, zip(*found, strict=True))
-    return confidence, token
+    return joined([search(rows, head, columns, mask_token_id) for rows in torch.split(hidden, most)])
+
+
+def joined(found: list[Peaks]) -> Peaks:
+    """The peaks of the rows of all of ``found``, one after another."""
+    return found[0] if len(found) == 1 else Peaks(*map(torch.cat, zip(*found, strict=True)))
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -64,13 +62,19 @@ def _rows(logits: Tensor) -> int:
     return max(1, _PART_BYTES.get(logits.device.type, 2**24) // (4 * logits.shape[-1]))
 
 
-def _confidence_and_best(logits: Tensor) -> tuple[Tensor, Tensor]:
+def _peaks(logits: Tensor, mask_token_id: int) -> Peaks:
+    if mask_token_id < logits.shape[-1]:
+        logits[:, mask_token_id].fill_(float("-inf"))
+    return joined([_peaks_of_some(rows) for rows in torch.split(logits, _rows(logits))])
+
+
+def _peaks_of_some(logits: Tensor) -> Peaks:
     wide = logits.float()
-    token = wide.max(dim=-1, keepdim=True).indices
-    return torch.log_softmax(wide, dim=-1).gather(-1, token).exp_()[:, 0], token[:, 0]
+    top, token = wide.max(dim=-1, keepdim=True)
+    return Peaks(torch.log_softmax(wide, dim=-1).gather(-1, token).exp_()[:, 0], token[:, 0], top[:, 0])
 
 
-def _search(hidden: Tensor, head: Head, columns: int, mask_token_id: int) -> tuple[Tensor, Tensor]:
+def _search(hidden: Tensor, head: Head, columns: int, mask_token_id: int) -> Peaks:
     """Searches with a running maximum and a running sum relative to it (Milakov and Gimelshein, 2018, arXiv
     1805.02867).
 
@@ -90,10 +94,10 @@ def _search(hidden: Tensor, head: Head, columns: int, mask_token_id: int) -> tup
         log_part_sum = -torch.log_softmax(wide, dim=-1).gather(-1, here)
         before, best = best, torch.maximum(best, top)
         total = total * (before - best).exp() + (top - best + log_part_sum).exp()
-    return total.reciprocal()[:, 0], token[:, 0]
+    return Peaks(total.reciprocal()[:, 0], token[:, 0], best[:, 0])
 
 
-def _search_groups(hidden: Tensor, head: Head, columns: int, mask_token_id: int) -> tuple[Tensor, Tensor]:
+def _search_groups(hidden: Tensor, head: Head, columns: int, mask_token_id: int) -> Peaks:
     """Searches on a CPU with few passes over the logits: widen, maximum, exponential, sum.
 
     An argmax takes ten times as long as a maximum. It is therefore taken in one group per row, and only if the row has
@@ -120,7 +124,7 @@ def _search_groups(hidden: Tensor, head: Head, columns: int, mask_token_id: int)
     again = ((total > _LEAST_SUM) & (total < _LARGEST_SUM)).logical_not_().nonzero()[:, 0]
     for rows in torch.split(again, max(1, _HEAD_PART_BYTES["cpu"] // (4 * head.out_features))) if len(again) else ():
         confidence[rows], token[rows] = confidence_and_best(head(hidden.index_select(0, rows)), mask_token_id)
-    return confidence, token
+    return Peaks(confidence, token, best)
 
 
 def _group_tops_and_sum(logits: Tensor, group: int) -> tuple[Tensor, Tensor]:

@@ -57,17 +57,10 @@ class Decision:
 
 
 class Denoiser:
-    """Decides the tokens of a step from its hidden states.
+    """Decides the tokens of a step from its hidden states."""
 
-    Args:
-        alone: whether the transformer's LM head has the whole vocabulary, and no other rank a part of it.
-    """
-
-    def __init__(
-        self, transformer: Transformer, manifest: Manifest, rows: Rows, reader: LogitReader, *, alone: bool
-    ) -> None:
+    def __init__(self, transformer: Transformer, manifest: Manifest, rows: Rows, reader: LogitReader) -> None:
         self.transformer, self.manifest, self.reader = transformer, manifest, reader
-        self._alone = alone
         self.rows, self.canvas = rows, rows.canvas
 
     def inputs(self, works: list[RowWork], place: Place) -> StepInputs:
@@ -113,10 +106,8 @@ class Denoiser:
         places = chosen.clamp(max=masked.numel() - 1) if unread else chosen
         asked = predicting.index_select(0, places)  # [masked, hidden]
         entropies = None
-        if self._alone and not wanted and all(work.plain for work in works):
-            confidence, step.token = self.reader.best_of_head(
-                asked, self.transformer.lm_head, self.manifest.mask_token_id
-            )
+        if not wanted and all(work.plain for work in works):
+            confidence, step.token, _ = self.transformer.peaks(asked, self.reader.peaks, self.manifest.mask_token_id)
         else:
             step.logits = self.transformer.logits(asked)  # [masked, vocab]
             if any(work.guidance for work in works):

@@ -6,11 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cdlm.model.decoding.confidence import joined
 from cdlm.model.decoding.processors.processor import Step
 from cdlm.model.decoding.reader import DrawSettings, LogitReader
 from cdlm.model.decoding.sampling import Filters, bounded
 from cdlm.model.kernels.statistics import Draw, row_statistics
-from cdlm.model.network.head import Head
+from cdlm.model.network.head import Head, Peaks
 from cdlm.model.row import RowWork
 from cdlm.model.uploads import Place
 
@@ -23,13 +24,11 @@ class KernelLogitReader(LogitReader):
 
     waits = False
 
-    def best_of_head(self, hidden: Tensor, head: Head, mask_token_id: int) -> tuple[Tensor, Tensor]:
+    def peaks(self, hidden: Tensor, head: Head, mask_token_id: int) -> Peaks:
         """See ``LogitReader``; some rows at a time, all of the vocabulary."""
         rows = max(1, _PART_BYTES // (hidden.element_size() * head.out_features))
         found = [row_statistics(head(part), mask_token_id) for part in torch.split(hidden, rows)]
-        if len(found) == 1:
-            return found[0].confidence, found[0].token
-        return torch.cat([each.confidence for each in found]), torch.cat([each.token for each in found])
+        return joined([Peaks(each.confidence, each.token, each.top) for each in found])
 
     def statistics(
         self, logits: Tensor, mask_token_id: int, *, needs_entropy: bool

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cdlm.model.decoding.confidence import confidence_and_best, confidence_and_best_of_head, entropy
+from cdlm.model.config import AttentionBackend
+from cdlm.model.decoding.confidence import confidence_and_best, entropy, peaks_of_head
 from cdlm.model.decoding.draws import replace_drawn
 from cdlm.model.decoding.processors.processor import Step
 from cdlm.model.decoding.sampling import Filters
-from cdlm.model.network.head import Head
+from cdlm.model.network.head import Head, Peaks
 from cdlm.model.row import RowWork
 from cdlm.model.uploads import Place
 
@@ -43,9 +44,9 @@ class LogitReader:
 
     waits = True
 
-    def best_of_head(self, hidden: Tensor, head: Head, mask_token_id: int) -> tuple[Tensor, Tensor]:
-        """Of the logits of hidden [rows, hidden_size]: confidence [rows] fp32 and token [rows] int64."""
-        return confidence_and_best_of_head(hidden, head, mask_token_id)
+    def peaks(self, hidden: Tensor, head: Head, mask_token_id: int) -> Peaks:
+        """See ``Search``."""
+        return peaks_of_head(hidden, head, mask_token_id)
 
     def statistics(
         self, logits: Tensor, mask_token_id: int, *, needs_entropy: bool
@@ -64,3 +65,13 @@ class LogitReader:
     def draw(self, step: Step, settings: DrawSettings | None, block_length: int) -> None:  # noqa: ARG002
         """Replaces the step's most probable tokens by drawn ones, in rows that sample."""
         replace_drawn(step, block_length)
+
+
+def find_reader(name: AttentionBackend) -> LogitReader:
+    """The reader that fits a resolved attention backend."""
+    if name != "triton":
+        return LogitReader()
+    # Triton is there on Linux only.
+    from cdlm.model.decoding.kernel_reader import KernelLogitReader
+
+    return KernelLogitReader()

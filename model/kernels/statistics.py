@@ -39,7 +39,7 @@ def _gumbel(counter, seed):
 
 @triton.jit
 def _row_statistics(
-    token, confidence, entropy, drawn, logits, temperatures, seeds, positions, row_stride, vocab, mask_token,
+    token, confidence, top_logit, entropy, drawn, logits, temperatures, seeds, positions, row_stride, vocab, mask_token,
     ENTROPY: tl.constexpr, DRAW: tl.constexpr, GROUPS: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -91,6 +91,7 @@ def _row_statistics(
     sum_ = tl.where(ruined, 1.0, tl.sum(total * shrink))
     tl.store(token + row, tl.where(ruined, 0, found).to(tl.int64))
     tl.store(confidence + row, tl.where(ruined, float("nan"), 1 / sum_))
+    tl.store(top_logit + row, tl.where(tl.max(broken) > 0, float("nan"), highest))
     if ENTROPY:
         moved = moment + total * tl.where(top == float("-inf"), 0.0, top - shift)
         tl.store(entropy + row, tl.where(ruined, float("nan"), tl.log(sum_) - tl.sum(shrink * moved) / sum_))
@@ -115,13 +116,16 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """Per row of logits, [rows] each: the most probable token, its probability, and optionally entropy and drawn token.
+    """Per row of logits, [rows] each: the most probable token, its probability and logit, and optionally entropy and
+    drawn token.
 
-    If a logit is NaN or +inf, or all are -inf, probability and entropy are NaN and tokens are 0.
+    If a logit is NaN or +inf, or all are -inf, probability and entropy are NaN and tokens are 0. The logit ``top`` is
+    NaN in the first two cases, and -inf in the last.
     """
 
     token: Tensor
     confidence: Tensor
+    top: Tensor
     entropy: Tensor | None
     drawn: Tensor | None
 
@@ -137,13 +141,14 @@ def row_statistics(
     rows, vocab = logits.shape
     token = torch.empty(rows, dtype=torch.int64, device=logits.device)
     confidence = torch.empty(rows, dtype=torch.float32, device=logits.device)
+    top = torch.empty_like(confidence)
     entropies = torch.empty_like(confidence) if entropy else None
     drawn = torch.empty_like(token) if draw is not None else None
     how = draw or Draw(confidence, token, token)  # Unused pointers.
     if rows:
         _row_statistics[(rows,)](
-            token, confidence, confidence if entropies is None else entropies, token if drawn is None else drawn,
+            token, confidence, top, confidence if entropies is None else entropies, token if drawn is None else drawn,
             logits, how.temperatures, how.seeds, how.positions, logits.stride(0), vocab, mask_token_id,
             ENTROPY=entropy, DRAW=draw is not None, GROUPS=_GROUPS, num_warps=8,
         )  # fmt: skip
-    return Statistics(token, confidence, entropies, drawn)
+    return Statistics(token, confidence, top, entropies, drawn)

@@ -1,7 +1,7 @@
-"""The LM head: hidden states to logits, of the whole vocabulary or part by part."""
+"""The LM head: hidden states to logits, of the whole vocabulary or part by part; and what is searched in them."""
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -22,6 +22,25 @@ class Head(Protocol):
     def parts(self, hidden: Tensor, columns: int) -> Iterator[tuple[int, Tensor]]:
         """Yields each part's first token id and logits [rows, at most ``columns``]; hidden is [rows, hidden_size]."""
         ...
+
+
+class Peaks(NamedTuple):
+    """The most probable token of each row of logits, [rows] each.
+
+    Attributes:
+        confidence: its softmax probability, fp32; NaN if a logit is NaN or +inf, or all are -inf.
+        token: its id, int64; the lowest of those with equal logits. Any id where the confidence is NaN.
+        top: the largest logit, fp32; NaN or +inf if a logit is.
+    """
+
+    confidence: Tensor
+    token: Tensor
+    top: Tensor
+
+
+# Finds the peaks in the logits of hidden [rows, hidden_size], without the token of this id; an id past the head's
+# tokens means that there is none to leave out.
+Search = Callable[[Tensor, Head, int], Peaks]
 
 
 class LmHead(nn.Linear):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cdlm.model.config import TransformerConfig
-from cdlm.model.network.head import LmHead
+from cdlm.model.network.head import LmHead, Peaks, Search
 from cdlm.model.network.rope import RotaryEmbedding, rotate
 
 
@@ -282,3 +282,7 @@ class Transformer(nn.Module):
         """hidden [..., hidden_size] -> logits [..., vocab_size] in the weights' dtype."""
         out: Tensor = self.lm_head(hidden)
         return out
+
+    def peaks(self, hidden: Tensor, search: Search, mask_token_id: int) -> Peaks:
+        """The most probable tokens of hidden [rows, hidden_size], which ``search`` finds in their logits."""
+        return search(hidden, self.lm_head, mask_token_id)

@@ -11,7 +11,18 @@ from cdlm.model.attention.backends import find_attention
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import PagedAttention
 from cdlm.model.attention.segments import Segment
-from cdlm.model.parallel.messages import Attend, Clear, Command, CopyPage, OpenPool, Predict, RunLayers, WriteLayer
+from cdlm.model.network.head import Search
+from cdlm.model.parallel.messages import (
+    Attend,
+    Clear,
+    Command,
+    CopyPage,
+    FindPeaks,
+    OpenPool,
+    Predict,
+    RunLayers,
+    WriteLayer,
+)
 from cdlm.model.parallel.transformer import RankTransformer
 
 
@@ -20,11 +31,12 @@ class Follower:
 
     Args:
         transformer: this rank's share, with loaded weights.
+        search: finds the most probable tokens, as on the leader.
     """
 
-    def __init__(self, transformer: RankTransformer) -> None:
+    def __init__(self, transformer: RankTransformer, search: Search) -> None:
         transformer.fuse()
-        self._transformer = transformer
+        self._transformer, self._search = transformer, search
         weight = transformer.lm_head.weight
         self._device, self._dtype = weight.device, weight.dtype
         self._cache: PagedCache | None = None
@@ -68,6 +80,8 @@ class Follower:
                 self._transformer.write_layer(self._receive(tokens), attention.positions, attention, layer)
             case Predict(rows=rows):
                 self._transformer.logits(self._receive(rows))
+            case FindPeaks(rows=rows, mask_token_id=mask):
+                self._transformer.peaks(self._receive(rows), self._search, mask)
 
     def _receive(self, rows: int) -> Tensor:
         """Receives hidden states [rows, hidden_size] from the leader."""

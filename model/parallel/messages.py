@@ -64,4 +64,11 @@ class Predict(msgspec.Struct, frozen=True, tag="predict"):
     rows: int
 
 
-Command = OpenPool | CopyPage | Clear | Attend | RunLayers | WriteLayer | Predict
+class FindPeaks(msgspec.Struct, frozen=True, tag="peaks"):
+    """Receive hidden states [rows, hidden] and send the most probable tokens among this rank's, without the mask."""
+
+    rows: int
+    mask_token_id: int
+
+
+Command = OpenPool | CopyPage | Clear | Attend | RunLayers | WriteLayer | Predict | FindPeaks

@@ -8,10 +8,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cdlm.model.config import CheckpointError, TransformerConfig
-from cdlm.model.network.head import LmHead
+from cdlm.model.network.head import LmHead, Peaks, Search
 from cdlm.model.network.transformer import Attention, CachedAttention, Layer, Transformer
 from cdlm.model.parallel.followers import Followers
-from cdlm.model.parallel.messages import Predict, RunLayers, WriteLayer
+from cdlm.model.parallel.messages import FindPeaks, Predict, RunLayers, WriteLayer
+from cdlm.model.parallel.peaks import combined, packed, peaks_of_share
 
 # Module -> dimension of its weight that is split (Shoeybi et al., 2019, arXiv 1909.08053): first products of a pair by
 # output, second products by input, so that a pair needs one all-reduce.
@@ -135,3 +136,27 @@ class RankTransformer(Transformer):
             columns = [torch.empty_like(part) for _ in range(self.size)]
             dist.gather(part, columns, dst=0)
             return torch.cat(columns, dim=-1)[:, : self.config.vocab_size]
+
+    def peaks(self, hidden: Tensor, search: Search, mask_token_id: int) -> Peaks:
+        """Like ``Transformer.peaks`` on the leader; those among this rank's tokens on followers.
+
+        Each rank sends three numbers per row.
+        """
+        if self.followers is None:
+            found = self._own_peaks(hidden, search, mask_token_id)
+            dist.gather(packed(found), dst=0)
+            return found
+        with self.followers.together():
+            hidden = hidden.contiguous()
+            self.followers.send(FindPeaks(rows=len(hidden), mask_token_id=mask_token_id))
+            dist.broadcast(hidden, src=0)
+            part = packed(self._own_peaks(hidden, search, mask_token_id))
+            parts = [torch.empty_like(part) for _ in range(self.size)]
+            dist.gather(part, parts, dst=0)
+            return combined(parts)
+
+    def _own_peaks(self, hidden: Tensor, search: Search, mask_token_id: int) -> Peaks:
+        assert isinstance(self.lm_head, LmHead)
+        first = self.rank * self.vocab_rows
+        count = min(self.vocab_rows, self.config.vocab_size - first)
+        return peaks_of_share(hidden, self.lm_head, search, mask_token_id, first, count)

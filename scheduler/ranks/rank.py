@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from cdlm.model.attention.backends import resolve_attention
+from cdlm.model.decoding.reader import find_reader
 from cdlm.model.device import free_memory, keep_freed_memory
 from cdlm.model.parallel.follower import Follower
 from cdlm.model.parallel.transformer import RankTransformer
@@ -100,11 +102,13 @@ def main() -> int:
             connection.send_bytes(encode(RankFailed(message=str(error))))
             return 1
         assert isinstance(transformer, RankTransformer)
-        free = free_memory(transformer.lm_head.weight.device)
-        if transformer.lm_head.weight.device.type == "cpu":
+        device = transformer.lm_head.weight.device
+        free = free_memory(device)
+        if device.type == "cpu":
             keep_freed_memory()
         connection.send_bytes(encode(RankReady(free_memory=free)))
-        Follower(transformer).serve(connection)
+        reader = find_reader(resolve_attention(start.options.attention_backend, device))
+        Follower(transformer, reader.peaks).serve(connection)
     return 0
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 import cdlm.model.decoding.reader
 from benchmarks.speed.contenders.load import Sample, Unavailable, sample
-from cdlm.model.decoding.confidence import confidence_and_best_of_head
-from cdlm.model.network.head import Head
+from cdlm.model.decoding.confidence import peaks_of_head
+from cdlm.model.network.head import Head, Peaks
 from cdlm.model.network.transformer import Attention, Transformer
 from cdlm.scheduler.offline import OfflineEngine
 
@@ -116,11 +116,11 @@ def recorded(llm: OfflineEngine) -> Iterator[Recording]:
     def called(_module: object, arguments: tuple[Any, ...]) -> None:
         recording.forwards[-1].head_rows.append(arguments[0].shape[0])
 
-    def searched(hidden: Tensor, head: Head, mask_token_id: int) -> tuple[Tensor, Tensor]:
+    def searched(hidden: Tensor, head: Head, mask_token_id: int) -> Peaks:
         # The engine looks for the best token while it multiplies, mostly without a call of the LM head.
         rows = recording.forwards[-1].head_rows
         before = len(rows)
-        found = confidence_and_best_of_head(hidden, head, mask_token_id)
+        found = peaks_of_head(hidden, head, mask_token_id)
         rows[before:] = [len(hidden)]
         return found
 
@@ -130,7 +130,7 @@ def recorded(llm: OfflineEngine) -> Iterator[Recording]:
         transformer.lm_head.register_forward_pre_hook(called),
     ]
     try:
-        with patch.object(cdlm.model.decoding.reader, "confidence_and_best_of_head", searched):
+        with patch.object(cdlm.model.decoding.reader, "peaks_of_head", searched):
             yield recording
     finally:
         for hook in hooks:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import cdlm.model.loading.packing
 from cdlm.model.config import TransformerConfig
-from cdlm.model.decoding.confidence import confidence_and_best, confidence_and_best_of_head
+from cdlm.model.decoding.confidence import confidence_and_best, peaks_of_head
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.loading.packing import PackedHead, PackedProduct, pack, packable, worthwhile
 from cdlm.model.loading.quantization import quantize
@@ -108,7 +108,7 @@ def test_the_search_of_a_packed_head(monkeypatch: pytest.MonkeyPatch, dtype: tor
     hidden = torch.randn(13, 16, generator=generator).to(dtype)
     with torch.inference_mode():
         expected = confidence_and_best(head(hidden), mask)
-        confidence, token = confidence_and_best_of_head(hidden, PackedHead(head, tied=True), mask)
+        confidence, token, _ = peaks_of_head(hidden, PackedHead(head, tied=True), mask)
     assert token.tolist() == expected[1].tolist()
     torch.testing.assert_close(confidence, expected[0], atol=DTYPES[dtype], rtol=DTYPES[dtype])
 

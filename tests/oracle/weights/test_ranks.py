@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 
 from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.decoding.params import DecodingParams
+from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.parallel.followers import LostRank
 from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.engine import Engine
@@ -67,6 +69,36 @@ def test_generation_and_scores_equal_the_oracle(tmp_path: Path, axis: str) -> No
         outputs = test_scoring.run(engine)
     for index, prompt in enumerate(prompts):
         test_scoring.assert_scores(directory, prompt, outputs[str(index)], 3)
+
+
+@pytest.mark.parametrize("vocab", [64, 2048])
+def test_what_a_plain_step_sends_to_the_leader_does_not_grow_with_the_vocabulary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vocab: int
+) -> None:
+    """Three numbers per masked position; an entropy needs all of a row's logits."""
+    gather, sent = dist.gather, []
+
+    def counted(tensor: torch.Tensor, parts: list[torch.Tensor], dst: int) -> None:
+        gather(tensor, parts, dst=dst)
+        sent.append(sum(part.nbytes for part in parts))
+
+    directory = build_checkpoint(tmp_path, "plain", vocab_size=vocab)
+    block = load_checkpoint(directory).manifest.block_length
+    requests = [
+        GenerateRequest(request_id=str(index), prompt_ids=[index + 1], max_tokens=block, ignore_eos=True)
+        for index in range(3)
+    ]
+    ranked_by_entropy = GenerateRequest(
+        request_id="entropy", prompt_ids=[4], max_tokens=block, params=DecodingParams(decoding="entropy_bound")
+    )
+    with ranked(directory) as engine:
+        monkeypatch.setattr(dist, "gather", counted)
+        assert_equal_to_oracle(directory, requests, run(engine, requests))
+        assert sent
+        assert max(sent) <= 2 * 3 * 8 * (len(requests) * block)
+        sent.clear()
+        assert_equal_to_oracle(directory, [ranked_by_entropy], run(engine, [ranked_by_entropy]))
+        assert max(sent) >= 4 * vocab * (block - 1)
 
 
 def test_logits_that_are_not_finite_end_their_row_and_leave_no_rank_spoilt(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from cdlm.model.decoding import confidence as module
-from cdlm.model.decoding.confidence import confidence_and_best, confidence_and_best_of_head, entropy
-from cdlm.model.network.head import LmHead
+from cdlm.model.decoding.confidence import confidence_and_best, entropy, peaks_of_head
+from cdlm.model.network.head import LmHead, Peaks
 from tests.support.matrix import matrix
 
-Search = Callable[[Tensor, LmHead, int, int], tuple[Tensor, Tensor]]
-SEARCHES: dict[str, Search] = {"groups": module._search_groups, "device": module._search}
+Searching = Callable[[Tensor, LmHead, int, int], Peaks]
+SEARCHES: dict[str, Searching] = {"groups": module._search_groups, "device": module._search}
 
 
 def test_confidence_is_the_largest_probability_without_the_mask_token() -> None:
@@ -44,12 +44,13 @@ def test_a_head_in_parts_gives_what_all_its_logits_give(
     weight = torch.randn(4 * 1024 + 1, 16, generator=generator).to(dtype)  # The last part has one column.
     expected = confidence_and_best(nn.functional.linear(hidden, weight), mask)
     head = head_of(weight)
-    whole = confidence_and_best_of_head(hidden, head, mask)
+    whole = peaks_of_head(hidden, head, mask)
     monkeypatch.setattr(
         "cdlm.model.decoding.confidence._HEAD_PART_BYTES", {"cpu": 4 * 1024 * 5}
     )  # Five rows of the least columns.
-    parts = confidence_and_best_of_head(hidden, head, mask)
-    for confidence, token in (whole, parts):
+    parts = peaks_of_head(hidden, head, mask)
+    for confidence, token, top in (whole, parts):
+        assert top.equal(nn.functional.linear(hidden, weight).index_select(1, token).diagonal().float())
         torch.testing.assert_close(confidence, expected[0])
         assert token.tolist() == expected[1].tolist()
         assert confidence.dtype == torch.float32
@@ -59,7 +60,7 @@ def test_of_equal_logits_in_two_parts_the_first_is_taken(monkeypatch: pytest.Mon
     monkeypatch.setattr("cdlm.model.decoding.confidence._HEAD_PART_BYTES", {"cpu": 4})
     weight = torch.zeros(3000, 2)
     weight[[700, 2900]] = 1.0
-    confidence, token = confidence_and_best_of_head(torch.ones(1, 2), head_of(weight), 3000)
+    confidence, token, _ = peaks_of_head(torch.ones(1, 2), head_of(weight), 3000)
     assert token.tolist() == [700]
     assert confidence.item() == pytest.approx(math.exp(2) / (2 * math.exp(2) + 2998))
 
@@ -80,7 +81,7 @@ def test_confidence_over_a_large_vocabulary_is_that_of_the_stored_logits(dtype: 
     ),
 )
 def test_every_search_finds_what_the_exact_softmax_has(
-    search: Search, dtype: torch.dtype, mask: int, scale: float
+    search: Searching, dtype: torch.dtype, mask: int, scale: float
 ) -> None:
     generator = torch.Generator().manual_seed(mask)
     hidden = (scale * torch.randn(9, 4, generator=generator)).to(dtype)
@@ -90,7 +91,8 @@ def test_every_search_finds_what_the_exact_softmax_has(
     expected = logits.softmax(-1).max(-1)
     # Single columns are slow, and their own case.
     for columns in (1024, 1000, 2303, *((1,) if (mask, scale) == (300, 1.0) else ())):
-        confidence, token = search(hidden, head, columns, mask)
+        confidence, token, top = search(hidden, head, columns, mask)
+        assert top.equal(logits.amax(-1).float())
         assert confidence.dtype == torch.float32
         assert confidence.le(1).all()
         assert token.tolist() == expected.indices.tolist(), columns
@@ -102,24 +104,24 @@ def test_logits_far_from_zero_are_as_sure_as_those_near_it(offset: float) -> Non
     weight = torch.randn(3000, 1, generator=torch.Generator().manual_seed(0))
     head = head_of(torch.cat((weight, torch.ones(3000, 1)), dim=1))
     hidden = torch.tensor([[1.0, 0.0], [2.0, offset], [0.5, 0.0], [3.0, offset]])
-    confidence, token = module._search_groups(hidden, head, 1024, 3000)
+    confidence, token, _ = module._search_groups(hidden, head, 1024, 3000)
     logits = head(hidden).double()
     assert token.tolist() == logits.argmax(-1).tolist()
     torch.testing.assert_close(confidence.double(), logits.softmax(-1).amax(-1), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
-def test_a_row_that_is_not_a_number_leaves_the_others_alone(search: Search) -> None:
+def test_a_row_that_is_not_a_number_leaves_the_others_alone(search: Searching) -> None:
     head = head_of(torch.randn(3000, 2, generator=torch.Generator().manual_seed(0)))
     hidden = torch.tensor([[1.0, 0.5], [math.nan, 1.0], [-1.0, 2.0]])
-    confidence, token = search(hidden, head, 1024, 3000)
-    assert confidence.isnan().tolist() == [False, True, False]
+    confidence, token, top = search(hidden, head, 1024, 3000)
+    assert confidence.isnan().tolist() == top.isnan().tolist() == [False, True, False]
     assert token[[0, 2]].tolist() == head(hidden[[0, 2]]).argmax(-1).tolist()
 
 
 @pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_infinite_logits_have_no_confidence(search: Search, dtype: torch.dtype) -> None:
+def test_infinite_logits_have_no_confidence(search: Searching, dtype: torch.dtype) -> None:
     """One of +inf among others, all of +inf, all of -inf; one of -inf is a token that is ruled out."""
     weight = torch.randn(3000, 4, generator=torch.Generator().manual_seed(0))
     weight[:, 1:3] = 0.0
@@ -129,7 +131,9 @@ def test_infinite_logits_have_no_confidence(search: Search, dtype: torch.dtype) 
     hidden = torch.tensor(
         [plain, [1.0, 9.0, 0.0, 0.5], [1.0, 0.0, 9.0, 0.5], [1.0, 0.0, -9.0, 0.5], [1.0, -9.0, 0.0, 0.5]], dtype=dtype
     )
-    for confidence, token in (search(hidden, head, 1024, 3000), confidence_and_best(head(hidden), 3000)):
+    for confidence, token, top in (search(hidden, head, 1024, 3000), peaks_of_head(hidden, head, 3000)):
+        assert top.isfinite().tolist() == [True, False, False, False, True]
+        assert top[3] == -math.inf
         assert confidence.isnan().tolist() == [False, True, True, True, False]
         assert token[0] == token[4] == int(head(hidden[:1]).argmax())
         torch.testing.assert_close(confidence[0], confidence[4])

@@ -55,8 +55,9 @@ for arch, kind, group, dim, page in ((80, "fp16", 1, 96, 16), (90, "bf16", 7, 12
     for draw in (False, True):
         made(
             arch, _row_statistics, dict(ENTROPY=True, DRAW=draw, GROUPS=128),
-            pointers("i64", "token drawn seeds positions") | pointers("fp32", "confidence entropy temperatures")
-            | pointers(kind, "logits") | kinds(i32="row_stride vocab mask_token"), warps=8,
+            pointers("i64", "token drawn seeds positions")
+            | pointers("fp32", "confidence top_logit entropy temperatures") | pointers(kind, "logits")
+            | kinds(i32="row_stride vocab mask_token"), warps=8,
         )
 """
 

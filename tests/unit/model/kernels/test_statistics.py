@@ -21,6 +21,7 @@ def test_statistics_equal_float64(dtype: torch.dtype, vocab: int, device: torch.
     wide[:, 3] = -INFINITE
     probability = wide.softmax(-1)
     assert found.token.equal(wide.argmax(-1))
+    assert found.top.equal(wide.amax(-1).float())
     assert found.entropy is not None
     torch.testing.assert_close(found.confidence.double(), probability.amax(-1), atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(found.entropy.double(), torch.special.entr(probability).sum(-1), atol=1e-5, rtol=1e-5)
@@ -40,6 +41,8 @@ def test_a_row_that_is_not_finite_says_so_and_no_other_does(bad: float, device: 
     logits[3, 2] = bad  # The mask token's own logit is never looked at.
     found = row_statistics(logits, 2, entropy=True, draw=Draw(*draw(4, device)))
     assert found.confidence.isnan().tolist() == [False, True, True, False]
+    assert found.top.isnan().tolist() == [False, True, False, False]
+    assert found.top[2] == -INFINITE
     assert found.entropy is not None
     assert found.entropy.isnan().tolist() == [False, True, True, False]
     assert found.drawn is not None
