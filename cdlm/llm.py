@@ -144,7 +144,8 @@ class LLM:
 
 async def _all(app: BackgroundApp, path: str, bodies: list[Json]) -> list[Json]:
     # Enough to keep every row busy; the other requests wait here.
-    places = asyncio.Semaphore(2 * app.settings.max_num_seqs)
+    ready = app.client.ready
+    places = asyncio.Semaphore(2 * (app.settings.rows if ready is None else ready.max_num_seqs))
 
     async def one(body: Json) -> Json:
         async with places:

@@ -12,7 +12,7 @@ from cdlm.model.row import RowResult
 from cdlm.model.runner import ModelRunner
 from cdlm.scheduler.errors import EngineStartError, RequestError
 from cdlm.scheduler.kv.cache import KVCache
-from cdlm.scheduler.loading import check_step_size, page_count
+from cdlm.scheduler.loading import check_step_size, rows_and_pages
 from cdlm.scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest, StepReport
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.ranks.leader import leave, load
@@ -48,7 +48,6 @@ class Engine:
     def __init__(self, options: EngineOptions, observer: StepObserver | None = None) -> None:
         self.threads = Threads(options)
         checkpoint = load(options)
-        self.options = options
         self.manifest = checkpoint.manifest
         if self.manifest.bidirectional:
             logger.warning(
@@ -57,13 +56,14 @@ class Engine:
                 options.model,
             )
         check_step_size(options, self.manifest)
-        num_pages = page_count(options, checkpoint)
+        options, num_pages = rows_and_pages(options, checkpoint)
+        self.options = options
         try:
             self.runner = ModelRunner(
                 checkpoint,
                 num_pages=num_pages,
                 page_size=options.page_size,
-                max_rows=options.max_num_seqs,
+                max_rows=options.rows,
                 attention_backend=options.attention_backend,
                 cuda_graphs=options.cuda_graphs,
             )
@@ -80,7 +80,7 @@ class Engine:
             self.manifest,
             self.cache,
             self.rows,
-            max_num_seqs=options.max_num_seqs,
+            max_num_seqs=options.rows,
             max_num_batched_tokens=options.max_num_batched_tokens,
             max_prefill_tokens=options.max_prefill_tokens,
         )

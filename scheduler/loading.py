@@ -1,5 +1,7 @@
 """Loads an engine's checkpoint, and computes the size of its KV cache."""
 
+import logging
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,8 +15,23 @@ from cdlm.model.loading.packing import pack, packable, worthwhile
 from cdlm.model.loading.quantization import quantize
 from cdlm.model.network.transformer import Transformer
 from cdlm.model.parallel.transformer import RankTransformer
+from cdlm.model.roofline.accelerators import accelerator_of_driver
+from cdlm.model.roofline.cost import PRECISIONS, ModelCost
+from cdlm.model.roofline.rows import (
+    DEFAULT_ROWS,
+    UNMEASURED,
+    RowChoice,
+    fewest,
+    rows_by_rates,
+    rows_in_pool,
+    rows_in_step,
+    typical_context,
+    typical_decoding,
+)
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.options import EngineOptions
+
+logger = logging.getLogger(__name__)
 
 # Of the memory that is free once the weights are there, and on a GPU the largest step. The rest is for what was not
 # measured, and on a CPU for everyone else.
@@ -71,6 +88,54 @@ def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
     return checkpoint
 
 
+def rows_and_pages(options: EngineOptions, checkpoint: Checkpoint) -> tuple[EngineOptions, int]:
+    """The options with a number of rows in place of ``auto``, and the number of KV cache pages.
+
+    Raises:
+        EngineStartError: see ``page_count``.
+    """
+    if options.max_num_seqs != "auto":
+        return options, page_count(options, checkpoint)
+    block = checkpoint.manifest.block_length
+    device = checkpoint.transformer.embed_tokens.weight.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    choice = fewest(rows_on(name, options, checkpoint), rows_in_step(options.max_num_batched_tokens, block))
+    pages = page_count(options.model_copy(update={"max_num_seqs": choice.rows}), checkpoint)
+    positions = typical_context(checkpoint.manifest) + block
+    choice = fewest(choice, rows_in_pool(pages, options.page_size, positions))
+    logger.info("max_num_seqs auto: %d rows: %s", choice.rows, choice.reason)
+    return options.model_copy(update={"max_num_seqs": choice.rows}), pages
+
+
+def rows_on(name: str | None, options: EngineOptions, checkpoint: Checkpoint) -> RowChoice | None:
+    """As many rows as the rates of the GPU that drivers call ``name`` suggest; ``None`` if they suggest no bound.
+
+    ``None`` as a name is a CPU.
+    """
+    if name is None:
+        return RowChoice(DEFAULT_ROWS, UNMEASURED)
+    device = accelerator_of_driver(name)
+    if device is None:
+        return RowChoice(DEFAULT_ROWS, f"the rates of {name} are not known")
+    size, share = options.tensor_parallel_size, checkpoint.transformer.config
+    config = replace(
+        share,
+        num_heads=share.num_heads * size,
+        num_kv_heads=share.num_kv_heads * size,
+        intermediate_size=share.intermediate_size * size,
+    )
+    dtype = str(checkpoint.transformer.embed_tokens.weight.dtype).removeprefix("torch.")
+    precision = PRECISIONS[dtype if options.quantization == "none" else options.quantization]
+    manifest = checkpoint.manifest
+    return rows_by_rates(
+        ModelCost(config, precision, size),
+        device.roof(precision),
+        typical_decoding(manifest),
+        typical_context(manifest),
+        name,
+    )
+
+
 def page_count(options: EngineOptions, checkpoint: Checkpoint) -> int:
     """Number of KV cache pages for a loaded checkpoint; all ranks have as many as the rank with the least memory.
 
@@ -105,7 +170,7 @@ def pool_pages(options: EngineOptions, manifest: Manifest, page: int, device: to
     memory = options.kv_cache_memory
     if memory is None:
         share = FREE_SHARE_GPU if device.type == "cuda" else FREE_SHARE_CPU / options.tensor_parallel_size
-        memory = min(int(share * free), one_request * page * options.max_num_seqs)
+        memory = min(int(share * free), one_request * page * options.rows)
     pages = memory // page
     if pages < one_request:
         asked = "kv_cache_memory" if options.kv_cache_memory is not None else "the free memory for the KV cache,"

@@ -212,6 +212,7 @@ class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     stop_token_ids: list[int]
     page_size: int
     num_pages: int
+    max_num_seqs: int
     device: str
     dtype: str
     parameters: int

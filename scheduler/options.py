@@ -7,9 +7,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from cdlm.model.config import AttentionBackend, Quantization
 from cdlm.model.decoding.rules import DEFAULT_ENTROPY_BOUND, DEFAULT_FACTOR, RuleName
+from cdlm.model.roofline.rows import DEFAULT_ROWS
 from cdlm.scheduler.sizes import ByteSize
 
 Location = Annotated[str, BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value)]
+
+
+def _row_limit(value: object) -> object:
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError("expected auto, or a whole number of at least 1")
+
+
+RowLimit = Annotated[int | Literal["auto"], BeforeValidator(_row_limit)]
 
 
 class EngineOptions(BaseModel):
@@ -59,7 +71,11 @@ class EngineOptions(BaseModel):
     rope_scaling_factor: float = Field(
         default=1.0, ge=1, le=64, description="Extends the context that the weights know (NTK-aware scaling)."
     )
-    max_num_seqs: int = Field(default=64, ge=1, description="Most sequences in one batch.")
+    max_num_seqs: RowLimit = Field(
+        default=DEFAULT_ROWS,
+        description="Most sequences in one batch. auto: as many as a GPU of known rates computes while it reads the "
+        "weights, at most what the KV pool holds; 64 elsewhere.",
+    )
     max_num_batched_tokens: int = Field(default=8192, ge=1, description="Most tokens per forward pass.")
     max_prefill_tokens: int = Field(
         default=512,
@@ -96,3 +112,8 @@ class EngineOptions(BaseModel):
         ge=1,
         description="CPU threads of the engine. Default: by the work of each step, at most the cores it may use.",
     )
+
+    @property
+    def rows(self) -> int:
+        """``max_num_seqs``; for ``auto``, the number where nothing is known of the device."""
+        return DEFAULT_ROWS if self.max_num_seqs == "auto" else self.max_num_seqs

@@ -27,7 +27,7 @@ def largest_step(runner: ModelRunner, options: EngineOptions) -> list[RowResult]
     """
     block, page = runner.manifest.block_length, options.page_size
     alone = runner.manifest.first_token == "autoregressive"
-    rows = max(1, min(options.max_num_seqs, options.max_num_batched_tokens // (2 * block)))
+    rows = max(1, min(options.rows, options.max_num_batched_tokens // (2 * block)))
     room = min(options.max_num_batched_tokens - rows * 2 * block, runner.manifest.max_model_len - block)
     lengths = [block + max(0, room)] + [block] * (rows - 1)
     works = []
@@ -58,7 +58,7 @@ def memory_of_the_largest_step(checkpoint: Checkpoint, options: EngineOptions) -
             checkpoint,
             num_pages=-(-tokens // options.page_size),
             page_size=options.page_size,
-            max_rows=options.max_num_seqs,
+            max_rows=options.rows,
             attention_backend=options.attention_backend,
             cuda_graphs=False,
         )

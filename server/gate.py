@@ -14,10 +14,13 @@ logger = logging.getLogger(__name__)
 
 
 class Gate:
-    """Counts the sequences in flight, and admits or refuses new ones."""
+    """Counts the sequences in flight, and admits or refuses new ones.
 
-    def __init__(self, limit: int, metrics: Metrics) -> None:
-        self.limit = limit
+    ``limit`` says how many there may be, which can change when an engine becomes ready.
+    """
+
+    def __init__(self, limit: Callable[[], int], metrics: Metrics) -> None:
+        self._limit = limit
         self.in_flight = 0
         self.draining = False
         self._quotas: dict[str, Quota] = {}
@@ -28,8 +31,8 @@ class Gate:
 
     def check_size(self, sequences: int, param: str) -> None:
         """Raises ``ApiError`` 400 that names ``param`` if a request has more sequences than can ever be admitted."""
-        if sequences > self.limit:
-            message = f"{sequences} sequences are asked for; this server takes at most {self.limit} at once"
+        if sequences > self._limit():
+            message = f"{sequences} sequences are asked for; this server takes at most {self._limit()} at once"
             raise ApiError(400, message, param=param)
 
     def quota(self, key: ApiKey) -> Quota:
@@ -46,7 +49,7 @@ class Gate:
         if self.draining:
             self._metrics.rejected("draining")
             raise ApiError(503, "The server is shutting down", retry_after=10)
-        if self.in_flight + sequences > self.limit:
+        if self.in_flight + sequences > self._limit():
             self._metrics.rejected("queue_full")
             raise ApiError(429, "Too many requests are waiting; retry later", retry_after=1)
         with ExitStack() as held:

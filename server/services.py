@@ -58,8 +58,19 @@ class Services:
         self.metrics = Metrics(self.model_name, self.version)
         self.metrics.watch(engine)
         self.grammars = GrammarChecker()
-        self.gate = Gate(settings.max_num_seqs + settings.max_waiting_requests, self.metrics)
+        self.gate = Gate(self._most_sequences, self.metrics)
         engine.stats_listeners.append(self.metrics.observe_step)
+
+    @property
+    def rows(self) -> int:
+        """Most sequences in one batch: the number in the settings, else the engine's, once it is ready."""
+        ready, asked = self.engine.ready, self.settings.max_num_seqs
+        if asked != "auto":
+            return asked
+        return self.settings.rows if ready is None else ready.max_num_seqs
+
+    def _most_sequences(self) -> int:
+        return self.rows + self.settings.max_waiting_requests
 
     @property
     def ready(self) -> bool:

@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from cdlm.cli.plan.accelerators import find_accelerator
 from cdlm.cli.plan.capacity import Capacity, request_work
-from cdlm.cli.plan.cost import PRECISIONS, Decoding, ModelCost
 from cdlm.cli.plan.inputs import read_shape
+from cdlm.model.roofline.accelerators import find_accelerator
+from cdlm.model.roofline.cost import PRECISIONS, Decoding, ModelCost
 
 
 @dataclass(frozen=True)

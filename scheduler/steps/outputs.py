@@ -21,6 +21,7 @@ def engine_ready(runner: ModelRunner, cache: KVCache, max_guided_len: int) -> En
         stop_token_ids=list(manifest.stop_token_ids),
         page_size=cache.page_size,
         num_pages=cache.num_pages,
+        max_num_seqs=runner.rows.size,
         device=str(runner.device),
         dtype=str(runner.dtype).removeprefix("torch."),
         parameters=sum(shape.numel() for shape in transformer.stored_shapes().values()),

@@ -174,6 +174,7 @@ class _EngineCollector(Collector):
         }
         yield self._gauge("kv_pages", "KV pages by state; the sum is constant", pages, "state")
         if engine.ready is not None:
+            yield self._gauge("max_num_seqs", "Most sequences in the batch", {(): engine.ready.max_num_seqs})
             size, count = str(engine.ready.page_size), str(engine.ready.num_pages)
             labels: dict[tuple[str, ...], float] = {(size, count, size, count): 1.0}
             # Request routers read the last two.

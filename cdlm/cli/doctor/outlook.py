@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from cdlm.cli.plan.cost import ModelCost, Precision
 from cdlm.model.attention.backends import find_attention, resolve_attention, resolve_graphs
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.config import AttentionBackend, CheckpointError
@@ -15,6 +14,7 @@ from cdlm.model.loading.packing import packable
 from cdlm.model.loading.quantization import check_quantization
 from cdlm.model.network.parameters import count_parameters
 from cdlm.model.parallel.transformer import share_config
+from cdlm.model.roofline.cost import ModelCost, Precision
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.loading import check_step_size, pool_pages, rank_device
 from cdlm.scheduler.options import EngineOptions

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from cdlm.cli.plan.cost import Decoding, ModelCost
-from cdlm.cli.plan.roofline import Roof, Work
+from cdlm.model.roofline.cost import Decoding, ModelCost
+from cdlm.model.roofline.roof import Roof, Work
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
-from cdlm.cli.plan.accelerators import ACCELERATORS, UnknownAcceleratorError, find_accelerator
 from cdlm.cli.plan.inputs import (
     MODELS,
     Inputs,
@@ -17,6 +16,7 @@ from cdlm.cli.plan.inputs import (
     read_shape,
     read_tokens_per_forward,
 )
+from cdlm.model.roofline.accelerators import ACCELERATORS, UnknownAcceleratorError, find_accelerator
 
 Dtype = Literal["bfloat16", "float16", "float32", "int8", "int4"]
 WEIGHT_ONLY = ("int8", "int4")

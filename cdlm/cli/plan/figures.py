@@ -4,8 +4,21 @@ from typing import Any
 
 from cdlm.cli.plan.capacity import Capacity, replicas, request_work
 from cdlm.cli.plan.inputs import Inputs
-from cdlm.cli.plan.roofline import Work, crossover_batch, ridge_batch
 from cdlm.model.network.parameters import count_parameters
+from cdlm.model.roofline.accelerators import ACCELERATORS
+from cdlm.model.roofline.roof import Work, crossover_batch, ridge_batch
+from cdlm.model.roofline.rows import (
+    DEFAULT_ROWS,
+    UNMEASURED,
+    RowChoice,
+    fewest,
+    rows_by_rates,
+    rows_in_pool,
+    rows_in_step,
+)
+from cdlm.scheduler.options import EngineOptions
+
+_BATCHED_TOKENS: int = EngineOptions.model_fields["max_num_batched_tokens"].default
 
 
 def plan_figures(inputs: Inputs) -> dict[str, Any]:
@@ -42,6 +55,7 @@ def plan_figures(inputs: Inputs) -> dict[str, Any]:
         "tokens_computed_per_token": decoding.tokens / decoding.tokens_per_forward,
         "student_ridge_batch": ridge_batch(student, cost.weights, roof),
         "autoregressive_ridge_batch": ridge_batch(other, cost.weights, roof),
+        "auto_rows": _auto_rows(inputs),
         "crossover_batch": crossover_batch(student, other, cost.weights, inputs.tokens_per_forward, roof),
         "prefill": _prefill(inputs),
         "memory": memory,
@@ -50,6 +64,20 @@ def plan_figures(inputs: Inputs) -> dict[str, Any]:
         ],
         "target_requests_per_s": inputs.requests_per_s,
     }
+
+
+def _auto_rows(inputs: Inputs) -> dict[str, Any]:
+    """What ``--max-num-seqs auto`` takes for these figures, and why."""
+    positions = inputs.context + inputs.block_length
+    by_rates: RowChoice | None = RowChoice(DEFAULT_ROWS, UNMEASURED)
+    if inputs.device.name in ACCELERATORS:
+        by_rates = rows_by_rates(inputs.cost, inputs.roof, inputs.decoding, inputs.context, inputs.device.name)
+    choice = fewest(
+        by_rates,
+        rows_in_step(_BATCHED_TOKENS, inputs.block_length),
+        rows_in_pool(_capacity(inputs).pages, inputs.page_size, positions),
+    )
+    return {"rows": choice.rows, "reason": choice.reason}
 
 
 def _capacity(inputs: Inputs) -> Capacity:

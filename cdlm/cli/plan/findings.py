@@ -3,7 +3,7 @@
 from typing import Any
 
 from cdlm.cli.display import quantity
-from cdlm.cli.plan.roofline import whole_batch
+from cdlm.model.roofline.roof import whole_batch
 
 BUSY = 0.9  # Below this share of the processor, other processes distort a measured time.
 
@@ -14,6 +14,7 @@ def plan_findings(plan: dict[str, Any]) -> list[str]:
         _weights(plan),
         _ridge("The student", plan["student_ridge_batch"], plan),
         _ridge("An autoregressive model of this shape", plan["autoregressive_ridge_batch"], plan),
+        _auto_rows(plan),
         _crossover(plan),
         _commit(plan),
         _prefill(plan),
@@ -46,6 +47,11 @@ def _ridge(who: str, batch: float | None, plan: dict[str, Any]) -> str:
     fits = plan["memory"]["requests"]
     reach = f" Only {fits} requests fit, so it stays memory-bound." if border > fits else ""
     return f"{who} is memory-bound below batch {border} and compute-bound from there (ridge {ridge}).{reach}"
+
+
+def _auto_rows(plan: dict[str, Any]) -> str:
+    chosen = plan["auto_rows"]
+    return f"'cdlm serve --max-num-seqs auto' takes {chosen['rows']} rows: {chosen['reason']}."
 
 
 def _crossover(plan: dict[str, Any]) -> str:

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdlm.cli.plan.accelerators import Accelerator
-from cdlm.cli.plan.cost import PRECISIONS, Decoding, ModelCost
 from cdlm.cli.plan.presets import PRESETS
-from cdlm.cli.plan.roofline import Roof
 from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
+from cdlm.model.roofline.accelerators import Accelerator
+from cdlm.model.roofline.cost import PRECISIONS, Decoding, ModelCost
+from cdlm.model.roofline.roof import Roof
 
 NANO = "cdlm-nano"
 MODELS = (*PRESETS, NANO)

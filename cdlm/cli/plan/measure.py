@@ -10,10 +10,7 @@ import torch
 from torch.nn.functional import linear
 
 from cdlm.cli.display import quantity
-from cdlm.cli.plan.accelerators import Accelerator
-from cdlm.cli.plan.cost import PRECISIONS, ModelCost
 from cdlm.cli.plan.inputs import Inputs, PlanError, Shape
-from cdlm.cli.plan.roofline import Roof
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.sdpa import SdpaAttention
 from cdlm.model.attention.segments import Segment
@@ -21,6 +18,9 @@ from cdlm.model.config import TransformerConfig
 from cdlm.model.device import DTYPES
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.network.transformer import Transformer
+from cdlm.model.roofline.accelerators import Accelerator
+from cdlm.model.roofline.cost import PRECISIONS, ModelCost
+from cdlm.model.roofline.roof import Roof
 
 ROWS = (1, 4, 16)
 REPEATS = 7

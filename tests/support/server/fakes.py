@@ -72,6 +72,7 @@ class FakeEngine:
             stop_token_ids=[1],
             page_size=8,
             num_pages=16,
+            max_num_seqs=64,
             device="cpu",
             dtype="float32",
             parameters=1,

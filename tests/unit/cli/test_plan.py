@@ -28,6 +28,15 @@ def figures(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     return loaded
 
 
+def test_rows_of_auto_are_those_of_the_roofline_and_of_the_memory(tmp_path: Path) -> None:
+    roomy = figures(tmp_path, *H100)
+    assert roomy["auto_rows"]["rows"] == -(-roomy["student_ridge_batch"] // 1) == 9
+    assert any("--max-num-seqs auto' takes 9 rows: from there on h100-sxm" in line for line in roomy["findings"])
+    tight = figures(tmp_path, "--model", "llada-8b", "--device", "l4", "--context", "2048")
+    assert tight["auto_rows"]["rows"] == tight["memory"]["requests"] < tight["student_ridge_batch"]
+    assert "the KV pool holds no more requests of 2080 positions" in tight["auto_rows"]["reason"]
+
+
 def test_the_command_prints_table_and_findings() -> None:
     result = cdlm("plan", *H100, "--batch", "1,64", COLUMNS="200")
     assert result.exit_code == 0, result.stderr

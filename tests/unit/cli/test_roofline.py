@@ -7,11 +7,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cdlm.cli.plan.accelerators import ACCELERATORS, UnknownAcceleratorError, find_accelerator
 from cdlm.cli.plan.capacity import Capacity, replicas, request_work
-from cdlm.cli.plan.cost import PRECISIONS, Decoding, ModelCost
 from cdlm.cli.plan.presets import PRESETS
-from cdlm.cli.plan.roofline import Roof, Work, crossover_batch, ridge_batch, whole_batch
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.sdpa import SdpaAttention
 from cdlm.model.attention.segments import Segment
@@ -19,6 +16,9 @@ from cdlm.model.backbones import find_backbone
 from cdlm.model.config import TransformerConfig
 from cdlm.model.network.parameters import count_parameters
 from cdlm.model.network.transformer import Transformer
+from cdlm.model.roofline.accelerators import ACCELERATORS, UnknownAcceleratorError, find_accelerator
+from cdlm.model.roofline.cost import PRECISIONS, Decoding, ModelCost
+from cdlm.model.roofline.roof import Roof, Work, crossover_batch, ridge_batch, whole_batch
 
 TINY = TransformerConfig(
     vocab_size=10, hidden_size=4, intermediate_size=6, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=2

@@ -62,6 +62,18 @@ def test_keys_come_from_flags_variable_and_file(monkeypatch: pytest.MonkeyPatch,
         parse("--api-key", "a", "--api-key", "a")
 
 
+def test_the_number_of_rows_is_a_number_or_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse().max_num_seqs == parse().rows == 64
+    assert parse("--max-num-seqs", "7").engine_options().rows == 7
+    settings = parse("--max-num-seqs", "auto")
+    assert (settings.max_num_seqs, settings.engine_options().max_num_seqs, settings.rows) == ("auto", "auto", 64)
+    monkeypatch.setenv("CDLM_MAX_NUM_SEQS", "auto")
+    assert parse().max_num_seqs == "auto"
+    for value in ("0", "-3", "1.5", "many", "AUTO"):
+        with pytest.raises(SettingsError, match=rf"^--max-num-seqs='{value}': expected auto, or a whole number of at"):
+            parse(f"--max-num-seqs={value}")
+
+
 def test_engine_options_carry_the_values() -> None:
     options = parse("--block-length", "16", "--confidence-threshold", "0.5", "--threads", "1").engine_options()
     assert (options.model, options.block_length, options.confidence_threshold, options.threads) == (

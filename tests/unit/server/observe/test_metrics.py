@@ -15,6 +15,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "num_requests_running": ("gauge", set()),
     "num_requests_waiting": ("gauge", set()),
     "kv_cache_usage_ratio": ("gauge", set()),
+    "max_num_seqs": ("gauge", set()),
     "cache_config_info": ("gauge", KV_INFO),
     "kv_pages": ("gauge", {"state"}),
     "prompt_tokens": ("counter", set()),
@@ -100,6 +101,8 @@ async def test_generation_tokens_are_those_the_client_received(bench: Bench, str
 
 async def test_a_dead_engine_runs_nothing_and_one_that_hangs_shows_what_it_was_handed(bench: Bench) -> None:
     bench.engine.stats = EngineStats(running=2, waiting=1, pages_free=16)
+    assert bench.engine.ready is not None
+    assert value(bench, "max_num_seqs") == bench.engine.ready.max_num_seqs
     bench.engine.in_flight = 7
     assert value(bench, "num_requests_running") == 2
     assert value(bench, "num_requests_waiting") == 5

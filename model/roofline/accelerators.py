@@ -7,8 +7,8 @@ off by default). Memory in decimal gigabytes as printed, which is a little less 
 
 from dataclasses import dataclass
 
-from cdlm.cli.plan.cost import Precision
-from cdlm.cli.plan.roofline import Roof
+from cdlm.model.roofline.cost import Precision
+from cdlm.model.roofline.roof import Roof
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,19 @@ ACCELERATORS = {
     )
 }
 ALIASES = {"a100": "a100-80gb", "h100": "h100-sxm"}
+# What drivers call them.
+_DRIVER_NAMES = {
+    "NVIDIA A100-SXM4-40GB": "a100-40gb",
+    "NVIDIA A100-PCIE-40GB": "a100-40gb",
+    "NVIDIA A100-SXM4-80GB": "a100-80gb",
+    "NVIDIA H100 80GB HBM3": "h100-sxm",
+    "NVIDIA H100 PCIe": "h100-pcie",
+    "NVIDIA H200": "h200",
+    "NVIDIA B200": "b200",
+    "NVIDIA L40S": "l40s",
+    "NVIDIA L4": "l4",
+    "NVIDIA GeForce RTX 4090": "rtx4090",
+}
 
 
 class UnknownAcceleratorError(ValueError):
@@ -79,3 +92,9 @@ def find_accelerator(name: str) -> Accelerator:
     if found is None:
         raise UnknownAcceleratorError(f"{name!r} is not known; known: {', '.join([*ACCELERATORS, *ALIASES])}, cpu")
     return found
+
+
+def accelerator_of_driver(name: str) -> Accelerator | None:
+    """The device that a driver calls ``name``; ``None`` if its rates are not known, as those of a share of a GPU."""
+    known = _DRIVER_NAMES.get(name)
+    return None if known is None else ACCELERATORS[known]

@@ -6,9 +6,9 @@ communication: times derived from it are lower bounds. All values are per device
 
 from dataclasses import dataclass
 
-from cdlm.cli.plan.roofline import Work
 from cdlm.model.config import PromptAttention, TransformerConfig
 from cdlm.model.network.parameters import count_parameters
+from cdlm.model.roofline.roof import Work
 
 
 @dataclass(frozen=True, slots=True)
