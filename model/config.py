@@ -7,7 +7,7 @@ BlockOrigin = Literal["prompt_end", "absolute"]
 PromptAttention = Literal["full", "block_causal", "causal"]
 FirstToken = Literal["masked", "autoregressive"]
 AttentionBackend = Literal["auto", "sdpa", "flex", "triton"]
-Quantization = Literal["none", "int8"]
+Quantization = Literal["none", "int8", "fp8"]
 
 
 class CheckpointError(ValueError):

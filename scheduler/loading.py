@@ -12,7 +12,7 @@ from cdlm.model.config import CheckpointError, Manifest
 from cdlm.model.device import free_memory, resolve_device, resolve_dtype
 from cdlm.model.loading.checkpoint import Checkpoint, load_checkpoint
 from cdlm.model.loading.packing import pack, packable, worthwhile
-from cdlm.model.loading.quantization import quantize
+from cdlm.model.loading.quantization import check_quantization, quantize
 from cdlm.model.network.transformer import Transformer
 from cdlm.model.parallel.transformer import RankTransformer
 from cdlm.model.roofline.accelerators import accelerator_of_driver
@@ -69,11 +69,13 @@ def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # Where streams, graphs and kernels belong that are not told.
     try:
+        dtype = resolve_dtype(options.dtype, device)
+        check_quantization(options.quantization, device, dtype, size)
         checkpoint = load_checkpoint(
             Path(options.model),
             adapter=Path(options.adapter) if options.adapter else None,
             device=device,
-            dtype=resolve_dtype(options.dtype, device),
+            dtype=dtype,
             block_length=options.block_length,
             confidence_threshold=options.confidence_threshold,
             max_model_len=options.max_model_len,

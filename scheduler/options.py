@@ -96,7 +96,9 @@ class EngineOptions(BaseModel):
         "flex compiles a kernel that does. auto is triton on CUDA, and sdpa on a CPU.",
     )
     quantization: Quantization = Field(
-        default="none", description="int8 stores one byte per weight of the layers: less memory, not more speed."
+        default="none",
+        description="int8 stores one byte per weight of the layers: less memory, not more speed. fp8 multiplies in "
+        "such bytes too, on GPUs of compute capability 8.9 or newer.",
     )
     pack_weights: bool = Field(default=True, description="On a CPU with AVX-512, pack large weights for its kernels.")
     cuda_graphs: bool | None = Field(

@@ -59,7 +59,7 @@ class PackedLinear(nn.Linear):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        self.weight = _shape_of(linear)
+        self.weight = shape_of(linear)
         self.product = PackedProduct(linear.weight.data)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class PackedHead(LmHead):
 
     def __init__(self, head: LmHead, *, tied: bool) -> None:
         super().__init__(head.in_features, head.out_features, bias=False, device="meta")
-        self.weight = head.weight if tied else _shape_of(head)
+        self.weight = head.weight if tied else shape_of(head)
         self.products = [PackedProduct(part) for part in torch.split(head.weight.data, HEAD_COLUMNS)]
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -130,10 +130,10 @@ def pack(transformer: Transformer, wanted: Callable[[Tensor], bool]) -> None:
             assert isinstance(attention.written, Product)
             attention.written = _packed(attention.written, wanted)
             attention.fused = _packed(attention.fused, wanted)
-            _forget(attention.q_proj, attention.k_proj, attention.v_proj)
+            forget(attention.q_proj, attention.k_proj, attention.v_proj)
         if isinstance(mlp.fused, Product) and wanted(mlp.fused.weight):
             mlp.fused = _packed(mlp.fused, wanted)
-            _forget(mlp.gate_proj, mlp.up_proj)
+            forget(mlp.gate_proj, mlp.up_proj)
         if _plain(attention.o_proj) and wanted(attention.o_proj.weight):
             attention.o_proj = PackedLinear(attention.o_proj)
         if _plain(mlp.down_proj) and wanted(mlp.down_proj.weight):
@@ -154,11 +154,12 @@ def _plain(module: nn.Module) -> bool:
     return type(module) is nn.Linear and not quantized(module)
 
 
-def _forget(*linears: nn.Linear) -> None:
+def forget(*linears: nn.Linear) -> None:
+    """Frees the weights of linear layers, of which another product has a copy."""
     for linear in linears:
-        linear.weight = _shape_of(linear)
+        linear.weight = shape_of(linear)
 
 
-def _shape_of(linear: nn.Linear) -> nn.Parameter:
+def shape_of(linear: nn.Linear) -> nn.Parameter:
     """A parameter on the meta device with the weight's shape."""
     return nn.Parameter(torch.empty_like(linear.weight, device="meta"), requires_grad=False)

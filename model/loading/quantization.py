@@ -1,12 +1,17 @@
-"""Weight-only quantization with torchao: smaller weights, arithmetic in the model's dtype."""
+"""Quantized weights: int8 for storage alone, with torchao, and fp8 for products too."""
+
+import torch
 
 from cdlm.model.config import CheckpointError, Quantization
+from cdlm.model.loading.fp8 import check_fp8, round_layers
 from cdlm.model.network.transformer import Transformer
 
 
-def check_quantization(name: Quantization) -> None:
-    """Raises ``CheckpointError`` if ``name`` needs torchao and torchao is not installed."""
-    if name == "none":
+def check_quantization(name: Quantization, device: torch.device, dtype: torch.dtype, ranks: int) -> None:
+    """Raises ``CheckpointError`` if ``name`` cannot be had: torchao is not installed, or the device has no fp8."""
+    if name == "fp8":
+        check_fp8(device, dtype, ranks)
+    if name != "int8":
         return
     try:
         import torchao.quantization  # noqa: F401
@@ -18,14 +23,12 @@ def quantize(transformer: Transformer, name: Quantization) -> None:
     """Quantizes the weights of the layers' projections in place; not those of embedding, norms and LM head.
 
     ``int8`` stores one signed byte per weight and one scale per output row: symmetric, rounded to nearest. Products
-    read the quantized weights: projections that share an input cannot be fused afterwards.
-
-    Raises:
-        CheckpointError: torchao is not installed.
+    read the quantized weights: projections that share an input cannot be fused afterwards. ``fp8``: see ``fp8.py``.
+    Call ``check_quantization`` before.
     """
-    check_quantization(name)
-    if name == "none":
-        return
-    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    if name == "fp8":
+        round_layers(transformer)
+    elif name == "int8":
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
-    quantize_(transformer.layers, Int8WeightOnlyConfig())
+        quantize_(transformer.layers, Int8WeightOnlyConfig())

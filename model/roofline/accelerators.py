@@ -31,7 +31,7 @@ class Accelerator:
 
     def roof(self, precision: Precision, compute_efficiency: float = 1.0, memory_efficiency: float = 1.0) -> Roof:
         """The device's peak rates for a precision, times the assumed efficiencies."""
-        flops_per_s = self.half_flops_per_s if precision.half else self.single_flops_per_s
+        flops_per_s = precision.speed * (self.half_flops_per_s if precision.half else self.single_flops_per_s)
         return Roof(flops_per_s * compute_efficiency, self.bytes_per_s * memory_efficiency)
 
 

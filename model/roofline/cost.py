@@ -19,21 +19,25 @@ class Precision:
         matrix_bytes: bytes per weight of the layers' matrices.
         other_bytes: bytes per element of embedding, LM head, norms, biases, keys and values.
         half: whether arithmetic runs on the 16-bit matrix units, else in fp32.
+        speed: arithmetic relative to that.
     """
 
     matrix_bytes: float
     other_bytes: int
     half: bool
+    speed: float = 1.0
 
 
 # int8 and int4 are weight-only: matrices are converted to 16 bits before products. Scales and zero points (two bytes or
-# more per group) are not counted.
+# more per group) are not counted. fp8 multiplies at twice the 16-bit rate; attention and LM
+# head, which do not, are counted as if they did.
 PRECISIONS = {
     "bfloat16": Precision(2.0, 2, True),
     "float16": Precision(2.0, 2, True),
     "float32": Precision(4.0, 4, False),
     "int8": Precision(1.0, 2, True),
     "int4": Precision(0.5, 2, True),
+    "fp8": Precision(1.0, 2, True, speed=2.0),
 }
 
 

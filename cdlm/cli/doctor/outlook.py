@@ -71,7 +71,7 @@ def outlook(options: EngineOptions) -> Outlook:
         )
         described.check_weights()
         share = share_config(described.shape, size)
-        check_quantization(options.quantization)
+        check_quantization(options.quantization, device, dtype, size)
         find_attention(options.attention_backend, device=device, page_size=options.page_size)
         attention = resolve_attention(options.attention_backend, device)
         graphs = resolve_graphs(options.cuda_graphs, attention, device, shared=size > 1)

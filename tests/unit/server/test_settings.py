@@ -98,7 +98,7 @@ def test_the_rule_and_its_number_reach_the_engine(monkeypatch: pytest.MonkeyPatc
 
 def test_four_bits_are_refused_with_what_there_is() -> None:
     assert parse("--quantization", "int8").engine_options().quantization == "int8"
-    with pytest.raises(SettingsError, match="--quantization='int4'.*'none' or 'int8'"):
+    with pytest.raises(SettingsError, match="--quantization='int4'.*'none', 'int8' or 'fp8'"):
         parse("--quantization", "int4")
 
 
