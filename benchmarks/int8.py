@@ -79,7 +79,7 @@ KINDS: dict[str, tuple[Callable[[Tensor], Product], torch.dtype]] = {
 
 
 def measured(name: str, rows: int, rounds: int) -> dict[str, Any]:
-    """Medians over rounds of the milliseconds of each kind, and of its ratio to the packed fp32 of the same round."""
+    """Medians over rounds of each kind's milliseconds, and of its ratios to the packed products of the same round."""
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(out, into, generator=generator) / into**0.5 for out, into in shapes(name)]
     inputs = [torch.randn(rows * BLOCK, into, generator=generator) for _, into in shapes(name)]
@@ -100,11 +100,15 @@ def measured(name: str, rows: int, rounds: int) -> dict[str, Any]:
             for product, x in zip(products[kind], given[kind], strict=True):
                 product(x)
             times[kind].append(time.perf_counter() - begun)
-    first = times["packed fp32"]
+
+    def ratio(kind: str, other: str) -> float:
+        return statistics.median(mine / theirs for mine, theirs in zip(times[kind], times[other], strict=True))
+
     return {
         kind: {
             "ms": 1e3 * statistics.median(own),
-            "ratio": statistics.median(mine / theirs for mine, theirs in zip(own, first, strict=True)),
+            "over fp32": ratio(kind, "packed fp32"),
+            "over bf16": ratio(kind, "packed bf16"),
             "error": errors[kind],
         }
         for kind, own in times.items()
@@ -127,8 +131,9 @@ def products(
             for rows in ROWS:
                 case = found[f"{name}, {rows} rows"] = measured(name, rows, rounds)
                 for kind, figures in case.items():
-                    line = f"| {name} | {rows} | {kind} | {figures['ms']:.3f} | {figures['ratio']:.2f} |"
-                    typer.echo(f"{line} {figures['error']:.1e} |")
+                    ratios = f"{figures['over fp32']:.2f} | {figures['over bf16']:.2f}"
+                    line = f"| {name} | {rows} | {kind} | {figures['ms']:.2f} | {ratios} | {figures['error']:.1e} |"
+                    typer.echo(line)
     if output is not None:
         output.write_text(json.dumps(found, indent=2) + "\n")
 

@@ -23,7 +23,8 @@ from cdlm.model.row import RowResult, RowWork, Span, TokenScore
 from cdlm.model.uploads import Uploads, place_on
 
 if TYPE_CHECKING:
-    from cdlm.model.forwards.graphs import ForwardGraphs, Shape
+    from cdlm.model.forwards.graphs import ForwardGraphs
+    from cdlm.model.forwards.shapes import Shape
 
 logger = logging.getLogger(__name__)
 

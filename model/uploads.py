@@ -13,6 +13,8 @@ Place = Callable[[NDArray[Any]], Tensor]
 
 _ALIGNED = 16
 _RING = 4  # Steps that may be under way before a buffer of the host is written again.
+_CAPACITY = 2**18
+HOST_BYTES = _RING * _CAPACITY
 
 
 def place_on(device: torch.device) -> Place:
@@ -31,7 +33,7 @@ class Uploads:
         capacity: bytes of a step; what exceeds them makes a copy more, and room for the next time.
     """
 
-    def __init__(self, device: torch.device, capacity: int = 2**18) -> None:
+    def __init__(self, device: torch.device, capacity: int = _CAPACITY) -> None:
         self._device, self._pinned = device, device.type == "cuda"
         self._ring = [self._host(capacity) for _ in range(_RING)]
         self._events: list[torch.cuda.Event | None] = [None] * _RING

@@ -17,7 +17,7 @@ from cdlm.scheduler.options import EngineOptions
 logger = logging.getLogger(__name__)
 
 # Beside what the largest step takes: what libraries and the allocator keep.
-_RESERVE = 512 * 2**20
+RESERVE = 512 * 2**20
 
 
 def largest_step(runner: ModelRunner, options: EngineOptions) -> list[RowResult]:
@@ -78,4 +78,4 @@ def memory_of_the_largest_step(checkpoint: Checkpoint, options: EngineOptions) -
     del runner
     torch.cuda.empty_cache()
     logger.info("the largest step takes %.2f GiB", taken / 2**30)
-    return taken + _RESERVE
+    return taken + RESERVE

@@ -15,6 +15,8 @@ from cdlm.model.row import Span
 
 Indices = NDArray[np.int64]
 
+PART = 1024  # Keys that a program of a kernel reads at most, where the keys of a segment are shared out.
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:

@@ -9,12 +9,12 @@ from triton import next_power_of_2
 
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import PagedAttention
-from cdlm.model.attention.segments import Indices, Segment
+from cdlm.model.attention.segments import PART, Indices, Segment
 from cdlm.model.kernels.attention import join_parts, paged_attention
 from cdlm.model.uploads import Place
 
-# The keys of a segment with at most SHARING queries are split over programs that read PART keys each.
-PART, SHARING = 1024, 64
+# The keys of a segment with at most so many queries are split over programs that read PART keys each.
+SHARING = 64
 # Query heads times queries per tile: fixed, since another size may sum in another order.
 _ROWS = 64
 

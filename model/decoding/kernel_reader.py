@@ -8,15 +8,12 @@ from torch import Tensor
 
 from cdlm.model.decoding.confidence import joined
 from cdlm.model.decoding.processors.processor import Step
-from cdlm.model.decoding.reader import DrawSettings, LogitReader
+from cdlm.model.decoding.reader import LOGITS_BYTES, DrawSettings, LogitReader
 from cdlm.model.decoding.sampling import Filters, bounded
 from cdlm.model.kernels.statistics import Draw, row_statistics
 from cdlm.model.network.head import Head, Peaks
 from cdlm.model.row import RowWork
 from cdlm.model.uploads import Place
-
-# Logits of so many bytes are held at once.
-_PART_BYTES = 512 * 2**20
 
 
 class KernelLogitReader(LogitReader):
@@ -26,7 +23,7 @@ class KernelLogitReader(LogitReader):
 
     def peaks(self, hidden: Tensor, head: Head, mask_token_id: int) -> Peaks:
         """See ``LogitReader``; some rows at a time, all of the vocabulary."""
-        rows = max(1, _PART_BYTES // (hidden.element_size() * head.out_features))
+        rows = max(1, LOGITS_BYTES // (hidden.element_size() * head.out_features))
         found = [row_statistics(head(part), mask_token_id) for part in torch.split(hidden, rows)]
         return joined([Peaks(each.confidence, each.token, each.top) for each in found])
 
@@ -66,7 +63,7 @@ class KernelLogitReader(LogitReader):
         if settings.filters is not None:
             filtered = [work.sampling is not None and work.sampling.filtered for work in works]
             here = _positions(settings.filtered[of], _sum(counts, filtered))
-            for part in torch.split(here, max(1, _PART_BYTES // (16 * logits.shape[-1]))):
+            for part in torch.split(here, max(1, LOGITS_BYTES // (16 * logits.shape[-1]))):
                 rows = of.index_select(0, part)
                 wide = logits.index_select(0, part).float() / settings.temperatures[rows, None]
                 left_out = settings.filters.of_rows(rows).apply(wide).isneginf()

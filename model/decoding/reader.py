@@ -13,6 +13,9 @@ from cdlm.model.network.head import Head, Peaks
 from cdlm.model.row import RowWork
 from cdlm.model.uploads import Place
 
+# Logits of so many bytes are held at once on a GPU.
+LOGITS_BYTES = 512 * 2**20
+
 
 @dataclass(frozen=True, slots=True)
 class DrawSettings:

@@ -13,23 +13,12 @@ import torch
 from torch import Tensor
 
 from cdlm.model.attention.cache import PagedCache
-from cdlm.model.attention.segments import Segment
-from cdlm.model.attention.triton import PART, Padding, TritonAttention
+from cdlm.model.attention.segments import PART, Segment
+from cdlm.model.attention.triton import Padding, TritonAttention
 from cdlm.model.forwards.layout import StepLayout, layout_key
+from cdlm.model.forwards.shapes import ROWS, Shape, all_shapes, buffer_bytes
 from cdlm.model.row import RowWork
 from cdlm.model.uploads import Place, Uploads
-
-ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
-_EXTRA_BYTES = 2**16  # For what a step needs beside its layout.
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """Rows, how many of them commit a block first, and among how many programs a row's keys are shared at most."""
-
-    rows: int
-    commits: int
-    parts: int
 
 
 @dataclass(slots=True)
@@ -101,10 +90,7 @@ class ForwardGraphs:
 
     def shapes(self) -> list[Shape]:
         """All that may be asked for, the largest first, so that the others fit into the memory that it took."""
-        longest = 1 << (-(-self._pages * self._cache.page_size // PART) - 1).bit_length()
-        parts = [1 << power for power in range(longest.bit_length())]
-        sizes = [(rows, commits) for rows in ROWS for commits in sorted({0, -(-rows // 4), rows})]
-        return [Shape(rows, commits, part) for part in reversed(parts) for rows, commits in reversed(sizes)]
+        return all_shapes(self._pages * self._cache.page_size, PART)
 
     def record_all(self) -> int:
         """Records what may be asked for, so that no request waits for it; returns how many there are."""
@@ -142,9 +128,7 @@ class ForwardGraphs:
         return graph.out
 
     def _made(self, shape: Shape) -> _Graph:
-        segments = shape.rows + shape.commits
-        capacity = 64 * segments * (self._block + 4) + 4 * segments * self._pages + _EXTRA_BYTES
-        buffer = self._uploads.buffer(2 * capacity)
+        buffer = self._uploads.buffer(buffer_bytes(shape, self._block, self._pages))
         self._uploads.begin(buffer)
         layout = self._layout(shape, [], self._uploads.place)
         return _Graph(buffer, layout, self._uploads.used)

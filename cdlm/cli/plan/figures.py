@@ -4,6 +4,7 @@ from typing import Any
 
 from cdlm.cli.plan.capacity import Capacity, replicas, request_work
 from cdlm.cli.plan.inputs import Inputs
+from cdlm.cli.plan.step_memory import BATCHED_TOKENS, step_memory
 from cdlm.model.network.parameters import count_parameters
 from cdlm.model.roofline.accelerators import ACCELERATORS
 from cdlm.model.roofline.roof import Work, crossover_batch, ridge_batch
@@ -16,9 +17,6 @@ from cdlm.model.roofline.rows import (
     rows_in_pool,
     rows_in_step,
 )
-from cdlm.scheduler.options import EngineOptions
-
-_BATCHED_TOKENS: int = EngineOptions.model_fields["max_num_batched_tokens"].default
 
 
 def plan_figures(inputs: Inputs) -> dict[str, Any]:
@@ -26,7 +24,7 @@ def plan_figures(inputs: Inputs) -> dict[str, Any]:
     cost, roof, decoding = inputs.cost, inputs.roof, inputs.decoding
     student = cost.student_row(decoding, inputs.context)
     other = cost.autoregressive_row(inputs.context)
-    memory = _memory(inputs)
+    memory, rows = _memory(inputs), _auto_rows(inputs)
     return {
         "model": inputs.shape.name,
         "device": inputs.device.name,
@@ -55,7 +53,8 @@ def plan_figures(inputs: Inputs) -> dict[str, Any]:
         "tokens_computed_per_token": decoding.tokens / decoding.tokens_per_forward,
         "student_ridge_batch": ridge_batch(student, cost.weights, roof),
         "autoregressive_ridge_batch": ridge_batch(other, cost.weights, roof),
-        "auto_rows": _auto_rows(inputs),
+        "auto_rows": rows,
+        "step_memory": step_memory(inputs, rows["rows"]),
         "crossover_batch": crossover_batch(student, other, cost.weights, inputs.tokens_per_forward, roof),
         "prefill": _prefill(inputs),
         "memory": memory,
@@ -74,7 +73,7 @@ def _auto_rows(inputs: Inputs) -> dict[str, Any]:
         by_rates = rows_by_rates(inputs.cost, inputs.roof, inputs.decoding, inputs.context, inputs.device.name)
     choice = fewest(
         by_rates,
-        rows_in_step(_BATCHED_TOKENS, inputs.block_length),
+        rows_in_step(BATCHED_TOKENS, inputs.block_length),
         rows_in_pool(_capacity(inputs).pages, inputs.page_size, positions),
     )
     return {"rows": choice.rows, "reason": choice.reason}

@@ -19,6 +19,7 @@ def plan_findings(plan: dict[str, Any]) -> list[str]:
         _commit(plan),
         _prefill(plan),
         _memory(plan),
+        *_step_memory(plan),
         *_load(plan),
         *_measured(plan),
         *_caveats(plan),
@@ -106,6 +107,20 @@ def _memory(plan: dict[str, Any]) -> str:
         f"{memory['page_size']} tokens: {memory['requests']} requests of {memory['positions_per_request']} positions "
         f"({plan['context']} cached and a block) at once."
     )
+
+
+def _step_memory(plan: dict[str, Any]) -> list[str]:
+    if "measured" in plan:
+        return []
+    own, memory = plan["step_memory"], plan["memory"]
+    told = {name: quantity(size, "B") for name, size in own.items()}
+    share = sum(size for name, size in own.items() if name != "uploads") / memory["memory_bytes"]
+    return [
+        f"Beside weights and pages, the largest step takes about {told['activations']} of activations and "
+        f"{told['logits']} of logits, what describes recorded steps {told['graphs']}, and libraries are left "
+        f"{told['kept']}: {share:.1%} of the memory. What graphs keep is not computed; the engine measures the step at "
+        f"its start. Uploads take {told['uploads']} of the host's memory."
+    ]
 
 
 def _load(plan: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from cdlm.cli.plan.presets import PRESETS
 from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
 from cdlm.model.roofline.accelerators import Accelerator
-from cdlm.model.roofline.cost import PRECISIONS, Decoding, ModelCost
+from cdlm.model.roofline.cost import PRECISIONS, Decoding, ModelCost, Precision
 from cdlm.model.roofline.roof import Roof
 
 NANO = "cdlm-nano"
@@ -57,14 +57,19 @@ class Inputs:
     target_requests_per_s: float | None
 
     @property
+    def precision(self) -> Precision:
+        """How weights are stored and multiplied."""
+        return PRECISIONS[self.dtype]
+
+    @property
     def cost(self) -> ModelCost:
         """The model's costs on each device."""
-        return ModelCost(self.shape.config, PRECISIONS[self.dtype], self.tensor_parallel)
+        return ModelCost(self.shape.config, self.precision, self.tensor_parallel)
 
     @property
     def roof(self) -> Roof:
         """The device's peak rates times the assumed efficiencies."""
-        return self.device.roof(PRECISIONS[self.dtype], self.compute_efficiency, self.memory_efficiency)
+        return self.device.roof(self.precision, self.compute_efficiency, self.memory_efficiency)
 
     @property
     def decoding(self) -> Decoding:

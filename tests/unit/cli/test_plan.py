@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from cdlm.cli.display import quantity
 from cdlm.cli.main import app
+from cdlm.model.uploads import Uploads
+from cdlm.scheduler.warm_up import RESERVE
 from tests.support.command import cdlm
 from tests.support.models.checkpoints import build_checkpoint
 
@@ -35,6 +38,19 @@ def test_rows_of_auto_are_those_of_the_roofline_and_of_the_memory(tmp_path: Path
     tight = figures(tmp_path, "--model", "llada-8b", "--device", "l4", "--context", "2048")
     assert tight["auto_rows"]["rows"] == tight["memory"]["requests"] < tight["student_ridge_batch"]
     assert "the KV pool holds no more requests of 2080 positions" in tight["auto_rows"]["reason"]
+
+
+def test_what_a_step_takes_is_listed_with_its_sizes(tmp_path: Path) -> None:
+    found = figures(tmp_path, *H100)
+    step = found["step_memory"]
+    # 8192 tokens of two states of 3584 and three of 18944, two bytes each; the logits of nine blocks of 32.
+    assert step["activations"] == 8192 * 2 * (2 * 3584 + 3 * 18944)
+    assert step["logits"] == 9 * 32 * 152064 * 2
+    assert step["uploads"] == Uploads(torch.device("cpu")).capacity * 4
+    assert (step["kept"], step["graphs"] > 2**20) == (RESERVE, True)
+    assert figures(tmp_path, *H100, "--tensor-parallel", "2")["step_memory"]["graphs"] == 0
+    [line] = [line for line in found["findings"] if line.startswith("Beside weights and pages")]
+    assert f"about {quantity(step['activations'], 'B')} of activations" in line
 
 
 def test_the_command_prints_table_and_findings() -> None:
