@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-unit test-all mutations clients images check docs load reliability soak bench gpu gpu-site eval table train-nano secrets prometheus chromium dashboards clean
+.PHONY: help install serve test test-unit test-all mutations clients images fakecuda check docs load reliability soak bench gpu gpu-site eval table train-nano secrets prometheus chromium dashboards clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -63,6 +63,15 @@ IMAGE_PROGRAMS := buildah curl debootstrap iproute2 prometheus util-linux
 images: $(VENV)/.installed-dev ## Builds the image cpu on Debian, as root, and runs it as Compose says (ten minutes, much of it downloads).
 	apt-get update && apt-get install -y --no-install-recommends $(IMAGE_PROGRAMS)
 	$(BIN)/python -m pytest -m images tests/external/images $(ARGS)
+
+# Any other place that pip takes wheels from might give it a build without CUDA.
+CUDA_TORCH := build/fakecuda
+$(CUDA_TORCH)/torch: constraints.txt | $(VENV)/.installed-dev
+	PIP_CONFIG_FILE=/dev/null PIP_FIND_LINKS= $(PIP) --upgrade --target $(CUDA_TORCH) torch
+	@touch $@
+
+fakecuda: $(CUDA_TORCH)/torch ## Steps on a CUDA device that computes nothing; needs no GPU, but 5 GB for torch with CUDA in build/.
+	PYTHONPATH=$(CUDA_TORCH):. $(BIN)/python -m pytest -m fakecuda tests/gpu $(ARGS)
 
 check: $(VENV)/.installed-dev ## Lint, formatting, types, the one-way import rules, and the workflow files.
 	$(BIN)/ruff check .

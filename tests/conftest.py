@@ -10,11 +10,11 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
-_ASKED_FOR = ("clients", "images")
+_ASKED_FOR = ("clients", "images", "fakecuda")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that install other people's programs run only when a marker expression names them.
+    """Tests that need what must be downloaded first run only when a marker expression names them.
 
     ``-m 'not slow'`` must not begin to download, so it is not enough that ``addopts`` leave them out.
     """
