@@ -183,7 +183,7 @@ class ServerSettings(BaseSettings, EngineOptions):
     @property
     def model_name(self) -> str:
         """The model id that clients send."""
-        return self.served_model_name or Path(self.adapter or self.model).resolve().name
+        return self.served_model_name or Path(self.adapter or self.model).resolve().name.removesuffix(".gguf")
 
     @cached_property
     def api_keys(self) -> list[ApiKey]:

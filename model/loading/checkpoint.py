@@ -1,4 +1,4 @@
-"""Loads a checkpoint directory: ``config.json`` and safetensors weights, sharded or not. Never pickle."""
+"""Loads a checkpoint: a directory with ``config.json`` and safetensors weights, sharded or not, or a GGUF file."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,18 +10,18 @@ from cdlm.model.backbones import Backbone, find_backbone, parameter_name
 from cdlm.model.backbones.keys import stop_token_ids
 from cdlm.model.backbones.token_names import TokenNames, read_token_names
 from cdlm.model.config import CheckpointError, Manifest, TransformerConfig, check_mask
-from cdlm.model.files import inside, read_json, read_shapes, read_tensors, weights_file
+from cdlm.model.files import read_json
+from cdlm.model.gguf.directory import checkpoint_directory
 from cdlm.model.loading.adapter import Adapter, check_adapter, merge_adapter, read_adapter
 from cdlm.model.loading.adapter_config import CONFIG_FILE as ADAPTER_CONFIG_FILE
 from cdlm.model.loading.progress import show_progress
+from cdlm.model.loading.weights import read_bytes, stored_shapes, stored_tensors, weight_files
 from cdlm.model.network.rope import stretch
 from cdlm.model.network.transformer import Transformer
 from cdlm.model.parallel.followers import Followers
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
-INDEX_FILE = "model.safetensors.index.json"
-SINGLE_FILE = "model.safetensors"
 # A buffer in older exports; computed from the configuration instead.
 _COMPUTED = "rotary_emb.inv_freq"
 
@@ -43,7 +43,7 @@ class Description:
     """A checkpoint directory's metadata, read without its weights.
 
     Attributes:
-        directory: the checkpoint directory.
+        directory: the checkpoint directory, or a GGUF file.
         backbone: the checkpoint's format.
         shape: shape of the whole transformer.
         manifest: how its blocks are decoded.
@@ -67,8 +67,8 @@ class Description:
         with torch.device("meta"):
             transformer = Transformer(self.shape)
         stock = _Stock(transformer, self.backbone)
-        for path, stored, shape, dtype in read_shapes(_weight_files(self.directory)):
-            stock.take(path, stored, shape, dtype, floating=dtype.startswith(("F", "BF")))
+        for each in stored_shapes(self.directory, self.backbone):
+            stock.take(each.path, each.name, each.shape, each.dtype, floating=each.floating)
         stock.check_complete(self.directory)
         if self.adapter:
             check_adapter(transformer, self.adapter, self.backbone)
@@ -86,12 +86,13 @@ def describe_checkpoint(
     """Reads everything except the weights; arguments and errors as in ``load_checkpoint``."""
     if (directory / ADAPTER_CONFIG_FILE).exists() and not (directory / CONFIG_FILE).exists():
         raise CheckpointError(f"{directory}: holds a LoRA adapter, not a model; load it as the adapter of its base")
-    config = read_json(directory, CONFIG_FILE)
+    described = checkpoint_directory(directory)
+    config = read_json(described, CONFIG_FILE)
     backbone = find_backbone(config.get("model_type"))
-    names = read_token_names(directory)
+    names = read_token_names(described)
     shape, manifest = backbone.read(config, names)
     names.check_fits(shape.vocab_size, directory)
-    manifest = _with_generation_stops(manifest, shape.vocab_size, directory)
+    manifest = _with_generation_stops(manifest, shape.vocab_size, described)
     lora = read_adapter(adapter) if adapter else None
     if lora:
         manifest = _override(manifest, lora.decoding.block_length, lora.decoding.confidence_threshold)
@@ -117,7 +118,7 @@ def load_checkpoint(
     """Builds the transformer that ``config.json`` describes and loads its weights.
 
     Args:
-        directory: the checkpoint directory.
+        directory: the checkpoint directory, or a GGUF file.
         adapter: directory of a LoRA adapter, which is merged and may bring its own block length and threshold.
         device: device of the weights.
         dtype: dtype of the weights.
@@ -140,6 +141,7 @@ def load_checkpoint(
         max_model_len=max_model_len,
         rope_scaling_factor=rope_scaling_factor,
     )
+    described.check_weights()  # Before memory is taken for sizes that may be wrong.
     target = device or torch.device("cpu")
     with torch.device("meta"):
         transformer = build(described.shape).to(dtype)
@@ -166,15 +168,6 @@ def _override(manifest: Manifest, block_length: int | None, confidence_threshold
         block_length=manifest.block_length if block_length is None else block_length,
         confidence_threshold=manifest.confidence_threshold if confidence_threshold is None else confidence_threshold,
     )
-
-
-def _weight_files(directory: Path) -> list[Path]:
-    if (directory / INDEX_FILE).exists():
-        weight_map = read_json(directory, INDEX_FILE).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise CheckpointError(f"{directory / INDEX_FILE}: weight_map is missing")
-        return [inside(directory, str(name)) for name in sorted(set(weight_map.values()))]
-    return [weights_file(directory, SINGLE_FILE)]
 
 
 class _Stock:
@@ -217,8 +210,8 @@ class _Stock:
 
 def _fill(transformer: Transformer, backbone: Backbone, directory: Path) -> None:
     stock = _Stock(transformer, backbone)
-    paths = _weight_files(directory)
-    for path, stored, tensor in show_progress(read_tensors(paths), paths):
+    paths = weight_files(directory)
+    for path, stored, tensor in show_progress(stored_tensors(directory, backbone), paths, read_bytes(directory)):
         name = stock.take(path, stored, tensor.shape, tensor.dtype, floating=tensor.is_floating_point())
         for kept, part in () if name is None else transformer.parts(name, tensor):
             kept.copy_(part)  # Copies and converts from the mapped file, without an intermediate tensor.

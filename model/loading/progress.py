@@ -17,9 +17,10 @@ LINE_EVERY_S = 5.0
 StoredTensor = tuple[Path, str, Tensor]
 
 
-def show_progress(tensors: Iterable[StoredTensor], paths: list[Path]) -> Iterator[StoredTensor]:
-    """Yields ``tensors``, which come from the files ``paths``; a tensor counts as read when the next is requested."""
-    total = sum(path.stat().st_size for path in paths)
+def show_progress(tensors: Iterable[StoredTensor], paths: list[Path], total: int) -> Iterator[StoredTensor]:
+    """Yields ``tensors``, ``total`` bytes of them from the files ``paths``; one counts as read when the next is asked
+    for.
+    """
     done, started = 0, time.monotonic()
     said = started
     # ``disable=None`` shows the bar on a terminal only.

@@ -12,6 +12,7 @@ from cdlm.model.backbones.native import NativeBackbone
 from cdlm.model.backbones.sdar import SdarBackbone
 from cdlm.model.config import CheckpointError
 from cdlm.model.files import check_links, read_json
+from cdlm.model.gguf.directory import checkpoint_directory
 from cdlm.model.tokens.chat_templates import default_template, use_template
 
 CONFIG_FILE = "tokenizer_config.json"
@@ -35,13 +36,14 @@ def _any_class() -> Any:
 
 
 def load_tokenizer(directory: Path, chat_template: Path | None = None) -> PreTrainedTokenizerBase:
-    """Loads the tokenizer of a checkpoint directory.
+    """Loads the tokenizer of a checkpoint: a directory, or a GGUF file.
 
     Its chat template comes from the file ``chat_template``, else from the checkpoint, else from the format's default.
 
     Raises:
         CheckpointError: the directory or its tokenizer is missing or unreadable, or the file is not a template.
     """
+    directory = checkpoint_directory(directory)
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such checkpoint directory")
     check_links(directory)

@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from cdlm.model.backbones import find_backbone
 from cdlm.model.config import Manifest
 from cdlm.model.files import read_json
+from cdlm.model.gguf.directory import checkpoint_directory
 from cdlm.model.loading.adapter import write_adapter
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.tokens.tokenizer import load_tokenizer
@@ -55,7 +56,7 @@ class _AdapterTraining(Descent):
                 f"{self.section.rows_per_forward} rows_per_forward in {self.accelerator.num_processes} processes"
             )
         self.rounds = self.section.batch_size // per_round
-        self.backbone = find_backbone(read_json(config.model, "config.json").get("model_type"))
+        self.backbone = find_backbone(read_json(checkpoint_directory(config.model), "config.json").get("model_type"))
         checkpoint = load_checkpoint(
             config.model,
             # Sharding moves the weights layer by layer: the device never holds all of them.

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy, kl_div
 from cdlm.model.backbones import find_backbone
 from cdlm.model.device import keep_freed_memory
 from cdlm.model.files import read_json
+from cdlm.model.gguf.directory import checkpoint_directory
 from cdlm.model.loading.adapter import write_adapter
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.network.transformer import Transformer
@@ -59,7 +60,7 @@ def train_task_adapter(config: TaskAdapterConfig, directory: Path) -> None:
         write_adapter(
             directory / "adapter",
             {name: (down.bfloat16(), up.bfloat16()) for name, (down, up) in weights.items()},
-            backbone=find_backbone(read_json(config.model, "config.json").get("model_type")),
+            backbone=find_backbone(read_json(checkpoint_directory(config.model), "config.json").get("model_type")),
             r=config.lora.r,
             alpha=config.lora.alpha,
             base=config.model.name,

@@ -92,15 +92,17 @@ class Inputs:
 
 
 def read_shape(model: str) -> Shape:
-    """Reads the shape of a preset or checkpoint directory, without its weights."""
+    """Reads the shape of a preset or checkpoint, without its weights."""
     from cdlm.model.backbones import find_backbone
     from cdlm.model.backbones.token_names import TokenNames, read_token_names
     from cdlm.model.files import read_json
+    from cdlm.model.gguf.directory import checkpoint_directory
 
     directory = BUNDLED_STUDENT if model == NANO else None if model in PRESETS else Path(model)
-    if directory is not None and not directory.is_dir():
-        raise PlanError(f"--model: {model!r} is no checkpoint directory and no preset; presets: {', '.join(MODELS)}")
+    if directory is not None and not directory.exists():
+        raise PlanError(f"--model: {model!r} is no checkpoint and no preset; presets: {', '.join(MODELS)}")
     try:
+        directory = None if directory is None else checkpoint_directory(directory)
         config = PRESETS[model] if directory is None else read_json(directory, "config.json")
         names = TokenNames() if directory is None else read_token_names(directory)
         shape, manifest = find_backbone(config.get("model_type")).read(config, names)

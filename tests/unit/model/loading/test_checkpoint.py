@@ -104,7 +104,7 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "wrong dtype": (
         lambda d: _edit_weights(d, lambda t: t.update({"norm.weight": torch.zeros(32, dtype=torch.int8)})),
-        "'norm.weight' has dtype torch.int8",
+        "'norm.weight' has dtype I8",
     ),
     "unknown architecture": (lambda d: _edit_config(d, lambda c: c.update(model_type="gpt9")), "'gpt9' is not known"),  # type: ignore[call-overload]
     "unknown key": (
