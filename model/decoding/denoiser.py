@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cdlm.model.config import Manifest
 from cdlm.model.decoding.finalize import choose, choose_by_threshold, first_stop
-from cdlm.model.decoding.processors.guidance import second_places
+from cdlm.model.decoding.processors.guidance import Guide
 from cdlm.model.decoding.processors.processor import Processor, Step
 from cdlm.model.decoding.reader import DrawSettings, LogitReader
 from cdlm.model.decoding.rows import Rows
@@ -26,12 +26,14 @@ class StepInputs:
         works: the rows.
         first: [R] int64, offset of each row's first generated position.
         steps_left: [R] int64, the denoise steps that each row's block may still take, this one included.
+        processors: those that some row wants, prepared for this step.
         draws: how rows draw their tokens; ``None`` if none does, or if the host draws.
     """
 
     works: list[RowWork]
     first: Tensor
     steps_left: Tensor
+    processors: list[Processor]  # type: ignore[type-arg]
     draws: DrawSettings | None
 
 
@@ -65,11 +67,14 @@ class Denoiser:
 
     def inputs(self, works: list[RowWork], place: Place) -> StepInputs:
         """Places what the step needs of the host."""
-        canvas = self.canvas
+        canvas, wanted = self.canvas, self.rows.wanted(works)
+        for processor in wanted:
+            processor.prepare(works, self._counts(works), place)
         return StepInputs(
             works,
             first=place(np.array([canvas.first[work.row] for work in works])),
             steps_left=place(np.array([max(1, canvas.max_steps[work.row] - canvas.steps[work.row]) for work in works])),
+            processors=wanted,
             draws=self.reader.draw_settings(works, place),
         )
 
@@ -94,7 +99,7 @@ class Denoiser:
         """
         works, canvas = inputs.works, self.canvas
         # How many positions have a prediction is known here, so the device need not be asked for it.
-        counts = [canvas.left[work.row] - unread if work.denoise else 1 for work in works]
+        counts = self._counts(works, unread)
         tokens, masked = canvas.tokens.index_select(0, rows), canvas.masked.index_select(0, rows)
         predictable = masked
         if denoised is not None:
@@ -102,7 +107,7 @@ class Denoiser:
             predictable[:, 1:] &= denoised[:, None]
         # Where there are fewer than the bound says, the rest are an index past the last position.
         chosen = torch.nonzero_static(predictable.view(-1), size=sum(counts), fill_value=masked.numel())[:, 0]
-        step, wanted = Step(works, counts, chosen), self.rows.wanted(works)
+        step, wanted = Step(works, counts, chosen), inputs.processors
         places = chosen.clamp(max=masked.numel() - 1) if unread else chosen
         asked = predicting.index_select(0, places)  # [masked, hidden]
         entropies = None
@@ -110,10 +115,9 @@ class Denoiser:
             confidence, step.token, _ = self.transformer.peaks(asked, self.reader.peaks, self.manifest.mask_token_id)
         else:
             step.logits = self.transformer.logits(asked)  # [masked, vocab]
-            if any(work.guidance for work in works):
-                second = second_places(step, canvas.block_length)
-                step.unprompted = self.transformer.logits(predicting.index_select(0, second))
             for processor in wanted:
+                if isinstance(processor, Guide):
+                    step.unprompted = self.transformer.logits(predicting.index_select(0, processor.second_places(step)))
                 processor.edit(step)
             confidence, step.token, entropies = self.reader.statistics(
                 step.logits, self.manifest.mask_token_id, needs_entropy=any(work.needs_entropy for work in works)
@@ -144,6 +148,10 @@ class Denoiser:
         for processor in decision.processors:
             processor.report(decision.step, results)
         return results
+
+    def _counts(self, works: list[RowWork], unread: int = 0) -> list[int]:
+        """Predicted positions per row; an upper bound if the host lacks the results of ``unread`` steps."""
+        return [self.canvas.left[work.row] - unread if work.denoise else 1 for work in works]
 
     def _figures(
         self, works: list[RowWork], rows: Tensor, first: Tensor, tokens: Tensor, masked: Tensor, broken: Tensor

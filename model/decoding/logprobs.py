@@ -19,9 +19,9 @@ def token_logprobs(logits: Tensor, tokens: Tensor, mask_token_id: int, top: int)
         [n, 1 + 2 * top] float64: the log-probability, then ``top`` ids, then their log-probabilities. Both are computed
         in the same way, in fp32: a token has the same value in both.
     """
-    values = logits.float()
+    values = logits.to(torch.float32, copy=True)
     if mask_token_id < logits.shape[-1]:
-        values = values.index_fill(-1, torch.tensor([mask_token_id], device=logits.device), float("-inf"))
+        values[:, mask_token_id].fill_(float("-inf"))
     whole = values.logsumexp(-1, keepdim=True)
     own = values.gather(-1, tokens[:, None]) - whole
     ranked, ids = values.topk(top, dim=-1)

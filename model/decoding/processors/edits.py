@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from cdlm.model.decoding.params import DecodingParams
-from cdlm.model.decoding.processors.processor import Processor, Step
+from cdlm.model.decoding.processors.processor import Processor, Step, positions
 from cdlm.model.decoding.rules import BAN
 from cdlm.model.decoding.settings import BlockStart, RowSettings
 from cdlm.model.row import RowWork
+from cdlm.model.uploads import Place
 
 # Tokens edited at once, so that the fp32 copy stays small.
 _VOCABULARY_PART = 16_384
@@ -37,8 +38,33 @@ class _RowState:
     counted: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """The R edited rows of a step; tensors are on the device.
+
+    Attributes:
+        states: of the rows.
+        at: [P] int64, the indices of their positions among the predicted ones.
+        owner: [P] int64, which of the R rows each belongs to.
+        rows: [R] int64, their rows of the canvas.
+        frequency, presence, repetition: [R, 1] fp32, the penalties.
+        until: [R] int64, the offset in the block from which stop tokens may be written; ``None`` if they all may.
+    """
+
+    states: list[_RowState]
+    at: Tensor
+    owner: Tensor
+    rows: Tensor
+    frequency: Tensor
+    presence: Tensor
+    repetition: Tensor
+    until: Tensor | None
+
+
 class Edits(Processor[_RowState]):
     """Edits the logits of rows with penalties, biases or bans."""
+
+    _batch: _Batch
 
     def state(self, settings: RowSettings) -> _RowState | None:
         """The row's edits before its first token; ``None`` if it has none."""
@@ -73,58 +99,64 @@ class Edits(Processor[_RowState]):
             assert state.counted == len(generated), f"row {row} has counted {state.counted} of {len(generated)} tokens"
             assert bool((state.counts == counts).all()), f"row {row} has counted other tokens than it generated"
 
-    def edit(self, step: Step) -> None:
-        """Edits the logits in place."""
-        works, logits = step.works, step.logits
-        mine = [work.row in self.states for work in works]
-        asking = [index for index, edited in enumerate(mine) if edited]
-        at = step.positions(mine)
-        states = [self.states[works[index].row] for index in asking]
-        # [positions of edited rows]: index of the edited row that each belongs to.
-        owner = torch.from_numpy(np.repeat(np.arange(len(asking)), np.array(step.counts)[asking])).to(self.device)
-        written = self._written(states, [works[index].row for index in asking])
+    def prepare(self, works: list[RowWork], counts: list[int], place: Place) -> None:
+        """Places the positions of edited rows, and their parameters."""
+        edited = [work.row in self.states for work in works]
+        mine = [work for work, asks in zip(works, edited, strict=True) if asks]
+        states = [self.states[work.row] for work in mine]
+        per_row = np.array(counts)[np.array(edited)]
 
         def column(values: list[float]) -> Tensor:
-            return torch.tensor(values, device=self.device)[:, None]
+            return place(np.array(values, dtype=np.float32)[:, None])
 
-        present = written > 0
-        added = torch.stack([state.bias for state in states])
-        added = added - column([state.params.frequency_penalty for state in states]) * written
-        added -= column([state.params.presence_penalty for state in states]) * present
-        seen = present | torch.stack([state.in_prompt for state in states])
-        divisor = torch.where(seen, column([state.params.repetition_penalty for state in states]), 1.0)
-        offsets = step.chosen[at] % self.canvas.block_length
-        banned = self._early([works[index] for index in asking], states, owner, offsets)
-        stops = torch.stack([state.stops for state in states]) if banned is not None else None
-        for start in range(0, logits.shape[-1], _VOCABULARY_PART):
-            part = slice(start, start + _VOCABULARY_PART)
-            values = logits[:, part].index_select(0, at).float()
-            by = divisor[:, part].index_select(0, owner)
-            values = torch.where(values > 0, values / by, values * by)
-            values += added[:, part].index_select(0, owner)
-            if banned is not None and stops is not None:
-                values.masked_fill_(banned[:, None] & stops[:, part].index_select(0, owner), float("-inf"))
-            logits[:, part].index_copy_(0, at, values.to(logits.dtype))
-
-    def _written(self, states: list[_RowState], rows: list[int]) -> Tensor:
-        """[rows, vocab] fp32: how often each token was generated, in finished blocks and in the current one."""
-        where = torch.tensor(rows, device=self.device)
-        canvas = self.canvas
-        tokens = canvas.tokens.index_select(0, where)
-        here = ~(canvas.masked | canvas.known).index_select(0, where)
-        # A mask token may lie past the vocabulary; masked positions are not counted.
-        tokens = tokens.masked_fill(~here, 0)
-        return torch.stack([state.counts for state in states]).scatter_add_(1, tokens, here.float())
-
-    def _early(self, works: list[RowWork], states: list[_RowState], owner: Tensor, offsets: Tensor) -> Tensor | None:
-        """[positions] bool: whether a position is among its row's first ``min_tokens``; ``None`` if no row sets it."""
         until = [
             state.prompt_length + state.params.min_tokens - work.block_start
-            for work, state in zip(works, states, strict=True)
+            for work, state in zip(mine, states, strict=True)
         ]
-        if max(until) <= 0:
-            return None
-        return offsets < torch.tensor(until, device=self.device)[owner]
+        self._batch = _Batch(
+            states,
+            at=place(positions(edited, counts)),
+            owner=place(np.repeat(np.arange(len(mine)), per_row)),
+            rows=place(np.array([work.row for work in mine])),
+            frequency=column([state.params.frequency_penalty for state in states]),
+            presence=column([state.params.presence_penalty for state in states]),
+            repetition=column([state.params.repetition_penalty for state in states]),
+            until=place(np.array(until)) if max(until) > 0 else None,
+        )
+
+    def edit(self, step: Step) -> None:
+        """Edits the logits in place."""
+        logits, batch, states = step.logits, self._batch, self._batch.states
+        written = self._written(batch)
+        present = written > 0
+        added = torch.stack([state.bias for state in states])
+        added = added - batch.frequency * written
+        added -= batch.presence * present
+        seen = present | torch.stack([state.in_prompt for state in states])
+        divisor = torch.where(seen, batch.repetition, 1.0)
+        banned = stops = None
+        if batch.until is not None:
+            offsets = step.chosen.index_select(0, batch.at) % self.canvas.block_length
+            banned = offsets < batch.until.index_select(0, batch.owner)
+            stops = torch.stack([state.stops for state in states])
+        for start in range(0, logits.shape[-1], _VOCABULARY_PART):
+            part = slice(start, start + _VOCABULARY_PART)
+            values = logits[:, part].index_select(0, batch.at).float()
+            by = divisor[:, part].index_select(0, batch.owner)
+            values = torch.where(values > 0, values / by, values * by)
+            values += added[:, part].index_select(0, batch.owner)
+            if banned is not None and stops is not None:
+                values.masked_fill_(banned[:, None] & stops[:, part].index_select(0, batch.owner), float("-inf"))
+            logits[:, part].index_copy_(0, batch.at, values.to(logits.dtype))
+
+    def _written(self, batch: "_Batch") -> Tensor:
+        """[rows, vocab] fp32: how often each token was generated, in finished blocks and in the current one."""
+        canvas = self.canvas
+        tokens = canvas.tokens.index_select(0, batch.rows)
+        here = ~(canvas.masked | canvas.known).index_select(0, batch.rows)
+        # A mask token may lie past the vocabulary; masked positions are not counted.
+        tokens = tokens.masked_fill(~here, 0)
+        return torch.stack([state.counts for state in batch.states]).scatter_add_(1, tokens, here.float())
 
     def _ids(self, ids: "list[int] | tuple[int, ...]") -> Tensor:
         return torch.tensor(ids, dtype=torch.long, device=self.device)

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from cdlm.model.decoding.logprobs import token_logprobs, token_score
-from cdlm.model.decoding.processors.processor import Processor, Step
+from cdlm.model.decoding.processors.processor import Processor, Step, positions
 from cdlm.model.decoding.settings import RowSettings
-from cdlm.model.row import RowResult, TokenScore
+from cdlm.model.row import RowResult, RowWork, TokenScore
+from cdlm.model.uploads import Place
 
 
 class Logprobs(Processor[int]):
@@ -21,9 +22,12 @@ class Logprobs(Processor[int]):
         """The number of alternatives; ``None`` if the row wants no log-probabilities."""
         return settings.logprobs
 
+    def prepare(self, works: list[RowWork], counts: list[int], place: Place) -> None:
+        """Places the indices of the positions of rows that ask."""
+        self._at = place(positions([work.row in self.states for work in works], counts))
+
     def edit(self, step: Step) -> None:
         """Copies the unedited logits."""
-        self._at = step.positions([work.row in self.states for work in step.works])
         self._logits = step.logits.index_select(0, self._at)
 
     def report(self, step: Step, results: list[RowResult]) -> None:
@@ -33,7 +37,7 @@ class Logprobs(Processor[int]):
         del self._logits
         # The results are on the host: no need to ask the device.
         count = sum(results[index].finalized for index in tops)
-        fresh = torch.nonzero_static(step.now.view(-1)[places], size=count)[:, 0]
+        fresh = torch.nonzero_static(step.now.view(-1).index_select(0, places), size=count)[:, 0]
         tokens = step.token.index_select(0, self._at.index_select(0, fresh))
         top = max(tops.values())
         figures = token_logprobs(logits.index_select(0, fresh), tokens, self.canvas.mask_token_id, top)

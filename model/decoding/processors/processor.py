@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cdlm.model.decoding.canvas import Canvas
 from cdlm.model.decoding.settings import BlockStart, RowSettings
 from cdlm.model.row import RowResult, RowWork
+from cdlm.model.uploads import Place
 
 State = TypeVar("State")
 
@@ -46,17 +47,19 @@ class Step:
             start, end = end, end + count
             yield index, work, slice(start, end)
 
-    def positions(self, wanting: list[bool]) -> Tensor:
-        """Indices, int64, of the predicted positions of rows for which ``wanting`` is true."""
-        return torch.from_numpy(np.flatnonzero(np.repeat(wanting, self.counts))).to(self.chosen.device)
+
+def positions(wanting: list[bool], counts: list[int]) -> NDArray[np.int64]:
+    """Indices of the predicted positions of rows for which ``wanting`` is true; ``counts`` are those per row."""
+    return np.flatnonzero(np.repeat(wanting, counts))
 
 
 class Processor(Generic[State]):
     """A logits processor with state per row; rows without state cost nothing. ``Rows`` calls all processors in order.
 
-    ``states`` maps a row to its state, from ``open_row`` to ``release``. A step calls ``edit`` of all processors, then,
-    after the finalization rules, ``decide`` of all, then ``report`` of all. After an exception the step may run again
-    with the same rows or some of them: ``edit``, ``decide`` and ``report`` must therefore be repeatable.
+    ``states`` maps a row to its state, from ``open_row`` to ``release``. Of the processors that some row wants, a step
+    calls ``prepare`` before its upload is sent, then ``edit`` of all, then, after the finalization rules, ``decide`` of
+    all, then ``report`` of all. After an exception the step may run again with the same rows or some of them: all four
+    must therefore be repeatable.
 
     Args:
         canvas: the rows' current blocks; read-only for processors.
@@ -92,6 +95,9 @@ class Processor(Generic[State]):
     def wanted(self, works: list[RowWork]) -> bool:
         """Whether any row of the step needs this processor."""
         return bool(self.states) and any(work.row in self.states for work in works)
+
+    def prepare(self, works: list[RowWork], counts: list[int], place: Place) -> None:
+        """Places what the step needs on the device; ``counts`` are the predicted positions per row."""
 
     def edit(self, step: Step) -> None:
         """Changes the step's logits, or copies parts of them for later."""

@@ -30,7 +30,9 @@ class Prometheus:
 
     def get(self, path: str, **params: Any) -> Any:
         """The data of an API answer."""
-        answer = httpx.get(f"{self.url}/api/v1/{path}", params=params, timeout=60).json()
+        response = httpx.get(f"{self.url}/api/v1/{path}", params=params, timeout=60)
+        response.raise_for_status()  # It answers 503 while it reads its store.
+        answer = response.json()
         assert answer["status"] == "success", answer
         return answer["data"]
 
@@ -90,7 +92,7 @@ def prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
 def _up(running: Prometheus) -> bool:
     try:
         return [row["value"][1] for row in running.query('up{job="cdlm-serve"}')] == ["1"]
-    except httpx.TransportError:
+    except httpx.HTTPError:
         return False
 
 

@@ -90,6 +90,38 @@ def test_a_step_is_one_copy_whatever_opens_and_leaves(
     assert set(copies) <= {0, 1, 2} if ahead else set(copies) == {1}
 
 
+def test_rows_with_edits_guidance_and_logprobs_add_no_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inside a block; where one begins, its edited row counts the tokens of the one before."""
+    engine = engine_with_uploads(build_checkpoint(tmp_path, "shifted", seed=2))
+    uploads = engine.runner.uploads
+    assert uploads is not None
+    placed: list[None] = []
+    place = uploads.place
+    monkeypatch.setattr(uploads, "place", lambda array: placed.append(None) or place(array))  # type: ignore[func-returns-value]
+    ways = [
+        DecodingParams(confidence_threshold=1.0, frequency_penalty=0.5, min_tokens=9, logit_bias={4: 1.0}),
+        DecodingParams(confidence_threshold=1.0, guidance_scale=1.5),
+        DecodingParams(confidence_threshold=1.0),
+    ]
+    for index, params in enumerate(ways):
+        engine.add(
+            GenerateRequest(
+                request_id=str(index), prompt_ids=[5, 9, 2 + index], max_tokens=20, ignore_eos=True,
+                params=params, logprobs=2 if index == 2 else None,
+            )
+        )  # fmt: skip
+    steady = 0
+    while engine.busy:
+        within = all(sequence.block_open for sequence in engine.sequences.values())
+        placed.clear()
+        with Recorded() as recorded:
+            engine.step()
+        if within and len(engine.scheduler.running) == len(ways):
+            steady += 1
+            assert recorded.waits == {"aten::lift_fresh": len(placed)}, recorded.waits
+    assert steady > 8
+
+
 def test_a_step_larger_than_its_buffer_is_copied_in_two(tmp_path: Path) -> None:
     directory = build_checkpoint(tmp_path, "plain", seed=2)
     engine, requests = engine_with_uploads(directory), random_requests(4, seed=2)

@@ -134,7 +134,7 @@ def test_measuring_puts_this_machine_beside_the_bound(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--model", "gpt-5", "--device", "h100"), "--model: 'gpt-5' is no checkpoint directory and no preset"),
+        (("--model", "gpt-5", "--device", "h100"), "--model: 'gpt-5' is no checkpoint and no preset"),
         (("--model", "dream-7b", "--device", "abacus"), "--device: 'abacus' is not known; known: a100-40gb"),
         (("--model", "{empty}", "--device", "h100"), "--model: {empty}/config.json: missing"),
         ((*H100, "--batch", "1,x"), "--batch: '1,x' is not a list"),

@@ -39,6 +39,7 @@ def open_block(editor: Edits, row: int, generated: list[int]) -> None:
 def apply(editor: Edits, works: list[RowWork], counts: list[int], chosen: torch.Tensor, logits: torch.Tensor) -> None:
     step = Step(works, counts, chosen)
     step.logits = logits
+    editor.prepare(works, counts, place_on(logits.device))
     editor.edit(step)
 
 
