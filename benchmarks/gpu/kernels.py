@@ -108,6 +108,8 @@ def _rotation(device: torch.device, dtype: torch.dtype, small: bool) -> dict[str
 def _attention(shape: tuple[int, int, int], rows: int, context: int) -> Callable[..., dict[str, Any]]:
     def case(device: torch.device, dtype: torch.dtype, small: bool) -> dict[str, Any]:
         heads, kv_heads, dim = shape
+        if small and kv_heads % 4 == 0:  # As many heads share a key.
+            heads, kv_heads = heads // 4, kv_heads // 4
         count, seen, block, page = (2, 40, 8, 16) if small else (rows, context, 32, 32)
         pages = -(-(seen + block) // page)
         config = TransformerConfig(

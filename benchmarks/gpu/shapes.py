@@ -11,7 +11,7 @@ DREAM_7B = TransformerConfig(
     head_dim=128, rope_theta=1e6, attention_bias=True,
 )  # fmt: skip
 TINY = TransformerConfig(
-    vocab_size=300, hidden_size=64, intermediate_size=96, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=16
+    vocab_size=300, hidden_size=64, intermediate_size=96, num_layers=1, num_heads=4, num_kv_heads=2, head_dim=16
 )
 
 

@@ -162,14 +162,14 @@ def test_a_failure_to_launch_ahead_costs_nothing(tmp_path: Path, monkeypatch: py
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are compiled here")
 def test_draws_of_the_kernel_equal_the_oracle(tmp_path: Path, steps: Counter[str]) -> None:
     """Fewer positions are masked than the host knows: the rest of what the kernel reads belongs to nobody."""
-    directory = build_checkpoint(tmp_path, "plain", seed=5)
+    directory = build_checkpoint(tmp_path, "plain", seed=5, num_layers=1, block_length=4)
     ways = [
         DecodingParams(temperature=0.8, seed=3),
         DecodingParams(),
         DecodingParams(temperature=1.1, seed=5, top_k=7, top_p=0.8),
     ]
     requests = [
-        GenerateRequest(request_id=str(index), prompt_ids=[5, 9, 2 + index], max_tokens=11, params=params)
+        GenerateRequest(request_id=str(index), prompt_ids=[5, 9, 2 + index], max_tokens=6, params=params)
         for index, params in enumerate(ways)
     ]
     engine = engine_ahead(directory, attention_backend="triton")

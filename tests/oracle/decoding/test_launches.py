@@ -12,7 +12,7 @@ from cdlm.model.decoding.params import DecodingParams
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
-from tests.support.models.checkpoints import AXES, build_checkpoint
+from tests.support.models.checkpoints import build_checkpoint
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="it counts in Triton's interpreter")
 
@@ -61,16 +61,15 @@ def launches(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 @pytest.mark.parametrize("axis", ["plain", "shifted", "qk_norm_tied"])
 def test_a_layer_is_at_most_ten_launches(tmp_path: Path, axis: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    shape, manifest = AXES[axis]
     found = []
-    for layers in (2, 5):
-        monkeypatch.setitem(AXES, axis, (shape | {"num_layers": layers}, manifest))
-        found.append(launches(build_checkpoint(tmp_path / str(layers), axis, seed=5), monkeypatch))
+    for layers in (1, 3):
+        directory = build_checkpoint(tmp_path / str(layers), axis, seed=5, num_layers=layers, block_length=4)
+        found.append(launches(directory, monkeypatch))
     few, many = found
     more = many - few
     assert not few - many
-    assert {count % 3 for count in more.values()} == {0}, more
-    assert more.total() // 3 <= MOST, more
+    assert {count % 2 for count in more.values()} == {0}, more
+    assert more.total() // 2 <= MOST, more
     # Both kinds are counted.
-    assert more["kernel paged_attention"] == 3
-    assert sum(more[f"aten::{name}"] for name in ("linear", "mm", "addmm")) == 12
+    assert more["kernel paged_attention"] == 2
+    assert sum(more[f"aten::{name}"] for name in ("linear", "mm", "addmm")) == 8

@@ -68,7 +68,12 @@ def axes(*names: str, sample: Sequence[str] = SAMPLED_AXES) -> Any:
 
 
 def build_checkpoint(
-    directory: Path, axis: str = "plain", seed: int = 0, vocab_size: int = VOCAB, **manifest_overrides: Any
+    directory: Path,
+    axis: str = "plain",
+    seed: int = 0,
+    vocab_size: int = VOCAB,
+    num_layers: int = 2,
+    **manifest_overrides: Any,
 ) -> Path:
     """Writes a checkpoint whose confidences spread over (0, 1), so that thresholds decide something."""
     shape, manifest = AXES[axis]
@@ -77,7 +82,7 @@ def build_checkpoint(
             "vocab_size": vocab_size,
             "hidden_size": 32,
             "intermediate_size": 48,
-            "num_layers": 2,
+            "num_layers": num_layers,
             "num_heads": 4,
             "num_kv_heads": 2,
             "head_dim": 8,
