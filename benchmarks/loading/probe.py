@@ -1,4 +1,6 @@
-"""Loads a checkpoint in this process and prints what memory that took: ``-m benchmarks.loading.probe DIR DTYPE``.
+"""Loads a checkpoint in this process and prints what memory that took: ``-m benchmarks.loading.probe MODEL DTYPE``.
+
+MODEL is a directory or a GGUF file.
 
 The peak is the kernel's own (``VmHWM``), set back right before loading, less what was resident then. It counts pages of
 the process's memory and pages of the shard that is mapped. The latter belong to the page cache and can be dropped at
@@ -15,6 +17,7 @@ from typing import Any
 from benchmarks.loading.checkpoint import DTYPES
 from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.loading.weights import weight_files
 
 _STATUS = Path("/proc/self/status")
 _SAMPLE_S = 0.002
@@ -33,12 +36,13 @@ def main() -> None:
     seconds = time.monotonic() - started
     anonymous.stop()
     after = _status()
+    sizes = [path.stat().st_size for path in weight_files(directory)]
     figures: dict[str, Any] = {
         "dtype": sys.argv[2],
         "model_bytes": sum(parameter.nbytes for parameter in checkpoint.transformer.parameters()),
-        "stored_bytes": sum(path.stat().st_size for path in directory.glob("*.safetensors")),
-        "shards": len(list(directory.glob("*.safetensors"))),
-        "largest_shard_bytes": max(path.stat().st_size for path in directory.glob("*.safetensors")),
+        "stored_bytes": sum(sizes),
+        "shards": len(sizes),
+        "largest_shard_bytes": max(sizes),
         "peak_bytes": after["VmHWM"] - before["VmRSS"],
         "peak_anonymous_bytes": anonymous.peak - before["RssAnon"],
         "after_bytes": after["VmRSS"] - before["VmRSS"],
