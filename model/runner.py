@@ -12,8 +12,8 @@ from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import AttentionFactory
 from cdlm.model.config import AttentionBackend
 from cdlm.model.decoding.denoiser import Decision, Denoiser, StepInputs
+from cdlm.model.decoding.logits.reader import find_reader
 from cdlm.model.decoding.processors.guidance import without_prompt
-from cdlm.model.decoding.reader import find_reader
 from cdlm.model.decoding.rows import Rows
 from cdlm.model.forwards.layout import StepLayout, build_layout, layout_key
 from cdlm.model.forwards.scoring import ScoreWork, score

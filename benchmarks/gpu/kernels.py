@@ -12,8 +12,8 @@ from cdlm.model.attention.sdpa import SdpaAttention
 from cdlm.model.attention.segments import Segment
 from cdlm.model.attention.triton import TritonAttention
 from cdlm.model.config import TransformerConfig
-from cdlm.model.decoding.confidence import confidence_and_best
-from cdlm.model.decoding.noise import gumbel_noise
+from cdlm.model.decoding.logits.confidence import confidence_and_best
+from cdlm.model.decoding.logits.noise import gumbel_noise
 from cdlm.model.kernels.norm import add_rms_norm
 from cdlm.model.kernels.rotary import Angles, rotate_and_write
 from cdlm.model.kernels.statistics import Draw, row_statistics

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from cdlm.model.config import Manifest
 from cdlm.model.decoding.finalize import choose, choose_by_threshold, first_stop
+from cdlm.model.decoding.logits.reader import DrawSettings, LogitReader
 from cdlm.model.decoding.processors.guidance import Guide
 from cdlm.model.decoding.processors.processor import Processor, Step
-from cdlm.model.decoding.reader import DrawSettings, LogitReader
 from cdlm.model.decoding.rows import Rows
 from cdlm.model.network.transformer import Transformer
 from cdlm.model.readback import Readback

@@ -8,7 +8,7 @@ from torch import Tensor
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import AttentionFactory
 from cdlm.model.attention.segments import Segment
-from cdlm.model.decoding.logprobs import token_logprobs, token_score
+from cdlm.model.decoding.logits.logprobs import token_logprobs, token_score
 from cdlm.model.network.transformer import Transformer
 from cdlm.model.row import TokenScore
 

@@ -12,7 +12,7 @@ _GROUPS = 128  # Groups of eight logits that a program reads at a time.
 
 @triton.jit
 def _philox(first, second, third, fourth, key):
-    """Philox 4x64 with 10 rounds (Salmon et al., 2011), as ``model/decoding/noise.py`` uses it: its second key is 0."""
+    """Philox 4x64, 10 rounds (Salmon et al., 2011), as in ``model/decoding/logits/noise.py``: its second key is 0."""
     other = key * 0
     for _ in tl.static_range(10):
         high, low = tl.umulhi(first, 0xD2E7470EE14C6C93), first * 0xD2E7470EE14C6C93
@@ -25,7 +25,7 @@ def _philox(first, second, third, fourth, key):
 
 @triton.jit
 def _gumbel(counter, seed):
-    """Noise of the eight ids of each counter, [counters, 8]; see ``model/decoding/noise.py``."""
+    """Noise of the eight ids of each counter, [counters, 8]; see ``model/decoding/logits/noise.py``."""
     zero = counter * 0
     a, b, c, d = _philox(counter, zero, zero, zero, zero + seed.to(tl.uint64))
     inner = tl.arange(0, 8)[None, :]

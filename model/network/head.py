@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Head(Protocol):
-    """An LM head, as ``model/decoding/confidence.py`` uses it."""
+    """An LM head, as ``model/decoding/logits/confidence.py`` uses it."""
 
     out_features: int
 

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from cdlm.model.attention.backends import resolve_attention
-from cdlm.model.decoding.reader import find_reader
+from cdlm.model.decoding.logits.reader import find_reader
 from cdlm.model.device import free_memory, keep_freed_memory
 from cdlm.model.parallel.follower import Follower
 from cdlm.model.parallel.transformer import RankTransformer

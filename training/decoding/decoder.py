@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cdlm.model.config import Manifest
-from cdlm.model.decoding.confidence import confidence_and_best, entropy
+from cdlm.model.decoding.logits.confidence import confidence_and_best, entropy
 from cdlm.model.network.transformer import Transformer
 from cdlm.training.decoding.full import check_length, decode_full, spread
 from cdlm.training.decoding.rules import Rule, TopConfidence

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from cdlm.model.config import Manifest
-from cdlm.model.decoding.noise import gumbel_noise
-from cdlm.model.decoding.sampling import sample
+from cdlm.model.decoding.logits.noise import gumbel_noise
+from cdlm.model.decoding.logits.sampling import sample
 from cdlm.model.network.transformer import Transformer
 from cdlm.training.batches.attention import RowAttention
 from cdlm.training.decoding.rules import Rule, confidence_rank

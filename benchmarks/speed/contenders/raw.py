@@ -13,9 +13,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-import cdlm.model.decoding.reader
+import cdlm.model.decoding.logits.reader
 from benchmarks.speed.contenders.load import Sample, Unavailable, sample
-from cdlm.model.decoding.confidence import peaks_of_head
+from cdlm.model.decoding.logits.confidence import peaks_of_head
 from cdlm.model.network.head import Head, Peaks
 from cdlm.model.network.transformer import Attention, Transformer
 from cdlm.scheduler.offline import OfflineEngine
@@ -130,7 +130,7 @@ def recorded(llm: OfflineEngine) -> Iterator[Recording]:
         transformer.lm_head.register_forward_pre_hook(called),
     ]
     try:
-        with patch.object(cdlm.model.decoding.reader, "peaks_of_head", searched):
+        with patch.object(cdlm.model.decoding.logits.reader, "peaks_of_head", searched):
             yield recording
     finally:
         for hook in hooks:

@@ -2,7 +2,7 @@
 
 from cdlm.cli.plan.inputs import Inputs
 from cdlm.model.attention.segments import PART
-from cdlm.model.decoding.reader import LOGITS_BYTES
+from cdlm.model.decoding.logits.reader import LOGITS_BYTES
 from cdlm.model.forwards.shapes import all_shapes, buffer_bytes
 from cdlm.model.uploads import HOST_BYTES
 from cdlm.scheduler.options import EngineOptions

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cdlm.model.decoding.draws import Pick, pick
 from cdlm.model.decoding.grammar.errors import GrammarError
 from cdlm.model.decoding.grammar.matcher import AnswerMatcher
+from cdlm.model.decoding.logits.draws import Pick, pick
 from cdlm.model.decoding.processors.processor import Processor, Step
 from cdlm.model.decoding.settings import BlockStart, RowSettings
 

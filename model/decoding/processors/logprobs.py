@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cdlm.model.decoding.logprobs import token_logprobs, token_score
+from cdlm.model.decoding.logits.logprobs import token_logprobs, token_score
 from cdlm.model.decoding.processors.processor import Processor, Step, positions
 from cdlm.model.decoding.settings import RowSettings
 from cdlm.model.row import RowResult, RowWork, TokenScore

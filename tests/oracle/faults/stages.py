@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-import cdlm.model.decoding.draws
+import cdlm.model.decoding.logits.draws
+import cdlm.model.decoding.logits.reader
 import cdlm.model.decoding.processors.constrained
 import cdlm.model.decoding.processors.logprobs
-import cdlm.model.decoding.reader
 import cdlm.model.runner
 import cdlm.scheduler.scheduler
 import cdlm.scheduler.steps.row_steps
@@ -14,13 +14,13 @@ import cdlm.scheduler.steps.staging
 from cdlm.model.decoding.canvas import Canvas
 from cdlm.model.decoding.denoiser import Denoiser
 from cdlm.model.decoding.grammar.matcher import AnswerMatcher
+from cdlm.model.decoding.logits.reader import LogitReader
 from cdlm.model.decoding.processors.constrained import Constrained
 from cdlm.model.decoding.processors.edits import Edits
 from cdlm.model.decoding.processors.guidance import Guide
 from cdlm.model.decoding.processors.logprobs import Logprobs
 from cdlm.model.decoding.processors.processor import Step
 from cdlm.model.decoding.processors.words import Words
-from cdlm.model.decoding.reader import LogitReader
 from cdlm.model.forwards.staged import StagedForward
 from cdlm.model.runner import ModelRunner
 from cdlm.scheduler.engine import Engine
@@ -120,11 +120,11 @@ STAGES: list[Stage] = [
     ("bad", Edits, "edit", in_works),
     ("bad", Words, "edit", in_works),
     ("bad", LogitReader, "statistics", many_logits),
-    ("bad", cdlm.model.decoding.reader, "entropy", many_logits),
+    ("bad", cdlm.model.decoding.logits.reader, "entropy", many_logits),
     ("bad", LogitReader, "draw", in_works),
     ("bad", cdlm.model.decoding.processors.constrained, "pick", of_work),
-    ("bad", cdlm.model.decoding.draws, "sample", lambda *_, temperature, **__: temperature == 0.7),
-    ("bad", cdlm.model.decoding.draws, "gumbel_noise", lambda _engine, _name, seed, *_: seed == 3),
+    ("bad", cdlm.model.decoding.logits.draws, "sample", lambda *_, temperature, **__: temperature == 0.7),
+    ("bad", cdlm.model.decoding.logits.draws, "gumbel_noise", lambda _engine, _name, seed, *_: seed == 3),
     ("bad", Denoiser, "_rules", in_works),
     ("bad", Constrained, "decide", in_works),
     ("bad", Words, "decide", in_works),

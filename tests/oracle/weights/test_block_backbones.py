@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from cdlm.model.backbones import find_backbone
 from cdlm.model.config import CheckpointError
-from cdlm.model.decoding.confidence import confidence_and_best
+from cdlm.model.decoding.logits.confidence import confidence_and_best
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.engine import Engine

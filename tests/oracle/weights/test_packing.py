@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import cdlm.model.loading.packing
 from cdlm.model.config import TransformerConfig
-from cdlm.model.decoding.confidence import confidence_and_best, peaks_of_head
+from cdlm.model.decoding.logits.confidence import confidence_and_best, peaks_of_head
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.loading.packing import PackedHead, PackedProduct, pack, packable, worthwhile
 from cdlm.model.loading.quantization import quantize
@@ -101,7 +101,9 @@ def test_states_and_logits_stay_and_plain_matrices_go(shape: dict[str, bool]) ->
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mask", [0, 30, 89, 90])
 def test_the_search_of_a_packed_head(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, mask: int) -> None:
-    monkeypatch.setattr("cdlm.model.decoding.confidence._HEAD_PART_BYTES", {"cpu": 4 * 24 * 5})  # Five rows at a time.
+    monkeypatch.setattr(
+        "cdlm.model.decoding.logits.confidence._HEAD_PART_BYTES", {"cpu": 4 * 24 * 5}
+    )  # Five rows at a time.
     generator = torch.Generator().manual_seed(1)
     head = LmHead(16, 90, bias=False)
     head.weight = nn.Parameter(torch.randn(90, 16, generator=generator).to(dtype), requires_grad=False)

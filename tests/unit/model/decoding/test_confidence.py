@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cdlm.model.decoding import confidence as module
-from cdlm.model.decoding.confidence import confidence_and_best, entropy, peaks_of_head
+from cdlm.model.decoding.logits import confidence as module
+from cdlm.model.decoding.logits.confidence import confidence_and_best, entropy, peaks_of_head
 from cdlm.model.network.head import LmHead, Peaks
 from tests.support.matrix import matrix
 
@@ -46,7 +46,7 @@ def test_a_head_in_parts_gives_what_all_its_logits_give(
     head = head_of(weight)
     whole = peaks_of_head(hidden, head, mask)
     monkeypatch.setattr(
-        "cdlm.model.decoding.confidence._HEAD_PART_BYTES", {"cpu": 4 * 1024 * 5}
+        "cdlm.model.decoding.logits.confidence._HEAD_PART_BYTES", {"cpu": 4 * 1024 * 5}
     )  # Five rows of the least columns.
     parts = peaks_of_head(hidden, head, mask)
     for confidence, token, top in (whole, parts):
@@ -57,7 +57,7 @@ def test_a_head_in_parts_gives_what_all_its_logits_give(
 
 
 def test_of_equal_logits_in_two_parts_the_first_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdlm.model.decoding.confidence._HEAD_PART_BYTES", {"cpu": 4})
+    monkeypatch.setattr("cdlm.model.decoding.logits.confidence._HEAD_PART_BYTES", {"cpu": 4})
     weight = torch.zeros(3000, 2)
     weight[[700, 2900]] = 1.0
     confidence, token, _ = peaks_of_head(torch.ones(1, 2), head_of(weight), 3000)

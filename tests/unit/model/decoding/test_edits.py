@@ -7,7 +7,7 @@ import torch
 
 from cdlm.model.config import Manifest
 from cdlm.model.decoding.canvas import Canvas
-from cdlm.model.decoding.logprobs import token_logprobs
+from cdlm.model.decoding.logits.logprobs import token_logprobs
 from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.decoding.processors.edits import Edits
 from cdlm.model.decoding.processors.processor import Step

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cdlm.model.decoding.confidence import entropy
 from cdlm.model.decoding.finalize import choose, choose_by_threshold, first_stop
+from cdlm.model.decoding.logits.confidence import entropy
 from cdlm.model.decoding.rules import RULES, RuleName
 from tests.support.oracle.rules import pass_entropy_bound, pass_factor
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cdlm.model.decoding.noise import gumbel_noise
+from cdlm.model.decoding.logits.noise import gumbel_noise
 from tests.support.oracle.noise import philox, uniform
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cdlm.model.decoding.reader import find_reader
+from cdlm.model.decoding.logits.reader import find_reader
 from cdlm.model.network.head import LmHead, Peaks
 from cdlm.model.parallel.peaks import combined, packed, peaks_of_share
 

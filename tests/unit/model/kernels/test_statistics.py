@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cdlm.model.decoding.noise import gumbel_noise
+from cdlm.model.decoding.logits.noise import gumbel_noise
 from cdlm.model.kernels.statistics import Draw, row_statistics
 
 INFINITE, NAN = float("inf"), float("nan")

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cdlm.model.decoding.noise import gumbel_noise
+from cdlm.model.decoding.logits.noise import gumbel_noise
 from cdlm.model.loading.checkpoint import Checkpoint, load_checkpoint
 from cdlm.training.decoding.full import FullDecoding, decode_full
 from cdlm.training.decoding.rules import TopConfidence

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cdlm.model.decoding.confidence import joined
+from cdlm.model.decoding.logits.confidence import joined
+from cdlm.model.decoding.logits.reader import LOGITS_BYTES, DrawSettings, LogitReader
+from cdlm.model.decoding.logits.sampling import Filters, bounded
 from cdlm.model.decoding.processors.processor import Step
-from cdlm.model.decoding.reader import LOGITS_BYTES, DrawSettings, LogitReader
-from cdlm.model.decoding.sampling import Filters, bounded
 from cdlm.model.kernels.statistics import Draw, row_statistics
 from cdlm.model.network.head import Head, Peaks
 from cdlm.model.row import RowWork

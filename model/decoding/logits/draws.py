@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from cdlm.model.decoding.noise import gumbel_noise
+from cdlm.model.decoding.logits.noise import gumbel_noise
+from cdlm.model.decoding.logits.sampling import Filters, sample
 from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.decoding.processors.processor import Step
-from cdlm.model.decoding.sampling import Filters, sample
 from cdlm.model.row import RowWork
 from cdlm.model.uploads import place_on
 

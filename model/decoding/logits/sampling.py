@@ -1,4 +1,4 @@
-"""Sampling with reproducible noise (``model/decoding/noise.py``).
+"""Sampling with reproducible noise (``model/decoding/logits/noise.py``).
 
 Tokens are drawn with the Gumbel-max trick: ``argmax(logits / temperature + noise)`` is a draw from the tempered
 softmax. Which positions are finalized depends on the model's confidence and not on the noise, so a finalized token is

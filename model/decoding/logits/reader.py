@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cdlm.model.config import AttentionBackend
-from cdlm.model.decoding.confidence import confidence_and_best, entropy, peaks_of_head
-from cdlm.model.decoding.draws import replace_drawn
+from cdlm.model.decoding.logits.confidence import confidence_and_best, entropy, peaks_of_head
+from cdlm.model.decoding.logits.draws import replace_drawn
+from cdlm.model.decoding.logits.sampling import Filters
 from cdlm.model.decoding.processors.processor import Step
-from cdlm.model.decoding.sampling import Filters
 from cdlm.model.network.head import Head, Peaks
 from cdlm.model.row import RowWork
 from cdlm.model.uploads import Place
@@ -75,6 +75,6 @@ def find_reader(name: AttentionBackend) -> LogitReader:
     if name != "triton":
         return LogitReader()
     # Triton is there on Linux only.
-    from cdlm.model.decoding.kernel_reader import KernelLogitReader
+    from cdlm.model.decoding.logits.kernel_reader import KernelLogitReader
 
     return KernelLogitReader()
