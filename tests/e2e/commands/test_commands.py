@@ -65,31 +65,56 @@ def test_what_is_like_nothing_suggests_nothing() -> None:
     assert "mean" not in cdlm("serve", "--zzzzzz", "1").stderr
 
 
-@pytest.mark.parametrize(
-    ("hidden", "arguments", "message"),
-    [
-        ("peft", ("train", "adapter", "--config", "{config}", "--output", "{out}"), "cdlm-serve[training]"),
-        ("accelerate", ("train", "adapter-trajectories", "--config", "{config}", "--output", "{out}"),
-         "cdlm-serve[training]"),
-        ("peft", ("train", "task-adapter", "--config", "{config}", "--output", "{out}"), "cdlm-serve[training]"),
-        ("matplotlib", ("bench", "--url", "http://127.0.0.1:9", "--png", "{out}/x.png"), "cdlm-serve[training]"),
-        ("matplotlib", ("eval", "--table", "--picture", "{out}/x.png"), "cdlm-serve[training]"),
-        ("torchao", ("generate", "hi", "--quantization", "int8"), "cdlm-serve[quantization]"),
-        ("torchao", ("doctor", "--quantization", "int8"), "cdlm-serve[quantization]"),
-        ("opentelemetry.sdk", ("serve", "--otlp-endpoint", "http://127.0.0.1:9"), "cdlm-serve[tracing]"),
-    ],
+MISSING = (
+    ("peft", ("train", "adapter", "--config", "{config}", "--output", "{out}"), "cdlm-serve[training]"),
+    ("accelerate", ("train", "adapter-trajectories", "--config", "{config}", "--output", "{out}"),
+     "cdlm-serve[training]"),
+    ("peft", ("train", "task-adapter", "--config", "{config}", "--output", "{out}"), "cdlm-serve[training]"),
+    ("matplotlib", ("bench", "--url", "http://127.0.0.1:9", "--png", "{out}/x.png"), "cdlm-serve[training]"),
+    ("matplotlib", ("eval", "--table", "--picture", "{out}/x.png"), "cdlm-serve[training]"),
+    ("torchao", ("generate", "hi", "--quantization", "int8"), "cdlm-serve[quantization]"),
+    ("torchao", ("doctor", "--quantization", "int8"), "cdlm-serve[quantization]"),
+    ("opentelemetry.sdk", ("serve", "--otlp-endpoint", "http://127.0.0.1:9"), "cdlm-serve[tracing]"),
 )  # fmt: skip
-def test_a_missing_extra_names_its_pip_line(
-    hidden: str, arguments: tuple[str, ...], message: str, tmp_path: Path
-) -> None:
-    (tmp_path / "c.toml").touch()
-    words = [word.format(config=tmp_path / "c.toml", out=tmp_path) for word in arguments]
-    code = f"import sys; sys.modules[{hidden!r}] = None; from cdlm.cli.main import main; main()"
-    command = [sys.executable, "-c", code, *words]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert result.returncode in (1, 2)
-    assert f"pip install '{message}'" in result.stderr + result.stdout
-    assert "Traceback" not in result.stderr
+# Each command in a child of a process that has what all of them import first.
+CHILDREN = """
+import json, os, sys
+import torch
+for number, (hidden, words) in enumerate(json.loads(sys.argv[1])):
+    child = os.fork()
+    if child == 0:
+        output = os.open(f"{sys.argv[2]}/{number}", os.O_CREAT | os.O_WRONLY)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.modules[hidden] = None
+        sys.argv = ["cdlm", *words]
+        from cdlm.cli.main import main
+        main()
+        sys.exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def told_of_missing(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str]]:
+    """Exit status and output of each command of ``MISSING``."""
+    place = tmp_path_factory.mktemp("missing")
+    (place / "c.toml").touch()
+    asked = [
+        (hidden, [word.format(config=place / "c.toml", out=place) for word in words]) for hidden, words, _ in MISSING
+    ]
+    command = [sys.executable, "-c", CHILDREN, json.dumps(asked), str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    return [(int(status), (place / str(number)).read_text()) for number, status in enumerate(done.stdout.split())]
+
+
+@pytest.mark.parametrize("case", range(len(MISSING)), ids=[f"{hidden}-{words[0]}" for hidden, words, _ in MISSING])
+def test_a_missing_extra_names_its_pip_line(case: int, told_of_missing: list[tuple[int, str]]) -> None:
+    status, output = told_of_missing[case]
+    assert status in (1, 2)
+    assert f"pip install '{MISSING[case][2]}'" in output
+    assert "Traceback" not in output
 
 
 def test_generate_shows_the_canvas_fill_up_and_prints_the_answer() -> None:

@@ -13,6 +13,7 @@ from cdlm.model.files import read_json
 from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.natural.answers import append, pending
 from cdlm.training.natural.config import AnswersSection
+from tests.support.command import cdlm
 from tests.support.models.hf_block_checkpoints import build
 from tests.support.packages import write_packages
 
@@ -76,6 +77,6 @@ def test_a_base_answers_what_is_missing_and_an_adapter_is_trained_on_it(tmp_path
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
     shutil.rmtree(tmp_path / "packages" / "wordnet")
-    result = train("task-answers", tmp_path)
-    assert (result.returncode, "wordnet/index.noun: cannot be read" in result.stderr) == (1, True)
-    assert "Traceback" not in result.stderr
+    refused = cdlm("train", "task-answers", "--config", str(tmp_path / "c.toml"), "--output", str(tmp_path))
+    assert (refused.exit_code, "wordnet/index.noun: cannot be read" in refused.stderr) == (1, True)
+    assert "Traceback" not in refused.stderr

@@ -1,6 +1,7 @@
 """The engine process dies, hangs, loses a rank or runs out of memory under load."""
 
 import os
+import re
 import resource
 import signal
 import time
@@ -12,9 +13,10 @@ import pytest
 
 from tests.e2e.reliability.load import Streams, check_well, children, engine_of
 from tests.e2e.reliability.report import Report
+from tests.support.matrix import some
 from tests.support.server.served import Server, running_server
 
-HANG_S, RUNNING = 3.0, 32
+HANG_S, RUNNING = 2.0, 32
 # One token a step: long enough that everything is still running when the fault comes.
 SLOW = ("--confidence-threshold", "1")
 
@@ -43,7 +45,7 @@ def test_streams_that_had_begun_end_with_an_error_and_queued_ones_are_served(
     server, running, count = slow, RUNNING, 48
     restarts = server.metric("cdlm_engine_restarts_total")
     expected = server.complete()["choices"]
-    streams = Streams(server, bodies(count, 256))
+    streams = Streams(server, bodies(count, 128))
     server.wait_for(lambda: sum(answer.begun for answer in streams.answers) == running, 120)
     server.wait_for(lambda: server.metric("cdlm_num_requests_waiting") == count - running, 60)
     begun = [answer for answer in streams.answers if answer.begun]
@@ -72,36 +74,37 @@ def test_streams_that_had_begun_end_with_an_error_and_queued_ones_are_served(
 def test_restarts_of_an_engine_that_keeps_dying_are_spaced(tmp_path: Path, report: Report) -> None:
     with running_server(tmp_path / "log") as server:
         times = []
-        for restart in range(1, 4):
+        for _ in range(2):
             started = time.monotonic()
             os.kill(engine_of(server), signal.SIGKILL)
             server.wait_for(lambda: not ready(server))
             server.wait_ready()
             times.append(time.monotonic() - started)
-            assert times[-1] > 0.2 * 2 ** (restart - 1)  # The pauses are 0.2, 0.4, 0.8 s.
         check_well(server)
-        report.row("engine killed three times in a row", tried=3, survived=len(times), recovery_s=max(times))
+        assert re.findall(r"starting it again in ([0-9.]+) s", server.log.read_text()) == ["0.2", "0.4"]
+        report.row("engine killed twice in a row", tried=2, survived=len(times), recovery_s=max(times))
 
 
-def test_a_lost_rank_costs_what_a_lost_engine_does(tmp_path: Path, report: Report) -> None:
-    """Two processes share the layers: a request that runs when one dies ends with an error, and both come back."""
+@pytest.mark.parametrize("count", some([2, 0], every=2))
+def test_a_lost_rank_costs_what_a_lost_engine_does(count: int, tmp_path: Path, report: Report) -> None:
+    """Two processes share the layers: requests that run when one dies end with an error, and both come back."""
     flags = ("--tensor-parallel-size", "2", "--threads", "1", *SLOW)
     with running_server(tmp_path / "log", *flags) as server:
         expected = server.complete()["choices"]
-        for count in (0, 2):
-            streams = Streams(server, bodies(count, 1500))
-            server.wait_for(lambda streams=streams: all(answer.begun for answer in streams.answers))  # type: ignore[misc]
-            (rank,) = children(engine_of(server))
-            os.kill(rank, signal.SIGKILL)
-            struck = time.monotonic()
-            server.wait_for(lambda: not ready(server))
-            server.wait_ready()
-            recovery_s = time.monotonic() - struck
-            answers = streams.join()
-            check_well(server, expected)
-        assert server.metric("cdlm_engine_restarts_total") == 2
+        streams = Streams(server, bodies(count, 1500))
+        server.wait_for(lambda: all(answer.begun for answer in streams.answers))
+        (rank,) = children(engine_of(server))
+        os.kill(rank, signal.SIGKILL)
+        struck = time.monotonic()
+        server.wait_for(lambda: not ready(server))
+        server.wait_ready()
+        recovery_s = time.monotonic() - struck
+        answers = streams.join()
+        assert all(answer.failed for answer in answers)
+        check_well(server, expected)
+        assert server.metric("cdlm_engine_restarts_total") == 1
         report.row(
-            "a process that shares the layers killed", tried=2, survived=sum(answer.failed for answer in answers),
+            "a process that shares the layers killed", tried=count, survived=sum(answer.failed for answer in answers),
             recovery_s=recovery_s,
         )  # fmt: skip
 
@@ -110,7 +113,7 @@ def test_an_engine_without_memory_ends_requests_and_serves_again(tmp_path: Path,
     """Allocations fail for real: the engine's address space is limited to what it has, under load."""
     with running_server(tmp_path / "log", "--max-num-seqs", "16", *SLOW) as server:
         expected = server.complete()["choices"]
-        streams = Streams(server, bodies(8, 600))
+        streams = Streams(server, bodies(8, 200))
         server.wait_for(lambda: all(answer.begun for answer in streams.answers), 60)
         engine = engine_of(server)
         limits = resource.prlimit(engine, resource.RLIMIT_AS)

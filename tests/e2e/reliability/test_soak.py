@@ -18,9 +18,11 @@ from tests.e2e.reliability.load import check_well, engine_of, resident_mb
 from tests.e2e.reliability.report import Report
 from tests.support.server.served import Server, running_server
 
+Body = tuple[str, dict[str, Any]]
+
 WORKERS = 8
 LEAVING, BAD = 0.2, 0.1
-SHORT_S = 15.0
+SHORT_S = 9.0
 RESIDENT_GROWTH = 1.25
 
 SCHEMA = {
@@ -47,10 +49,10 @@ BAD_BODIES: list[tuple[str, Any]] = [
 ]
 
 
-def bodies() -> list[tuple[str, dict[str, Any]]]:
+def bodies(questions: int) -> list[Body]:
     """Requests whose answer is always the same."""
-    made: list[tuple[str, dict[str, Any]]] = []
-    for number in range(6):
+    made: list[Body] = []
+    for number in range(questions):
         question = QUESTION.format(10 + number, 20 + 3 * number)
         chat = [{"role": "user", "content": question}]
         made += [
@@ -86,15 +88,18 @@ def scores(choice: dict[str, Any]) -> list[float | None]:
 class Worker:
     """One client that asks, leaves, or asks nonsense, until told to stop."""
 
-    def __init__(self, url: str, seed: int, expected: list[object], until: Callable[[], bool]) -> None:
-        self._url, self._rng, self._expected, self._until = url, random.Random(seed), expected, until
+    def __init__(
+        self, url: str, seed: int, asked: list[Body], expected: list[object], until: Callable[[], bool]
+    ) -> None:
+        self._url, self._rng, self._until = url, random.Random(seed), until
+        self._asked, self._expected = asked, expected
         self.counts: Counter[str] = Counter()
         self.wrong: list[object] = []
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
 
     def _run(self) -> None:
-        asked = bodies()
+        asked = self._asked
         with httpx.Client(base_url=self._url, timeout=120) as client:
             while self._until():
                 draw, number = self._rng.random(), self._rng.randrange(len(asked))
@@ -155,17 +160,17 @@ def footprint(server: Server) -> dict[str, float]:
     }
 
 
-def soak(server: Server, seconds: float, report: Report) -> None:
-    asked = bodies()
+def soak(server: Server, seconds: float, report: Report, questions: int = 6) -> None:
+    asked = bodies(questions)
     expected = [essence(path, server.post(path, body).json()) for path, body in asked]
     warm_until = time.monotonic() + min(5.0, seconds / 3)
-    run(server, expected, lambda: time.monotonic() < warm_until, 1)
+    run(server, asked, expected, lambda: time.monotonic() < warm_until, 1)
     server.wait_idle()
     before = footprint(server)
     ends = time.monotonic() + seconds
     killer = threading.Timer(seconds / 2, lambda: os.kill(engine_of(server), signal.SIGKILL))
     killer.start()
-    workers = run(server, expected, lambda: time.monotonic() < ends, 2)
+    workers = run(server, asked, expected, lambda: time.monotonic() < ends, 2)
     killer.join()
     check_well(server)
     server.wait_for(lambda: footprint(server)["files"] <= before["files"] + 2, 30)
@@ -183,8 +188,10 @@ def soak(server: Server, seconds: float, report: Report) -> None:
                resident_mb=[round(each["resident_mb"]) for each in (before, after)])  # fmt: skip
 
 
-def run(server: Server, expected: list[object], until: Callable[[], bool], seed: int) -> list[Worker]:
-    workers = [Worker(server.url, 100 * seed + number, expected, until) for number in range(WORKERS)]
+def run(
+    server: Server, asked: list[Body], expected: list[object], until: Callable[[], bool], seed: int
+) -> list[Worker]:
+    workers = [Worker(server.url, 100 * seed + number, asked, expected, until) for number in range(WORKERS)]
     for worker in workers:
         worker.thread.join()
     return workers
@@ -192,7 +199,7 @@ def run(server: Server, expected: list[object], until: Callable[[], bool], seed:
 
 def test_a_short_while(tmp_path: Path, report: Report) -> None:
     with running_server(tmp_path / "log", "--max-num-seqs", "8") as server:
-        soak(server, SHORT_S, report)
+        soak(server, SHORT_S, report, questions=3)
 
 
 @pytest.mark.soak

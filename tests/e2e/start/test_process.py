@@ -18,9 +18,10 @@ from tests.support.places import ROOT
 from tests.support.server.served import Server, free_port, running_server
 
 LONG = {"prompt": "hello", "max_tokens": 1900, "ignore_eos": True, "stream": True}
+SOME = LONG | {"max_tokens": 700}
 
 
-def start_stream(server: Server) -> tuple[threading.Thread, list[str]]:
+def start_stream(server: Server, body: dict[str, object] = LONG) -> tuple[threading.Thread, list[str]]:
     """Reads a long stream in a thread; returns once its first event is there."""
     lines: list[str] = []
 
@@ -28,7 +29,7 @@ def start_stream(server: Server) -> tuple[threading.Thread, list[str]]:
         with (
             contextlib.suppress(httpx.TransportError),
             httpx.Client(base_url=server.url, timeout=120) as client,
-            client.stream("POST", "/v1/completions", json=LONG) as response,
+            client.stream("POST", "/v1/completions", json=body) as response,
         ):
             lines.extend(line for line in response.iter_lines() if line)
 
@@ -52,7 +53,7 @@ def test_sigterm_drains(tmp_path: Path) -> None:
 def drained(log: Path) -> httpx.Response | None:
     """The answer to a request right after readiness is gone; ``None`` if it was asked too late to tell."""
     with running_server(log, "--drain-timeout-s", "90") as server:
-        thread, lines = start_stream(server)
+        thread, lines = start_stream(server, SOME)
         signaled = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         while server.client.get("/readyz").status_code == 200:

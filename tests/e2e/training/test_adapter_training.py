@@ -127,7 +127,7 @@ def test_gradient_checkpointing_does_not_change_the_result(place: Path) -> None:
     [
         pytest.param("dream", True, marks=pytest.mark.slow),
         pytest.param("llada", True, marks=[pytest.mark.slow, pytest.mark.whole]),
-        pytest.param("llada", False, marks=pytest.mark.slow),
+        pytest.param("llada", False, marks=[pytest.mark.slow, pytest.mark.whole]),
     ],
     indirect=["collected"],
 )

@@ -33,7 +33,7 @@ def test_mixed_batch_equals_oracle(tmp_path: Path, axis: str, seed: int) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.whole  # ``oracle/attention/test_compiled.py`` has its mask, and one compiled shape.
+@pytest.mark.whole  # In the usual run ``oracle/attention/test_compiled.py`` has its mask.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # What the compiler imports warns about itself.
 def test_the_compiled_attention_equals_oracle(tmp_path: Path) -> None:
     """With causal segments and others, cut where prompts are taken in pieces."""
