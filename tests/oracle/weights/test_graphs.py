@@ -7,7 +7,6 @@ import msgspec
 import pytest
 import torch
 
-from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.forwards.graphs import ForwardGraphs
 from cdlm.model.forwards.layout import StepLayout
 from cdlm.model.uploads import Uploads
@@ -34,10 +33,10 @@ def padding_engine(directory: Path, forwards: list[StepLayout]) -> Engine:
     return engine
 
 
-def short(requests: list[Any]) -> list[Any]:
+def short(requests: list[Any], prompt: int, answer: int) -> list[Any]:
     """Interpreted kernels take milliseconds per token and layer; prompts may be of more than one part."""
     return [
-        msgspec.structs.replace(each, prompt_ids=each.prompt_ids[:18], max_tokens=min(each.max_tokens, 9))
+        msgspec.structs.replace(each, prompt_ids=each.prompt_ids[:prompt], max_tokens=min(each.max_tokens, answer))
         for each in requests
     ]
 
@@ -48,16 +47,13 @@ def test_padded_steps_equal_oracle(tmp_path: Path, axis: str, ahead: bool, monke
     """With keys that are shared among programs, and those that are not, in one shape; launched ahead or not."""
     monkeypatch.setattr("cdlm.model.attention.triton.PART", 16)
     monkeypatch.setattr("cdlm.model.forwards.graphs.PART", 16)
-    directory = build_checkpoint(tmp_path, axis, seed=2, num_layers=1, block_length=4)
+    directory = build_checkpoint(tmp_path, axis, seed=2, num_layers=1, block_length=4 if ahead else 8)
     forwards: list[StepLayout] = []
     engine = padding_engine(directory, forwards)
     engine.runner.run_ahead = ahead
     scratch = engine.runner.cache.keys.shape[1] - engine.runner.cache.page_size
-    requests = short(random_requests(5, seed=2))
-    if not ahead:  # Blocks of few steps: of several rows some commit, and others do not.
-        quick = DecodingParams(confidence_threshold=0.3)
-        requests = [msgspec.structs.replace(each, params=quick) for each in requests]
-    assert_equal_to_oracle(directory, requests, run(engine, requests, join_every=1))
+    requests = short(random_requests(5, seed=2), *((18, 9) if ahead else (37, 18)))
+    assert_equal_to_oracle(directory, requests, run(engine, requests, join_every=1 if ahead else 2))
     shapes = {(len(layout.rows), layout.clean_count) for layout in forwards}
     assert len({rows for rows, _ in shapes}) >= 3
     assert {clean > 0 for _, clean in shapes} == {False, True}
