@@ -1,5 +1,6 @@
 """Low-rank adapters (LoRA, Hu et al., 2021, arXiv 2106.09685) inside our transformer."""
 
+from collections.abc import Mapping
 from functools import partial
 
 from peft import LoraConfig, inject_adapter_in_model
@@ -7,8 +8,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
+from cdlm.model.loading.adapter import LowRankUpdate
 from cdlm.model.network.transformer import Transformer
 from cdlm.training.backbone.config import LoraSection
+from cdlm.training.errors import TrainingError
 
 _NAME = "default"  # PEFT may hold several adapters; this is its name for the first.
 
@@ -22,6 +25,24 @@ def add_adapter(model: Transformer, section: LoraSection) -> None:
     inject_adapter_in_model(config, model, adapter_name=_NAME)
     for parameter in trainable(model).values():
         parameter.data = parameter.data.float()
+
+
+def start_from(model: Transformer, updates: Mapping[str, LowRankUpdate], section: LoraSection) -> None:
+    """Sets the adapter's weights to ``updates``, by module name in ``Transformer``.
+
+    Raises:
+        TrainingError: they belong to other modules, or have another rank or scale than ``section``.
+    """
+    own = adapter_weights(model)
+    wrong = sorted(own.keys() ^ updates.keys())
+    if wrong:
+        raise TrainingError(f"start: {wrong[0]} is in one of the two adapters only")
+    for name, (down, up) in own.items():
+        update = updates[name]
+        if update.down.shape != down.shape or update.scale != section.alpha / section.r:
+            raise TrainingError(f"start: {name} has another rank or scale than [lora] says")
+        down.copy_(update.down)
+        up.copy_(update.up)
 
 
 def checkpoint_gradients(model: Transformer) -> None:

@@ -41,6 +41,8 @@ class TaskAdapterConfig(Section):
     """A LoRA adapter that teaches a next-token model word problems and functions without changing its chat.
 
     Attributes:
+        start: PEFT directory of an adapter of the same rank and scale, whose weights the training begins with; without
+            it, the adapter is new.
         mixture: source -> its share of the rows.
         bare_share: share of the rows without the chat template's system turn.
         chat_tokens: how many of ``tokens_per_batch`` are for chat.
@@ -50,6 +52,7 @@ class TaskAdapterConfig(Section):
 
     seed: int
     model: Path
+    start: Path | None = None
     answers: AnswersSection
     files: FilesSection = FilesSection()
     mixture: dict[Source, float] = Field(min_length=1)

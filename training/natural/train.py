@@ -15,11 +15,11 @@ from cdlm.model.backbones import find_backbone
 from cdlm.model.device import keep_freed_memory
 from cdlm.model.files import read_json
 from cdlm.model.gguf.directory import checkpoint_directory
-from cdlm.model.loading.adapter import write_adapter
+from cdlm.model.loading.adapter import check_adapter, read_adapter, write_adapter
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.network.transformer import Transformer
 from cdlm.model.tokens.tokenizer import load_tokenizer
-from cdlm.training.backbone.lora import adapter_weights, add_adapter, trainable
+from cdlm.training.backbone.lora import adapter_weights, add_adapter, start_from, trainable
 from cdlm.training.batches.rows import Example, RowBatch, next_token_rows
 from cdlm.training.descent.loop import Loop
 from cdlm.training.errors import TrainingError
@@ -34,7 +34,7 @@ def train_task_adapter(config: TaskAdapterConfig, directory: Path) -> None:
     """Trains or resumes the adapter in ``directory`` and writes ``directory/adapter``, a PEFT directory in bfloat16.
 
     Raises:
-        CheckpointError: the base or its tokenizer cannot be loaded.
+        CheckpointError: the base, its tokenizer or the adapter to start from cannot be loaded.
         TrainingError: a file of the configuration gives no rows, the base is not a next-token model, or the loss or
             the gradient is not finite.
     """
@@ -46,7 +46,11 @@ def train_task_adapter(config: TaskAdapterConfig, directory: Path) -> None:
     logger.info("%d situations, %s, %d of chat", len(stream.kinds), _sizes(stream), len(stream.chat))
     torch.manual_seed(config.seed)
     transformer = base.transformer
+    backbone = find_backbone(read_json(checkpoint_directory(config.model), "config.json").get("model_type"))
+    begun = None if config.start is None else check_adapter(transformer, read_adapter(config.start), backbone)
     add_adapter(transformer, config.lora)
+    if begun is not None:
+        start_from(transformer, begun, config.lora)
     objective = TaskObjective(transformer, pad_id=int(tokenizer.eos_token_id), divergence=config.divergence)
     kept = stream.formatter.encode(stream.kept_chat[:_MEASURED], random.Random(0))
     parameters = AdapterParameters(transformer)
@@ -60,7 +64,7 @@ def train_task_adapter(config: TaskAdapterConfig, directory: Path) -> None:
         write_adapter(
             directory / "adapter",
             {name: (down.bfloat16(), up.bfloat16()) for name, (down, up) in weights.items()},
-            backbone=find_backbone(read_json(checkpoint_directory(config.model), "config.json").get("model_type")),
+            backbone=backbone,
             r=config.lora.r,
             alpha=config.lora.alpha,
             base=config.model.name,

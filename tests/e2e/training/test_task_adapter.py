@@ -98,6 +98,22 @@ def test_training_writes_an_adapter_that_merges_and_resumes_where_it_was_killed(
     assert changed == {name for name in weights if name.endswith("proj.weight")}
 
 
+def test_a_training_begins_with_another_adapter(place: Path) -> None:
+    """With a learning rate of almost nothing it stays what it was; another rank is refused."""
+    shutil.copytree(place / "run", place / "next")
+    settings = config(place, steps=4)
+    train_task_adapter(settings, place / "run")
+    slow = settings.optimization.model_copy(update={"steps": 1, "learning_rate": 1e-9})
+    following = settings.model_copy(update={"start": place / "run" / "adapter", "optimization": slow})
+    train_task_adapter(following, place / "next")
+    first, then = (load_file(place / run / "adapter" / "adapter_model.safetensors") for run in ("run", "next"))
+    assert all(torch.allclose(first[name], then[name], atol=1e-6, rtol=0) for name in first)
+    assert any(bool(tensor.any()) for name, tensor in then.items() if "lora_B" in name)
+    wider = settings.lora.model_copy(update={"r": 8, "alpha": 16})
+    with pytest.raises(TrainingError, match=r"start: layers.* has another rank or scale than \[lora\] says"):
+        train_task_adapter(following.model_copy(update={"lora": wider}), place / "next")
+
+
 def _train_until(settings: TaskAdapterConfig, directory: Path, step: int) -> None:
     """Trains and is killed behind the checkpoint of ``step``."""
     original = TaskObjective.__call__
