@@ -156,4 +156,8 @@ class Canvas:
 
     def at_least(self, row: int) -> int:
         """Fewest positions that the next step must finalize to finish the block within ``max_steps``."""
-        return max(1, -(-self.left[row] // max(1, self.max_steps[row] - self.steps[row])))
+        return max(1, -(-self.left[row] // self.steps_left(row)))
+
+    def steps_left(self, row: int) -> int:
+        """Denoise steps that the block may still take; at least one."""
+        return max(1, self.max_steps[row] - self.steps[row])

@@ -73,7 +73,7 @@ class Denoiser:
         return StepInputs(
             works,
             first=place(np.array([canvas.first[work.row] for work in works])),
-            steps_left=place(np.array([max(1, canvas.max_steps[work.row] - canvas.steps[work.row]) for work in works])),
+            steps_left=place(np.array([canvas.steps_left(work.row) for work in works])),
             processors=wanted,
             draws=self.reader.draw_settings(works, place),
         )

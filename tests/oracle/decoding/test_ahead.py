@@ -10,6 +10,7 @@ import torch
 
 from cdlm.model.decoding.denoiser import Denoiser
 from cdlm.model.decoding.params import DecodingParams
+from cdlm.model.decoding.settings import BlockStart
 from cdlm.model.runner import ModelRunner
 from cdlm.model.uploads import Uploads
 from cdlm.scheduler.engine import Engine
@@ -107,25 +108,42 @@ def test_rows_beside_ones_that_want_processors_equal_oracle(tmp_path: Path) -> N
 
 
 def test_a_row_that_is_taken_by_another_request_takes_no_step_of_the_first(tmp_path: Path) -> None:
-    """Aborted between steps; the next request has its row, its pages and its place."""
+    """Aborted between steps; the next request has its row, its prompt's pages and its place, but another threshold."""
     directory = build_checkpoint(tmp_path, "plain", seed=2)
     engine = engine_ahead(directory, enable_prefix_caching=True)
-    params = DecodingParams(confidence_threshold=1.0)
 
-    def request(name: str, first: int) -> GenerateRequest:
+    def request(name: str, threshold: float) -> GenerateRequest:
         return GenerateRequest(
-            request_id=name, prompt_ids=[first, 9, 2, 4, 1, 7, 3, 2], max_tokens=16, params=params, ignore_eos=True
-        )
+            request_id=name, prompt_ids=[6, 9, 2, 4, 1, 7, 3, 2], max_tokens=16, ignore_eos=True,
+            params=DecodingParams(confidence_threshold=threshold),
+        )  # fmt: skip
 
-    expected = run(engine, [request("expected", 6)])["expected"].token_ids
+    expected = run(engine, [request("expected", 0.1)])["expected"]
+    assert max(expected.steps) < 8
     for steps in range(1, 8):
-        engine.add(request("aborted", 5))
+        engine.add(request("aborted", 1.0))
         for _ in range(steps):
             engine.step()
         engine.abort("aborted")
-        answer = run(engine, [request("next", 6)])
-        assert answer["next"].token_ids == expected, steps
+        answer = run(engine, [request("next", 0.1)])["next"]
+        assert (answer.token_ids, answer.steps) == (expected.token_ids, expected.steps), steps
         engine.check()
+
+
+def test_a_block_that_begins_anew_takes_no_step_of_what_was_there(tmp_path: Path) -> None:
+    """The same row, pages and place."""
+    engine = engine_ahead(build_checkpoint(tmp_path, "plain", seed=2))
+    params = DecodingParams(confidence_threshold=1.0)
+    engine.add(GenerateRequest(request_id="0", prompt_ids=[5, 9, 2], max_tokens=16, params=params, ignore_eos=True))
+    for _ in range(3):
+        engine.step()
+    runner = engine.runner
+    assert runner._ahead is not None
+    [work] = runner._ahead.inputs.works
+    runner.rows.open_block(work.row, BlockStart([], [], 8, {}))
+    [result] = runner.step([work])
+    assert (result.steps, result.finalized) == (1, 1)
+    assert result.tokens.count(engine.manifest.mask_token_id) == 7
 
 
 @pytest.mark.parametrize("part", ["inputs", "decide"], ids=["before it is sent", "after"])
