@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -15,20 +15,12 @@ from cdlm.model.backbones import Backbone
 from cdlm.model.config import CheckpointError
 from cdlm.model.files import read_tensors, weights_file
 from cdlm.model.loading.adapter_config import CONFIG_FILE, DECODING_FILE, AdapterConfig, AdapterDecoding, read_decoding
+from cdlm.model.network.gate import LowRankUpdate
 from cdlm.model.network.transformer import Transformer
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
-
-
-@dataclass(frozen=True, slots=True)
-class LowRankUpdate:
-    """An update ``scale * up @ down`` of a weight [out, in]; down (LoRA's A) is [r, in], up (B) is [out, r]."""
-
-    down: Tensor
-    up: Tensor
-    scale: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +116,7 @@ def write_adapter(
     r: int,
     alpha: float,
     base: str,
-    block_length: int,
-    confidence_threshold: float,
+    decoding: AdapterDecoding,
 ) -> None:
     """Writes a directory that ``read_adapter`` and PEFT load over the base; each file is replaced atomically.
 
@@ -136,8 +127,7 @@ def write_adapter(
         r: rank of every pair.
         alpha: the update is ``alpha / r * B @ A``.
         base: where the base comes from; information only.
-        block_length: tokens per block in the adapter's training.
-        confidence_threshold: the threshold to decode with.
+        decoding: tokens per block in the training and the threshold to decode with, or how a gated adapter drafts.
 
     Raises:
         ValueError: ``lora`` is empty, a pair has another rank than ``r``, or a module has no name in the format.
@@ -170,11 +160,16 @@ def write_adapter(
         "target_modules": sorted(backbone.stored_module(name) for name in lora),
         "modules_to_save": None,
     }
-    decoding = {"block_length": block_length, "confidence_threshold": confidence_threshold}
     directory.mkdir(parents=True, exist_ok=True)
     _replace(directory / WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-    _replace(directory / DECODING_FILE, lambda path: _write_json(path, decoding))
+    _replace(directory / DECODING_FILE, lambda path: _write_json(path, _decoding_keys(decoding)))
     _replace(directory / CONFIG_FILE, lambda path: _write_json(path, config))
+
+
+def _decoding_keys(decoding: AdapterDecoding) -> dict[str, object]:
+    if decoding.drafts is not None:
+        return {"gated": True, **asdict(decoding.drafts)}
+    return {"block_length": decoding.block_length, "confidence_threshold": decoding.confidence_threshold}
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:

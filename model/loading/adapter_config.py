@@ -103,26 +103,52 @@ class AdapterConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GatedDrafts:
+    """How a gated adapter drafts: it acts on masked rows only, and the other rows verify what it drafts.
+
+    Attributes:
+        mask_token_id: the token that masked rows are embedded as.
+        window: how many masked rows stand behind a known token, at most.
+    """
+
+    mask_token_id: int
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
 class AdapterDecoding:
-    """Decoding values of a student's adapter; ``None`` leaves the value to the base's manifest."""
+    """How an adapter's model is decoded.
+
+    Attributes:
+        block_length, confidence_threshold: of a student's adapter; ``None`` leaves the value to the base's manifest.
+        drafts: of a gated adapter; ``None`` if the adapter acts on all rows.
+    """
 
     block_length: int | None = None
     confidence_threshold: float | None = None
+    drafts: GatedDrafts | None = None
 
 
 def read_decoding(directory: Path) -> AdapterDecoding:
-    """Reads ``cdlm.json`` of an adapter directory; only adapters of block-causal students have this file.
+    """Reads ``cdlm.json`` of an adapter directory; adapters of block-causal students and gated ones have this file.
 
     Raises:
-        CheckpointError: the file has an unknown key or a value out of range.
+        CheckpointError: the file has an unknown key, lacks one, or has a value out of range.
     """
     path = directory / DECODING_FILE
     if not path.exists():
         return AdapterDecoding()
     values: dict[str, Any] = read_json(directory, DECODING_FILE)
-    unknown = values.keys() - {"block_length", "confidence_threshold"}
+    gated = values.pop("gated", False)
+    if type(gated) is not bool:
+        raise CheckpointError(f"{path}: gated is {gated!r}, neither true nor false")
+    known = {"mask_token_id", "window"} if gated else {"block_length", "confidence_threshold"}
+    unknown = values.keys() - known
     if unknown:
-        raise CheckpointError(f"{path}: unknown keys: {', '.join(sorted(unknown))}")
+        kind = "a gated adapter" if gated else "an adapter that is not gated"
+        raise CheckpointError(f"{path}: unknown keys of {kind}: {', '.join(sorted(unknown))}")
+    if gated:
+        return AdapterDecoding(drafts=_read_drafts(path, values))
     decoding = AdapterDecoding(**values)
     length, threshold = decoding.block_length, decoding.confidence_threshold
     if length is not None and (type(length) is not int or length < 1):
@@ -130,3 +156,12 @@ def read_decoding(directory: Path) -> AdapterDecoding:
     if threshold is not None and (type(threshold) not in (int, float) or not 0 < threshold <= 1):
         raise CheckpointError(f"{path}: confidence_threshold is {threshold!r}, not a number in (0, 1]")
     return decoding
+
+
+def _read_drafts(path: Path, values: Mapping[str, Any]) -> GatedDrafts:
+    for key, least in (("mask_token_id", 0), ("window", 1)):
+        if key not in values:
+            raise CheckpointError(f"{path}: a gated adapter needs {key}")
+        if type(values[key]) is not int or values[key] < least:
+            raise CheckpointError(f"{path}: {key} is {values[key]!r}, not a whole number of at least {least}")
+    return GatedDrafts(**values)

@@ -14,6 +14,7 @@ from cdlm.model.files import read_json
 from cdlm.model.gguf.directory import checkpoint_directory
 from cdlm.model.loading.adapter import Adapter, check_adapter, merge_adapter, read_adapter
 from cdlm.model.loading.adapter_config import CONFIG_FILE as ADAPTER_CONFIG_FILE
+from cdlm.model.loading.drafter import Drafter, read_drafter
 from cdlm.model.loading.progress import show_progress
 from cdlm.model.loading.weights import read_bytes, stored_shapes, stored_tensors, weight_files
 from cdlm.model.network.rope import stretch
@@ -30,12 +31,15 @@ _COMPUTED = "rotary_emb.inv_freq"
 class Checkpoint:
     """A loaded transformer on its device, with its manifest.
 
-    ``followers`` connects to the other tensor-parallel ranks, if there are any.
+    Attributes:
+        followers: connects to the other tensor-parallel ranks, if there are any.
+        drafter: a gated adapter that drafts for it, if there is one.
     """
 
     transformer: Transformer
     manifest: Manifest
     followers: Followers | None = None
+    drafter: Drafter | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Description:
         manifest: how its blocks are decoded.
         names: token texts and ids of its tokenizer.
         adapter: the adapter, in memory, to merge into the weights; ``None`` without one.
+        draft_adapter: the gated adapter, in memory, that drafts; ``None`` without one.
     """
 
     directory: Path
@@ -57,6 +62,7 @@ class Description:
     manifest: Manifest
     names: TokenNames
     adapter: Adapter | None
+    draft_adapter: Adapter | None = None
 
     def check_weights(self) -> None:
         """Compares names and shapes of the stored tensors with those that the transformer needs; reads no weights.
@@ -72,12 +78,15 @@ class Description:
         stock.check_complete(self.directory)
         if self.adapter:
             check_adapter(transformer, self.adapter, self.backbone)
+        if self.draft_adapter:
+            read_drafter(transformer, self.draft_adapter, self.backbone, self.manifest)
 
 
 def describe_checkpoint(
     directory: Path,
     *,
     adapter: Path | None = None,
+    draft_adapter: Path | None = None,
     block_length: int | None = None,
     confidence_threshold: float | None = None,
     max_model_len: int | None = None,
@@ -94,19 +103,23 @@ def describe_checkpoint(
     names.check_fits(shape.vocab_size, directory)
     manifest = _with_generation_stops(manifest, shape.vocab_size, described)
     lora = read_adapter(adapter) if adapter else None
+    if lora and lora.decoding.drafts:
+        raise CheckpointError(f"{adapter}: is a gated adapter, which drafts; load it as the draft adapter")
     if lora:
         manifest = _override(manifest, lora.decoding.block_length, lora.decoding.confidence_threshold)
         manifest = replace(manifest, bidirectional=False)
     manifest = _override(manifest, block_length, confidence_threshold)
     check_mask(manifest, shape.vocab_size)
     shape, manifest = stretch(shape, manifest, rope_scaling_factor, max_model_len)
-    return Description(directory, backbone, shape, manifest, names, lora)
+    drafting = read_adapter(draft_adapter) if draft_adapter else None
+    return Description(directory, backbone, shape, manifest, names, lora, drafting)
 
 
 def load_checkpoint(
     directory: Path,
     *,
     adapter: Path | None = None,
+    draft_adapter: Path | None = None,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     block_length: int | None = None,
@@ -120,6 +133,7 @@ def load_checkpoint(
     Args:
         directory: the checkpoint directory, or a GGUF file.
         adapter: directory of a LoRA adapter, which is merged and may bring its own block length and threshold.
+        draft_adapter: directory of a gated LoRA adapter, which drafts for an autoregressive checkpoint.
         device: device of the weights.
         dtype: dtype of the weights.
         block_length: tokens per block; replaces the manifest's and the adapter's value.
@@ -136,6 +150,7 @@ def load_checkpoint(
     described = describe_checkpoint(
         directory,
         adapter=adapter,
+        draft_adapter=draft_adapter,
         block_length=block_length,
         confidence_threshold=confidence_threshold,
         max_model_len=max_model_len,
@@ -151,7 +166,10 @@ def load_checkpoint(
     _fill(transformer, described.backbone, directory)
     if described.adapter:
         merge_adapter(transformer, described.adapter, described.backbone)
-    return Checkpoint(transformer.eval().requires_grad_(False), described.manifest)
+    drafter = None
+    if described.draft_adapter:
+        drafter = read_drafter(transformer, described.draft_adapter, described.backbone, described.manifest)
+    return Checkpoint(transformer.eval().requires_grad_(False), described.manifest, drafter=drafter)
 
 
 def _with_generation_stops(manifest: Manifest, vocab_size: int, directory: Path) -> Manifest:

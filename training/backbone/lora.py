@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
-from cdlm.model.loading.adapter import LowRankUpdate
+from cdlm.model.network.gate import LowRankUpdate
 from cdlm.model.network.transformer import Transformer
 from cdlm.training.backbone.config import LoraSection
 from cdlm.training.errors import TrainingError

@@ -14,6 +14,7 @@ from cdlm.model.config import Manifest
 from cdlm.model.files import read_json
 from cdlm.model.gguf.directory import checkpoint_directory
 from cdlm.model.loading.adapter import write_adapter
+from cdlm.model.loading.adapter_config import AdapterDecoding
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.backbone.accelerator import make_accelerator
@@ -122,8 +123,7 @@ class _AdapterTraining(Descent):
                 r=self.config.lora.r,
                 alpha=self.config.lora.alpha,
                 base=str(self.config.model),
-                block_length=self.config.block_length,
-                confidence_threshold=self.config.confidence_threshold,
+                decoding=AdapterDecoding(self.config.block_length, self.config.confidence_threshold),
             )
         self.accelerator.wait_for_everyone()
 

@@ -16,6 +16,7 @@ from cdlm.model.device import keep_freed_memory
 from cdlm.model.files import read_json
 from cdlm.model.gguf.directory import checkpoint_directory
 from cdlm.model.loading.adapter import check_adapter, read_adapter, write_adapter
+from cdlm.model.loading.adapter_config import AdapterDecoding
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.network.transformer import Transformer
 from cdlm.model.tokens.tokenizer import load_tokenizer
@@ -68,8 +69,7 @@ def train_task_adapter(config: TaskAdapterConfig, directory: Path) -> None:
             r=config.lora.r,
             alpha=config.lora.alpha,
             base=config.model.name,
-            block_length=base.manifest.block_length,
-            confidence_threshold=base.manifest.confidence_threshold,
+            decoding=AdapterDecoding(base.manifest.block_length, base.manifest.confidence_threshold),
         )
 
     loop: Loop[TaskBatch] = Loop(

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from cdlm.cli.main import app
 from cdlm.model.backbones import find_backbone
 from cdlm.model.loading.adapter import write_adapter
+from cdlm.model.loading.adapter_config import AdapterDecoding
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import EngineStartError
@@ -66,9 +67,14 @@ def servable(directory: Path, axis: str = "plain", vocab_size: int = VOCAB) -> P
 def adapter(directory: Path, base: Path, block_length: int = 4) -> Path:
     lora = random_lora(load_checkpoint(base).transformer, 2, lambda name: name == "layers.0.mlp.up_proj")
     write_adapter(
-        directory, lora, backbone=find_backbone("Dream"), r=2, alpha=4, base="b", block_length=block_length,
-        confidence_threshold=0.7,
-    )  # fmt: skip
+        directory,
+        lora,
+        backbone=find_backbone("Dream"),
+        r=2,
+        alpha=4,
+        base="b",
+        decoding=AdapterDecoding(block_length, 0.7),
+    )
     return directory
 
 
@@ -143,7 +149,7 @@ def break_checkpoint(how: str, directory: Path) -> list[str]:
             lora = random_lora(load_checkpoint(other).transformer, 2, lambda name: name.endswith("up_proj"))
             lora = {name: (down[:, :-2], up) for name, (down, up) in lora.items()}
             write_adapter(directory / "lora", lora, backbone=find_backbone("Dream"), r=2, alpha=4, base="b",
-                          block_length=8, confidence_threshold=0.5)  # fmt: skip
+                          decoding=AdapterDecoding(8, 0.5))  # fmt: skip
             return ["--adapter", str(directory / "lora")]
         case "tokenizer of a larger model":
             edit(directory / "vocab.json", **{"more": VOCAB + 7})

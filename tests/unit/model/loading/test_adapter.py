@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cdlm.model.backbones import find_backbone
 from cdlm.model.loading.adapter import write_adapter
+from cdlm.model.loading.adapter_config import AdapterDecoding
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.network.transformer import Transformer
 from cdlm.training.batches.attention import causal_mask
@@ -115,9 +116,14 @@ def test_what_we_write_loads_in_peft_and_gives_the_same_logits(tmp_path: Path, f
     transformer = load_checkpoint(base).transformer
     lora = random_lora(transformer, 3, PICKS[pick])
     write_adapter(
-        tmp_path / "lora", lora, backbone=find_backbone(family), r=3, alpha=12, base="some/base", block_length=8,
-        confidence_threshold=0.7,
-    )  # fmt: skip
+        tmp_path / "lora",
+        lora,
+        backbone=find_backbone(family),
+        r=3,
+        alpha=12,
+        base="some/base",
+        decoding=AdapterDecoding(8, 0.7),
+    )
     assert sorted(path.name for path in (tmp_path / "lora").iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors", "cdlm.json",
     ]  # fmt: skip
@@ -138,9 +144,14 @@ def test_every_value_comes_from_the_flag_then_the_adapter_then_the_base(tmp_path
     base = build_dream(tmp_path / "base")
     lora = random_lora(load_checkpoint(base).transformer, 2, PICKS["first mlp"])
     write_adapter(
-        tmp_path / "lora", lora, backbone=find_backbone("Dream"), r=2, alpha=4, base="b", block_length=8,
-        confidence_threshold=0.7,
-    )  # fmt: skip
+        tmp_path / "lora",
+        lora,
+        backbone=find_backbone("Dream"),
+        r=2,
+        alpha=4,
+        base="b",
+        decoding=AdapterDecoding(8, 0.7),
+    )
     manifest = load_checkpoint(base, adapter=tmp_path / "lora", confidence_threshold=0.6).manifest
     assert (manifest.block_length, manifest.confidence_threshold) == (8, 0.6)
     (tmp_path / "lora" / "cdlm.json").write_text('{"block_length": 4}')
@@ -168,9 +179,14 @@ def test_native_checkpoints_take_adapters_too(tmp_path: Path) -> None:
     plain = load_checkpoint(base).transformer
     lora = random_lora(plain, 2, PICKS["first mlp"])
     write_adapter(
-        tmp_path / "lora", lora, backbone=find_backbone("cdlm"), r=2, alpha=3, base="b", block_length=8,
-        confidence_threshold=0.4,
-    )  # fmt: skip
+        tmp_path / "lora",
+        lora,
+        backbone=find_backbone("cdlm"),
+        r=2,
+        alpha=3,
+        base="b",
+        decoding=AdapterDecoding(8, 0.4),
+    )
     merged = load_checkpoint(base, adapter=tmp_path / "lora").transformer.state_dict()
     for name, weight in plain.state_dict().items():
         down, up = lora.get(name.removesuffix(".weight"), (torch.zeros(1), torch.zeros(1)))
@@ -180,9 +196,14 @@ def test_native_checkpoints_take_adapters_too(tmp_path: Path) -> None:
 def test_matrices_that_do_not_fit_are_not_written(tmp_path: Path) -> None:
     def write(lora: dict[str, tuple[Tensor, Tensor]], family: str = "Dream") -> None:
         write_adapter(
-            tmp_path / "lora", lora, backbone=find_backbone(family), r=2, alpha=4, base="b", block_length=8,
-            confidence_threshold=0.7,
-        )  # fmt: skip
+            tmp_path / "lora",
+            lora,
+            backbone=find_backbone(family),
+            r=2,
+            alpha=4,
+            base="b",
+            decoding=AdapterDecoding(8, 0.7),
+        )
 
     with pytest.raises(ValueError, match="at least one module"):
         write({})

@@ -98,9 +98,16 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
         _edit_weights(lambda t: t.update({k.replace("layers.1", "layers.7"): v.clone() for k, v in t.items()})),
         "module 'model.layers.7.mlp.down_proj' is not a linear layer of the base",
     ),
-    "unknown decoding key": (_write_decoding('{"tau": 0.9}'), "cdlm.json: unknown keys: tau"),
+    "unknown decoding key": (_write_decoding('{"tau": 0.9}'), "unknown keys of an adapter that is not gated: tau"),
     "bad block length": (_write_decoding('{"block_length": 0}'), "cdlm.json: block_length is 0"),
     "bad threshold": (_write_decoding('{"confidence_threshold": 1.5}'), "cdlm.json: confidence_threshold is 1.5"),
+    "gated": (_write_decoding('{"gated": true, "mask_token_id": 3, "window": 4}'), "is a gated adapter, which drafts"),
+    "gated as a number": (_write_decoding('{"gated": 1}'), "cdlm.json: gated is 1"),
+    "gated without a mask": (_write_decoding('{"gated": true, "window": 4}'), "a gated adapter needs mask_token_id"),
+    "gated without a window": (_write_decoding('{"gated": true, "mask_token_id": 3}'), "needs window"),
+    "gated with no row": (_write_decoding('{"gated": true, "mask_token_id": 3, "window": 0}'), "window is 0"),
+    "gated student": (_write_decoding('{"gated": true, "block_length": 8}'), "of a gated adapter: block_length"),
+    "a window without a gate": (_write_decoding('{"window": 4}'), "of an adapter that is not gated: window"),
     "broken decoding": (_write_decoding("{"), "cdlm.json: cannot be read"),
 }
 

@@ -1,0 +1,105 @@
+"""Gated low-rank updates: layers add them to the outputs of a forward's masked rows only."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cdlm.model.network.transformer import MLP, SelfAttention, Transformer
+
+
+@dataclass(frozen=True, slots=True)
+class LowRankUpdate:
+    """An update ``scale * up @ down`` of a weight [out, in]; down (LoRA's A) is [r, in], up (B) is [out, r]."""
+
+    down: Tensor
+    up: Tensor
+    scale: float
+
+
+class Gate:
+    """Opens the updates for the last rows of a forward.
+
+    Attributes:
+        first: the first flat row that gets the updates, all later ones do too; ``None`` for no row.
+    """
+
+    first: int | None = None
+
+
+class GatedUpdate:
+    """Adds low-rank updates to the output of a product, in rows for which the gate is open.
+
+    Args:
+        gate: shared by all layers.
+        updates: of the layers whose outputs the product concatenates; ``None`` for a layer without one.
+        widths: output features of these layers.
+        like: a tensor of the device and dtype to compute in.
+    """
+
+    def __init__(self, gate: Gate, updates: list[LowRankUpdate | None], widths: list[int], like: Tensor) -> None:
+        self._gate = gate
+        given = [update for update in updates if update is not None]
+        # Layers that share their input share one product down; each has its own columns of the product up.
+        self._down = torch.cat([update.down.float() for update in given]).to(like.device, like.dtype)
+        up = torch.zeros(sum(widths), len(self._down), dtype=torch.float32)
+        row, column = 0, 0
+        for update, width in zip(updates, widths, strict=True):
+            if update is not None:
+                rank = len(update.down)
+                up[row : row + width, column : column + rank] = update.scale * update.up.float()
+                column += rank
+            row += width
+        self._up = up.to(like.device, like.dtype)
+
+    def add(self, x: Tensor, out: Tensor) -> Tensor:
+        """Adds the update of the masked rows of x [T, in] to out [T, out], in place."""
+        first = self._gate.first
+        if first is not None:
+            out[first:] += nn.functional.linear(nn.functional.linear(x[first:], self._down), self._up)
+        return out
+
+
+def attach(transformer: Transformer, updates: Mapping[str, LowRankUpdate]) -> Gate:
+    """Adds gated updates to a transformer that is ready to run: fused, packed or quantized.
+
+    Args:
+        updates: by names of the transformer's linear layers; none is the LM head.
+    """
+    gate, like = Gate(), transformer.norm.weight
+    for name, module in transformer.named_modules():
+        if not isinstance(module, SelfAttention | MLP):
+            continue
+        for group in _groups(module):
+            found = [updates.get(f"{name}.{each}") for each in group]
+            if not any(found):
+                continue
+            layers = [module.get_submodule(each) for each in group]
+            widths = [layer.out_features for layer in layers if isinstance(layer, nn.Linear)]
+            update = GatedUpdate(gate, found, widths, like)
+            if len(group) > 1:
+                assert module.fused is not None
+                module.fused = _gated(module.fused, update)
+            else:
+                layers[0].register_forward_hook(_hook(update))
+    return gate
+
+
+def _groups(module: SelfAttention | MLP) -> list[tuple[str, ...]]:
+    """The module's linear layers, those together whose product is fused."""
+    together, alone = (
+        (("q_proj", "k_proj", "v_proj"), "o_proj")
+        if isinstance(module, SelfAttention)
+        else (("gate_proj", "up_proj"), "down_proj")
+    )
+    fused = [together] if module.fused is not None else [(each,) for each in together]
+    return [*fused, (alone,)]
+
+
+def _gated(product: Callable[[Tensor], Tensor], update: GatedUpdate) -> Callable[[Tensor], Tensor]:
+    return lambda x: update.add(x, product(x))
+
+
+def _hook(update: GatedUpdate) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    return lambda _module, inputs, out: update.add(inputs[0], out)
