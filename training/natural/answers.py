@@ -10,7 +10,7 @@ from cdlm.training.data.problem import Problem
 from cdlm.training.errors import TrainingError
 from cdlm.training.natural.config import AnswersSection
 from cdlm.training.natural.problems.measured import solves
-from cdlm.training.natural.problems.requests import TRAINING_WORDINGS, all_problems, read_requests
+from cdlm.training.natural.problems.requests import TRAINING_WORDINGS, all_problems, training_requests
 from cdlm.training.natural.prompts import read_prompts
 
 Kind = Literal["functions", "chat"]
@@ -46,7 +46,7 @@ def pending(section: AnswersSection, directory: Path, seed: int) -> list[Asked]:
     Raises:
         TrainingError: a source of prompts is missing, or a file of answers is damaged.
     """
-    functions = all_problems(read_requests("training.txt"), TRAINING_WORDINGS, seed)
+    functions = all_problems(training_requests(), TRAINING_WORDINGS, seed)
     texts = read_prompts(section.wordnet, section.manual, section.fortunes, section.chat, seed)
     wanted = [Asked("functions", problem, draw) for draw in range(section.draws) for problem in functions]
     wanted += [Asked("chat", Problem("chat", text, "", ""), 0) for text in texts]

@@ -19,7 +19,11 @@ from cdlm.training.natural.problems.arithmetic import result_of, worked
 from cdlm.training.natural.public import read_public
 
 TRAINING_SITUATIONS = tuple(
-    f"{name}.txt" for name in ("change", "groups", "money", "compare", "rates", "parts", "steps", "extra", "everyday")
+    f"{name}.txt"
+    for name in (
+        *("change", "groups", "money", "compare", "rates", "parts", "steps", "extra", "everyday"),
+        *("more/unneeded", "more/unknown", "more/differences", "more/several", "more/halves", "more/spoken"),
+    )
 )
 KEPT_CHAT = 24  # Prompts at the end of the file, for measuring only.
 _BARE = ("What is {}?", "Calculate {}.", "{} = ?", "How much is {}?", "Work out {}.")
@@ -93,7 +97,7 @@ class TaskStream:
             self.measured |= all_shingles(problem.prompt for problem in read_public(path, kind))
         functions = self._clean(read_answers(answers_file(directory, "functions")))
         public = read_public(files.gsm8k, "gsm8k", training=True) if files.gsm8k else []
-        kinds = [request for request in requests.read_requests("training.txt") if requests.teachable(request)]
+        kinds = [request for request in requests.training_requests() if requests.teachable(request)]
         self.fixed: dict[Source, list[Problem]] = {
             "references": self._clean(requests.all_problems(kinds, requests.TRAINING_WORDINGS, config.seed)),
             "functions": [row for row in functions if row.check],

@@ -57,6 +57,11 @@ def read_requests(name: str) -> list[Request]:
     return [_parse(line) for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
+def training_requests() -> list[Request]:
+    """The requests to train on."""
+    return [*read_requests("training.txt"), *read_requests("more.txt")]
+
+
 def all_problems(requests: Sequence[Request], wordings: Sequence[str], seed: int | str) -> list[Problem]:
     """Every request in every wording, in random order; the wording of what it does takes turns."""
     problems = [

@@ -15,6 +15,10 @@ GSM8K = [
     {"question": "Wrong?", "answer": "It is 8*5 = <<8*5=41>>41.\n#### 41"},
     {"question": "Three?", "answer": "It is 20-5-3 = <<20-5-3=12>>12.\n#### 12"},
     {"question": "Nothing?", "answer": "It is clear.\n#### 12"},
+    {"question": "Four?", "answer": "1+1 = <<1+1=2>>2\n" * 4 + "#### 2"},
+    {"question": "Five steps?", "answer": "1+1 = <<1+1=2>>2\n" * 5 + "#### 2"},
+    {"question": "Long? " * 80, "answer": "It is 20-5-3 = <<20-5-3=12>>12.\n#### 12"},
+    {"question": "Wordy?", "answer": f"{'It ' * 200}20-5-3 = <<20-5-3=12>>12.\n#### 12"},
 ]  # fmt: skip
 SVAMP = [{"Body": "Dan had $ 3 left", "Question": "How much did it cost?", "Answer": 1.0}]
 MBPP = [
@@ -37,7 +41,7 @@ def write(path: Path, rows: list[dict[str, object]], *, lines: bool) -> Path:
 
 def test_gsm8k_keeps_short_whole_number_solutions_and_works_them(tmp_path: Path) -> None:
     problems = read_public(write(tmp_path / "gsm8k.jsonl", GSM8K, lines=True), "gsm8k", training=True)
-    assert [problem.prompt for problem in problems] == [GSM8K[0]["question"], "Three?"]
+    assert [problem.prompt for problem in problems] == [GSM8K[0]["question"], "Three?", "Four?"]
     assert problems[0].completion == (
         "She sold 48 / 2 = 40 / 2 + 8 / 2 = 20 + 4 = 24 in May.\nThat is 48 + 24 = 68 + 4 = 72 in all.\n"
         "The answer is 72."
