@@ -15,17 +15,20 @@ _PR_SET_PDEATHSIG = 1  # Of prctl(2).
 _ROOT = str(Path(__file__).absolute().parents[2])  # Not resolved: in a checkout cdlm/scheduler is a link.
 # This program need not be installed, or another version of it may be: its directory goes before those of packages.
 _RUN = """
-import runpy, sys
+import importlib, sys
 root, module = sys.argv[1:3]
 del sys.argv[1:3]
 if root not in sys.path:
     sys.path.insert(next((at for at, path in enumerate(sys.path) if path.endswith("-packages")), len(sys.path)), root)
-runpy.run_module(module, run_name="__main__", alter_sys=True)
+from cdlm import garbage
+with garbage.ignored():
+    main = importlib.import_module(module).main
+sys.exit(main())
 """
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module of this package; the working directory is not on its import path."""
+    """The command that calls ``main`` of a module; the working directory is not on its import path."""
     return [sys.executable, "-P", "-c", _RUN, _ROOT, module, *arguments]
 
 

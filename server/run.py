@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from cdlm import garbage
 from cdlm.model.config import CheckpointError
 from cdlm.scheduler.errors import EngineError
 from cdlm.scheduler.process.client import EngineClient
@@ -165,7 +166,8 @@ class _Runner:
     async def _load(self) -> None:
         directory = Path(self._settings.model)
         try:
-            self._services.codec = await asyncio.to_thread(TextCodec.load, directory, self._settings.chat_template)
+            with garbage.ignored():  # transformers is imported.
+                self._services.codec = await asyncio.to_thread(TextCodec.load, directory, self._settings.chat_template)
             ready = await self._client.wait_ready()
         except Exception as error:
             foreseen = isinstance(error, TextError | EngineError)

@@ -52,7 +52,7 @@ def local_server(
     if adapter is not None:
         flags += ["--adapter", str(adapter)]
     with tempfile.TemporaryFile() as log:  # A pipe would fill up.
-        process = subprocess.Popen(child.command("cdlm", "serve", *flags), stderr=log, env=variables)
+        process = subprocess.Popen(child.command("cdlm.cli.main", "serve", *flags), stderr=log, env=variables)
         try:
             _wait_ready(process, f"http://127.0.0.1:{port}", start_timeout_s, log)
             yield f"http://127.0.0.1:{port}"

@@ -4,11 +4,14 @@ import sys
 
 import typer
 
+from cdlm import garbage
+
 
 def serve(context: typer.Context) -> None:
     """Serve a checkpoint over HTTP."""
-    from cdlm.server.command_line import SettingsError, parse_settings
-    from cdlm.server.run import serve
+    with garbage.ignored():
+        from cdlm.server.command_line import SettingsError, parse_settings
+        from cdlm.server.run import serve
 
     try:
         settings = parse_settings(context.args)

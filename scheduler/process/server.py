@@ -93,7 +93,7 @@ class EngineServer:
 
 
 def main() -> int:
-    """Entry point of ``python -m cdlm.scheduler.process.server INBOX OUTBOX PARENT LEVEL``.
+    """Entry point of an engine process, with the arguments INBOX, OUTBOX, PARENT and LEVEL.
 
     Reads ``EngineOptions`` from standard input. PARENT is the process id of the API process, which may exit while the
     engine loads; LEVEL is the minimum log level, as a number.
@@ -123,7 +123,3 @@ def main() -> int:
         return 0
     finally:
         context.destroy(linger=1000)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -110,7 +110,3 @@ def main() -> int:
         reader = find_reader(resolve_attention(start.options.attention_backend, device))
         Follower(transformer, reader.peaks).serve(connection)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -74,11 +74,11 @@ def test_commands_in_one_process_import_nothing_of_it(standing: Path, command: l
 def test_an_empty_part_of_pythonpath_is_not_the_working_directory(standing: Path, tmp_path: Path) -> None:
     """``PYTHONPATH=$PYTHONPATH:/mine`` where it was not set: the parts that say something stay."""
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "own.py").write_text("")
+    (tmp_path / "mine" / "own.py").write_text("def main(): pass")
     program = (
         "import subprocess; from cdlm.scheduler import child; "
         "print(subprocess.run(child.command('own'), env=child.environment()).returncode, "
-        "subprocess.run(child.command('cdlm.scheduler.errors'), env=child.environment()).returncode)"
+        "subprocess.run(child.command('cdlm.cli.main', 'key'), env=child.environment(), stdout=-3).returncode)"
     )
     variables = os.environ | {"PYTHONPATH": f"{os.pathsep}{tmp_path / 'mine'}"}
     run = [sys.executable, "-P", "-c", "import os; os.chdir(os.environ['STANDING']); " + program]
