@@ -114,6 +114,29 @@ def task_adapter(
         train_task_adapter(read_config(config, TaskAdapterConfig), output)
 
 
+DraftConfigOption = Annotated[Path, typer.Option(help="TOML file of the draft adapter.", exists=True, dir_okay=False)]
+
+
+@app.command()
+def draft_adapter(
+    config: DraftConfigOption,
+    output: TaskOutputOption,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = _CORES,
+) -> None:
+    """Train a LoRA adapter with which a next-token model drafts its own continuation, which its other rows verify."""
+    import torch
+
+    from cdlm.training.config import read_config
+    from cdlm.training.drafts.config import DraftAdapterConfig
+
+    with _extra():
+        from cdlm.training.drafts.train import train_draft_adapter
+
+    torch.set_num_threads(threads)
+    with _one_line_errors():
+        train_draft_adapter(read_config(config, DraftAdapterConfig), output)
+
+
 @contextlib.contextmanager
 def _extra() -> Iterator[None]:
     """Ends the command with one line where packages of the extra are not installed."""

@@ -1,9 +1,11 @@
 """Low-rank adapters (LoRA, Hu et al., 2021, arXiv 2106.09685) inside our transformer."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
@@ -54,6 +56,28 @@ def checkpoint_gradients(model: Transformer) -> None:
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The adapter's parameters by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+class AdapterParameters(nn.Module):
+    """The adapter's parameters as a module, so that saved states do not contain the frozen base."""
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__()
+        for name, parameter in trainable(model).items():
+            self.register_parameter(name.replace(".", "/"), parameter)  # A parameter's name may not have dots.
+
+
+@contextlib.contextmanager
+def without_adapter(model: Transformer) -> Iterator[None]:
+    """A context in which the adapter is off."""
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def adapter_weights(model: Transformer) -> dict[str, tuple[Tensor, Tensor]]:

@@ -1,14 +1,11 @@
 """Trains the task adapter: cross-entropy on tasks, KL divergence to the base model on chat."""
 
-import contextlib
 import logging
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
 from cdlm.model.backbones import find_backbone
@@ -20,7 +17,7 @@ from cdlm.model.loading.adapter_config import AdapterDecoding
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.network.transformer import Transformer
 from cdlm.model.tokens.tokenizer import load_tokenizer
-from cdlm.training.backbone.lora import adapter_weights, add_adapter, start_from, trainable
+from cdlm.training.backbone.lora import AdapterParameters, adapter_weights, add_adapter, start_from, without_adapter
 from cdlm.training.batches.rows import Example, RowBatch, next_token_rows
 from cdlm.training.descent.loop import Loop
 from cdlm.training.errors import TrainingError
@@ -80,15 +77,6 @@ def train_task_adapter(config: TaskAdapterConfig, directory: Path) -> None:
     loop.run()
 
 
-class AdapterParameters(nn.Module):
-    """The adapter's parameters as a module, so that saved states do not contain the frozen base."""
-
-    def __init__(self, transformer: Transformer) -> None:
-        super().__init__()
-        for name, parameter in trainable(transformer).items():
-            self.register_parameter(name.replace(".", "/"), parameter)  # A parameter's name may not have dots.
-
-
 class TaskObjective:
     """Mean cross-entropy of the task rows plus ``divergence`` times KL(base || adapted) on the chat rows.
 
@@ -133,19 +121,6 @@ class TaskObjective:
         """Logits of the asked positions, [asked, vocab], in row-major order."""
         hidden = self.transformer(rows.token_ids, rows.positions, rows.attention)
         return self.transformer.logits(hidden[:, :-1][rows.targets[:, 1:] >= 0])
-
-
-@contextlib.contextmanager
-def without_adapter(transformer: Transformer) -> Iterator[None]:
-    """A context in which the adapter is off."""
-    layers = [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
-    for layer in layers:
-        layer.enable_adapters(False)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.enable_adapters(True)
 
 
 def _sizes(stream: TaskStream) -> str:

@@ -11,21 +11,18 @@ import torch
 from safetensors.torch import load_file
 
 from cdlm.model.assets import BUNDLED_STUDENT
-from cdlm.model.files import read_json
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.tokens.tokenizer import load_tokenizer
-from cdlm.training.backbone.lora import add_adapter, trainable
+from cdlm.training.backbone.lora import add_adapter, trainable, without_adapter
 from cdlm.training.batches.attention import RowAttention, causal_mask
 from cdlm.training.config import read_config
 from cdlm.training.errors import TrainingError
 from cdlm.training.natural.answers import Asked, append, pending, read_answers
 from cdlm.training.natural.config import TaskAdapterConfig
 from cdlm.training.natural.mixture import Formatter, TaskStream
-from cdlm.training.natural.train import TaskObjective, train_task_adapter, without_adapter
-from tests.support.models.hf_block_checkpoints import build
+from cdlm.training.natural.train import TaskObjective, train_task_adapter
+from tests.support.models.next_token import GOOD_CODE, write_answers, write_base
 from tests.support.packages import write_packages
-
-GOOD = "```python\ndef add(a, b):\n    return a + b"
 
 
 def config(place: Path, **optimization: Any) -> TaskAdapterConfig:
@@ -56,18 +53,8 @@ def config(place: Path, **optimization: Any) -> TaskAdapterConfig:
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A base, and its answers in ``run``."""
-    tokenizer = load_tokenizer(BUNDLED_STUDENT)
-    vocabulary = read_json(BUNDLED_STUDENT, "config.json")["transformer"]["vocab_size"]
-    build(tmp_path / "base", "llama", std=0.1, vocab_size=vocabulary, eos_token_id=tokenizer.eos_token_id)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(BUNDLED_STUDENT / name, tmp_path / "base" / name)
-    (tmp_path / "run").mkdir()
-    for number in range(30):
-        row = {"prompt": f"What is {number}?", "draw": 0, "completion": f"It is the number {number}.", "finished": True}
-        append(tmp_path / "run", "chat", row)
-    for passed in (True, False):
-        row = {"prompt": f"Write add {passed}", "draw": 0, "completion": GOOD, "finished": True, "passed": passed}
-        append(tmp_path / "run", "functions", row)
+    write_base(tmp_path / "base")
+    write_answers(tmp_path / "run")
     return tmp_path
 
 
@@ -183,7 +170,7 @@ def test_the_stream_repeats_itself_skips_and_keeps_some_chat_back(place: Path) -
 def test_measured_problems_are_kept_out(place: Path) -> None:
     functions = (place / "run" / "functions.jsonl").read_text()
     asked = "Write a function to find the shared elements from the given two lists."
-    row = {"prompt": asked, "draw": 0, "completion": GOOD, "finished": True, "passed": True}
+    row = {"prompt": asked, "draw": 0, "completion": GOOD_CODE, "finished": True, "passed": True}
     append(place / "run", "functions", row)
     mbpp = [{"task_id": 11, "prompt": asked, "test_list": ["assert f() == 1"]}]
     (place / "mbpp.json").write_text(json.dumps(mbpp))
@@ -239,12 +226,12 @@ def test_answers_are_checked_kept_and_asked_once(place: Path) -> None:
     assert (len(wanted) - len(functions), len(functions) % 2) == (5, 0)
     add = next(asked for asked in functions if "add(a, b)" in asked.problem.prompt)
     rows = [
-        add.row(GOOD + "\n", finished=True),
-        Asked("functions", add.problem, 1).row(GOOD.replace("+", "-"), finished=True),
+        add.row(GOOD_CODE + "\n", finished=True),
+        Asked("functions", add.problem, 1).row(GOOD_CODE.replace("+", "-"), finished=True),
         wanted[-1].row("An answer that was c", finished=False),
     ]
     assert [row.get("passed") for row in rows] == [True, False, None]
-    assert rows[0]["completion"] == GOOD + "\n```"
+    assert rows[0]["completion"] == GOOD_CODE + "\n```"
     for row in rows:
         append(run, "functions" if "passed" in row else "chat", row)
     assert len(pending(section, run, 1)) == len(wanted) - 3

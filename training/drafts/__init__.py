@@ -1,0 +1,1 @@
+"""Gated adapters with which a next-token model drafts its own continuation."""

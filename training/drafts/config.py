@@ -1,0 +1,41 @@
+"""Configuration of a draft adapter: one TOML file, validated, unknown keys refused."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from cdlm.training.backbone.config import LoraSection, LossSection
+from cdlm.training.config import DescentSection, Section
+
+
+class DraftAdapterConfig(Section):
+    """A LoRA adapter that acts on masked rows only, over a next-token model.
+
+    Attributes:
+        adapter: PEFT directory of an adapter that is merged into ``model`` first, such as a task adapter.
+        mask_token: the token of the vocabulary that masked rows are embedded as.
+        window: masked rows behind a known token.
+        groups: how many known tokens of a text have masked rows behind them in one step.
+        tasks: configuration of the task adapter whose mixture and files give texts.
+        answers: directory with the answers of ``cdlm train task-answers``.
+        task_share: share of the texts that are rows of that mixture; the others are the model's own answers.
+        longest: longer texts, in tokens, are left out.
+        offset_decay: factor of the loss from one offset in a window to the next; a draft counts only if all before it
+            are right.
+        losses: distillation from the unmasked rows, consistency between windows, and likelihood of the text (dlm).
+    """
+
+    seed: int
+    model: Path
+    adapter: Path | None = None
+    mask_token: str
+    window: int = Field(ge=1)
+    groups: int = Field(ge=2, multiple_of=2)
+    tasks: Path
+    answers: Path
+    task_share: float = Field(ge=0, le=1)
+    longest: int = Field(default=384, ge=16)
+    offset_decay: float = Field(default=1.0, gt=0, le=1)
+    losses: LossSection
+    lora: LoraSection
+    optimization: DescentSection

@@ -1,0 +1,70 @@
+"""Trains a draft adapter: masked rows behind known tokens learn to predict what the unmasked rows will."""
+
+from pathlib import Path
+
+import torch
+
+from cdlm.model.backbones import find_backbone
+from cdlm.model.device import keep_freed_memory
+from cdlm.model.files import read_json
+from cdlm.model.gguf.directory import checkpoint_directory
+from cdlm.model.loading.adapter import write_adapter
+from cdlm.model.loading.adapter_config import AdapterDecoding, GatedDrafts
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.tokens.tokenizer import load_tokenizer
+from cdlm.training.backbone.lora import AdapterParameters, adapter_weights, add_adapter
+from cdlm.training.descent.loop import Loop
+from cdlm.training.drafts.config import DraftAdapterConfig
+from cdlm.training.drafts.objective import DraftObjective
+from cdlm.training.drafts.rows import DraftRows
+from cdlm.training.drafts.stream import DraftStream
+from cdlm.training.errors import TrainingError
+from cdlm.training.student.objective import LossWeights
+
+
+def train_draft_adapter(config: DraftAdapterConfig, directory: Path) -> None:
+    """Trains or resumes the adapter in ``directory`` and writes ``directory/adapter``, a PEFT directory in bfloat16.
+
+    Raises:
+        CheckpointError: the base, its tokenizer or the adapter that is merged cannot be loaded.
+        ConfigError: the configuration of the task adapter cannot be used.
+        TrainingError: a file of the configuration gives no rows, the base is not a next-token model, the mask token is
+            not in the vocabulary, or the loss or the gradient is not finite.
+    """
+    base = load_checkpoint(config.model, device=torch.device("cpu"), dtype=torch.bfloat16, adapter=config.adapter)
+    if base.manifest.block_length != 1 or not base.manifest.shift:
+        raise TrainingError(f"{config.model} is not a next-token model")
+    tokenizer = load_tokenizer(config.model)
+    mask_id = tokenizer.get_vocab().get(config.mask_token)
+    if mask_id is None:
+        raise TrainingError(f"mask_token {config.mask_token!r} is not in the vocabulary of {config.model}")
+    stream = DraftStream(config, tokenizer)
+    torch.manual_seed(config.seed)
+    transformer = base.transformer
+    backbone = find_backbone(read_json(checkpoint_directory(config.model), "config.json").get("model_type"))
+    add_adapter(transformer, config.lora)
+    weights = LossWeights(**config.losses.model_dump())
+    objective = DraftObjective(transformer, mask_id=mask_id, weights=weights, offset_decay=config.offset_decay)
+    parameters, kept = AdapterParameters(transformer), stream.kept()
+    optimizer = torch.optim.AdamW(
+        parameters.parameters(), lr=config.optimization.learning_rate, weight_decay=config.optimization.weight_decay,
+        betas=(0.9, 0.98),
+    )  # fmt: skip
+
+    def export() -> None:
+        write_adapter(
+            directory / "adapter",
+            {name: (down.bfloat16(), up.bfloat16()) for name, (down, up) in adapter_weights(transformer).items()},
+            backbone=backbone,
+            r=config.lora.r,
+            alpha=config.lora.alpha,
+            base=config.model.name,
+            decoding=AdapterDecoding(drafts=GatedDrafts(mask_token_id=mask_id, window=config.window)),
+        )
+
+    loop: Loop[DraftRows] = Loop(
+        directory, config.optimization, parameters, [optimizer],
+        batches=stream.batches, loss=objective, measure=lambda: objective.measure(kept), export=export,
+    )  # fmt: skip
+    keep_freed_memory()  # The next step reuses the memory.
+    loop.run()
