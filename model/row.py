@@ -35,6 +35,27 @@ class Guidance:
 
 
 @dataclass(frozen=True, slots=True)
+class Draft:
+    """Drafted tokens that a step verifies, and masked rows that draft the next ones.
+
+    The last known token and each candidate have a clean row, which predicts the token behind it. As long as these
+    predictions agree with the candidates, they are the answer.
+
+    Attributes:
+        candidates: drafted tokens at positions ``block_start``, ``block_start`` + 1, ...
+        behind: how many masked rows stand behind the last known token, and behind each candidate.
+    """
+
+    candidates: list[int]
+    behind: list[int]
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens in the forward."""
+        return len(self.candidates) + sum(self.behind)
+
+
+@dataclass(frozen=True, slots=True)
 class RowWork:
     """The work of one request in one step.
 
@@ -48,6 +69,8 @@ class RowWork:
         needs_entropy: whether its finalization rule ranks by entropy.
         guidance: the row's classifier-free guidance, if any.
         blank: in a pass without the prompt, how many tokens at the block's beginning belong to it; else ``None``.
+        draft: what is verified and drafted in this step; ``None`` if nothing is. Then ``clean`` is not empty, and
+            ``denoise`` is false.
     """
 
     row: int
@@ -59,6 +82,7 @@ class RowWork:
     needs_entropy: bool = False
     guidance: Guidance | None = None
     blank: int | None = None
+    draft: Draft | None = None
 
     @property
     def plain(self) -> bool:
@@ -68,6 +92,7 @@ class RowWork:
     def tokens(self, block_length: int) -> int:
         """Tokens that a forward computes for the row; twice as many if it is guided."""
         once = sum(len(span.token_ids) for span in self.clean) + (block_length if self.denoise else 0)
+        once += self.draft.tokens if self.draft else 0
         return 2 * once if self.guidance else once
 
 
@@ -92,6 +117,8 @@ class RowResult:
         steps: denoise steps the block has taken.
         scores: offset -> score, for positions finalized in this step, if the request wants them.
         error: why the row cannot continue; ``None`` if it can.
+        following: the results of the blocks after it, if drafts for them were verified in the same step.
+        drafted: drafted tokens behind the last of these blocks.
     """
 
     tokens: list[int]
@@ -101,3 +128,5 @@ class RowResult:
     steps: int
     scores: dict[int, TokenScore] = field(default_factory=dict)
     error: str | None = None
+    following: "list[RowResult]" = field(default_factory=list)
+    drafted: list[int] = field(default_factory=list)

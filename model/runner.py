@@ -15,12 +15,13 @@ from cdlm.model.decoding.denoiser import Decision, Denoiser, StepInputs
 from cdlm.model.decoding.logits.reader import find_reader
 from cdlm.model.decoding.processors.guidance import without_prompt
 from cdlm.model.decoding.rows import Rows
+from cdlm.model.forwards.drafting import Drafting
 from cdlm.model.forwards.layout import StepLayout, build_layout, layout_key
 from cdlm.model.forwards.scoring import ScoreWork, score
 from cdlm.model.forwards.staged import StagedForward
 from cdlm.model.loading.checkpoint import Checkpoint
 from cdlm.model.row import RowResult, RowWork, Span, TokenScore
-from cdlm.model.uploads import Uploads, place_on
+from cdlm.model.uploads import Place, Uploads, place_on
 
 if TYPE_CHECKING:
     from cdlm.model.forwards.graphs import ForwardGraphs
@@ -77,23 +78,19 @@ class ModelRunner:
             self.transformer.kernels = KernelLayers(self.transformer, self.manifest.max_model_len + block)
         self.uploads = Uploads(self.device) if self.device.type == "cuda" else None
         # Graphs have rows that belong to nobody, and those write to a page of their own.
-        self.cache = PagedCache(
-            config, num_pages=num_pages + recorded, page_size=page_size, device=self.device, dtype=self.dtype
-        )
+        pages = num_pages + recorded
+        self.cache = PagedCache(config, num_pages=pages, page_size=page_size, device=self.device, dtype=self.dtype)
         self.attention: AttentionFactory = factory
         if self.followers is not None:
             self.followers.open_pool(num_pages, page_size, backend)
             self.attention = self.followers.attend_with(factory)
         self.rows = Rows(
-            max_rows,
-            self.manifest,
-            hidden_size=config.hidden_size,
-            vocab_size=config.vocab_size,
-            device=self.device,
-            dtype=self.dtype,
-        )
+            max_rows, self.manifest, hidden_size=config.hidden_size, vocab_size=config.vocab_size,
+            device=self.device, dtype=self.dtype,
+        )  # fmt: skip
         self.canvas = self.rows.canvas
         self.denoiser = Denoiser(self.transformer, self.manifest, self.rows, self.reader)
+        self.drafting = Drafting(checkpoint, self.denoiser, backend) if checkpoint.drafter else None
         # Only a GPU computes while the host goes on.
         self.run_ahead = self.device.type == "cuda"
         self._ahead: _Launched | None = None
@@ -113,15 +110,11 @@ class ModelRunner:
         from cdlm.model.forwards.graphs import ForwardGraphs
 
         assert self.uploads is not None
+        scratch, manifest = (self.canvas.rows, 2 * self.canvas.rows), self.manifest
         return ForwardGraphs(
-            self.forward,
-            self.cache,
-            self.uploads,
-            block_length=self.manifest.block_length,
-            scratch=(self.canvas.rows, 2 * self.canvas.rows),
-            max_model_len=self.manifest.max_model_len,
-            record=record,
-        )
+            self.forward, self.cache, self.uploads, block_length=manifest.block_length, scratch=scratch,
+            max_model_len=manifest.max_model_len, record=record,
+        )  # fmt: skip
 
     def border(self, row: int) -> Tensor:
         """Copies the hidden state [hidden] that predicts the first position of a row's block."""
@@ -149,6 +142,8 @@ class ModelRunner:
         If it raises, the canvas is unchanged: the same rows, or some of them, can be stepped again.
         """
         launched, self._ahead = self._ahead, None
+        if any(work.draft for work in works):
+            return self._step_with_drafts(works)
         if launched is None or self.canvas.opened or launched.inputs.works != works:
             launched = self._launch(works)
         decision = launched.decision
@@ -162,6 +157,35 @@ class ModelRunner:
         self.canvas.count(works, results)
         return results
 
+    def _step_with_drafts(self, works: list[RowWork]) -> list[RowResult]:
+        """A step in which some rows verify drafts; the others are decided as in any step."""
+        assert self.drafting is not None
+        verifier = self.drafting.verifier
+        others = [work for work in works if work.draft is None]
+        drafted = [work for work in works if work.draft is not None]
+        second = [without_prompt(work, self.manifest.mask_token_id) for work in others if work.guidance]
+        if self.uploads is not None:
+            self.uploads.begin()
+        place = self._place()
+        layout = self._lay_out(others + second + drafted)
+        write_new = self.canvas.write_new(place)
+        inputs = self.denoiser.inputs(others, place) if others else None
+        verified = verifier.inputs(drafted, place)
+        if self.uploads is not None:
+            self.uploads.send()
+        write_new()
+        self._layout = None
+        hidden = self._hidden(layout)
+        predicting = layout.predicting(hidden, self.canvas, shift=self.manifest.shift)
+        decision = None if inputs is None else self._decide(inputs, layout, predicting)
+        results = [] if decision is None else self.denoiser.results(decision)
+        found = verifier.verify(verified, layout.drafts(hidden))
+        if decision is not None:  # Only now, since nothing can fail any more.
+            self.canvas.write(decision.rows, decision.tokens, decision.masked)
+            self.canvas.count(others, results)
+        of_row = dict(zip([work.row for work in others + drafted], results + found, strict=True))
+        return [of_row[work.row] for work in works]
+
     def _launch(self, works: list[RowWork], unread: int = 0) -> "_Launched":
         """Launches a step: its upload, its forward, its decision."""
         self._sending = self._layout
@@ -173,7 +197,7 @@ class ModelRunner:
             if self.uploads is not None:
                 self.uploads.begin()
             layout = self.layout(works + second)
-        place = place_on(self.device) if self.uploads is None else self.uploads.place
+        place = self._place()
         write_new = self.canvas.write_new(place)
         inputs = self.denoiser.inputs(works, place)
         if self.uploads is not None:
@@ -187,12 +211,16 @@ class ModelRunner:
     ) -> "_Launched":
         # [rows and second passes * block, hidden]
         predicting = self.forward(layout) if self.graphs is None or shape is None else self.graphs.run(shape)
+        return _Launched(inputs, layout, shape, since, self._decide(inputs, layout, predicting, unread, since))
+
+    def _decide(
+        self, inputs: StepInputs, layout: StepLayout, predicting: Tensor, unread: int = 0, since: int = 0
+    ) -> Decision:
         count, denoised = len(inputs.works), None
         if layout.denoised is not None:
             denoised = torch.zeros(len(layout.rows), dtype=torch.bool, device=self.device)
             denoised = denoised.index_fill_(0, layout.denoised, True)[:count]
-        decision = self.denoiser.decide(inputs, layout.rows[:count], denoised, predicting, unread, since)
-        return _Launched(inputs, layout, shape, since, decision)
+        return self.denoiser.decide(inputs, layout.rows[:count], denoised, predicting, unread, since)
 
     def _goes_on(self, launched: "_Launched") -> bool:
         """Whether the next step will probably have the same rows, and could be launched before this one is read."""
@@ -234,14 +262,20 @@ class ModelRunner:
 
     def layout(self, works: list[RowWork]) -> StepLayout:
         """The layout of the step's forward; reused while the same rows denoise the same blocks."""
-        place = None if self.uploads is None else self.uploads.place
         key = layout_key(works)
         if key is not None and self._layout is not None and self._layout[0] == key:
             self._sending = self._layout
             return self._layout[1]
-        layout = build_layout(works, self.canvas.block_length, self.cache, self.attention, self.canvas.rows, place)
+        layout = self._lay_out(works)
         self._sending = None if key is None else (key, layout)
         return layout
+
+    def _place(self) -> Place:
+        return place_on(self.device) if self.uploads is None else self.uploads.place
+
+    def _lay_out(self, works: list[RowWork]) -> StepLayout:
+        canvas = self.canvas
+        return build_layout(works, canvas.block_length, self.cache, self.attention, canvas.rows, self._place())
 
     @torch.inference_mode()
     def forward(self, layout: StepLayout) -> Tensor:
@@ -249,6 +283,10 @@ class ModelRunner:
 
         In rows that are not denoised, only the first position is valid.
         """
+        return layout.predicting(self._hidden(layout), self.canvas, shift=self.manifest.shift)
+
+    def _hidden(self, layout: StepLayout) -> Tensor:
+        """Runs the forward; returns the hidden states of its tokens, [T, hidden]."""
         canvas, rows = self.canvas, layout.rows
         ids = canvas.tokens.index_select(0, rows if layout.denoised is None else rows[layout.denoised]).view(-1)
         if layout.blanks is not None:
@@ -256,18 +294,7 @@ class ModelRunner:
         if layout.clean_ids is not None:
             ids = torch.cat((layout.clean_ids, ids))
         if layout.attention is None:  # No row has tokens to compute.
-            hidden = canvas.border[:0]
-        else:
-            hidden = self.transformer(ids, layout.attention.positions, layout.attention)
-        if not self.manifest.shift:
-            return hidden[layout.clean_count :]
-        if layout.bordered is not None and layout.border_tokens is not None:
-            canvas.border.index_copy_(0, layout.bordered, hidden.index_select(0, layout.border_tokens))
-        blocks = hidden[layout.clean_count :].view(-1, canvas.block_length, hidden.shape[-1])
-        border = canvas.border.index_select(0, layout.borders)[:, None]
-        if layout.denoised is None:
-            return torch.cat((border, blocks[:, :-1]), dim=1).flatten(0, 1)
-        predicting = hidden.new_empty((len(rows), canvas.block_length, hidden.shape[-1]))
-        predicting[:, :1] = border
-        predicting[layout.denoised, 1:] = blocks[:, :-1]
-        return predicting.flatten(0, 1)
+            return canvas.border[:0]
+        run = self.transformer if self.drafting is None else self.drafting.with_masks(layout.drafting)
+        hidden: Tensor = run(ids, layout.attention.positions, layout.attention)
+        return hidden

@@ -20,6 +20,7 @@ from cdlm.scheduler.scheduler import Scheduler
 from cdlm.scheduler.scoring.queue import ScoreQueue
 from cdlm.scheduler.sequence import Sequence
 from cdlm.scheduler.steps.batch import Batch, StepResult
+from cdlm.scheduler.steps.drafts import DraftPlanner
 from cdlm.scheduler.steps.faults import Fault, attempt
 from cdlm.scheduler.steps.figures import step_figures
 from cdlm.scheduler.steps.outputs import engine_ready
@@ -75,7 +76,11 @@ class Engine:
         if self.runner.device.type == "cpu":
             keep_freed_memory()  # After loading, whose temporary memory is not needed again.
         self.cache = KVCache(self.manifest, num_pages, options.page_size, share=options.enable_prefix_caching)
-        self.rows = RowSteps(self.runner, self.threads)
+        drafts = None
+        if self.runner.drafting is not None:
+            window = options.draft_window or self.runner.drafting.window
+            drafts = DraftPlanner(window, options.draft_max_num_seqs, self.cache)
+        self.rows = RowSteps(self.runner, self.threads, drafts)
         self.scheduler = Scheduler(
             self.manifest,
             self.cache,
@@ -230,7 +235,8 @@ class Engine:
                 work, result = done
                 tokens += work.tokens(self.manifest.block_length)
                 if self._observer is not None:
-                    self._observer(sequence, result)
+                    for each in (result, *result.following):
+                        self._observer(sequence, each)
         staged: int | Fault = 0
         if batch.staged is not None:
             staged = attempt("a staged forward", partial(self.staging.advance, batch.staged, tokens))

@@ -65,6 +65,8 @@ def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
         EngineStartError: it cannot be loaded; the message says why.
     """
     size = options.tensor_parallel_size
+    if options.draft_adapter and size > 1:
+        raise EngineStartError(f"draft_adapter {options.draft_adapter} needs tensor_parallel_size 1, not {size}")
     device = rank_device(options, rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # Where streams, graphs and kernels belong that are not told.
@@ -74,6 +76,7 @@ def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
         checkpoint = load_checkpoint(
             Path(options.model),
             adapter=Path(options.adapter) if options.adapter else None,
+            draft_adapter=Path(options.draft_adapter) if options.draft_adapter else None,
             device=device,
             dtype=dtype,
             block_length=options.block_length,

@@ -166,6 +166,9 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     batch_rows: Annotated[int, Measured("batch_rows", "Rows of a forward pass", _POWERS)] = 0
     batch_tokens: Annotated[int, Measured("batch_tokens", "Tokens of a forward pass", _TOKENS)] = 0
     finalized_tokens: Annotated[int, _FINALIZED] = 0
+    verifications: Annotated[int, Counted("draft_verifications", "Forwards of a request that verified or drafted")] = 0
+    draft_tokens: Annotated[int, Counted("draft_tokens", "Drafted tokens that were verified")] = 0
+    accepted_draft_tokens: Annotated[int, Counted("accepted_draft_tokens", "Drafted tokens that were accepted")] = 0
     steps_per_block: Annotated[list[int], _BLOCK_STEPS] = []
     queue_seconds: Annotated[list[float], _QUEUE] = []
     admitted_prompt_tokens: Annotated[int, _LOOKED_UP] = 0

@@ -34,6 +34,17 @@ class EngineOptions(BaseModel):
         default=None,
         description="Directory or id of a PEFT LoRA adapter, merged into --model when it is loaded.",
     )
+    draft_adapter: Location | None = Field(
+        default=None,
+        description="Directory or id of a gated PEFT LoRA adapter: it drafts tokens that an autoregressive model then "
+        "verifies, so that answers do not change.",
+    )
+    draft_window: int | None = Field(
+        default=None, ge=1, le=64, description="Most tokens that are drafted at once. Default: the draft adapter's."
+    )
+    draft_max_num_seqs: int = Field(
+        default=4, ge=1, description="Steps of more sequences do not draft: they are faster without."
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Compute type of the model: auto, float32, bfloat16 or float16."

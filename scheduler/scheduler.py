@@ -12,7 +12,7 @@ from cdlm.scheduler.messages import BlockOutput
 from cdlm.scheduler.sequence import Sequence
 from cdlm.scheduler.steps.batch import Batch, StepResult
 from cdlm.scheduler.steps.faults import Fault, attempt
-from cdlm.scheduler.steps.outputs import step_output
+from cdlm.scheduler.steps.outputs import joined, step_output
 from cdlm.scheduler.steps.row_steps import RowSteps
 from cdlm.scheduler.waiting.queue import FairQueue
 
@@ -97,6 +97,8 @@ class Scheduler:
         rows = chosen if preempted else chosen + self._join(budget)
         ended = {sequence for sequence, _ in batch.faults}
         batch.rows = [sequence for sequence in rows if sequence not in ended]
+        if self.rows.drafts is not None:
+            self.rows.drafts.reserve(batch.rows)
         batch.staged = self.staged
         # Free pages are reserved for a preempted request that waits for them.
         batch.resuming = self.waiting.resuming
@@ -218,7 +220,9 @@ class Scheduler:
         return preempted
 
     def _cost(self, sequence: Sequence, computed: int) -> int:
-        return (sequence.block_start - computed + self.manifest.block_length) * len(sequence.tables)
+        once = sequence.block_start - computed + self.manifest.block_length
+        drafts = self.rows.drafts.tokens(sequence) if self.rows.drafts is not None else 0
+        return once * len(sequence.tables) + drafts
 
     def _grow(self, sequence: Sequence) -> bool:
         end = sequence.block_start + self.manifest.block_length
@@ -250,13 +254,23 @@ class Scheduler:
         self._free_rows.append(sequence.row)
         sequence.row = None
         sequence.row_open = sequence.block_open = False
+        sequence.drafted = []
 
     def _book(self, sequence: Sequence, result: RowResult) -> BlockOutput | None:
-        """Updates a request with its row's result; returns its finished block or partial output, if any."""
+        """Updates a request with its row's result; returns its finished blocks or partial output, if any."""
+        sequence.forwards += 1
+        output = self._book_block(sequence, result)
+        for following in result.following:
+            if output is None or output.finish_reason is not None:
+                return output
+            output = joined(output, self._book_block(sequence, following))
+        sequence.drafted = result.drafted if sequence.row is not None else []
+        return output
+
+    def _book_block(self, sequence: Sequence, result: RowResult) -> BlockOutput | None:
         sequence.computed, sequence.fresh = sequence.block_start, False
         sequence.recompute = 0
         self.cache.store(sequence, self.rows.border(sequence) if self.cache.keeps_border(sequence) else None)
-        sequence.forwards += 1
         output = step_output(sequence, result, self.manifest)
         if output is None or output.partial:
             return output

@@ -41,6 +41,7 @@ class Sequence:
         logprobs: offset in the current block -> log-probability, if requested.
         sent: number of tokens of the current block in partial outputs.
         finalized_at: offset in the current block -> the denoise step that finalized it, if the canvas is streamed.
+        drafted: drafted tokens behind the token at ``block_start`` - 1, not verified yet.
         keys: prefix cache keys of its whole units so far.
         recompute: number of positions that a preemption dropped and that resuming computes again.
         compiling: the grammar it waits for; the engine removes it between steps once it is compiled.
@@ -72,6 +73,7 @@ class Sequence:
     logprobs: dict[int, TokenLogprob] = field(default_factory=dict)
     sent: int = 0
     finalized_at: dict[int, int] = field(default_factory=dict)
+    drafted: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     recompute: int = 0
     started: bool = False

@@ -150,9 +150,10 @@ class ServerSettings(BaseSettings, EngineOptions):
         return value
 
     @model_validator(mode="after")
-    def _adapter_has_a_base(self) -> Self:
-        if self.adapter is not None and "model" not in self.model_fields_set:
-            raise ValueError(f"--adapter {self.adapter} needs --model, the checkpoint that it was trained on")
+    def _adapters_have_a_base(self) -> Self:
+        for flag, given in (("--adapter", self.adapter), ("--draft-adapter", self.draft_adapter)):
+            if given is not None and "model" not in self.model_fields_set:
+                raise ValueError(f"{flag} {given} needs --model, the checkpoint that it was trained on")
         return self
 
     @model_validator(mode="after")
@@ -174,9 +175,10 @@ class ServerSettings(BaseSettings, EngineOptions):
             changes["model"] = str(fetch_checkpoint(self.model, self.revision))
         elif self.revision is not None:
             raise CheckpointError(f"--revision {self.revision}: {self.model} is a directory, not an id on the Hub")
-        if self.adapter is not None and is_hub_id(self.adapter):
-            changes["adapter"] = str(fetch_checkpoint(self.adapter))
-        if changes and self.served_model_name is None:
+        for name, given in (("adapter", self.adapter), ("draft_adapter", self.draft_adapter)):
+            if given is not None and is_hub_id(given):
+                changes[name] = str(fetch_checkpoint(given))
+        if changes.keys() - {"draft_adapter"} and self.served_model_name is None:
             changes["served_model_name"] = self.adapter or self.model
         return self.model_copy(update=changes)
 

@@ -35,6 +35,8 @@ class FlexAttention(PagedAttention):
     """One kernel over the whole pool. A page must be a block of keys: a multiple of 16 positions."""
 
     def __init__(self, cache: PagedCache, segments: list[Segment], place: Place | None = None) -> None:
+        if any(segment.branches for segment in segments):
+            raise ValueError("FlexAttention knows no branches")
         super().__init__(cache, segments, place)
         size, pages = cache.page_size, len(cache.keys[0]) // cache.page_size
         blocks = [-(-segment.length // _QUERIES) for segment in segments]

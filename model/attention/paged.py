@@ -36,11 +36,14 @@ class PagedAttention(ABC):
         starts = np.array([each.start for each in segments])
         self.firsts = np.cumsum(lengths) - lengths
         owner = np.repeat(np.arange(len(segments)), lengths)
-        positions = np.arange(lengths.sum()) + (starts - self.firsts)[owner]
+        kept = np.arange(lengths.sum()) + (starts - self.firsts)[owner]  # The position whose slot each token takes.
         self.tables = _tables(segments, cache.page_size)
-        pages = self.tables[owner, positions // cache.page_size].astype(np.int64)
+        pages = self.tables[owner, kept // cache.page_size].astype(np.int64)
+        positions = kept
+        if any(each.branches for each in segments):
+            positions = np.concatenate([each.positions for each in segments])
         self.positions = self._place(positions)
-        self.slots = self._place(pages * cache.page_size + positions % cache.page_size)
+        self.slots = self._place(pages * cache.page_size + kept % cache.page_size)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """query [T, heads, head_dim], key and value [T, kv_heads, head_dim] -> [T, heads, head_dim]."""

@@ -60,7 +60,8 @@ class SdpaAttention(PagedAttention):
         self._seen = [slots[id(each.pages)][: each.visible] for each in segments]
         groups: dict[tuple[int, int, bool], list[int]] = defaultdict(list)
         for index, segment in enumerate(segments):
-            groups[_size_class(segment.length), _size_class(segment.visible), segment.causal].append(index)
+            apart = segment.causal or bool(segment.branches)
+            groups[_size_class(segment.length), _size_class(segment.visible), apart].append(index)
         self.groups = [self._group(members, self.firsts[members]) for members in groups.values()]
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -106,16 +107,17 @@ class SdpaAttention(PagedAttention):
         )
 
     def _mask(self, segments: list[Segment], longest: int, most: int) -> Tensor | None:
-        causal = segments[0].causal
-        if not causal and all(each.visible == most for each in segments):
-            return None
         key = np.arange(most)
-        sees = (key < np.array([each.visible for each in segments])[:, None])[
-            :, None, None, :
-        ]  # [segments, 1, 1, keys]
-        if causal:
-            own = np.array([each.start for each in segments])[:, None] + np.arange(longest)  # [segments, queries]
-            sees = sees & (key <= own[:, :, None])[:, None]
+        if segments[0].causal or segments[0].branches:
+            seen = np.ones((len(segments), longest, 3), dtype=np.int64)  # A padded query sees the first key.
+            for line, each in zip(seen, segments, strict=True):
+                line[: each.length] = each.sees()
+            below, first, end = np.moveaxis(seen, 2, 0)[..., None]  # Each [segments, queries, 1].
+            sees = ((key < below) | ((key >= first) & (key < end)))[:, None]  # [segments, 1, queries, keys]
+        elif all(each.visible == most for each in segments):
+            return None
+        else:
+            sees = (key < np.array([each.visible for each in segments])[:, None])[:, None, None]
         return None if bool(sees.all()) else self._place(sees)
 
     def _queries(self, segments: list[Segment], offsets: Indices, longest: int) -> ScatteredQueries | slice:

@@ -56,6 +56,10 @@ class TritonAttention(PagedAttention):
         starts, causal = [each.start for each in segments], [each.causal for each in segments]
         described = np.stack((self.firsts, lengths, starts, visible, causal, np.where(sharing, rows, -1)), axis=1)
         self._segments = self._place(described.astype(np.int32))
+        self._branched = any(each.branches for each in segments)
+        self._sees = self._segments  # Not read.
+        if self._branched:
+            self._sees = self._place(np.concatenate([each.sees() for each in segments]).astype(np.int32))
         self._tables = self._place(tables)
         self._group = max(1, cache.query_heads // cache.keys[0].shape[1])
         self._rows = max(_ROWS, next_power_of_2(self._group))
@@ -75,10 +79,10 @@ class TritonAttention(PagedAttention):
         sums = query.new_empty((self._parts, shared_rows, dim), dtype=torch.float32)
         maxima, totals = query.new_empty((2, self._parts, shared_rows), dtype=torch.float32)
         paged_attention[len(self._tiles), keys.shape[1], self._parts](
-            out, sums, maxima, totals, query, keys, values, self._tiles, self._segments, self._tables,
+            out, sums, maxima, totals, query, keys, values, self._tiles, self._segments, self._tables, self._sees,
             dim**-0.5, query.stride(0), keys.stride(0), self._tables.stride(0), shared_rows,
             GROUP=self._group, HEAD_DIM=dim, WIDTH=max(16, next_power_of_2(dim)), PAGE=self.cache.page_size,
-            ROWS=self._rows, KEYS=32 if wide else 64, PART=PART, num_stages=2,
+            ROWS=self._rows, KEYS=32 if wide else 64, PART=PART, BRANCHED=self._branched, num_stages=2,
             WIDEN=query.device.type == "cpu" and query.dtype == torch.bfloat16,
         )  # fmt: skip
         if self._shared is not None:

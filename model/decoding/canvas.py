@@ -40,7 +40,7 @@ class Canvas:
         pace: positions that the row's last step finalized.
         max_steps: most denoise steps per block.
         by_threshold: whether ``choose_by_threshold`` implements the rule.
-        stops: number of stop ids.
+        stop_tokens: the stop ids.
     """
 
     def __init__(
@@ -56,7 +56,8 @@ class Canvas:
         self.limit = torch.full((rows + 1,), manifest.confidence_threshold, device=device)
         self.stop_ids = torch.full((rows + 1, MAX_STOP_IDS), -1, device=device)
         self.border = torch.zeros((2 * rows + 1, hidden_size), dtype=dtype, device=device)
-        self.left, self.first, self.steps, self.pace, self.max_steps, self.stops = ([0] * rows for _ in range(6))
+        self.left, self.first, self.steps, self.pace, self.max_steps = ([0] * rows for _ in range(5))
+        self.stop_tokens: list[list[int]] = [[] for _ in range(rows)]
         self.by_threshold = [True] * rows
         self._new_rows: dict[int, tuple[FinalizationRule, list[int]]] = {}
         self._new_blocks: dict[int, dict[int, int]] = {}
@@ -82,7 +83,7 @@ class Canvas:
         if border is not None:
             self.border[row] = border
         self._new_rows[row] = rule, stop_ids
-        self.max_steps[row], self.stops[row] = max_steps, len(stop_ids)
+        self.max_steps[row], self.stop_tokens[row] = max_steps, stop_ids
         self.by_threshold[row] = rule.name in BY_THRESHOLD
 
     def open_block(self, row: int, given: list[int], pinned: Mapping[int, int] | None = None) -> None:
@@ -149,7 +150,8 @@ class Canvas:
         for row, (left, first, stops, rule) in enumerate(held[: self.rows].tolist()):
             assert self.left[row] == left, f"row {row} has {left} masked positions, not {self.left[row]}"
             assert self.first[row] == first, f"row {row} begins with {first} known tokens, not {self.first[row]}"
-            assert self.stops[row] == stops, f"row {row} has {stops} stop tokens, not {self.stops[row]}"
+            known = len(self.stop_tokens[row])
+            assert known == stops, f"row {row} has {stops} stop tokens, not {known}"
             assert self.by_threshold[row] == (RULES[rule] in BY_THRESHOLD), f"row {row} has the rule {RULES[rule]}"
         assert not bool((self.masked & self.known).any()), "a known position is masked"
         assert not bool((self.masked & (self.tokens != self.mask_token_id)).any()), "a masked position has a token"

@@ -157,7 +157,7 @@ class Denoiser:
         self, works: list[RowWork], rows: Tensor, first: Tensor, tokens: Tensor, masked: Tensor, broken: Tensor
     ) -> Readback:
         """Starts the transfer of [rows, 2 + 2 * block]: first stop, ``broken``, ``masked``, ``tokens``."""
-        width = max(self.canvas.stops[work.row] for work in works)
+        width = max(len(self.canvas.stop_tokens[work.row]) for work in works)
         if width:
             stop = first_stop(tokens, self.canvas.stop_ids[rows, :width], first, masked)
         else:

@@ -24,6 +24,9 @@ class Rows:
     """Owns the state of all rows: the canvas and the processors.
 
     At most ``size`` rows are open at a time; the caller of ``open`` calls ``close``.
+
+    Attributes:
+        starts: row -> start of its current block.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Rows:
         self.size = size
         self.canvas = Canvas(size, manifest, hidden_size, device, dtype)
         self.processors = [kind(self.canvas, vocab_size) for kind in PROCESSORS]
+        self.starts: dict[int, BlockStart] = {}
 
     def open(self, row: int, settings: RowSettings) -> None:
         """Assigns a row to a request."""
@@ -54,12 +58,14 @@ class Rows:
 
     def open_block(self, row: int, start: BlockStart) -> None:
         """Begins a block of an open row, and drops its unfinished block if there is one."""
+        self.starts[row] = start
         self.canvas.open_block(row, start.given, start.pinned)
         for processor in self.processors:
             processor.open_block(row, start)
 
     def close(self, row: int) -> None:
         """Drops the state of a row; does nothing if it is not open."""
+        self.starts.pop(row, None)
         for processor in self.processors:
             processor.release(row)
 

@@ -14,10 +14,10 @@ COLUMNS = ("first", "length", "start", "visible", "causal", "shared")
 
 @triton.jit
 def paged_attention(
-    out, sums, maxima, totals, query, keys, values, tiles, segments, tables,
+    out, sums, maxima, totals, query, keys, values, tiles, segments, tables, seen,
     scale, token_stride, slot_stride, table_stride, shared_rows,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, WIDTH: tl.constexpr, PAGE: tl.constexpr,
-    ROWS: tl.constexpr, KEYS: tl.constexpr, PART: tl.constexpr, WIDEN: tl.constexpr,
+    ROWS: tl.constexpr, KEYS: tl.constexpr, PART: tl.constexpr, WIDEN: tl.constexpr, BRANCHED: tl.constexpr,
 ):  # fmt: skip
     """One tile of queries over one part of the keys: grid (tiles, key heads, parts).
 
@@ -31,11 +31,13 @@ def paged_attention(
         segments: [segments, 6] int32: first flat token, queries, position of the first query, keys that are seen,
             whether the segment is causal, and its first row of ``sums`` or -1.
         tables: [segments, pages] int32.
+        seen: [T, 3] int32, what each query sees (``Segment.sees``); read where a segment has branches.
         GROUP: query heads per key head.
         WIDTH: head_dim, or the next power of two.
         ROWS: queries of a tile times GROUP, or the next power of two.
         KEYS: keys that are read at a time.
         PART: keys of a part.
+        BRANCHED: whether some segment has branches.
         WIDEN: multiply bf16 values in fp32, since Triton's interpreter has no bf16 product.
     """
     tile, head, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -56,6 +58,11 @@ def paged_attention(
     at = begin + row // GROUP  # Which query of the segment.
     mine = (row < ROWS // GROUP * GROUP) & (at < length)
     sees = tl.where(causal != 0, tl.minimum(visible, start + at + 1), visible)
+    if BRANCHED:
+        of_query = seen + 3 * (first + at)
+        sees = tl.load(of_query, mask=mine, other=1)
+        own_first = tl.load(of_query + 1, mask=mine, other=0)
+        own_end = tl.load(of_query + 2, mask=mine, other=0)
     dim = tl.arange(0, WIDTH)
     wide = dim < HEAD_DIM
     inside = mine[:, None] & wide[None, :]
@@ -77,7 +84,10 @@ def paged_attention(
         if WIDEN:
             key = key.to(tl.float32)
         score = tl.dot(asked, tl.trans(key), input_precision="ieee") * scale
-        score = tl.where(known[None, :] & (position[None, :] < sees[:, None]), score, float("-inf"))
+        visible_here = position[None, :] < sees[:, None]
+        if BRANCHED:
+            visible_here |= (position[None, :] >= own_first[:, None]) & (position[None, :] < own_end[:, None])
+        score = tl.where(known[None, :] & visible_here, score, float("-inf"))
         larger = tl.maximum(maximum, tl.max(score, 1))
         base = tl.where(larger == float("-inf"), 0.0, larger)  # The row has seen no key yet.
         weight = tl.exp(score - base[:, None])

@@ -11,6 +11,7 @@ from cdlm.scheduler.steps.faults import Fault
 def step_figures(batch: Batch, result: StepResult, outputs: list[BlockOutput], block_length: int) -> dict[str, Any]:
     """The fields of ``EngineStats`` about one step; ``outputs`` are all outputs of the step."""
     works = [work for work, _ in result.done]
+    verified = [(work.draft, len(each.following)) for work, each in result.done if work.draft]
     staged = not isinstance(result.staged, Fault) and result.staged > 0
     # Finished blocks; other outputs had no denoise step.
     ended = [output for output in outputs if output.denoise_steps and not output.partial]
@@ -21,7 +22,10 @@ def step_figures(batch: Batch, result: StepResult, outputs: list[BlockOutput], b
         "phase": step_phase(works, staging=staged, scoring=result.score_rows > 0),
         "batch_rows": len(works) + staged + result.score_rows,
         "batch_tokens": result.tokens,
-        "finalized_tokens": sum(each.finalized for _, each in result.done),
+        "finalized_tokens": sum(each.finalized + len(each.following) for _, each in result.done),
+        "verifications": len(verified),
+        "draft_tokens": sum(len(draft.candidates) for draft, _ in verified),
+        "accepted_draft_tokens": sum(accepted for _, accepted in verified),
         "steps_per_block": [output.denoise_steps for output in ended],
         "queue_seconds": [sequence.queued for sequence in batch.admitted],
         "admitted_prompt_tokens": sum(sequence.prompt_length for sequence in batch.admitted),

@@ -1,5 +1,7 @@
 """Builds the engine's messages: its readiness, and the outputs of requests."""
 
+import msgspec
+
 from cdlm.model.config import Manifest
 from cdlm.model.row import RowResult
 from cdlm.model.runner import ModelRunner
@@ -60,6 +62,19 @@ def step_output(sequence: Sequence, result: RowResult, manifest: Manifest) -> Bl
         sequence, result, first, end, canvas=canvas, reason=reason, own_stop=own_stop,
         denoise_steps=result.steps, forward_passes=sequence.forwards,
     )  # fmt: skip
+
+
+def joined(first: BlockOutput, second: BlockOutput | None) -> BlockOutput:
+    """One output for two finished blocks of a request that one forward has decided."""
+    assert second is not None
+    logprobs = None if first.logprobs is None else [*first.logprobs, *(second.logprobs or [])]
+    return msgspec.structs.replace(
+        first,
+        token_ids=first.token_ids + second.token_ids,
+        logprobs=logprobs,
+        finish_reason=second.finish_reason,
+        stop_token_id=second.stop_token_id,
+    )
 
 
 def _block_output(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import PagedAttention
-from cdlm.model.attention.segments import Segment, cut
+from cdlm.model.attention.segments import Branch, Segment, cut
 from cdlm.model.config import TransformerConfig
 
 CONFIG = TransformerConfig(
@@ -26,7 +26,7 @@ def plain(query: Tensor, keys: Tensor, values: Tensor, sees: Tensor) -> Tensor:
     return torch.stack(heads, dim=1)
 
 
-def draw_segments(rng: random.Random) -> list[Segment]:
+def draw_segments(rng: random.Random, *, branched: bool = False) -> list[Segment]:
     """Requests with unordered pages, at various stages; two share the pages of a prompt."""
     pages = list(range(PAGES))
     rng.shuffle(pages)
@@ -35,25 +35,39 @@ def draw_segments(rng: random.Random) -> list[Segment]:
     for start, length, causal in rng.sample(
         [(0, 37, False), (0, 21, True), (32, 8, False), (40, 8, False), (5, 1, False), (17, 9, True)], k=5
     ):
-        table = [pages.pop() for _ in range(-(-(start + length + 8) // PAGE))]
+        table = [pages.pop() for _ in range(-(-(start + length + 9) // PAGE))]
         segments.append(Segment(start, length, table, causal))
-        if rng.random() < 0.5:  # The next block of the same request.
+        if branched and rng.random() < 0.7:  # Rows behind some of the request's tokens.
+            branches = [Branch(rng.randint(max(1, start), start + length), rng.randint(1, 3)) for _ in range(3)]
+            segments.append(Segment(start + length, sum(size for _, size in branches), table, branches=tuple(branches)))
+        elif rng.random() < 0.5:  # The next block of the same request.
             segments.append(Segment(start + length, 8, table))
     for _ in range(2):
         segments.append(Segment(32, 8, [*shared, pages.pop()]))
     return segments
 
 
+def branches_see(segment: Segment) -> tuple[list[int], Tensor]:
+    """The positions of a segment's branches, and which keys each query sees, [queries, keys], pair by pair."""
+    rows = [(branch, place) for branch in segment.branches for place in range(branch.length)]
+    sees = torch.zeros(len(rows), segment.visible, dtype=torch.bool)
+    for query, (branch, _) in enumerate(rows):
+        sees[query, : branch.start] = True
+        for key, (other, _) in enumerate(rows):
+            sees[query, segment.start + key] |= other is branch
+    return [branch.start + place for branch, place in rows], sees
+
+
 @torch.inference_mode()
-def check_segments(attention: type[PagedAttention]) -> None:
-    """Asserts that each segment sees its own request up to its end."""
+def check_segments(attention: type[PagedAttention], *, branched: bool = False) -> None:
+    """Asserts that each segment sees its own request up to its end; with ``branched``, that branches see theirs."""
     for seed in range(4):
         rng = random.Random(seed)
         generator = torch.Generator().manual_seed(seed)
         cache = PagedCache(CONFIG, num_pages=PAGES, page_size=PAGE, device=torch.device("cpu"), dtype=torch.float32)
         for stored in (cache.keys, cache.values):
             stored.normal_(generator=generator)
-        segments = draw_segments(rng)
+        segments = draw_segments(rng, branched=branched)
         total = sum(segment.length for segment in segments)
         query = torch.randn(total, 4, 16, generator=generator)
         key, value = torch.randn(2, total, 2, 16, generator=generator)
@@ -68,9 +82,12 @@ def check_segments(attention: type[PagedAttention]) -> None:
                 positions = torch.arange(segment.visible)
                 last = torch.full((segment.length,), segment.visible - 1)
                 sees = positions <= (positions[segment.start :] if segment.causal else last)[:, None]
+                own = list(range(segment.start, segment.visible))
+                if segment.branches:
+                    own, sees = branches_see(segment)
                 expected = plain(query[mine], cache.keys[layer, slots], cache.values[layer, slots], sees)
                 torch.testing.assert_close(out[mine], expected, atol=1e-5, rtol=1e-5)
-                assert planned.positions[mine].tolist() == list(range(segment.start, segment.visible))
+                assert planned.positions[mine].tolist() == own
                 first = mine.stop
 
 

@@ -34,7 +34,11 @@ def _here(settings: ServerSettings) -> tuple[ServerSettings, str | None]:
     """Returns the settings with directories in place of Hub ids, and a message if one is not downloaded yet."""
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
-    ids = {"--model": (settings.model, settings.revision), "--adapter": (str(settings.adapter or ""), None)}
+    ids = {
+        "--model": (settings.model, settings.revision),
+        "--adapter": (str(settings.adapter or ""), None),
+        "--draft-adapter": (str(settings.draft_adapter or ""), None),
+    }
     for flag, (name, revision) in ids.items():
         if is_hub_id(name) and downloaded(name, revision) is None:
             if HF_HUB_OFFLINE:

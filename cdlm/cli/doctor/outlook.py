@@ -64,6 +64,7 @@ def outlook(options: EngineOptions) -> Outlook:
         described = describe_checkpoint(
             Path(options.model),
             adapter=Path(options.adapter) if options.adapter else None,
+            draft_adapter=Path(options.draft_adapter) if options.draft_adapter else None,
             block_length=options.block_length,
             confidence_threshold=options.confidence_threshold,
             max_model_len=options.max_model_len,

@@ -18,13 +18,15 @@ _WORD = 2**64 - 1
 def gumbel_noise(seed: int, positions: Sequence[int], vocab_size: int) -> Tensor:
     """Standard Gumbel noise for each token at each of the positions, [positions, vocab] fp32 on the CPU.
 
-    ``positions`` ascend; those of one block, since what lies between them is computed too.
+    ``positions`` are those of a block or a draft, in any order: what lies between them is computed too.
     """
-    first, words = positions[0], -(-vocab_size // 8)
+    first, last, words = min(positions), max(positions), -(-vocab_size // 8)
+    distinct = sorted(set(positions))
     key = np.array([seed & _WORD, 0], dtype=np.uint64)
     counter = np.array([first * words, 0, 0, 0], dtype=np.uint64)  # The generator counts up before it draws.
-    raw = np.random.Philox(key=key, counter=counter).random_raw((positions[-1] - first + 1) * words * 4)
-    table = raw.view(np.uint32).reshape(-1, words * 8)[[position - first for position in positions], :vocab_size]
+    raw = np.random.Philox(key=key, counter=counter).random_raw((last - first + 1) * words * 4)
+    table = raw.view(np.uint32).reshape(-1, words * 8)[[position - first for position in distinct], :vocab_size]
     # Uniform in (0, 1), finer towards 0: there the largest noise comes from, and with it the winners.
     uniform = torch.from_numpy(table.astype(np.float32)).add_(0.5).mul_(2.0**-32).clamp_(max=1 - 2.0**-24)
-    return uniform.neg_().log1p_().neg_().log_().neg_()
+    noise = uniform.neg_().log1p_().neg_().log_().neg_()
+    return noise if distinct == list(positions) else noise[[distinct.index(position) for position in positions]]

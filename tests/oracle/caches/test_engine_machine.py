@@ -1,5 +1,6 @@
 """The engine under any order of requests, steps, aborts and pool pressure: pages add up, no answer changes."""
 
+import random
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -11,13 +12,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from cdlm.model.decoding.params import DecodingParams
+from cdlm.model.row import RowWork
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
+from tests.support.drafts import build_draft_adapter
 from tests.support.models.checkpoints import AXES, EOS, WITHOUT_MASK, build_checkpoint
 
 # Blocks that are cut by every rule of the scheduler: full prompts, prompts by blocks with a shift, single tokens.
 KINDS = ("plain", "absolute_shifted", "autoregressive_without_mask")
+DRAFTED = "autoregressive_without_mask"
 CONTEXT = 96
 
 
@@ -40,6 +44,29 @@ def tight(axis: str) -> Engine:
         max_num_batched_tokens=64,
     )  # fmt: skip
     return Engine(options)
+
+
+@cache
+def drafting() -> Engine:
+    """Like ``tight``, with drafts: those of greedy requests agree with their answers now and then."""
+    base = directory(DRAFTED)
+    adapter = build_draft_adapter(Path(tempfile.mkdtemp()) / "drafts", base)
+    options = tight(DRAFTED).options.model_copy(update={"draft_adapter": str(adapter), "draft_max_num_seqs": 3})
+    engine = Engine(options)
+    assert engine.runner.drafting is not None
+    rng = random.Random(1)
+
+    def propose(work: RowWork, accepted: list[int], drafted: list[int]) -> list[int]:
+        (sequence,) = (each for each in engine.scheduler.running if each.row == work.row)
+        asked, params = sequence.request, sequence.params
+        if params.sampled or params.confidence_threshold is None:
+            return drafted
+        truth = alone(DRAFTED, tuple(asked.prompt_ids), asked.max_tokens, params.confidence_threshold, asked.ignore_eos)
+        known = truth[work.block_start - sequence.prompt_length + len(accepted) :]
+        return [token if rng.random() < 0.7 else rng.randrange(EOS) for token in known[: len(drafted)]]
+
+    engine.runner.drafting.verifier.propose = propose  # type: ignore[method-assign]
+    return engine
 
 
 @cache
@@ -71,10 +98,11 @@ class EngineMachine(RuleBasedStateMachine):
     """``requests`` are those that should end with the answer they get alone."""
 
     axis = "plain"
+    drafts = False
 
     def __init__(self) -> None:
         super().__init__()
-        self.engine = tight(self.axis)
+        self.engine = drafting() if self.drafts else tight(self.axis)
         self.requests: dict[str, tuple[tuple[int, ...], int, float, bool]] = {}
         self.got: dict[str, list[int]] = {}
         self.ended: dict[str, str] = {}
@@ -150,8 +178,8 @@ class EngineMachine(RuleBasedStateMachine):
             assert name in self.ended
 
 
-def machine(axis: str, examples: int) -> Any:
-    made: Any = type(f"Engine_{axis}", (EngineMachine,), {"axis": axis})
+def machine(axis: str, examples: int, *, drafts: bool = False) -> Any:
+    made: Any = type(f"Engine_{axis}", (EngineMachine,), {"axis": axis, "drafts": drafts})
     case = made.TestCase
     case.settings = settings(
         max_examples=examples, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
@@ -161,4 +189,6 @@ def machine(axis: str, examples: int) -> Any:
 
 assert set(KINDS) <= set(AXES)
 TestPlain, TestAbsoluteShifted, TestWithoutMask = (machine(axis, 12) for axis in KINDS)
+TestDrafting = machine(DRAFTED, 5, drafts=True)
+TestDraftingLong = pytest.mark.whole(machine(DRAFTED, 60, drafts=True))
 TestPlainLong, TestAbsoluteShiftedLong, TestWithoutMaskLong = (pytest.mark.whole(machine(axis, 60)) for axis in KINDS)

@@ -29,16 +29,32 @@ class _Layer:
         return self._weights[f"layers.{self._index}.{name}"]
 
 
-def hidden_states(weights: dict[str, Tensor], shape: Any, ids: Tensor, sees: Tensor) -> Tensor:
-    """ids [n], sees [n, n] bool (row = query) -> last hidden states [n, hidden]."""
+def hidden_states(
+    weights: dict[str, Tensor],
+    shape: Any,
+    ids: Tensor,
+    sees: Tensor,
+    gated: dict[str, Tensor] | None = None,
+    first: int = 0,
+) -> Tensor:
+    """ids [n], sees [n, n] bool (row = query) -> last hidden states [n, hidden].
+
+    ``gated`` are updates of layers' weights, by the names of these, for the rows from ``first`` on.
+    """
     n = len(ids)
+    masked = (torch.arange(n) >= first)[:, None]
+
+    def product(y: Tensor, name: str) -> Tensor:
+        z = y @ weights[name].T
+        return z if gated is None or name not in gated else z + masked * (y @ gated[name].T)
+
     x = weights["embed_tokens.weight"][ids]
     for index in range(shape.num_layers):
         layer = _Layer(weights, index)
         y = _norm(x, layer["input_layernorm.weight"], shape.rms_norm_eps)
         heads = {}
         for name, count in (("q", shape.num_heads), ("k", shape.num_kv_heads), ("v", shape.num_kv_heads)):
-            z = y @ layer[f"self_attn.{name}_proj.weight"].T
+            z = product(y, f"layers.{index}.self_attn.{name}_proj.weight")
             if shape.attention_bias:
                 z = z + layer[f"self_attn.{name}_proj.bias"]
             z = z.reshape(n, count, shape.head_dim)
@@ -51,10 +67,10 @@ def hidden_states(weights: dict[str, Tensor], shape: Any, ids: Tensor, sees: Ten
         for head in range(shape.num_heads):
             scores = heads["q"][head] @ heads["k"][head // group].T / shape.head_dim**0.5
             outs.append(scores.masked_fill(~sees, float("-inf")).softmax(-1) @ heads["v"][head // group])
-        x = x + torch.cat(outs, dim=-1) @ layer["self_attn.o_proj.weight"].T
+        x = x + product(torch.cat(outs, dim=-1), f"layers.{index}.self_attn.o_proj.weight")
         y = _norm(x, layer["post_attention_layernorm.weight"], shape.rms_norm_eps)
-        gate = y @ layer["mlp.gate_proj.weight"].T
-        x = x + (gate * gate.sigmoid() * (y @ layer["mlp.up_proj.weight"].T)) @ layer["mlp.down_proj.weight"].T
+        gate, up = (product(y, f"layers.{index}.mlp.{name}_proj.weight") for name in ("gate", "up"))
+        x = x + product(gate * gate.sigmoid() * up, f"layers.{index}.mlp.down_proj.weight")
     return _norm(x, weights["norm.weight"], shape.rms_norm_eps)
 
 

@@ -46,7 +46,7 @@ DIFFERENCES: dict[str, tuple[Callable[[Engine], None], str]] = {
     "masked": (lambda engine: engine.runner.canvas.masked[0].fill_(True), "masked"),
     "first": (lambda engine: engine.runner.canvas.first.__setitem__(0, 2), "known tokens, not 2"),
     "known": (lambda engine: engine.runner.canvas.known[0, :1].fill_(True), "known tokens, not 0"),
-    "stops": (lambda engine: engine.runner.canvas.stops.__setitem__(0, 3), "2 stop tokens, not 3"),
+    "stops": (lambda engine: engine.runner.canvas.stop_tokens[0].append(3), "2 stop tokens, not 3"),
     "stop ids": (lambda engine: engine.runner.canvas.stop_ids[0].fill_(5), "stop tokens, not 2"),
     "rule": (lambda engine: engine.runner.canvas.rule[0].fill_(1), "has the rule factor"),
     "by threshold": (lambda engine: engine.runner.canvas.by_threshold.__setitem__(0, False), "has the rule threshold"),

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cdlm.model.attention.backends import find_attention, resolve_attention, resolve_graphs
+from cdlm.model.attention.flex import FlexAttention
 from cdlm.model.attention.paged import PagedAttention
 from cdlm.model.attention.sdpa import SdpaAttention
 from cdlm.model.attention.triton import TritonAttention
@@ -23,6 +24,16 @@ everywhere = pytest.mark.parametrize(
 @everywhere
 def test_every_segment_sees_its_own_request_up_to_its_end(attention: type[PagedAttention]) -> None:
     check_segments(attention)
+
+
+@everywhere
+def test_every_branch_sees_its_own_rows_and_what_is_before_it(attention: type[PagedAttention]) -> None:
+    check_segments(attention, branched=True)
+
+
+def test_flex_attention_refuses_branches() -> None:
+    with pytest.raises(ValueError, match="no branches"):
+        check_segments(FlexAttention, branched=True)
 
 
 @everywhere

@@ -32,6 +32,7 @@ def test_noise_depends_on_seed_position_and_id_alone() -> None:
     torch.manual_seed(99)
     assert gumbel_noise(3, [66], 11).equal(noise[2:3])
     assert gumbel_noise(3, [65, 66, 70], 11).equal(noise[[1, 2, 6]])
+    assert gumbel_noise(3, [66, 70, 65, 66], 11).equal(noise[[2, 6, 1, 2]])
     assert not gumbel_noise(4, [66], 11).equal(noise[2:3])
     assert len(noise.unique()) == noise.numel()
 

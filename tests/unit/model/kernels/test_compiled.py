@@ -32,12 +32,14 @@ def pointers(kind, names):
 
 for arch, kind, group, dim, page in ((80, "fp16", 1, 96, 16), (90, "bf16", 7, 128, 32)):
     parts = pointers("fp32", "sums maxima totals")
-    made(
-        arch, paged_attention,
-        dict(GROUP=group, HEAD_DIM=dim, WIDTH=128, PAGE=page, ROWS=64, KEYS=64, PART=1024, WIDEN=False),
-        pointers(kind, "out query keys values") | parts | pointers("i32", "tiles segments tables") | {"scale": "fp32"}
-        | kinds(i32="token_stride slot_stride table_stride shared_rows"),
-    )
+    for branched in (False, True):
+        made(
+            arch, paged_attention,
+            dict(GROUP=group, HEAD_DIM=dim, WIDTH=128, PAGE=page, ROWS=64, KEYS=64, PART=1024, WIDEN=False,
+                 BRANCHED=branched),
+            pointers(kind, "out query keys values") | parts | pointers("i32", "tiles segments tables seen")
+            | {"scale": "fp32"} | kinds(i32="token_stride slot_stride table_stride shared_rows"),
+        )
     made(
         arch, join_parts, dict(HEADS=28, HEAD_DIM=dim, WIDTH=128, PART=1024),
         pointers(kind, "out") | parts | pointers("i32", "tokens visible") | {"shared_rows": "i32"}, warps=1,
@@ -69,5 +71,5 @@ def test_every_kernel_compiles_for_gpus_that_are_not_here() -> None:
         [sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=280, check=False, env=environment
     )
     lines = done.stdout.splitlines()
-    assert len(lines) == 14, done.stderr
+    assert len(lines) == 16, done.stderr
     assert all(line.endswith(" True True") for line in lines), lines

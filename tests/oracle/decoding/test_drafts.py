@@ -1,0 +1,184 @@
+"""Verified drafts change no token: the engine that drafts equals the slow decoder, whatever the drafts are."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from cdlm.model.decoding.params import DecodingParams
+from cdlm.model.row import RowWork
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.messages import GenerateRequest
+from cdlm.scheduler.options import EngineOptions
+from tests.support.drafts import build_draft_adapter, count_accepted, draft_by_hand, drafting_engine, propose
+from tests.support.engines import Answer, oracle_answer, random_requests, run
+from tests.support.matrix import matrix
+from tests.support.models.checkpoints import build_checkpoint
+from tests.support.models.grammars import SCHEMAS, build_json_checkpoint
+from tests.support.structured import constrained
+
+AXIS = "autoregressive_without_mask"
+BACKENDS = ["sdpa", pytest.param("triton", marks=pytest.mark.slow)]
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return build_checkpoint(tmp_path / "base", AXIS, seed=4)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, base: Path) -> Path:
+    return build_draft_adapter(tmp_path / "drafts", base)
+
+
+def assert_lossless(base: Path, requests: list[GenerateRequest], answers: dict[str, Answer]) -> None:
+    """Tokens, reasons and log-probabilities are those of the slow decoder, one token per step."""
+    for request in requests:
+        truth, answer = oracle_answer(base, request), answers[request.request_id]
+        assert answer.token_ids == truth.token_ids, request
+        assert answer.finish_reason == truth.finish_reason, request
+        if request.logprobs is not None:
+            for entry, (scores, _) in zip(answer.logprobs, truth.scores, strict=True):
+                assert entry.logprob == pytest.approx(float(scores[entry.token_id]), abs=1e-4)
+                assert len(entry.top_ids) == request.logprobs
+
+
+def truth_of(base: Path, requests: list[GenerateRequest]) -> dict[str, list[int]]:
+    """The answers of an engine without drafts."""
+    plain = Engine(EngineOptions(model=str(base), page_size=4))
+    return {name: answer.token_ids for name, answer in run(plain, requests).items()}
+
+
+KINDS = {
+    "greedy": DecodingParams(),
+    "sampled": DecodingParams(temperature=0.9, seed=11),
+    "penalties": DecodingParams(frequency_penalty=0.6, repetition_penalty=1.3),
+    "sampled penalties": DecodingParams(temperature=1.1, seed=3, presence_penalty=0.5),
+    "banned words": DecodingParams(bad_words=[[7], [9, 11], [30, 31]]),
+    "bias": DecodingParams(logit_bias={3: 2.0, 4: -100.0}),
+    "least": DecodingParams(min_tokens=9),
+    "allowed": DecodingParams(allowed_token_ids=[1, 2, 3, 8, 21, 34, 55]),
+}
+
+
+@pytest.mark.parametrize(("kind", "agreement"), matrix(list(KINDS), [0.0, 0.6, 1.0]))
+def test_drafts_change_no_token(
+    base: Path, adapter: Path, kind: str, agreement: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [
+        msgspec.structs.replace(
+            request, params=KINDS[kind], logprobs=2 if index % 2 else None, max_tokens=max(9, request.max_tokens)
+        )
+        for index, request in enumerate(random_requests(6, seed=2))
+    ]
+    truth = truth_of(base, requests)
+    engine = drafting_engine(base, adapter, page_size=4)
+    propose(engine, monkeypatch, truth, agreement)
+    counted = count_accepted(engine, monkeypatch)
+    assert_lossless(base, requests, run(engine, requests, join_every=2))
+    _, drafted, accepted = counted()
+    assert drafted > 50
+    assert agreement == 0.0 or accepted > 0.4 * agreement * drafted
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["greedy", "sampled"])
+def test_masked_rows_draft_what_a_forward_of_their_own_does(
+    base: Path, adapter: Path, kind: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = backend == "triton"  # It is interpreted.
+    requests = [
+        msgspec.structs.replace(request, params=KINDS[kind], max_tokens=4 if few else 16, ignore_eos=True)
+        for request in random_requests(2 if few else 5, seed=3)
+    ]
+    truth = truth_of(base, requests)
+    engine = drafting_engine(base, adapter, page_size=4, attention_backend=backend)
+    propose(engine, monkeypatch, truth, 0.6)
+    assert engine.runner.drafting is not None
+    given, seen = engine.runner.drafting.verifier.propose, 0
+
+    def proposed(work: RowWork, accepted: list[int], drafted: list[int]) -> list[int]:
+        nonlocal seen
+        (sequence,) = (each for each in engine.scheduler.running if each.row == work.row)
+        assert (
+            sequence.token_ids == (sequence.request.prompt_ids + truth[sequence.request.request_id])[: work.block_start]
+        )
+        # The last accepted token has no row yet: masked rows stand behind the one before it.
+        known = sequence.token_ids + accepted[:-1]
+        assert drafted == draft_by_hand(base, adapter, known, len(drafted), KINDS[kind])
+        seen += len(drafted)
+        return given(work, accepted, drafted)
+
+    monkeypatch.setattr(engine.runner.drafting.verifier, "propose", proposed)
+    assert_lossless(base, requests, run(engine, requests, join_every=3))
+    assert seen > (3 if few else 60)
+
+
+def test_rows_with_a_grammar_are_drafted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draft that the grammar refuses is not accepted; the answers are those without drafts."""
+    base = build_json_checkpoint(tmp_path / "base", AXIS, seed=6)
+    adapter = build_draft_adapter(tmp_path / "drafts", base)
+    requests = [
+        constrained(name, name, prompt_ids=[5, 9, 2, 30], max_tokens=30, params=params)
+        for name, params in zip(list(SCHEMAS)[:4], [*KINDS.values()][:4], strict=True)
+    ]
+    plain = run(Engine(EngineOptions(model=str(base), page_size=4)), requests)
+    truth = {name: answer.token_ids for name, answer in plain.items()}
+    engine = drafting_engine(base, adapter, page_size=4)
+    propose(engine, monkeypatch, truth, 0.7)
+    counted = count_accepted(engine, monkeypatch)
+    answers = run(engine, requests, join_every=2)
+    for request in requests:
+        assert answers[request.request_id].token_ids == truth[request.request_id]
+        assert answers[request.request_id].finish_reason == plain[request.request_id].finish_reason
+    assert counted()[2] > 10
+
+
+def test_a_verification_that_raises_in_its_middle_loses_no_token(
+    base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [msgspec.structs.replace(each, params=KINDS["penalties"]) for each in random_requests(4, seed=5)]
+    truth = truth_of(base, requests)
+    engine = drafting_engine(base, adapter, page_size=4)
+    propose(engine, monkeypatch, truth, 1.0)
+    decide, calls = engine.runner.denoiser.decide, 0
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls % 3 == 0:
+            raise RuntimeError("injected")
+        return decide(*args, **kwargs)
+
+    monkeypatch.setattr(engine.runner.denoiser, "decide", failing)
+    answers = run(engine, requests)
+    ended = [request for request in requests if answers[request.request_id].finish_reason != "error"]
+    assert len(ended) >= 2  # Others failed as the first of their step, again when they were tried alone.
+    assert_lossless(base, ended, answers)
+
+
+def test_logits_that_are_not_finite_end_their_own_request(
+    base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison = 50
+    requests = [each for each in random_requests(9, seed=8) if poison not in each.prompt_ids][:3]
+    truth = truth_of(base, requests)
+    engine = drafting_engine(base, adapter, page_size=4)
+    propose(engine, monkeypatch, truth, 0.8)
+    engine.runner.transformer.embed_tokens.weight[poison] = float("nan")
+    bad = GenerateRequest(request_id="bad", prompt_ids=[3, poison, 4], max_tokens=20)
+    whole = [each for each in requests if poison not in truth[each.request_id]]
+    assert whole
+    monkeypatch.setitem(truth, "bad", [1] * 20)
+    answers = run(engine, [*whole, bad])
+    assert answers["bad"].finish_reason == "error"
+    assert_lossless(base, whole, answers)
+
+
+def test_a_crowded_step_does_not_draft(base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = [msgspec.structs.replace(each, max_tokens=12, ignore_eos=True) for each in random_requests(5, seed=1)]
+    engine = drafting_engine(base, adapter, page_size=4, draft_max_num_seqs=4)
+    counted = count_accepted(engine, monkeypatch)
+    assert_lossless(base, requests, run(engine, requests))
+    assert counted() == (0, 0, 0)

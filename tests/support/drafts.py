@@ -1,0 +1,101 @@
+"""Engines that draft, over tiny autoregressive checkpoints."""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from cdlm.model.backbones import find_backbone
+from cdlm.model.decoding.params import DecodingParams
+from cdlm.model.loading.adapter import write_adapter
+from cdlm.model.loading.adapter_config import AdapterDecoding, GatedDrafts
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.row import RowWork
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.options import EngineOptions
+from tests.support.models.hf_references import random_lora
+from tests.support.oracle.network import hidden_states
+from tests.support.oracle.noise import draw
+
+DRAFT_MASK = 5  # An ordinary token: as a mask it is embedded in masked rows only.
+WINDOW = 3
+RANK, ALPHA = 3, 6
+
+
+def build_draft_adapter(directory: Path, base: Path, family: str = "cdlm", window: int = WINDOW) -> Path:
+    """A gated adapter with random weights for all layers of ``base``."""
+    transformer = load_checkpoint(base).transformer
+    linears = {name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)}
+    lora = random_lora(transformer, RANK, lambda name: name in linears - {"lm_head"})
+    decoding = AdapterDecoding(drafts=GatedDrafts(DRAFT_MASK, window))
+    write_adapter(directory, lora, backbone=find_backbone(family), r=RANK, alpha=ALPHA, base="b", decoding=decoding)
+    return directory
+
+
+def drafting_engine(base: Path, adapter: Path, **options: Any) -> Engine:
+    """An engine that drafts in steps of up to eight requests."""
+    return Engine(
+        EngineOptions(**{"model": str(base), "draft_adapter": str(adapter), "draft_max_num_seqs": 8, **options})
+    )
+
+
+def draft_by_hand(base: Path, adapter: Path, tokens: list[int], rows: int, params: DecodingParams) -> list[int]:
+    """What ``rows`` masked rows behind ``tokens`` draft, from a forward of their own by the slow decoder."""
+    weights = {name: tensor.float() for name, tensor in load_file(base / "model.safetensors").items()}
+    lora = load_file(adapter / "adapter_model.safetensors")
+    gated = {}
+    for key in (key for key in lora if key.endswith(".lora_A.weight")):
+        name = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        gated[f"{name}.weight"] = ALPHA / RANK * lora[key.replace("lora_A", "lora_B")] @ lora[key]
+    known, total = len(tokens), len(tokens) + rows
+    sees = torch.ones(total, total).tril().bool()
+    sees[known:] = True
+    ids = torch.tensor(tokens + [DRAFT_MASK] * rows)
+    hidden = hidden_states(weights, load_checkpoint(base).transformer.config, ids, sees, gated, known)
+    logits = hidden[known:] @ weights.get("lm_head.weight", weights["embed_tokens.weight"]).T
+    if not params.sampled:
+        return [int(token) for token in logits.argmax(-1)]
+    assert params.seed is not None
+    return [draw(line, params.temperature, params.seed, known + 1 + row) for row, line in enumerate(logits)]
+
+
+def propose(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, truth: Mapping[str, Sequence[int]], agreement: float, seed: int = 0
+) -> None:
+    """Makes drafts agree with the answers in ``truth`` at a set rate per token, whatever the adapter drafts."""
+    assert engine.runner.drafting is not None
+    rng = random.Random(seed)
+
+    def proposed(work: RowWork, accepted: list[int], drafted: list[int]) -> list[int]:
+        (sequence,) = (each for each in engine.scheduler.running if each.row == work.row)
+        answered = work.block_start - sequence.prompt_length + len(accepted)
+        known = truth[sequence.request.request_id][answered : answered + len(drafted)]
+        return [token if rng.random() < agreement else rng.randrange(engine_vocabulary(engine)) for token in known]
+
+    monkeypatch.setattr(engine.runner.drafting.verifier, "propose", proposed)
+
+
+def engine_vocabulary(engine: Engine) -> int:
+    """Number of tokens that the engine's model knows."""
+    return engine.runner.transformer.config.vocab_size
+
+
+def count_accepted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[int, int, int]]:
+    """What the engine's steps report: verifications, drafted tokens, and accepted ones."""
+    sums = [0, 0, 0]
+    names = ("verifications", "draft_tokens", "accepted_draft_tokens")
+    make = engine.stats
+
+    def stats(**figures: Any) -> Any:
+        found = make(**figures)
+        for place, name in enumerate(names):
+            sums[place] += getattr(found, name)
+        return found
+
+    monkeypatch.setattr(engine, "stats", stats)
+    return lambda: (sums[0], sums[1], sums[2])

@@ -1,0 +1,73 @@
+"""A draft adapter that cannot draft for its base is refused at start, with the reason."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cdlm.model.config import CheckpointError
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.errors import EngineStartError
+from cdlm.scheduler.options import EngineOptions
+from tests.support.drafts import DRAFT_MASK, WINDOW, build_draft_adapter
+from tests.support.models.checkpoints import VOCAB, build_checkpoint
+
+AXIS = "autoregressive_without_mask"
+
+
+def _decoding(**keys: object) -> Callable[[Path], object]:
+    return lambda directory: (directory / "cdlm.json").write_text(json.dumps(keys))
+
+
+SPOILT = {
+    "not gated": (_decoding(block_length=1), "does not say that it is gated"),
+    "no decoding": (lambda directory: (directory / "cdlm.json").unlink(), "does not say that it is gated"),
+    "unknown mask": (_decoding(gated=True, mask_token_id=VOCAB, window=2), f"mask_token_id {VOCAB} is not below"),
+    "no adapter": (lambda directory: (directory / "adapter_config.json").unlink(), "adapter_config.json: missing"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_a_spoilt_draft_adapter_is_refused(tmp_path: Path, case: str) -> None:
+    base = build_checkpoint(tmp_path / "base", AXIS)
+    adapter = build_draft_adapter(tmp_path / "drafts", base)
+    found = load_checkpoint(base, draft_adapter=adapter).drafter
+    assert found is not None
+    assert (found.drafts.mask_token_id, found.drafts.window) == (DRAFT_MASK, WINDOW)
+    spoil, message = SPOILT[case]
+    spoil(adapter)
+    with pytest.raises(CheckpointError, match=re.escape(message)) as caught:
+        load_checkpoint(base, draft_adapter=adapter)
+    assert str(adapter) in str(caught.value)
+
+
+def test_only_autoregressive_checkpoints_verify_drafts(tmp_path: Path) -> None:
+    base = build_checkpoint(tmp_path / "base", "absolute_shifted")
+    adapter = build_draft_adapter(tmp_path / "drafts", base)
+    with pytest.raises(CheckpointError, match="the base is not autoregressive"):
+        load_checkpoint(base, draft_adapter=adapter)
+
+
+def test_a_gated_adapter_is_not_merged(tmp_path: Path) -> None:
+    base = build_checkpoint(tmp_path / "base", AXIS)
+    adapter = build_draft_adapter(tmp_path / "drafts", base)
+    with pytest.raises(CheckpointError, match="load it as the draft adapter"):
+        load_checkpoint(base, adapter=adapter)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tensor_parallel_size": 2}, "needs tensor_parallel_size 1, not 2"),
+        ({"attention_backend": "flex"}, "cannot draft"),
+    ],
+    ids=["ranks", "flex"],
+)
+def test_what_cannot_draft_is_refused(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    base = build_checkpoint(tmp_path / "base", AXIS)
+    adapter = build_draft_adapter(tmp_path / "drafts", base)
+    with pytest.raises(EngineStartError, match=message):
+        Engine(EngineOptions.model_validate({"model": str(base), "draft_adapter": str(adapter), **options}))
