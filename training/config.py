@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cdlm.model.config import TransformerConfig
 from cdlm.training.data.problem import Task
@@ -127,6 +127,20 @@ class StudentSection(OptimizationSection):
     only_exact: bool = False
 
 
+class TextSection(OptimizationSection):
+    """Training of a block-causal student on whole texts; ``ratios`` bound the mask ratio of a block."""
+
+    ratios: tuple[float, float] = (0.0, 1.0)
+
+    @field_validator("ratios")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        low, high = value
+        if not 0 <= low < high <= 1:
+            raise ValueError("must be two ascending numbers from 0 to 1")
+        return value
+
+
 def _known_keys(value: object) -> object:
     """Dataclasses ignore unknown keys; a configuration file must not have any."""
     unknown = value.keys() - {field.name for field in fields(TransformerConfig)} if isinstance(value, dict) else ()
@@ -136,7 +150,7 @@ def _known_keys(value: object) -> object:
 
 
 class RecipeConfig(Section):
-    """The whole recipe: a small model trained from random weights."""
+    """The whole recipe: a small model trained from random weights; ``texts`` is a stage beside the others."""
 
     seed: int
     mixture: dict[Task, float]
@@ -147,6 +161,7 @@ class RecipeConfig(Section):
     teacher: TeacherSection
     trajectories: TrajectorySection
     student: StudentSection
+    texts: TextSection | None = None
 
 
 def load_config(path: Path) -> RecipeConfig:

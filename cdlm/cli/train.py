@@ -55,6 +55,14 @@ def student(config: ConfigOption, output: OutputOption, workers: WorkersOption =
     _launch(run_student, config, output, workers)
 
 
+@app.command()
+def text_student(config: ConfigOption, output: OutputOption, workers: WorkersOption = _CORES) -> None:
+    """Train a block-causal student on whole texts, from the next-token model and without a teacher."""
+    from cdlm.training.student.texts import run_text_student
+
+    _launch(run_text_student, config, output, workers)
+
+
 AdapterConfigOption = Annotated[Path, typer.Option(help="TOML file of the adapter.", exists=True, dir_okay=False)]
 AdapterOutputOption = Annotated[Path, typer.Option(help="Directory of both stages. A stage found in it is resumed.")]
 

@@ -45,7 +45,7 @@ def pack(
     block. One forward therefore trains (blocks of the answer * copies) active blocks.
 
     Args:
-        prompts: ids, one list per row.
+        prompts: ids, one list per row; may be empty. A row's first token is its own ``previous``.
         answers: [n] int64 per row, n a multiple of the block length.
         hidden: [copies, n] bool per row, the masked and asked positions of each copy.
 
@@ -59,7 +59,7 @@ def pack(
     positions, previous, block, copy = (pad_sequence(list(part), batch_first=True) for part in zip(*parts, strict=True))
     token_ids, asked = [], []
     for prompt, answer, copies in zip(prompts, answers, hidden, strict=True):
-        whole = torch.cat((torch.tensor(prompt), answer))
+        whole = torch.cat((torch.tensor(prompt, dtype=torch.int64), answer))
         token_ids.append(torch.cat((whole, answer.expand_as(copies).masked_fill(copies, mask_id).flatten())))
         asked.append(torch.cat((torch.zeros_like(whole, dtype=torch.bool), copies.flatten())))
     lengths = torch.tensor([len(ids) for ids in token_ids])[:, None]
@@ -98,7 +98,7 @@ def _layout(prompt: int, copies: int, size: int, block_length: int) -> tuple[Ten
     previous = prompt + offsets[None] - 1 + (copy * size).masked_fill(first, 0)
     return (
         positions,
-        torch.cat(((start - 1).clamp_min(0), previous.flatten())),
+        torch.cat((start - 1, previous.flatten())).clamp_min(0),
         torch.cat((torch.full_like(start, -1), block.repeat(1 + copies))),
         torch.cat((torch.zeros_like(start), copy.expand(-1, size).flatten())),
     )

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from cdlm.training.batches.attention import block_causal_mask
 from cdlm.training.batches.packed import AskedRows, pack
+from cdlm.training.batches.two_streams import draw_masks
 from cdlm.training.trajectories.states import block_completion, index_sets, state_after
 from cdlm.training.trajectories.trajectory import Trajectory
 
@@ -114,19 +115,14 @@ def masked_truth(
 ) -> tuple[AskedRows, Tensor, Tensor]:
     """Returns packed rows of masked ground truth, the masked ids, and their weights for ``masked_likelihood``.
 
-    Each block draws its own t ~ U(0, 1), at least 1/B: a smaller t would give less than one mask on average, and a
-    noisy weight 1/t. Each position is masked with probability t, and at least one per block.
+    Each block has a mask ratio t of its own, see ``draw_masks``.
     """
     generator = torch.Generator().manual_seed(rng.getrandbits(62))
     answers, hidden, weights = [], [], []
     for _, answer in examples:
         canvas = torch.full((whole_blocks(len(answer), block_length),), end_id)
         canvas[: len(answer)] = torch.tensor(answer)
-        blocks = len(canvas) // block_length
-        ratios = torch.tensor([max(rng.random(), 1 / block_length) for _ in range(blocks)])[:, None]
-        masks = torch.rand(blocks, block_length, generator=generator) < ratios
-        for block in masks:
-            block[rng.randrange(block_length)] |= not block.any()
+        masks, ratios = draw_masks(len(canvas) // block_length, block_length, rng=rng, generator=generator)
         answers.append(canvas)
         hidden.append(masks.view(1, -1))
         weights.append((1 / (ratios * len(canvas) * len(examples))).expand_as(masks)[masks])
