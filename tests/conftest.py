@@ -5,11 +5,15 @@ import os
 import pytest
 import torch
 
+from tests.support.forks import starts
+
 # Without a GPU Triton runs kernels on CPU tensors, in its interpreter. This must be set before anything imports it.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 
+# Their processes are forked from one that has imported what servers and engines import (``tests/support/forks``).
+_FORKED = ("tests/e2e/", "tests/oracle/weights/test_ranks.py")
 _ASKED_FOR = ("clients", "images", "fakecuda")
 
 
@@ -25,3 +29,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if found:
             config.hook.pytest_deselected(items=found)
             items[:] = [item for item in items if item not in found]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Says how the processes of a test start, before its fixtures are made."""
+    if starts.POSSIBLE and item.nodeid.startswith(_FORKED) and item.get_closest_marker("spawns") is None:
+        starts.fork(starts.tests_zygote())
+    else:
+        starts.spawn()

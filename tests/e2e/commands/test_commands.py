@@ -14,6 +14,8 @@ from cdlm.model.assets import BUNDLED_STUDENT
 from tests.support.command import cdlm
 from tests.support.models.checkpoints import build_checkpoint
 
+pytestmark = pytest.mark.spawns
+
 
 def process(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cdlm", *arguments]

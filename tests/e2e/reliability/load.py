@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from tests.support.forks import zygote
 from tests.support.server.served import Server
 
 DONE = "data: [DONE]"
@@ -90,8 +91,9 @@ def engine_of(server: Server) -> int:
 
 
 def children(pid: int) -> list[int]:
-    """Process ids of a process's children."""
-    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Process ids of a process's children, without the zygote that a forked server has for its engines."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(word) for word in found if Path(f"/proc/{word}/comm").read_text().strip() != zygote.NAME]
 
 
 def resident_mb(pid: int) -> float:

@@ -18,6 +18,8 @@ from cdlm.model.assets import BUNDLED_STUDENT
 from tests.support.places import ROOT
 from tests.support.server.served import running_server
 
+pytestmark = pytest.mark.spawns
+
 COMMIT = "c0ffee" * 6 + "c0de"
 FILES = {path.name: path.read_bytes() for path in BUNDLED_STUDENT.iterdir()} | {
     "modeling_evil.py": b"raise SystemExit",

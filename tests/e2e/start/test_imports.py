@@ -9,6 +9,8 @@ from cdlm.scheduler import child
 
 OWN = """
 import gc
+
+pytestmark = pytest.mark.spawns
 at_import = gc.isenabled()
 
 def main():

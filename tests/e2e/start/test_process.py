@@ -71,6 +71,7 @@ def drained(log: Path) -> httpx.Response | None:
         return None if late else early
 
 
+@pytest.mark.spawns
 def test_a_signal_while_the_model_loads(tmp_path: Path) -> None:
     port = free_port()
     log = tmp_path / "log"
@@ -129,6 +130,7 @@ def refuse(*flags: str, **variables: str) -> str:
     return done.stderr
 
 
+@pytest.mark.spawns
 def test_what_refuses_to_start(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

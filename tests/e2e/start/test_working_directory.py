@@ -10,6 +10,8 @@ import pytest
 from tests.support.matrix import some
 from tests.support.server.served import Server, free_port
 
+pytestmark = pytest.mark.spawns
+
 OURS = ("cdlm", "cli", "server", "scheduler", "model", "training")
 OTHERS = (
     "torch",
