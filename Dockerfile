@@ -53,7 +53,7 @@ RUN pip uninstall --yes pip \
 COPY --chmod=644 docker/healthcheck.py /opt/healthcheck.py
 USER 10001:10001
 WORKDIR /tmp
-# Weights are mounted here, read-only: CDLM_MODEL=/models/NAME. Without it the bundled student is served.
+# Weights are mounted here, read-only: CDLM_MODEL=/models/NAME. Without it cdlm-nano is served, since nothing is fetched.
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=15s --timeout=10s --start-period=10m --retries=3 CMD ["python", "/opt/healthcheck.py"]

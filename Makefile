@@ -34,7 +34,7 @@ $(VENV)/.installed-training: $(VENV)/.installed
 	$(PIP) -e '.[training]'
 	@touch $@
 
-serve: $(VENV)/.installed ## Serves the bundled student on 127.0.0.1:8000; ARGS="--port 9000" passes flags.
+serve: $(VENV)/.installed ## Serves cdlm-smol on 127.0.0.1:8000, or cdlm-nano without a network; ARGS="--port 9000" passes flags.
 	$(BIN)/cdlm serve $(ARGS)
 
 # Files of tests are shared out over processes. Each core has one, and each of them about a gigabyte.

@@ -29,7 +29,8 @@ class LLM:
     ``with`` block, or with the program.
 
     Args:
-        model: a checkpoint directory or a Hugging Face Hub id ``owner/name``; ``None`` is the bundled cdlm-nano.
+        model: ``cdlm-smol``, ``cdlm-nano``, a checkpoint directory, a GGUF file, or a Hugging Face Hub id
+            ``owner/name``; ``None`` is cdlm-smol, or cdlm-nano where that cannot be fetched.
         settings: engine flags of ``cdlm serve`` with underscores, for example ``adapter``, ``device``, ``dtype``,
             ``threads``, ``max_num_seqs``, or ``kv_cache_memory`` (bytes, or a text like "2GiB").
 

@@ -1,5 +1,6 @@
 """Reads the files of a checkpoint or adapter directory; every problem is a ``CheckpointError`` that names the file."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,6 +24,12 @@ def read_json(directory: Path, name: str) -> dict[str, object]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not a JSON object")
     return content
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def inside(directory: Path, name: str) -> Path:

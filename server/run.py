@@ -56,6 +56,8 @@ def serve(settings: ServerSettings) -> int:
     except CheckpointError as error:
         logger.error("%s", error)
         return 1
+    except KeyboardInterrupt:  # Of a download.
+        return 130
     try:
         tracing = open_tracing(settings.otlp_endpoint, settings.model_name, package_version())
     except TracingError as error:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliImplicitFlag, NoDecode, SettingsConfigDict
 
+from cdlm.model.fetching.names import DEFAULT
 from cdlm.scheduler.options import EngineOptions, Location
 from cdlm.scheduler.sizes import ByteSize
 from cdlm.server.access.keys import EMPTY_SECRET, ApiKey, check_distinct, named_keys, read_keys, split_keys
@@ -23,12 +24,6 @@ def _split(value: object) -> object:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value
-
-
-def _bundled_student() -> str:
-    from cdlm.model.assets import BUNDLED_STUDENT
-
-    return str(BUNDLED_STUDENT)
 
 
 class ServerSettings(BaseSettings, EngineOptions):
@@ -49,9 +44,9 @@ class ServerSettings(BaseSettings, EngineOptions):
     )
 
     model: Location = Field(
-        default_factory=_bundled_student,
-        description="Checkpoint directory (safetensors, tokenizer, config), or the id owner/name of one on the Hugging "
-        "Face Hub. Default: the bundled cdlm-nano.",
+        default=DEFAULT,
+        description="cdlm-smol, cdlm-nano, a checkpoint directory (safetensors, tokenizer, config), a GGUF file, or an "
+        "id owner/name on the Hugging Face Hub. Default: cdlm-smol, or cdlm-nano where it cannot be fetched.",
     )
     revision: str | None = Field(
         default=None, min_length=1, description="Branch, tag or commit of a --model that is an id."
@@ -152,7 +147,7 @@ class ServerSettings(BaseSettings, EngineOptions):
     @model_validator(mode="after")
     def _adapters_have_a_base(self) -> Self:
         for flag, given in (("--adapter", self.adapter), ("--draft-adapter", self.draft_adapter)):
-            if given is not None and "model" not in self.model_fields_set:
+            if given is not None and not self.chosen:
                 raise ValueError(f"{flag} {given} needs --model, the checkpoint that it was trained on")
         return self
 
@@ -162,25 +157,47 @@ class ServerSettings(BaseSettings, EngineOptions):
         return self
 
     def fetched(self) -> "ServerSettings":
-        """Downloads models given by Hub id; returns the settings with their directories. The model's name stays.
+        """Fetches models given by name or Hub id; returns the settings with their paths. The model's name stays.
+
+        Without ``model`` this is cdlm-smol, or cdlm-nano if that cannot be fetched; the log says so.
 
         Raises:
-            CheckpointError: a model cannot be downloaded, or a revision is given for a directory.
+            CheckpointError: a model that was asked for cannot be fetched, or a revision is given for another than one
+                on the Hub.
         """
         from cdlm.model.config import CheckpointError
-        from cdlm.model.loading.hub import fetch_checkpoint, is_hub_id
+        from cdlm.model.fetching.hub import fetch_checkpoint, is_hub_id
+        from cdlm.model.fetching.names import fetch_default, find_named
 
         changes: dict[str, object] = {}
+        named = find_named(self.model)
         if is_hub_id(self.model):
             changes["model"] = str(fetch_checkpoint(self.model, self.revision))
         elif self.revision is not None:
-            raise CheckpointError(f"--revision {self.revision}: {self.model} is a directory, not an id on the Hub")
+            kind = "a directory" if named is None else "a name"
+            raise CheckpointError(f"--revision {self.revision}: {self.model} is {kind}, not an id on the Hub")
+        elif self.chosen and named is not None:
+            changes["model"] = str(named.fetch())
+        elif not self.chosen:
+            named, weights = fetch_default()
+            changes["model"] = str(weights)
         for name, given in (("adapter", self.adapter), ("draft_adapter", self.draft_adapter)):
             if given is not None and is_hub_id(given):
                 changes[name] = str(fetch_checkpoint(given))
-        if changes.keys() - {"draft_adapter"} and self.served_model_name is None:
-            changes["served_model_name"] = self.adapter or self.model
+        # A named model drafts for what its own adapter makes of it.
+        if named is not None and self.adapter is None:
+            changes |= {"adapter": named.adapter and str(named.adapter)}
+            if self.draft_adapter is None:
+                changes |= {"draft_adapter": named.draft_adapter and str(named.draft_adapter)}
+        named_by_path = self.adapter is not None and not is_hub_id(self.adapter)
+        if changes.keys() - {"draft_adapter"} and self.served_model_name is None and not named_by_path:
+            changes["served_model_name"] = self.adapter or (self.model if named is None else named.name)
         return self.model_copy(update=changes)
+
+    @property
+    def chosen(self) -> bool:
+        """Whether a flag or a variable names the model."""
+        return "model" in self.model_fields_set
 
     @property
     def model_name(self) -> str:

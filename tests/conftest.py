@@ -1,4 +1,4 @@
-"""What holds for all tests: how Triton runs, and what is only run when it is asked for."""
+"""What holds for all tests: how Triton runs, which model is the default, and what is only run when it is asked for."""
 
 import os
 
@@ -10,6 +10,9 @@ from tests.support.forks import starts
 # Without a GPU Triton runs kernels on CPU tensors, in its interpreter. This must be set before anything imports it.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# The default model would be fetched.
+os.environ["CDLM_MODEL"] = "cdlm-nano"
 
 
 # Their processes are forked from one that has imported what servers and engines import (``tests/support/forks``).

@@ -16,6 +16,7 @@ COMMANDS = {
     "bench": ("cdlm.cli.bench.command:bench", "Load a server and print throughput, latencies and diffusion figures."),
     "plan": ("cdlm.cli.plan.command:plan", "Compute what a model can do on an accelerator; measures nothing."),
     "doctor": ("cdlm.cli.doctor.command:doctor", "Check whether a model can be served on this machine."),
+    "pull": ("cdlm.cli.pull:pull", "Fetch a model without serving it."),
     "key": ("cdlm.cli.key:key", "Generate an API key."),
     "train": ("cdlm.cli.train:app", "Train a student stage by stage."),
 }

@@ -11,6 +11,8 @@ from typing import IO
 
 import httpx
 
+from cdlm.model.config import CheckpointError
+from cdlm.model.fetching.names import find_named
 from cdlm.scheduler import child
 
 
@@ -42,9 +44,17 @@ def local_server(
 
     ``flags`` are further flags of ``cdlm serve``; ``variables`` is its environment, by default this process's.
 
+    A model that has a name is fetched first, since the server's log, and what it says of a download, is not shown.
+
     Raises:
-        LocalServerError: the server exited, or was not ready within ``start_timeout_s`` seconds.
+        LocalServerError: the model could not be fetched, the server exited, or was not ready within
+            ``start_timeout_s`` seconds.
     """
+    try:
+        if named := find_named(str(model)):
+            named.fetch()
+    except CheckpointError as error:
+        raise LocalServerError(str(error)) from error
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from functools import cache
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from cdlm.model.gguf.config import read_config
 from cdlm.model.gguf.file import GgufFile, is_gguf
+from cdlm.model.places import cache_directory
 
 _FORM = 1  # Of the files that are written here; another number does not find the older ones.
 
@@ -35,7 +35,7 @@ def checkpoint_directory(model: Path) -> Path:
 @cache
 def _written(path: Path, stamp: tuple[int, int]) -> Path:
     name = f"{path.stem}-{hashlib.sha256(repr((_FORM, str(path), stamp)).encode()).hexdigest()[:16]}"
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cdlm-serve" / "gguf"
+    home = cache_directory("gguf")
     target = home / name
     if (target / "config.json").exists():
         return target

@@ -5,7 +5,9 @@ from typing import Any
 
 from cdlm.cli.doctor.outlook import Outlook, outlook
 from cdlm.model.config import CheckpointError
-from cdlm.model.loading.hub import downloaded, is_hub_id
+from cdlm.model.fetching.hub import downloaded, is_hub_id
+from cdlm.model.fetching.names import DEFAULT, NAMES, SPARE, find_named
+from cdlm.model.fetching.wheel import OFFLINE, offline
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.steps.threads import Threads
@@ -18,33 +20,43 @@ Findings = tuple[dict[str, Any] | None, dict[str, Any] | None, str | None, list[
 def examine_model(settings: ServerSettings) -> Findings:
     """Returns the model's description, the flags with their values, the problem that prevents serving, and warnings."""
     try:
-        settings, missing = _here(settings)
-        if missing is not None:
-            return None, None, None, [missing]
-        seen = outlook(settings.engine_options())
-        codec = TextCodec.load(Path(settings.model), settings.chat_template)
+        found, warnings = _here(settings)
+        if found is None:
+            return None, None, None, warnings
+        seen = outlook(found.engine_options())
+        codec = TextCodec.load(Path(found.model), found.chat_template)
     except (CheckpointError, EngineStartError, TextError) as error:
         return None, None, str(error), []
-    warnings = [] if codec.has_template else ["there is no chat template: /v1/chat/completions will refuse chats"]
+    warnings += [] if codec.has_template else ["there is no chat template: /v1/chat/completions will refuse chats"]
     warnings += _vocabulary_warnings(seen) + _manifest_warnings(seen)
-    return _model(settings, seen), _flags(settings.engine_options(), seen), None, warnings
+    return _model(found, seen), _flags(found.engine_options(), seen), None, warnings
 
 
-def _here(settings: ServerSettings) -> tuple[ServerSettings, str | None]:
-    """Returns the settings with directories in place of Hub ids, and a message if one is not downloaded yet."""
-    from huggingface_hub.constants import HF_HUB_OFFLINE
+def _here(settings: ServerSettings) -> tuple[ServerSettings | None, list[str]]:
+    """Returns the settings with paths in place of names and ids, and warnings; ``None`` if one is not downloaded yet.
 
+    Without a model in the settings, and without the default one on this machine, they are those of the spare one.
+    """
+    if not settings.chosen and NAMES[DEFAULT].present() is None:
+        why = f"{OFFLINE} forbids to fetch it" if offline() else "cdlm serve fetches it when it starts"
+        spare = settings.model_copy(update={"model": SPARE})
+        return spare.fetched(), [
+            f"{DEFAULT}, the default, is not downloaded yet: {why}; this is {SPARE}, its substitute"
+        ]
     ids = {
         "--model": (settings.model, settings.revision),
         "--adapter": (str(settings.adapter or ""), None),
         "--draft-adapter": (str(settings.draft_adapter or ""), None),
     }
     for flag, (name, revision) in ids.items():
-        if is_hub_id(name) and downloaded(name, revision) is None:
-            if HF_HUB_OFFLINE:
-                raise CheckpointError(f"{flag} {name} is not downloaded, and HF_HUB_OFFLINE forbids to fetch it")
-            return settings, f"{flag} {name} is not downloaded yet: cdlm serve fetches it from the Hub when it starts"
-    return settings.fetched(), None
+        named = find_named(name) if flag == "--model" else None
+        here = named.present() if named else downloaded(name, revision) if is_hub_id(name) else Path(name)
+        if here is None:
+            if offline():
+                raise CheckpointError(f"{flag} {name} is not downloaded, and {OFFLINE} forbids to fetch it")
+            source = "from the Hub " if named is None else ""
+            return None, [f"{flag} {name} is not downloaded yet: cdlm serve fetches it {source}when it starts"]
+    return settings.fetched(), []
 
 
 def _model(settings: ServerSettings, seen: Outlook) -> dict[str, Any]:

@@ -86,15 +86,13 @@ _RESPONSE = {
 _QUESTION = "Tom has 14 apples. Then Tom buys 3 bags of 12 apples and gives away 8. How many apples does Tom have now?"
 
 EXAMPLES: dict[str, Any] = {
-    "CompletionRequest": {"model": _MODEL, "prompt": _QUESTION, "max_tokens": 96, "stop": ["\n\n"], "seed": 7},
+    "CompletionRequest": {"prompt": _QUESTION, "max_tokens": 96, "stop": ["\n\n"], "seed": 7},
     "ChatRequest": {
-        "model": _MODEL,
         "messages": [{"role": "user", "content": _QUESTION}],
         "max_completion_tokens": 96,
         "reasoning_effort": "low",
     },
     "ResponsesRequest": {
-        "model": _MODEL,
         "instructions": "Answer in one line.",
         "input": [{"role": "user", "content": [{"type": "input_text", "text": _QUESTION}]}],
         "max_output_tokens": 96,

@@ -4,18 +4,8 @@ import { legend } from "./canvas.js";
 import { KeyForm } from "./keys.js";
 import { Lane } from "./lane.js";
 import { Replay } from "./replay.js";
-import { currentRequest, curlOf, oneTokenAStep, tieThreshold } from "./request.js";
+import { currentRequest, curlOf, examplesFor, oneTokenAStep, tieThreshold } from "./request.js";
 import { ApiError, stream } from "./stream.js";
-
-const EXAMPLES = {
-  Apples:
-    "Tom has 14 apples. Then Tom buys 3 bags of 12 apples. Next Tom gives away 8. " +
-    "How many apples does Tom have now?",
-  Stickers: "Mia has 25 stickers. Then Mia buys 4 packs of 6 stickers. How many stickers does Mia have now?",
-  count_even: "Write a Python function count_even(nums) that returns the number of even numbers in nums.",
-  remove_repeats:
-    "Write a Python function remove_repeats(nums) to return a list of the numbers in nums without repeats.",
-};
 
 /** @type {string | null} */
 let model = null;
@@ -29,6 +19,7 @@ const keys = new KeyForm(
   (id) => {
     model = id;
     find("model").textContent = id;
+    showExamples(id);
     say("Ready.");
     showCurl();
   },
@@ -50,6 +41,26 @@ function fail(message) {
 
 function showCurl() {
   find("curl").textContent = curlOf(currentRequest(model), keys.wanted);
+}
+
+/** Offers the prompts that suit a model, and writes the first one unless there is one already. */
+function showExamples(id) {
+  const { prompts, endpoint } = examplesFor(id);
+  const buttons = Object.entries(prompts).map(([name, prompt]) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = name;
+    button.addEventListener("click", () => {
+      find("prompt").value = prompt;
+      showCurl();
+    });
+    return button;
+  });
+  find("examples").replaceChildren(...buttons);
+  if (find("prompt").value === "") {
+    [find("prompt").value] = Object.values(prompts);
+    find("endpoint").value = endpoint;
+  }
 }
 
 /** The lanes that take part: the second one in a race only. */
@@ -167,17 +178,6 @@ function showLanes() {
 function start() {
   find("lanes").append(...lanes.map((lane) => lane.element));
   find("legend").append(...legend());
-  for (const [name, prompt] of Object.entries(EXAMPLES)) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = name;
-    button.addEventListener("click", () => {
-      find("prompt").value = prompt;
-      showCurl();
-    });
-    find("examples").append(button);
-  }
-  find("prompt").value = EXAMPLES.Apples;
   tieThreshold();
   find("settings").addEventListener("submit", (event) => {
     event.preventDefault();

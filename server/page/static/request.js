@@ -1,4 +1,4 @@
-/** What the controls ask for: the body of a request, and the same request as a shell command. */
+/** What the controls begin with and ask for: prompts, the body of a request, the same request as a shell command. */
 
 const PATHS = { completion: "v1/completions", chat: "v1/chat/completions" };
 
@@ -14,7 +14,33 @@ const NUMBERS = {
   seed: "seed",
 };
 
+/** The bundled student knows problems like these alone. */
+const NANO = {
+  Apples:
+    "Tom has 14 apples. Then Tom buys 3 bags of 12 apples. Next Tom gives away 8. " +
+    "How many apples does Tom have now?",
+  Stickers: "Mia has 25 stickers. Then Mia buys 4 packs of 6 stickers. How many stickers does Mia have now?",
+  count_even: "Write a Python function count_even(nums) that returns the number of even numbers in nums.",
+  remove_repeats:
+    "Write a Python function remove_repeats(nums) to return a list of the numbers in nums without repeats.",
+};
+
+const ENGLISH = {
+  Sky: "Why is the sky blue? Answer in two sentences.",
+  Letter: "Write a short, friendly letter that invites a neighbor to dinner on Saturday.",
+  Apples: "Tom has 14 apples and buys 3 bags of 12. How many apples does he have now?",
+  add: "Write a Python function add(a, b) that returns the sum of two numbers.",
+};
+
 const find = (id) => document.getElementById(id);
+
+/**
+ * @param {string} model its id
+ * @returns {{prompts: Record<string, string>, endpoint: "completion" | "chat"}} prompts, and what to send them as
+ */
+export function examplesFor(model) {
+  return model === "cdlm-nano" ? { prompts: NANO, endpoint: "completion" } : { prompts: ENGLISH, endpoint: "chat" };
+}
 
 /**
  * @param {string | null} model its id, where it is known

@@ -4,6 +4,7 @@ Run are the ``python`` blocks, and the ``sh`` blocks with a ``curl``, but those 
 right behind one is its output, word for word.
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -76,11 +77,13 @@ def test_a_curl_command_is_answered(server: Server, example: Example) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if PYTHON[page]], ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_python_of_a_page_runs_from_top_to_bottom(server: Server, page: Path) -> None:
+def test_the_python_of_a_page_runs_from_top_to_bottom(server: Server, page: Path, tmp_path: Path) -> None:
     mark = "=== example "
     code = "".join(f"print({f'{mark}{number}'!r})\n{e.code}\n" for number, e in enumerate(PYTHON[page]))
     command = [sys.executable, "-W", "error", "-c", aimed_at(server, code)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    offline = {"HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(tmp_path)}  # Where no model is named it is the bundled one.
+    environment = os.environ | offline
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert result.returncode == 0, result.stderr
     outputs = [part.partition("\n")[2] for part in result.stdout.split(mark)[1:]]
     assert len(outputs) == len(PYTHON[page])

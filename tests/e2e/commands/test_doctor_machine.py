@@ -11,7 +11,9 @@ import torch
 from cdlm.cli.doctor.gpus import gpu_warnings, gpus
 from cdlm.cli.doctor.machine import container
 from cdlm.model.assets import BUNDLED_STUDENT
-from tests.e2e.commands.test_doctor import TORCH, WITHOUT_GPU, command
+from cdlm.model.fetching.names import NAMES
+from tests.e2e.commands.test_doctor import TORCH, WITHOUT_GPU, command, doctor
+from tests.support.models.named import index_of, stand_in, tiny_gguf
 
 
 def test_an_id_that_is_not_downloaded_is_not_fetched(tmp_path: Path) -> None:
@@ -35,6 +37,36 @@ def test_an_id_that_was_downloaded_is_examined(tmp_path: Path) -> None:
     (repository / "refs" / "main").write_text("a" * 40)
     found = json.loads(command("--json", "--model", "nobody/tiny", HF_HOME=str(tmp_path)).stdout)
     assert (found["model"]["name"], found["problem"]) == ("nobody/tiny", None)
+
+
+def test_names_are_examined_and_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content, adapter = tiny_gguf(tmp_path)
+    monkeypatch.setitem(NAMES, "cdlm-smol", stand_in(content, adapter))
+    monkeypatch.delenv("CDLM_MODEL")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with index_of(content) as index:
+        monkeypatch.setenv("PIP_INDEX_URL", index.address)
+        found = doctor()
+        assert found["model"]["name"] == "cdlm-nano"
+        assert found["warnings"][-1] == (
+            "cdlm-smol, the default, is not downloaded yet: cdlm serve fetches it when it starts; "
+            "this is cdlm-nano, its substitute"
+        )
+        found = doctor("--model", "cdlm-smol")
+        assert found["model"] is None
+        assert found["warnings"][-1] == "--model cdlm-smol is not downloaded yet: cdlm serve fetches it when it starts"
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+        assert "HF_HUB_OFFLINE forbids to fetch it; this is cdlm-nano" in doctor()["warnings"][-1]
+        problem = doctor("--model", "cdlm-smol", code=1)["problem"]
+        assert problem == "--model cdlm-smol is not downloaded, and HF_HUB_OFFLINE forbids to fetch it"
+        assert index.users == []
+        monkeypatch.delenv("HF_HUB_OFFLINE")
+        NAMES["cdlm-smol"].fetch()
+    for flags in ((), ("--model", "cdlm-smol")):
+        found = doctor(*flags)
+        assert (found["model"]["name"], found["model"]["adapter"]) == ("cdlm-smol", str(adapter))
+        assert not [warning for warning in found["warnings"] if "downloaded" in warning]
 
 
 def test_a_torch_that_cannot_be_imported_hides_nothing_else(tmp_path: Path) -> None:

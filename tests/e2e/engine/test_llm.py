@@ -24,7 +24,7 @@ TOOL = {
 
 @pytest.fixture(scope="module")
 def llm() -> Iterator[cdlm.LLM]:
-    with cdlm.LLM(threads=1) as llm:
+    with cdlm.LLM("cdlm-nano", threads=1) as llm:
         yield llm
 
 

@@ -14,7 +14,7 @@ from tests.support.places import ROOT
 
 
 def test_a_killed_engine_fails_the_call_and_comes_back() -> None:
-    with cdlm.LLM(threads=1) as llm:
+    with cdlm.LLM("cdlm-nano", threads=1) as llm:
         pid = llm._app.client.pid
         assert pid is not None
         stream = llm.stream(QUESTION, cdlm.SamplingParams(max_tokens=1000, ignore_eos=True))
@@ -26,7 +26,7 @@ def test_a_killed_engine_fails_the_call_and_comes_back() -> None:
 
 
 def test_it_closes_after_an_exception_and_twice() -> None:
-    llm = cdlm.LLM(threads=1)
+    llm = cdlm.LLM("cdlm-nano", threads=1)
     pid = llm._app.client.pid
     with pytest.raises(ZeroDivisionError), llm:
         _ = 1 / 0
@@ -52,7 +52,7 @@ def test_it_closes_after_an_exception_and_twice() -> None:
 def test_the_engine_ends_with_the_program(end: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import cdlm, gc, os\nllm = cdlm.LLM(threads=1)\nprint(llm._app.client.pid, flush=True)\n"
+        "import cdlm, gc, os\nllm = cdlm.LLM('cdlm-nano', threads=1)\nprint(llm._app.client.pid, flush=True)\n"
         f"print(llm.generate('Hello', cdlm.SamplingParams(max_tokens=2))[0].outputs[0].finish_reason)\n{end}\n"
         "print('after', flush=True)\n"
     )
@@ -70,7 +70,7 @@ def test_an_interrupt_ends_the_call_and_not_the_engine(tmp_path: Path) -> None:
     script.write_text(
         "import cdlm, os, signal, threading\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # Jobs in the background ignore it.
-        "with cdlm.LLM(threads=1) as llm:\n"
+        "with cdlm.LLM('cdlm-nano', threads=1) as llm:\n"
         "    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
         "    try:\n"
         "        llm.generate(['Hello'] * 64, cdlm.SamplingParams(max_tokens=1500, ignore_eos=True))\n"

@@ -71,6 +71,7 @@ def test_a_process_limit_on_open_files(tmp_path: Path, report: Report) -> None:
     )
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CDLM_")}
+    environment["CDLM_MODEL"] = "cdlm-nano"
     with (tmp_path / "log").open("wb") as sink:
         command = [sys.executable, "-c", script, "serve", "--port", str(port), "--threads", "1"]
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=sink, stderr=sink)

@@ -120,7 +120,7 @@ def refuse(*flags: str, **variables: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "cdlm", "serve", *flags],
         cwd=ROOT,
-        env=environment | variables,
+        env=environment | {"CDLM_MODEL": "cdlm-nano"} | variables,
         capture_output=True,
         timeout=60,
         text=True,

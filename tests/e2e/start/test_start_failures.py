@@ -21,7 +21,7 @@ MAIN = "from cdlm.cli.main import main; main()"
 
 def environment(**variables: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CDLM_") and name != "TMPDIR"}
-    return kept | variables
+    return kept | {"CDLM_MODEL": "cdlm-nano"} | variables
 
 
 def refused(command: list[str], **keywords: object) -> str:

@@ -83,7 +83,12 @@ def project(tmp_path: Path) -> Path:
 OWN = (
     "import cli, model, scheduler, server, training\nassert cli.MINE and model.MINE and server.MINE and training.MINE\n"
 )
-VARIABLES = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "HOME": os.environ.get("HOME", "/")}
+VARIABLES = {
+    "PATH": os.environ["PATH"],
+    "OMP_NUM_THREADS": "1",
+    "HOME": os.environ.get("HOME", "/"),
+    "CDLM_MODEL": "cdlm-nano",
+}
 
 
 def test_what_is_in_the_wheel(folder: Path, venv: Path) -> None:
@@ -95,6 +100,9 @@ def test_what_is_in_the_wheel(folder: Path, venv: Path) -> None:
     assert rooms == {"cli", "model", "scheduler", "server", "training"}
     assert {"cdlm/py.typed", "cdlm/__main__.py", "cdlm/server/page/static/page.js"} <= set(names)
     assert "cdlm/model/assets/cdlm-nano/model.safetensors" in names
+    adapters = [entry for entry in archive.infolist() if entry.filename.endswith("adapter_model.safetensors")]
+    assert "cdlm/model/assets/cdlm-smol/tasks/adapter_model.safetensors" in {entry.filename for entry in adapters}
+    assert sum(entry.file_size for entry in adapters) <= 25e6
     assert not [name for name in names if "__pycache__" in name or "test" in name.lower().rpartition("/")[2]]
     metadata = email.message_from_bytes(archive.read(next(name for name in names if name.endswith("/METADATA"))))
     assert (metadata["License-Expression"], metadata.get_all("License-File")) == ("Apache-2.0", ["LICENSE"])
@@ -118,7 +126,7 @@ def test_a_script_beside_packages_of_the_same_names(venv: Path, project: Path, r
     script = project / "script.py"
     script.write_text(
         f"{OWN}import cdlm\n"
-        f"with cdlm.LLM(threads=1, tensor_parallel_size={ranks}) as llm:\n"
+        f"with cdlm.LLM('cdlm-nano', threads=1, tensor_parallel_size={ranks}) as llm:\n"
         "    [answer] = llm.generate('Hello', cdlm.SamplingParams(max_tokens=5, ignore_eos=True))\n"
         "    print(len(answer.outputs[0].token_ids))\n"
         "import cdlm.model\nassert model.MINE and cdlm.model is not model\n"
@@ -156,6 +164,7 @@ def test_the_wheel_serves_from_a_read_only_folder(folder: Path, venv: Path) -> N
         "OMP_NUM_THREADS": "1",
         "CDLM_PORT": str(port),
         "CDLM_THREADS": "1",
+        "CDLM_MODEL": "cdlm-nano",
     }
     code = "import cdlm, cdlm.model.assets; print(cdlm.__file__, cdlm.__version__)"
     where, version = run(f"{venv}/bin/python", "-I", "-c", code, env=environment).split()

@@ -96,6 +96,7 @@ def running_server(log: Path, *flags: str, **variables: str) -> Iterator[Server]
     """A server with these flags and environment variables; killed at the end if it still runs."""
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CDLM_")}
+    environment["CDLM_MODEL"] = "cdlm-nano"  # The default would be fetched.
     with log.open("wb") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", "cdlm", "serve", "--port", str(port), "--threads", "1", *flags],

@@ -15,7 +15,7 @@ from tests.support.places import ROOT
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 GENERATED = {"parameters.md", "fields.md"}
 WIDE = "240"  # Names of flags are not cut.
-COMMANDS = ("serve", "bench", "eval", "plan", "generate", "key", "train")
+COMMANDS = ("serve", "bench", "eval", "plan", "generate", "pull", "key", "train")
 # Flags of other programs that pages name on their own.
 FOREIGN = {"--cpus", "--use-server-token-count"}
 

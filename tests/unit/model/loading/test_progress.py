@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cdlm.model.loading import progress
+from cdlm.model import progress
 from cdlm.model.loading.checkpoint import load_checkpoint
 from tests.support.models.hf_checkpoints import build_dream
 
@@ -23,7 +23,7 @@ def test_a_terminal_gets_a_bar_and_no_lines_but_the_last(
     person, process = pty.openpty()
     termios.tcsetwinsize(process, (24, 100))
     os.set_blocking(person, False)
-    with os.fdopen(process, "w") as terminal, caplog.at_level(logging.INFO, logger="cdlm.model.loading.progress"):
+    with os.fdopen(process, "w") as terminal, caplog.at_level(logging.INFO, logger="cdlm.model"):
         monkeypatch.setattr(sys, "stderr", terminal)
         load_checkpoint(directory)
         shown = os.read(person, 4096).decode()
@@ -40,7 +40,7 @@ def test_elsewhere_there_are_lines_at_intervals_and_no_bar(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     directory = build_dream(tmp_path, shards=3)
-    with caplog.at_level(logging.INFO, logger="cdlm.model.loading.progress"):
+    with caplog.at_level(logging.INFO, logger="cdlm.model"):
         load_checkpoint(directory)
         assert [message.split(" in ")[0] for message in caplog.messages] == ["weights: 0.00 GB from 3 files"]
         caplog.clear()
