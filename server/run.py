@@ -169,7 +169,8 @@ class _Runner:
         directory = Path(self._settings.model)
         try:
             with garbage.ignored():  # transformers is imported.
-                self._services.codec = await asyncio.to_thread(TextCodec.load, directory, self._settings.chat_template)
+                codec = await asyncio.to_thread(TextCodec.load, directory, self._settings.chat_template)
+            self._services.codec = codec
             ready = await self._client.wait_ready()
         except Exception as error:
             foreseen = isinstance(error, TextError | EngineError)
@@ -182,11 +183,14 @@ class _Runner:
         host, port = self._listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         key = " -H 'Authorization: Bearer YOUR_KEY'" if self._settings.api_keys else ""
-        body = f'{{"model":"{self._services.model_name}","prompt":"hello","max_tokens":96,"stream":true}}'
+        path, prompt = "completions", '"prompt":"hello"'
+        if codec.has_template:
+            path, prompt = "chat/completions", '"messages":[{"role":"user","content":"hello"}]'
+        body = f'{{"model":"{self._services.model_name}",{prompt},"max_tokens":96,"stream":true}}'
         page = f"\nOr open {url}/ in a browser." if self._settings.playground else ""
         logger.info(
             "%s is ready on %s: %.1fM parameters, %s, %s, context %d, %d KV pages of %d tokens\n"
-            "Try it:\n  curl -N %s/v1/completions -H 'Content-Type: application/json'%s -d '%s'%s",
+            "Try it:\n  curl -N %s/v1/%s -H 'Content-Type: application/json'%s -d '%s'%s",
             self._services.model_name,
             url,
             ready.parameters / 1e6,
@@ -196,6 +200,7 @@ class _Runner:
             ready.num_pages,
             ready.page_size,
             url,
+            path,
             key,
             body,
             page,

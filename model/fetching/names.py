@@ -86,6 +86,6 @@ def fetch_default() -> tuple[NamedModel, Path]:
         logger.warning("%s; using %s instead (%s). 'cdlm pull %s' tries again", error, SPARE, spare.about, DEFAULT)
         return spare, spare.fetch()
     logger.info(
-        "no model is named: %s (%s); --model %s is the other one (%s)", DEFAULT, wanted.about, SPARE, spare.about
+        "%s is the default model (%s); --model %s is the bundled one (%s)", DEFAULT, wanted.about, SPARE, spare.about
     )
     return found

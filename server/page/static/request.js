@@ -27,7 +27,7 @@ const NANO = {
 
 const ENGLISH = {
   Sky: "Why is the sky blue? Answer in two sentences.",
-  Letter: "Write a short, friendly letter that invites a neighbor to dinner on Saturday.",
+  Owl: "Tell me a short story about an owl and a lighthouse.",
   Apples: "Tom has 14 apples and buys 3 bags of 12. How many apples does he have now?",
   add: "Write a Python function add(a, b) that returns the sum of two numbers.",
 };

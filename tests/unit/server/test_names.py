@@ -52,7 +52,7 @@ def test_without_a_model_the_default_is_loaded_with_its_adapter(
     assert Path(settings.model).read_bytes() == CONTENT
     assert (settings.model_name, settings.adapter) == ("cdlm-smol", str(tmp_path / "adapter"))
     assert settings.engine_options().adapter == str(tmp_path / "adapter")
-    line = "no model is named: cdlm-smol (English, 135M parameters); --model cdlm-nano is the other one"
+    line = "cdlm-smol is the default model (English, 135M parameters); --model cdlm-nano is the bundled one"
     assert [line in message for message in caplog.messages].count(True) == 1
     monkeypatch.setenv("PIP_INDEX_URL", NOWHERE)
     assert fetched("--served-model-name", "mine").model_name == "mine"
