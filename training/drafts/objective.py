@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, kl_div
+from torch.nn.functional import kl_div, nll_loss
 
 from cdlm.model.network.transformer import Transformer
 from cdlm.training.backbone.lora import without_adapter
@@ -56,7 +56,7 @@ class DraftObjective:
             losses["consistency"] = _mean(_divergence(student[second].detach(), student[first]), weights[first])
         if self.weights.dlm:
             targets = _next_tokens(rows)[asked]
-            losses["dlm"] = _mean(cross_entropy(student, targets, reduction="none"), weights)
+            losses["dlm"] = _mean(nll_loss(student, targets, reduction="none"), weights)
         total = sum((getattr(self.weights, name) * loss for name, loss in losses.items()), start=torch.tensor(0.0))
         figures = {name: float(loss.detach()) for name, loss in losses.items()}
         return total, {**figures, **agreement(drafted, rows)}
@@ -97,7 +97,7 @@ def agreement(drafted: Drafted, rows: DraftRows) -> dict[str, float]:
 
 
 def _same(drafted: Drafted) -> Tensor:
-    return drafted.logits.detach().argmax(-1) == drafted.verified.argmax(-1)
+    return drafted.logits.detach().max(-1).indices == drafted.verified.max(-1).indices
 
 
 def _divergence(target: Tensor, student: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from cdlm.training.natural.config import TaskAdapterConfig
 from cdlm.training.natural.mixture import TaskStream
 
 _POOL = 20  # Batches.
-_KEPT = 12  # Texts that are measured only.
+_KEPT = 24  # Texts that are measured only.
 
 
 class DraftStream:

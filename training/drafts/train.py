@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from peft.helpers import disable_input_dtype_casting
 
 from cdlm.model.backbones import find_backbone
 from cdlm.model.device import keep_freed_memory
@@ -67,4 +68,5 @@ def train_draft_adapter(config: DraftAdapterConfig, directory: Path) -> None:
         batches=stream.batches, loss=objective, measure=lambda: objective.measure(kept), export=export,
     )  # fmt: skip
     keep_freed_memory()  # The next step reuses the memory.
-    loop.run()
+    with disable_input_dtype_casting(transformer):  # Autocast would cast back what PEFT casts.
+        loop.run()

@@ -197,6 +197,9 @@ def test_the_configuration_that_ships_is_valid() -> None:
     settings = read_config(Path("training/configs/smol-drafts.toml"), DraftAdapterConfig)
     tasks = read_config(settings.tasks, TaskAdapterConfig)
     assert settings.model == tasks.model
+    assert settings.adapter is not None
+    assert read_decoding(settings.adapter).drafts is None  # It is there, and can be merged.
+    assert (settings.adapter / "adapter_model.safetensors").exists()
     assert settings.answers == Path("runs/smol")
     with pytest.raises(ValueError, match="multiple of 2"):
         DraftAdapterConfig.model_validate({**settings.model_dump(), "groups": 3})
