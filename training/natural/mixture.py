@@ -97,10 +97,13 @@ class TaskStream:
             self.measured |= all_shingles(problem.prompt for problem in read_public(path, kind))
         functions = self._clean(read_answers(answers_file(directory, "functions")))
         public = read_public(files.gsm8k, "gsm8k", training=True) if files.gsm8k else []
-        kinds = [request for request in requests.training_requests() if requests.teachable(request)]
+        asked = requests.training_requests()
+        prompts = {problem.prompt for problem in requests.all_problems(asked, requests.TRAINING_WORDINGS, config.seed)}
+        kinds = [request for request in asked if requests.teachable(request)]
         self.fixed: dict[Source, list[Problem]] = {
             "references": self._clean(requests.all_problems(kinds, requests.TRAINING_WORDINGS, config.seed)),
-            "functions": [row for row in functions if row.check],
+            # Answers to requests that are no longer among these are left out: they may be held out now.
+            "functions": [row for row in functions if row.check and row.prompt in prompts],
             "gsm8k": self._clean(public),
         }
         chat = read_answers(answers_file(directory, "chat"))

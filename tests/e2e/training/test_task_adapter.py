@@ -21,7 +21,7 @@ from cdlm.training.natural.answers import Asked, append, pending, read_answers
 from cdlm.training.natural.config import TaskAdapterConfig
 from cdlm.training.natural.mixture import Formatter, TaskStream
 from cdlm.training.natural.train import TaskObjective, train_task_adapter
-from tests.support.models.next_token import GOOD_CODE, write_answers, write_base
+from tests.support.models.next_token import GOOD_CODE, REQUESTS, write_answers, write_base
 from tests.support.packages import write_packages
 
 
@@ -161,15 +161,15 @@ def test_the_stream_repeats_itself_skips_and_keeps_some_chat_back(place: Path) -
     kept = {problem.prompt for problem in stream.kept_chat}
     assert len(kept) == 24
     assert not kept & {problem.prompt for problem in stream.chat}
-    assert [problem.prompt for problem in stream.fixed["functions"]] == ["Write add True"]
+    assert [problem.prompt for problem in stream.fixed["functions"]] == REQUESTS[:1]
     asked = {problem.prompt for problem in stream.chat}
-    assert "Write add True" in asked
-    assert "Write add False" not in asked  # What the base gets wrong is not to stay.
+    assert REQUESTS[0] in asked
+    assert REQUESTS[1] not in asked  # What the base gets wrong is not to stay.
 
 
 def test_measured_problems_are_kept_out(place: Path) -> None:
     functions = (place / "run" / "functions.jsonl").read_text()
-    asked = "Write a function to find the shared elements from the given two lists."
+    asked = REQUESTS[2]
     row = {"prompt": asked, "draw": 0, "completion": GOOD_CODE, "finished": True, "passed": True}
     append(place / "run", "functions", row)
     mbpp = [{"task_id": 11, "prompt": asked, "test_list": ["assert f() == 1"]}]
@@ -181,6 +181,15 @@ def test_measured_problems_are_kept_out(place: Path) -> None:
     without = TaskStream(settings, place / "run", tokenizer)
     assert [len(stream.fixed["functions"]) for stream in (with_check, without)] == [1, 2]
     assert functions
+
+
+def test_answers_to_requests_that_are_no_longer_asked_are_left_out(place: Path) -> None:
+    row = {"prompt": "Write held_out()", "draw": 0, "completion": GOOD_CODE, "finished": True, "passed": True}
+    append(place / "run", "functions", row)
+    settings = config(place)
+    stream = TaskStream(settings, place / "run", load_tokenizer(settings.model))
+    assert [problem.prompt for problem in stream.fixed["functions"]] == REQUESTS[:1]
+    assert row["prompt"] not in {problem.prompt for problem in stream.chat}
 
 
 def test_prompts_with_and_without_the_system_turn(place: Path) -> None:

@@ -7,8 +7,10 @@ from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.files import read_json
 from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.natural.answers import append
+from cdlm.training.natural.problems.requests import TRAINING_WORDINGS, all_problems, training_requests
 from tests.support.models.hf_block_checkpoints import build
 
+REQUESTS = [problem.prompt for problem in all_problems(training_requests()[:1], TRAINING_WORDINGS, 0)]  # For ``add``.
 GOOD_CODE = "```python\ndef add(a, b):\n    return a + b"
 
 
@@ -22,11 +24,14 @@ def write_base(directory: Path, std: float = 0.1) -> None:
 
 
 def write_answers(directory: Path) -> None:
-    """Writes what ``cdlm train task-answers`` leaves: 30 chat answers, a function that passed and one that did not."""
+    """Writes what ``cdlm train task-answers`` leaves: 30 chat answers, and the functions of ``REQUESTS[:2]``.
+
+    The first one passed, the second one did not.
+    """
     directory.mkdir()
     for number in range(30):
         row = {"prompt": f"What is {number}?", "draw": 0, "completion": f"It is the number {number}.", "finished": True}
         append(directory, "chat", row)
-    for passed in (True, False):
-        row = {"prompt": f"Write add {passed}", "draw": 0, "completion": GOOD_CODE, "finished": True, "passed": passed}
+    for prompt, passed in zip(REQUESTS, (True, False), strict=False):
+        row = {"prompt": prompt, "draw": 0, "completion": GOOD_CODE, "finished": True, "passed": passed}
         append(directory, "functions", row)
