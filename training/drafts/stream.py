@@ -14,6 +14,7 @@ from cdlm.training.drafts.rows import DraftRows, can_draft, draft_rows
 from cdlm.training.errors import TrainingError
 from cdlm.training.natural.config import TaskAdapterConfig
 from cdlm.training.natural.mixture import TaskStream
+from cdlm.training.natural.problems import situations
 
 _POOL = 20  # Batches.
 _KEPT = 24  # Texts that are measured only.
@@ -45,10 +46,10 @@ class DraftStream:
                     yield number, index, batch
 
     def kept(self) -> DraftRows:
-        """Texts that no batch has: chat that is kept aside, and draws of the mixture with a seed of their own."""
+        """Texts that no batch has: chat that is kept aside, and situations with numbers of their own."""
         rng = random.Random(f"drafts/{self.config.seed}/kept")
         chat = self._encode(self.texts.kept_chat, rng)
-        tasks = self._encode([self.texts.draw(rng) for _ in range(4 * _KEPT)], rng)
+        tasks = self._encode([situations.draw(self.texts.kinds, rng) for _ in range(4 * _KEPT)], rng)
         share = round(_KEPT * self.config.task_share)
         return self._rows([*tasks[:share], *chat[: _KEPT - share]], rng)
 
