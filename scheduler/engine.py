@@ -79,8 +79,8 @@ class Engine:
         drafts = None
         if self.runner.drafting is not None:
             window = options.draft_window or self.runner.drafting.window
-            drafts = DraftPlanner(window, options.draft_max_num_seqs, self.cache)
-        self.rows = RowSteps(self.runner, self.threads, drafts)
+            drafts = DraftPlanner(window, options.draft_rows, self.cache)
+        self.rows = RowSteps(self.runner, self.threads)
         self.scheduler = Scheduler(
             self.manifest,
             self.cache,
@@ -88,6 +88,7 @@ class Engine:
             max_num_seqs=options.rows,
             max_num_batched_tokens=options.max_num_batched_tokens,
             max_prefill_tokens=options.max_prefill_tokens,
+            drafts=drafts,
         )
         self.staging = Staging(self.runner, options.max_prefill_tokens)
         self.scores = ScoreQueue(self.manifest, self.cache, self.runner)
@@ -228,7 +229,7 @@ class Engine:
             copied = attempt("copying a page", partial(self.runner.copy_page, source, target))
             if isinstance(copied, Fault):
                 batch.drop(sequence, copied)
-        rows = self.rows.step(batch.rows)
+        rows = self.rows.step(batch.rows, batch.drafts)
         tokens = 0
         for sequence, done in rows:
             if not isinstance(done, Fault):

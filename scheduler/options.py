@@ -42,8 +42,11 @@ class EngineOptions(BaseModel):
     draft_window: int | None = Field(
         default=None, ge=1, le=64, description="Most tokens that are drafted at once. Default: the draft adapter's."
     )
-    draft_max_num_seqs: int = Field(
-        default=4, ge=1, description="Steps of more sequences do not draft: they are faster without."
+    draft_rows: int = Field(
+        default=32,
+        ge=1,
+        description="Most rows of a step that drafts, which its sequences share: as many as the device computes while "
+        "it reads the weights. Sequences that get fewer than four each do not draft.",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(

@@ -11,6 +11,7 @@ from cdlm.scheduler.kv.keys import Key
 from cdlm.scheduler.messages import BlockOutput
 from cdlm.scheduler.sequence import Sequence
 from cdlm.scheduler.steps.batch import Batch, StepResult
+from cdlm.scheduler.steps.drafts import DraftPlanner
 from cdlm.scheduler.steps.faults import Fault, attempt
 from cdlm.scheduler.steps.outputs import joined, step_output
 from cdlm.scheduler.steps.row_steps import RowSteps
@@ -43,10 +44,12 @@ class Scheduler:
         max_num_seqs: int,
         max_num_batched_tokens: int,
         max_prefill_tokens: int,
+        drafts: DraftPlanner | None = None,
     ) -> None:
         self.manifest = manifest
         self.cache = cache
         self.rows = rows
+        self.drafts = drafts
         self.max_num_batched_tokens = max_num_batched_tokens
         self.max_prefill_tokens = max_prefill_tokens
         self.waiting: FairQueue[Sequence] = FairQueue()
@@ -97,8 +100,8 @@ class Scheduler:
         rows = chosen if preempted else chosen + self._join(budget)
         ended = {sequence for sequence, _ in batch.faults}
         batch.rows = [sequence for sequence in rows if sequence not in ended]
-        if self.rows.drafts is not None:
-            self.rows.drafts.reserve(batch.rows)
+        if self.drafts is not None:
+            batch.drafts = self.drafts.plan(batch.rows)
         batch.staged = self.staged
         # Free pages are reserved for a preempted request that waits for them.
         batch.resuming = self.waiting.resuming
@@ -113,7 +116,10 @@ class Scheduler:
             if isinstance(done, Fault):
                 booked = done
             else:
-                booked = attempt("booking a step", partial(self._book, sequence, done[1]))
+                work, row_result = done
+                booked = attempt("booking a step", partial(self._book, sequence, row_result))
+                if self.drafts is not None and work.draft is not None:
+                    self.drafts.agreement.count(len(work.draft.candidates), len(row_result.following))
             if isinstance(booked, Fault):
                 outputs.append(self.fail(sequence, booked.reason))
             elif booked is not None:
@@ -221,7 +227,7 @@ class Scheduler:
 
     def _cost(self, sequence: Sequence, computed: int) -> int:
         once = sequence.block_start - computed + self.manifest.block_length
-        drafts = self.rows.drafts.tokens(sequence) if self.rows.drafts is not None else 0
+        drafts = self.drafts.most(sequence) if self.drafts is not None else 0
         return once * len(sequence.tables) + drafts
 
     def _grow(self, sequence: Sequence) -> bool:

@@ -9,8 +9,9 @@ from cdlm.model.config import CheckpointError
 from cdlm.model.decoding.denoiser import Denoiser
 from cdlm.model.decoding.verifier import Verifier
 from cdlm.model.loading.checkpoint import Checkpoint
+from cdlm.model.loading.packing import PackedProduct, packable, worthwhile
 from cdlm.model.network.gate import attach
-from cdlm.model.network.transformer import Attention
+from cdlm.model.network.transformer import Attention, Product
 
 
 class Drafting:
@@ -32,8 +33,13 @@ class Drafting:
         drafts = checkpoint.drafter.drafts
         self.mask_token_id, self.window = drafts.mask_token_id, drafts.window
         self._transformer = checkpoint.transformer
-        self._gate = attach(checkpoint.transformer, checkpoint.drafter.updates)
+        self._gate = attach(checkpoint.transformer, checkpoint.drafter.updates, self._product)
         self.verifier = Verifier(checkpoint.transformer, checkpoint.manifest, denoiser)
+
+    def _product(self, weight: Tensor) -> Callable[[Tensor], Tensor]:
+        like = self._transformer.norm.weight
+        weight = weight.to(like.device, like.dtype)
+        return PackedProduct(weight) if packable() and worthwhile(weight, self.window) else Product(weight, None)
 
     def with_masks(self, count: int) -> Callable[[Tensor, Tensor, Attention], Tensor]:
         """The transformer's forward, with ``count`` masked rows behind the given tokens; the adapter acts on these."""

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from cdlm.model.network.transformer import MLP, SelfAttention, Transformer
 
+MakeProduct = Callable[[Tensor], Callable[[Tensor], Tensor]]
+
 
 @dataclass(frozen=True, slots=True)
 class LowRankUpdate:
@@ -35,15 +37,15 @@ class GatedUpdate:
         gate: shared by all layers.
         updates: of the layers whose outputs the product concatenates; ``None`` for a layer without one.
         widths: output features of these layers.
-        like: a tensor of the device and dtype to compute in.
+        make: makes the product with a matrix [out, in] fp32.
     """
 
-    def __init__(self, gate: Gate, updates: list[LowRankUpdate | None], widths: list[int], like: Tensor) -> None:
+    def __init__(self, gate: Gate, updates: list[LowRankUpdate | None], widths: list[int], make: MakeProduct) -> None:
         self._gate = gate
         given = [update for update in updates if update is not None]
         # Layers that share their input share one product down; each has its own columns of the product up.
-        self._down = torch.cat([update.down.float() for update in given]).to(like.device, like.dtype)
-        up = torch.zeros(sum(widths), len(self._down), dtype=torch.float32)
+        down = torch.cat([update.down.float() for update in given])
+        up = torch.zeros(sum(widths), len(down))
         row, column = 0, 0
         for update, width in zip(updates, widths, strict=True):
             if update is not None:
@@ -51,23 +53,24 @@ class GatedUpdate:
                 up[row : row + width, column : column + rank] = update.scale * update.up.float()
                 column += rank
             row += width
-        self._up = up.to(like.device, like.dtype)
+        self._down, self._up = make(down), make(up)
 
     def add(self, x: Tensor, out: Tensor) -> Tensor:
         """Adds the update of the masked rows of x [T, in] to out [T, out], in place."""
         first = self._gate.first
         if first is not None:
-            out[first:] += nn.functional.linear(nn.functional.linear(x[first:], self._down), self._up)
+            out[first:] += self._up(self._down(x[first:]))
         return out
 
 
-def attach(transformer: Transformer, updates: Mapping[str, LowRankUpdate]) -> Gate:
+def attach(transformer: Transformer, updates: Mapping[str, LowRankUpdate], make: MakeProduct) -> Gate:
     """Adds gated updates to a transformer that is ready to run: fused, packed or quantized.
 
     Args:
         updates: by names of the transformer's linear layers; none is the LM head.
+        make: makes the product with a matrix [out, in] fp32, which is to be computed in the dtype of the layers.
     """
-    gate, like = Gate(), transformer.norm.weight
+    gate = Gate()
     for name, module in transformer.named_modules():
         if not isinstance(module, SelfAttention | MLP):
             continue
@@ -77,7 +80,7 @@ def attach(transformer: Transformer, updates: Mapping[str, LowRankUpdate]) -> Ga
                 continue
             layers = [module.get_submodule(each) for each in group]
             widths = [layer.out_features for layer in layers if isinstance(layer, nn.Linear)]
-            update = GatedUpdate(gate, found, widths, like)
+            update = GatedUpdate(gate, found, widths, make)
             if len(group) > 1:
                 assert module.fused is not None
                 module.fused = _gated(module.fused, update)

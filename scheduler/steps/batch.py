@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from cdlm.model.row import RowResult, RowWork
+from cdlm.model.row import Draft, RowResult, RowWork
 from cdlm.scheduler.kv.cache import Copy
 from cdlm.scheduler.messages import BlockOutput
 from cdlm.scheduler.sequence import Sequence
@@ -18,6 +18,7 @@ class Batch:
 
     Attributes:
         rows: the requests that take part, each with a row and pages up to the end of its block.
+        drafts: what requests of ``rows`` verify and draft.
         staged: the request that is prefilled in pieces beside them, if any.
         admitted: requests that take part or are staged for the first time.
         begun: ids of all requests in their first step, scoring requests included.
@@ -30,6 +31,7 @@ class Batch:
     """
 
     rows: list[Sequence] = field(default_factory=list)
+    drafts: dict[Sequence, Draft] = field(default_factory=dict)
     staged: Sequence | None = None
     admitted: list[Sequence] = field(default_factory=list)
     begun: list[str] = field(default_factory=list)

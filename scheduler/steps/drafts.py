@@ -1,62 +1,142 @@
 """Which requests draft in a step, and how far."""
 
+import heapq
+from collections.abc import Callable
+from functools import lru_cache, partial
+
 from cdlm.model.row import Draft
 from cdlm.scheduler.kv.cache import KVCache
 from cdlm.scheduler.sequence import Sequence
+
+# A row that adds fewer tokens than this to a request's answer costs more time than it saves, even where rows are cheap.
+_LEAST_GAIN = 0.03
+# A request drafts if it gets as many rows: its last token, a candidate, and a masked row behind each.
+_LEAST_ROWS = 4
+# What is assumed of drafts before any was verified, and how many verifications that counts for.
+_FIRST_AGREEMENT, _FIRST_WEIGHT = 0.6, 20.0
+_LEAST_SHARE = 0.1
+_MEMORY = 500.0  # Verifications after which older ones hardly count.
+
+
+class Agreement:
+    """How often the draft at each offset agrees if those before it do, over the last verifications.
+
+    Args:
+        window: most drafted tokens.
+    """
+
+    def __init__(self, window: int) -> None:
+        self._asked = [_FIRST_WEIGHT] * window
+        self._agreed = [_FIRST_WEIGHT * _FIRST_AGREEMENT] * window
+
+    def count(self, candidates: int, accepted: int) -> None:
+        """Counts a verification: the first ``accepted`` of the candidates agreed, and the next one did not."""
+        for offset in range(min(candidates, accepted + 1)):
+            kept = 1 - 1 / _MEMORY
+            self._asked[offset] = kept * self._asked[offset] + 1
+            self._agreed[offset] = kept * self._agreed[offset] + (offset < accepted)
+
+    def shares(self) -> list[float]:
+        """The share of drafts that agree, for each offset; never so low that no draft would be tried any more."""
+        return [max(_LEAST_SHARE, agreed / asked) for agreed, asked in zip(self._agreed, self._asked, strict=True)]
 
 
 class DraftPlanner:
     """Plans verified drafts: candidates to verify, and masked rows behind the tokens that may turn out to be the last.
 
-    Masked rows hang behind every candidate, so that one forward verifies and drafts wherever the candidates cease to
-    agree. Their keys take slots behind the request's last token; without free pages for them a request drafts less.
-    Requests decode without drafts if a step has many of them, since a forward is then limited by its computation, which
-    drafts multiply.
+    A forward computes some rows in the time of one, since it waits for the weights. The requests of a step share these
+    rows; if they are too many for that, they decode without drafts. Each request takes the rows that add the most
+    tokens to its answer. With the shares s of drafts that agree and Q(k) = s(1) ... s(k):
+
+    - candidate k adds Q(k) tokens to this step;
+    - the j-th masked row behind candidate i adds P(i) Q(j) tokens to the next step, where P(i), the probability that i
+      is the last candidate to agree, is Q(i) (1 - s(i + 1)), or Q(i) for the last one.
+
+    Keys of masked rows take slots behind the request's last token; without free pages for them a request drafts less.
 
     Args:
         window: most candidates, and most masked rows behind a token.
-        max_rows: most requests in a step that drafts.
+        rows: most rows of all requests in a step that drafts.
         cache: allocates the pages.
     """
 
-    def __init__(self, window: int, max_rows: int, cache: KVCache) -> None:
-        self.window, self.max_rows, self._cache = window, max_rows, cache
+    def __init__(self, window: int, rows: int, cache: KVCache) -> None:
+        self.window, self.rows, self._cache = window, rows, cache
+        self.agreement = Agreement(window)
 
-    def reserve(self, sequences: list[Sequence]) -> None:
-        """Allocates pages for the drafts of a step's requests, as far as pages are free."""
-        if len(sequences) > self.max_rows:
-            return
-        for sequence in sequences:
-            if self._drafts(sequence):
-                end = sequence.block_start + self._wish(sequence).tokens
-                if self._cache.pages_for(end) - len(sequence.pages) <= self._cache.pool.free:
-                    self._cache.allocate(sequence.pages, end)
+    def plan(self, sequences: list[Sequence]) -> dict[Sequence, Draft]:
+        """What each request of a step verifies and drafts; allocates pages for it, as far as they are free."""
+        rows = self.rows // max(1, len(sequences))
+        if rows < _LEAST_ROWS:
+            return {}
+        choices = lru_cache(partial(choose_rows, self.agreement.shares(), window=self.window, rows=rows - 1))
+        drafts = {sequence: self._draft(sequence, choices) for sequence in sequences if drafts_for(sequence)}
+        return {sequence: draft for sequence, draft in drafts.items() if draft.tokens}
 
-    def plan(self, sequence: Sequence, rows: int) -> Draft | None:
-        """What a request verifies and drafts in a step of ``rows`` requests; its pages are those of its table."""
-        if rows > self.max_rows or not self._drafts(sequence):
-            return None
-        wish = self._wish(sequence)
-        room = len(sequence.pages) * self._cache.page_size - sequence.block_start
-        candidates = wish.candidates[:room]
-        room -= len(candidates)
-        behind: list[int] = []
-        for length in wish.behind[: len(candidates) + 1]:
-            behind.append(min(length, room))
-            room -= behind[-1]
-        draft = Draft(candidates, behind)
-        return draft if draft.tokens else None
+    def most(self, sequence: Sequence) -> int:
+        """Most tokens that a draft adds to a request's forward."""
+        return self.rows if drafts_for(sequence) else 0
 
-    def tokens(self, sequence: Sequence) -> int:
-        """Most tokens that drafts add to a request's forward."""
-        return self._wish(sequence).tokens if self._drafts(sequence) else 0
-
-    def _drafts(self, sequence: Sequence) -> bool:
-        """Whether a request can draft: its canvas is not shown, and no second pass belongs to it."""
-        return sequence.wanted > 1 and not sequence.guided and not sequence.request.stream_canvas
-
-    def _wish(self, sequence: Sequence) -> Draft:
-        """The draft for a request with room for it. Nothing is drafted behind the end of the answer."""
+    def _draft(self, sequence: Sequence, choose: Callable[[int], list[int]]) -> Draft:
+        # Nothing is drafted behind the end of the answer: the last known token predicts one of its ``wanted`` tokens.
         most = sequence.wanted - 1
-        candidates = sequence.drafted[: min(self.window, most)]
-        return Draft(candidates, [max(0, min(self.window, most - 1 - place)) for place in range(len(candidates) + 1)])
+        chosen = choose(min(len(sequence.drafted), self.window, most))
+        behind = [min(length, max(0, most - 1 - place)) for place, length in enumerate(chosen)]
+        room = self._room(sequence, len(chosen) - 1 + sum(behind))
+        candidates = sequence.drafted[: min(len(chosen) - 1, room)]
+        room -= len(candidates)
+        kept: list[int] = []
+        for length in behind[: len(candidates) + 1]:
+            kept.append(min(length, room))
+            room -= kept[-1]
+        return Draft(candidates, kept)
+
+    def _room(self, sequence: Sequence, wanted: int) -> int:
+        """How many of ``wanted`` slots behind its last token a request has; takes free pages for them."""
+        end, cache = sequence.block_start + wanted, self._cache
+        if cache.pages_for(end) - len(sequence.pages) <= cache.pool.free:
+            cache.allocate(sequence.pages, end)
+        return min(wanted, len(sequence.pages) * cache.page_size - sequence.block_start)
+
+
+def drafts_for(sequence: Sequence) -> bool:
+    """Whether a request can draft: more than a token is left, its canvas is not shown, and it has no second pass."""
+    return sequence.wanted > 1 and not sequence.guided and not sequence.request.stream_canvas
+
+
+def choose_rows(shares: list[float], candidates: int, window: int, rows: int) -> list[int]:
+    """How many masked rows stand behind the last known token, and behind each candidate that is verified.
+
+    Args:
+        shares: of drafts that agree, per offset; see ``DraftPlanner``.
+        candidates: drafted tokens that could be verified.
+        window: most masked rows behind a token.
+        rows: most rows in all, beside that of the last known token.
+    """
+    reach = [1.0]  # Q(0), Q(1), ...
+    for share in shares[:window]:
+        reach.append(reach[-1] * share)
+    useful = sum(share >= _LEAST_GAIN for share in reach[1 : min(candidates, rows) + 1])
+    best = max(
+        (_behind(reach, shares, count, window, rows - count) for count in range(useful + 1)),
+        key=lambda found: found[0],
+    )
+    return best[1]
+
+
+def _behind(
+    reach: list[float], shares: list[float], candidates: int, window: int, rows: int
+) -> tuple[float, list[int]]:
+    """The gain of a plan that verifies ``candidates``, and its best division of ``rows`` masked rows."""
+    gain, behind = sum(reach[1 : candidates + 1]), [0] * (candidates + 1)
+    last = [reach[place] * (1 - shares[place]) for place in range(candidates)] + [reach[candidates]]
+    open_places = [(-share * reach[1], place) for place, share in enumerate(last)]
+    heapq.heapify(open_places)
+    for _ in range(rows):
+        if not open_places or -open_places[0][0] < _LEAST_GAIN:
+            break
+        value, place = heapq.heappop(open_places)
+        gain, behind[place] = gain - value, behind[place] + 1
+        if behind[place] < window:
+            heapq.heappush(open_places, (-last[place] * reach[behind[place] + 1], place))
+    return gain, behind

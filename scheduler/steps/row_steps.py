@@ -1,35 +1,31 @@
 """Runs the rows of a step: opens blocks on the canvas, builds each row's work, and runs one forward."""
 
+from collections.abc import Mapping
 from functools import partial
 
 from torch import Tensor
 
 from cdlm.model.decoding.settings import BlockStart, RowSettings
-from cdlm.model.row import Guidance, RowResult, RowWork
+from cdlm.model.row import Draft, Guidance, RowResult, RowWork
 from cdlm.model.runner import ModelRunner
 from cdlm.scheduler.blocks import clean_spans
 from cdlm.scheduler.sequence import Sequence
 from cdlm.scheduler.steps.batch import Done
-from cdlm.scheduler.steps.drafts import DraftPlanner
 from cdlm.scheduler.steps.faults import Fault, attempt, run_apart
 from cdlm.scheduler.steps.threads import Threads
 
 
 class RowSteps:
-    """Runs steps of requests with one row each; a row whose work raises fails alone.
+    """Runs steps of requests with one row each; a row whose work raises fails alone."""
 
-    Args:
-        drafts: plans drafts; ``None`` if the model does not draft.
-    """
-
-    def __init__(self, runner: ModelRunner, threads: Threads, drafts: DraftPlanner | None = None) -> None:
-        self.runner, self.manifest, self.threads, self.drafts = runner, runner.manifest, threads, drafts
+    def __init__(self, runner: ModelRunner, threads: Threads) -> None:
+        self.runner, self.manifest, self.threads = runner, runner.manifest, threads
         self.halved = 0  # How often the last step was halved for want of memory.
         self.parameters = sum(shape.numel() for shape in runner.transformer.stored_shapes().values())
 
-    def step(self, sequences: list[Sequence]) -> list[tuple[Sequence, Done | Fault]]:
+    def step(self, sequences: list[Sequence], drafts: Mapping[Sequence, Draft]) -> list[tuple[Sequence, Done | Fault]]:
         """Runs one forward over all sequences, or over parts of them if one raises; returns results in order."""
-        works = [attempt("opening a row", partial(self._work, sequence, len(sequences))) for sequence in sequences]
+        works = [attempt("opening a row", partial(self._work, sequence, drafts)) for sequence in sequences]
         sound = [work for work in works if not isinstance(work, Fault)]
         tokens = sum(work.tokens(self.manifest.block_length) for work in sound)
         self.halved = 0
@@ -69,8 +65,8 @@ class RowSteps:
             {row: self._start(sequence) for row, sequence in having if sequence.block_open},
         )
 
-    def _work(self, sequence: Sequence, rows: int) -> RowWork:
-        """Opens the block if it is new; returns the work of this request in a step of ``rows`` requests."""
+    def _work(self, sequence: Sequence, drafts: Mapping[Sequence, Draft]) -> RowWork:
+        """Opens the block if it is new; returns the work of this request."""
         assert sequence.row is not None
         if not sequence.block_open:
             self._open_block(sequence, sequence.row)
@@ -93,7 +89,7 @@ class RowSteps:
                 if sequence.guided
                 else None
             ),
-            draft=self.drafts.plan(sequence, rows) if self.drafts is not None and clean else None,
+            draft=drafts.get(sequence) if clean else None,
         )
 
     def _open_block(self, sequence: Sequence, row: int) -> None:

@@ -38,10 +38,8 @@ def build_draft_adapter(directory: Path, base: Path, family: str = "cdlm", windo
 
 
 def drafting_engine(base: Path, adapter: Path, **options: Any) -> Engine:
-    """An engine that drafts in steps of up to eight requests."""
-    return Engine(
-        EngineOptions(**{"model": str(base), "draft_adapter": str(adapter), "draft_max_num_seqs": 8, **options})
-    )
+    """An engine that drafts in steps of many requests."""
+    return Engine(EngineOptions(**{"model": str(base), "draft_adapter": str(adapter), "draft_rows": 128, **options}))
 
 
 def draft_by_hand(base: Path, adapter: Path, tokens: list[int], rows: int, params: DecodingParams) -> list[int]:

@@ -178,7 +178,7 @@ def test_logits_that_are_not_finite_end_their_own_request(
 
 def test_a_crowded_step_does_not_draft(base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [msgspec.structs.replace(each, max_tokens=12, ignore_eos=True) for each in random_requests(5, seed=1)]
-    engine = drafting_engine(base, adapter, page_size=4, draft_max_num_seqs=4)
+    engine = drafting_engine(base, adapter, page_size=4, draft_rows=16)
     counted = count_accepted(engine, monkeypatch)
     assert_lossless(base, requests, run(engine, requests))
     assert counted() == (0, 0, 0)

@@ -12,7 +12,7 @@ from cdlm.model.loading.adapter import check_adapter, read_adapter, write_adapte
 from cdlm.model.loading.adapter_config import AdapterDecoding, GatedDrafts
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.network.gate import attach
-from cdlm.model.network.transformer import Transformer
+from cdlm.model.network.transformer import Product, Transformer
 from cdlm.training.backbone.config import LoraSection
 from cdlm.training.backbone.lora import adapter_weights, add_adapter, trainable
 from cdlm.training.batches.attention import RowAttention, causal_mask
@@ -74,7 +74,9 @@ def test_masked_rows_are_those_of_one_forward_per_group_with_the_served_gate(bas
     with torch.no_grad():
         drafted = objective(transformer).draft(rows)
         served = load(base)
-        gate = attach(served, check_adapter(served, read_adapter(tmp_path / "drafts"), backbone))
+        gate = attach(
+            served, check_adapter(served, read_adapter(tmp_path / "drafts"), backbone), lambda w: Product(w, None)
+        )
         expected, plain = [], []
         for row, group, offset in rows.asked.nonzero().tolist():
             known = int(rows.known[row, group])
