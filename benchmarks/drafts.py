@@ -21,6 +21,7 @@ from cdlm.model.backbones import find_backbone
 from cdlm.model.config import Manifest, TransformerConfig
 from cdlm.model.loading.adapter import write_adapter
 from cdlm.model.loading.adapter_config import AdapterDecoding, GatedDrafts
+from cdlm.model.loading.checkpoint import describe_checkpoint
 from cdlm.model.loading.export import save_checkpoint
 from cdlm.model.network.transformer import Transformer
 from cdlm.model.row import RowWork
@@ -43,12 +44,13 @@ def main(
     rows: Annotated[str, typer.Option(help="Batches to measure.")] = "1,4,16",
     tokens: Annotated[int, typer.Option(help="Tokens per answer.")] = 48,
     pairs: Annotated[int, typer.Option(help="Pairs of runs per batch.")] = 3,
+    targets: Annotated[str, typer.Option(help="Layers that the adapter changes.")] = "o_proj,down_proj",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
 ) -> None:
     """Prints a line per batch: both rates of the best pair, the median ratio, and tokens per forward."""
     with tempfile.TemporaryDirectory() as directory:
         base = model or write_random_base(Path(directory) / "base")
-        adapter = write_random_adapter(Path(directory) / "drafts", base, window)
+        adapter = write_random_adapter(Path(directory) / "drafts", base, window, targets.split(","))
         options = {"model": str(base), "dtype": dtype, "max_num_seqs": 16, "max_model_len": 1024}
         plain = Engine(EngineOptions.model_validate(options))
         drafting = Engine(
@@ -110,15 +112,12 @@ def write_random_base(directory: Path) -> Path:
     return directory
 
 
-def write_random_adapter(directory: Path, base: Path, window: int) -> Path:
-    """Writes a gated adapter for all layers of a checkpoint in the project's own format, with small random weights."""
-    from cdlm.model.loading.checkpoint import describe_checkpoint
-
+def write_random_adapter(directory: Path, base: Path, window: int, targets: list[str]) -> Path:
+    """Writes a gated adapter for the linear layers ``targets`` of a checkpoint, with small random weights."""
     with torch.device("meta"):
         transformer = Transformer(describe_checkpoint(base).shape)
-    linears = {
-        name: layer for name, layer in transformer.named_modules() if isinstance(layer, nn.Linear) and name != "lm_head"
-    }
+    found = {name: layer for name, layer in transformer.named_modules() if isinstance(layer, nn.Linear)}
+    linears = {name: layer for name, layer in found.items() if name.rpartition(".")[2] in targets}
     lora = {
         name: (torch.randn(RANK, layer.in_features) * 0.01, torch.randn(layer.out_features, RANK) * 0.01)
         for name, layer in linears.items()

@@ -12,6 +12,9 @@ from cdlm.model.attention.paged import PagedAttention
 from cdlm.model.attention.segments import Indices, Segment
 from cdlm.model.uploads import Place
 
+# Branches join segments of at most so many known tokens.
+_SHORT = 16
+
 
 @dataclass(frozen=True, slots=True)
 class ScatteredQueries:
@@ -29,15 +32,30 @@ class ScatteredQueries:
 
 
 @dataclass(frozen=True, slots=True)
-class SegmentGroup:
-    """Segments of similar size as one rectangle.
+class Entry:
+    """A line of a rectangle: a segment, or the known tokens of a request together with the branches behind them.
 
     Attributes:
-        shape: (segments, queries) of the rectangle.
-        keys: [segments * keys] int64, where in the pool each key lies; a slice where one segment's keys lie side by
-            side, which avoids a copy. Padding repeats the segment's own last key: padding is masked, but a NaN in
+        queries: [queries] int64, which flat tokens they are.
+        slots: [keys] int64, where in the pool the keys lie.
+        sees: [queries, 3] int64, see ``Segment.sees``; ``None`` if every query sees all keys.
+    """
+
+    queries: Indices
+    slots: Indices
+    sees: Indices | None
+
+
+@dataclass(frozen=True, slots=True)
+class EntryGroup:
+    """Entries of similar size as one rectangle.
+
+    Attributes:
+        shape: (entries, queries) of the rectangle.
+        keys: [entries * keys] int64, where in the pool each key lies; a slice where one entry's keys lie side by
+            side, which avoids a copy. Padding repeats the entry's own last key: padding is masked, but a NaN in
             another request's key would still spoil the product.
-        mask: [segments, 1, 1 or queries, keys] bool, true where a query sees a key; ``None`` when nothing is padded or
+        mask: [entries, 1, 1 or queries, keys] bool, true where a query sees a key; ``None`` when nothing is padded or
             causal.
         queries: which flat tokens are the queries.
     """
@@ -53,28 +71,43 @@ class SdpaAttention(PagedAttention):
 
     def __init__(self, cache: PagedCache, segments: list[Segment], place: Place | None = None) -> None:
         super().__init__(cache, segments, place)
+        groups: dict[tuple[int, int, bool], list[Entry]] = defaultdict(list)
+        for each in self._entries():
+            groups[_size_class(len(each.queries)), _size_class(len(each.slots)), each.sees is None].append(each)
+        self.groups = [self._group(entries) for entries in groups.values()]
+
+    def _entries(self) -> list[Entry]:
+        """One entry per segment, except that branches join the known tokens before them: one product for both."""
         slots: dict[int, Indices] = {}  # Mostly the segments of a request see the beginnings of one list of slots.
-        for each in sorted(segments, key=lambda segment: -segment.visible):
+        for each in sorted(self.segments, key=lambda segment: -segment.visible):
             if id(each.pages) not in slots:
-                slots[id(each.pages)] = each.slots(cache.page_size)
-        self._seen = [slots[id(each.pages)][: each.visible] for each in segments]
-        groups: dict[tuple[int, int, bool], list[int]] = defaultdict(list)
-        for index, segment in enumerate(segments):
-            apart = segment.causal or bool(segment.branches)
-            groups[_size_class(segment.length), _size_class(segment.visible), apart].append(index)
-        self.groups = [self._group(members, self.firsts[members]) for members in groups.values()]
+                slots[id(each.pages)] = each.slots(self.cache.page_size)
+        ends: dict[tuple[int, int], tuple[int, Segment]] = {}  # Page table and end of known tokens -> their entry.
+        entries: list[Entry] = []
+        for each, first in zip(self.segments, self.firsts.tolist(), strict=True):
+            queries, seen = np.arange(first, first + each.length), slots[id(each.pages)][: each.visible]
+            place = id(each.pages), each.start
+            if each.branches and place in ends:
+                joint, known = ends[place]
+                together = np.concatenate((entries[joint].queries, queries))
+                entries[joint] = Entry(together, seen, np.concatenate((known.sees(), each.sees())))
+                continue
+            if each.length <= _SHORT and not each.ahead:
+                ends[id(each.pages), each.end] = len(entries), each
+            entries.append(Entry(queries, seen, each.sees() if each.causal or each.branches else None))
+        return entries
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         out = query.new_empty(query.shape)
         for group in self.groups:
-            segments, queries = group.shape
+            entries, queries = group.shape
             mine = group.queries
             heads = query.shape[1] // keys.shape[1]
             # On CUDA a mask together with fewer key heads is computed in fp32, step by step.
             repeat = heads if query.is_cuda and group.mask is not None else 1
             rows = query[mine] if isinstance(mine, slice) else query.index_select(0, mine.index)
             attended = scaled_dot_product_attention(
-                rows.view(segments, queries, *rows.shape[1:]).transpose(1, 2),  # [segments, heads, queries, head_dim]
+                rows.view(entries, queries, *rows.shape[1:]).transpose(1, 2),  # [entries, heads, queries, head_dim]
                 _gather(keys, group, repeat).transpose(1, 2),
                 _gather(values, group, repeat).transpose(1, 2),
                 attn_mask=group.mask,
@@ -89,49 +122,48 @@ class SdpaAttention(PagedAttention):
                 out[mine] = attended
         return out
 
-    def _group(self, members: list[int], offsets: Indices) -> SegmentGroup:
-        segments, slots = [self.segments[i] for i in members], [self._seen[i] for i in members]
-        longest, most = max(each.length for each in segments), max(map(len, slots))
-        if len(segments) == 1:
-            key_slots = slots[0]
+    def _group(self, entries: list[Entry]) -> EntryGroup:
+        longest, most = max(len(each.queries) for each in entries), max(len(each.slots) for each in entries)
+        if len(entries) == 1:
+            key_slots = entries[0].slots
         else:
-            key_slots = np.empty((len(segments), most), dtype=np.int64)
-            for line, each in zip(key_slots, slots, strict=True):
-                line[: len(each)], line[len(each) :] = each, each[-1]
-        keys = _as_slice(key_slots) if len(segments) == 1 else None
-        return SegmentGroup(
-            shape=(len(segments), longest),
+            key_slots = np.empty((len(entries), most), dtype=np.int64)
+            for line, each in zip(key_slots, entries, strict=True):
+                line[: len(each.slots)], line[len(each.slots) :] = each.slots, each.slots[-1]
+        keys = _as_slice(key_slots) if len(entries) == 1 else None
+        return EntryGroup(
+            shape=(len(entries), longest),
             keys=self._place(key_slots.ravel()) if keys is None else keys,
-            mask=self._mask(segments, longest, most),
-            queries=self._queries(segments, offsets, longest),
+            mask=self._mask(entries, longest, most),
+            queries=self._queries(entries, longest),
         )
 
-    def _mask(self, segments: list[Segment], longest: int, most: int) -> Tensor | None:
+    def _mask(self, entries: list[Entry], longest: int, most: int) -> Tensor | None:
         key = np.arange(most)
-        if segments[0].causal or segments[0].branches:
-            seen = np.ones((len(segments), longest, 3), dtype=np.int64)  # A padded query sees the first key.
-            for line, each in zip(seen, segments, strict=True):
-                line[: each.length] = each.sees()
-            below, first, end = np.moveaxis(seen, 2, 0)[..., None]  # Each [segments, queries, 1].
-            sees = ((key < below) | ((key >= first) & (key < end)))[:, None]  # [segments, 1, queries, keys]
-        elif all(each.visible == most for each in segments):
+        if entries[0].sees is not None:
+            seen = np.ones((len(entries), longest, 3), dtype=np.int64)  # A padded query sees the first key.
+            for line, each in zip(seen, entries, strict=True):
+                assert each.sees is not None
+                line[: len(each.queries)] = each.sees
+            below, first, end = np.moveaxis(seen, 2, 0)[..., None]  # Each [entries, queries, 1].
+            sees = ((key < below) | ((key >= first) & (key < end)))[:, None]  # [entries, 1, queries, keys]
+        elif all(len(each.slots) == most for each in entries):
             return None
         else:
-            sees = (key < np.array([each.visible for each in segments])[:, None])[:, None, None]
+            sees = (key < np.array([len(each.slots) for each in entries])[:, None])[:, None, None]
         return None if bool(sees.all()) else self._place(sees)
 
-    def _queries(self, segments: list[Segment], offsets: Indices, longest: int) -> ScatteredQueries | slice:
-        if len(segments) == 1:
-            return slice(int(offsets[0]), int(offsets[0]) + longest)
-        lengths = np.array([each.length for each in segments])[:, None]
-        query = np.arange(longest)[None]
-        index = (offsets[:, None] + np.minimum(query, lengths - 1)).ravel()
-        real = (query < lengths).ravel().nonzero()[0]
+    def _queries(self, entries: list[Entry], longest: int) -> ScatteredQueries | slice:
+        if len(entries) == 1 and (one := _as_slice(entries[0].queries)) is not None:
+            return one
+        padded = [np.pad(each.queries, (0, longest - len(each.queries)), mode="edge") for each in entries]
+        lengths = np.array([len(each.queries) for each in entries])[:, None]
+        index, real = np.concatenate(padded), (np.arange(longest) < lengths).ravel().nonzero()[0]
         return _as_slice(index) or ScatteredQueries(self._place(index), self._place(real), self._place(index[real]))
 
 
-def _gather(stored: Tensor, group: SegmentGroup, repeat: int) -> Tensor:
-    """stored [slots, kv_heads, head_dim] -> [segments, keys, kv_heads * repeat, head_dim] of a group."""
+def _gather(stored: Tensor, group: EntryGroup, repeat: int) -> Tensor:
+    """stored [slots, kv_heads, head_dim] -> [entries, keys, kv_heads * repeat, head_dim] of a group."""
     if isinstance(group.keys, slice):
         found = stored[None, group.keys]
     else:

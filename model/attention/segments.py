@@ -23,7 +23,9 @@ PART = 1024  # Keys that a program of a kernel reads at most, where the keys of 
 
 
 class Branch(NamedTuple):
-    """``length`` rows at positions ``start``, ``start`` + 1, ... that see the keys below ``start`` and each other."""
+    """``length`` rows at positions ``start``, ``start`` + 1, ... Each sees the keys below ``start``, the branch's rows
+    before it, and itself: a longer branch is a shorter one with more rows behind it.
+    """
 
     start: int
     length: int
@@ -81,9 +83,9 @@ class Segment:
             return np.stack((below, np.zeros_like(below), np.zeros_like(below)), axis=1)
         lengths = np.array([branch.length for branch in self.branches])
         ends = self.start + np.cumsum(lengths)
-        lines = np.stack(([branch.start for branch in self.branches], ends - lengths, ends), axis=1)
-        seen: Indices = np.repeat(lines, lengths, axis=0)
-        return seen
+        starts = np.array([branch.start for branch in self.branches])
+        first, below = np.repeat(ends - lengths, lengths), np.repeat(starts, lengths)
+        return np.stack((below, first, np.arange(self.start, self.end) + 1), axis=1)
 
 
 def clean_segments(spans: Sequence[Span], pages: list[int]) -> list[Segment]:

@@ -132,30 +132,25 @@ class Verifier:
         del work, accepted
         return drafted
 
-    def _read(self, inputs: VerifyInputs, hidden: Tensor) -> tuple[list[int], list[int], Tensor | None]:
+    def _read(self, inputs: VerifyInputs, hidden: Tensor) -> tuple[list[int], list[int], Tensor]:
         """Token of each position that is read together, whether its logits are not finite, and the logits
-        [positions, vocab] if some row needs them.
+        [positions, vocab].
         """
-        if not inputs.parts:
-            return [], [], None
-        asked, works = hidden.index_select(0, inputs.index), [part.work for part in inputs.parts]
-        scored = any(work.row in self._logprobs.states for work in works)
-        mask = self.manifest.mask_token_id
-        logits = None
-        if not scored and all(work.sampling is None for work in works):
-            confidence, token, _ = self.transformer.peaks(asked, self.reader.peaks, mask)
-        else:
-            logits = self.transformer.logits(asked)
-            confidence, token, _ = self.reader.statistics(logits, mask, needs_entropy=False)
-            step = Step(works, [len(part.offsets) for part in inputs.parts], inputs.chosen)
-            step.logits, step.token = logits, token
-            self.reader.draw(step, inputs.draws, _WIDTH)
-            token = step.token
-        found, broken = Readback(torch.stack((token, confidence.isnan().long()))).read()
+        works, mask = [part.work for part in inputs.parts], self.manifest.mask_token_id
+        logits = self.transformer.logits(hidden.index_select(0, inputs.index))
+        if mask < logits.shape[-1]:
+            logits[:, mask] = float("-inf")
+        top, token = logits.max(-1)
+        step = Step(works, [len(part.offsets) for part in inputs.parts], inputs.chosen)
+        step.logits, step.token = logits, token
+        self.reader.draw(step, inputs.draws, _WIDTH)
+        # The largest logit is NaN if any is, and infinite if any is +inf or all are -inf.
+        figures = torch.stack((step.token, top.isfinite().logical_not().long()))
+        found, broken = Readback(figures).read()
         return found, broken, logits
 
     def _accept(
-        self, work: RowWork, tokens: list[int], broken: list[int], logits: Tensor | None, first: int
+        self, work: RowWork, tokens: list[int], broken: list[int], logits: Tensor, first: int
     ) -> list[RowResult]:
         """The results of a row's blocks, from the tokens that its clean rows predict; they are ``logits[first:]``."""
         assert work.draft is not None
@@ -173,7 +168,6 @@ class Verifier:
             return [RowResult([tokens[0]], frontier=1, stop=1, finalized=1, steps=1, error=NOT_FINITE)]
         top = self._logprobs.states.get(work.row)
         if top is not None:
-            assert logits is not None
             scores = self._scores(logits[first : first + len(results)], results, top)
             results = [replace(result, scores={0: score}) for result, score in zip(results, scores, strict=True)]
         return results

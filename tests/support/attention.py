@@ -53,7 +53,7 @@ def branches_see(segment: Segment) -> tuple[list[int], Tensor]:
     sees = torch.zeros(len(rows), segment.visible, dtype=torch.bool)
     for query, (branch, _) in enumerate(rows):
         sees[query, : branch.start] = True
-        for key, (other, _) in enumerate(rows):
+        for key, (other, _) in enumerate(rows[: query + 1]):
             sees[query, segment.start + key] |= other is branch
     return [branch.start + place for branch, place in rows], sees
 

@@ -52,7 +52,6 @@ def draft_by_hand(base: Path, adapter: Path, tokens: list[int], rows: int, param
         gated[f"{name}.weight"] = ALPHA / RANK * lora[key.replace("lora_A", "lora_B")] @ lora[key]
     known, total = len(tokens), len(tokens) + rows
     sees = torch.ones(total, total).tril().bool()
-    sees[known:] = True
     ids = torch.tensor(tokens + [DRAFT_MASK] * rows)
     hidden = hidden_states(weights, load_checkpoint(base).transformer.config, ids, sees, gated, known)
     logits = hidden[known:] @ weights.get("lm_head.weight", weights["embed_tokens.weight"]).T

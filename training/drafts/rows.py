@@ -38,11 +38,14 @@ class DraftRows:
 
     @property
     def mask(self) -> Tensor:
-        """[rows, G * K, n + G * K] bool: a masked row sees the text up to its known token, and its whole group."""
+        """[rows, G * K, n + G * K] bool: a masked row sees the text up to its known token, the rows of its group before
+        it, and itself. Groups may therefore be shorter when they are served.
+        """
         rows, groups = self.known.shape
         text = torch.arange(self.token_ids.shape[1]) <= self.known[..., None]  # [rows, G, n]
-        own = torch.eye(groups, dtype=torch.bool).repeat_interleave(self.window, 1).expand(rows, -1, -1)
-        return torch.cat((text, own), -1).repeat_interleave(self.window, 1)
+        before = torch.ones(self.window, self.window).tril()
+        own = torch.kron(torch.eye(groups), before).bool().expand(rows, -1, -1)
+        return torch.cat((text.repeat_interleave(self.window, 1), own), -1)
 
     @property
     def tokens(self) -> int:

@@ -82,7 +82,6 @@ def test_masked_rows_are_those_of_one_forward_per_group_with_the_served_gate(bas
             known = int(rows.known[row, group])
             ids = torch.cat((rows.token_ids[row, : known + 1], torch.full((WINDOW,), MASK)))
             mask = causal_mask(len(ids))[0]
-            mask[known + 1 :] = True
             gate.first = known + 1
             hidden = served(ids, torch.arange(len(ids)), FlatAttention(mask))
             expected.append(served.logits(hidden)[known + 1 + offset])

@@ -8,12 +8,12 @@ from cdlm.training.drafts.rows import DraftRows, can_draft, draft_rows
 EXAMPLES = [Example([1, 2, 3], [4, 5, 6, 7, 8, 9]), Example([1], [2, 3])]
 
 
-def test_masked_rows_see_the_text_up_to_their_known_token_and_their_whole_group() -> None:
+def test_masked_rows_see_the_text_up_to_their_known_token_and_no_row_behind_them() -> None:
     rows = DraftRows(torch.tensor([[1, 2, 3, 4]]), torch.tensor([[0, 1]]), torch.ones(1, 2, 2, dtype=torch.bool), 2)
     expected = [
+        "1000 1000",
         "1000 1100",
-        "1000 1100",
-        "1100 0011",
+        "1100 0010",
         "1100 0011",
     ]
     found = ["".join(str(int(seen)) for seen in row) for row in rows.mask[0]]
