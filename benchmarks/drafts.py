@@ -17,7 +17,7 @@ import torch
 import typer
 from torch import nn
 
-from cdlm.model.backbones import find_backbone
+from cdlm.model.backbones import BACKBONES
 from cdlm.model.config import Manifest, TransformerConfig
 from cdlm.model.loading.adapter import write_adapter
 from cdlm.model.loading.adapter_config import AdapterDecoding, GatedDrafts
@@ -123,7 +123,7 @@ def write_random_adapter(directory: Path, base: Path, window: int, targets: list
         for name, layer in linears.items()
     }
     decoding = AdapterDecoding(drafts=GatedDrafts(mask_token_id=3, window=window))
-    backbone = find_backbone("cdlm")
+    backbone = BACKBONES["cdlm"]
     write_adapter(directory, lora, backbone=backbone, r=RANK, alpha=RANK, base=str(base), decoding=decoding)
     return directory
 

@@ -1,36 +1,52 @@
 """Known checkpoint formats."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from cdlm.model.backbones.autoregressive import LLAMA, QWEN2, QWEN3
 from cdlm.model.backbones.base import Backbone, parameter_name
+from cdlm.model.backbones.block_causal import DREAM_REASONER, SDAR, STABLE_DIFFCODER
 from cdlm.model.backbones.dream import DreamBackbone
 from cdlm.model.backbones.fast_dllm_v2 import FastDllmV2Backbone
 from cdlm.model.backbones.llada import LladaBackbone
 from cdlm.model.backbones.native import NativeBackbone
-from cdlm.model.backbones.sdar import SdarBackbone
 from cdlm.model.config import CheckpointError
 
 _FORMATS: tuple[Backbone, ...] = (
     NativeBackbone(),
     DreamBackbone(),
     LladaBackbone(),
-    SdarBackbone(),
+    SDAR,
     FastDllmV2Backbone(),
     QWEN2,
     QWEN3,
     LLAMA,
 )
-BACKBONES: dict[str, Backbone] = {backbone.model_type: backbone for backbone in _FORMATS}
+# Formats whose model_type is another format's too.
+_BY_ARCHITECTURE = {(each.model_type, each.architecture): each for each in (DREAM_REASONER, STABLE_DIFFCODER)}
+BACKBONES: dict[str, Backbone] = {each.name: each for each in (*_FORMATS, *_BY_ARCHITECTURE.values())}
 
 
-def find_backbone(model_type: object) -> Backbone:
-    """Returns the format with that ``model_type``.
+def find_backbone(config: Mapping[str, Any]) -> Backbone:
+    """Returns the format of a ``config.json``: that of its ``model_type``, unless its architecture is another's.
 
     Raises:
         CheckpointError: ``model_type`` is unknown; the message lists the known ones.
     """
-    if isinstance(model_type, str) and model_type in BACKBONES:
-        return BACKBONES[model_type]
-    raise CheckpointError(f"config.json: model_type {model_type!r} is not known; known: {', '.join(sorted(BACKBONES))}")
+    model_type = config.get("model_type")
+    by_type = {backbone.model_type: backbone for backbone in _FORMATS}
+    if not isinstance(model_type, str) or model_type not in by_type:
+        known = ", ".join(sorted(by_type))
+        raise CheckpointError(f"config.json: model_type {model_type!r} is not known; known: {known}")
+    told = (_BY_ARCHITECTURE.get((model_type, name)) for name in _architectures(config))
+    return next((backbone for backbone in told if backbone), by_type[model_type])
+
+
+def _architectures(config: Mapping[str, Any]) -> list[str]:
+    """The class names in ``architectures`` and, as ``module.Class``, in ``auto_map``, whose code is never loaded."""
+    stated, mapped = config.get("architectures"), config.get("auto_map")
+    names = [*(stated if isinstance(stated, list) else ()), *(mapped.values() if isinstance(mapped, Mapping) else ())]
+    return [name.rpartition(".")[2] for name in names if isinstance(name, str)]
 
 
 __all__ = ["BACKBONES", "Backbone", "find_backbone", "parameter_name"]

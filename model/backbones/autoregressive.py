@@ -46,6 +46,11 @@ class AutoregressiveBackbone(DecoderNames):
     assumed: Mapping[str, object] = field(default_factory=dict)
     end_of_turn: str = keys.IM_END
 
+    @property
+    def name(self) -> str:
+        """The ``model_type``."""
+        return self.model_type
+
     def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Reads the shape from the keys that Llama and Qwen share."""
         keys.require_architecture(config, self.architecture)

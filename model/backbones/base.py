@@ -10,13 +10,18 @@ NO_NAMES = TokenNames()
 
 
 class Backbone(Protocol):
-    """One checkpoint format, chosen by ``model_type`` in ``config.json``.
+    """One checkpoint format, chosen by ``model_type`` and, if formats share that, ``architectures`` in ``config.json``.
 
     Module names are dotted paths without the final ``.weight`` or ``.bias``; tensors of checkpoints and of LoRA
     adapters start with them.
     """
 
     model_type: str
+
+    @property
+    def name(self) -> str:
+        """What the format is called: its ``model_type``, unless another format has that one too."""
+        ...
 
     def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Reads shape and manifest from ``config.json``.

@@ -15,7 +15,7 @@ TRAINED_CONTEXT = 2048  # Dream inherits a larger max_position_embeddings from Q
 class DreamBackbone(DecoderNames):
     """Checkpoints of ``DreamModel``, for example Dream-v0-Instruct-7B."""
 
-    model_type = "Dream"
+    name = model_type = "Dream"
 
     def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Reads the keys of a Qwen2 configuration; query, key and value have biases by default."""

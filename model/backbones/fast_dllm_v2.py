@@ -20,7 +20,7 @@ class FastDllmV2Backbone(DecoderNames):
     together: the paper's decoder with one sub-block per block.
     """
 
-    model_type = "Fast_dLLM_Qwen"
+    name = model_type = "Fast_dLLM_Qwen"
 
     def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Reads the keys of a Qwen2 configuration; query, key and value always have biases."""

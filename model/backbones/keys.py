@@ -113,6 +113,23 @@ def mask_token_id(
     return _token_id("mask_token_id", value, vocab_size)
 
 
+def mask_token_id_by_number(config: Config, vocab_size: int, names: TokenNames, number: int) -> int:
+    """The mask token's id in a format that names its mask nowhere: ``mask_token_id``, the tokenizer's mask, ``number``.
+
+    Raises:
+        CheckpointError: it is the last of them, and the tokenizer's token of that id does not read like a mask; or the
+            id is not in the vocabulary.
+    """
+    text = names.text(number)
+    named = config.get("mask_token_id") is not None or names.find(names.mask)
+    if names.known and not named and "mask" not in (text or "").lower():
+        found = f"has no token {number}" if text is None else f"has {text[:64]!r} as token {number}"
+        raise CheckpointError(
+            f"config.json: mask_token_id is missing, and the tokenizer {found}, where this format has its mask"
+        )
+    return mask_token_id(config, vocab_size, names, default=number)
+
+
 def stop_token_ids(
     config: Config, vocab_size: int, names: TokenNames, *end_of_turn: str, file: str = "config.json"
 ) -> tuple[int, ...]:

@@ -48,7 +48,7 @@ _STORED_IN_BLOCK = {name: stored for stored, name in _IN_BLOCK.items()}
 class LladaBackbone:
     """Checkpoints of ``LLaDAModelLM``, for example LLaDA-8B-Instruct."""
 
-    model_type = "llada"
+    name = model_type = "llada"
 
     def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Reads the keys of an OLMo configuration; raises ``CheckpointError`` for layers other than Llama's."""

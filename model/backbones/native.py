@@ -12,7 +12,7 @@ from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
 class NativeBackbone:
     """Checkpoints written by ``cdlm.model.loading.export.save_checkpoint``."""
 
-    model_type = "cdlm"
+    name = model_type = "cdlm"
 
     def read(self, config: Mapping[str, Any], _names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Reads both sections; raises ``CheckpointError`` for a missing or unknown key."""

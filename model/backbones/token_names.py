@@ -42,6 +42,16 @@ class TokenNames:
         ids = [self.added.get(name, self.ordinary.get(name)) for name in known]
         return [ident for ident in ids if ident is not None]
 
+    @property
+    def known(self) -> bool:
+        """Whether there are tokenizer files."""
+        return bool(self.ordinary or self.added)
+
+    def text(self, ident: int) -> str | None:
+        """The text of the token with that id; ``None`` if there is none."""
+        tokens = (*self.added.items(), *self.ordinary.items())
+        return next((text for text, number in tokens if number == ident), None)
+
     def check_fits(self, vocab_size: int, directory: Path) -> None:
         """Checks that an embedding of ``vocab_size`` rows covers the tokenizer's tokens.
 

@@ -97,7 +97,7 @@ def describe_checkpoint(
         raise CheckpointError(f"{directory}: holds a LoRA adapter, not a model; load it as the adapter of its base")
     described = checkpoint_directory(directory)
     config = read_json(described, CONFIG_FILE)
-    backbone = find_backbone(config.get("model_type"))
+    backbone = find_backbone(config)
     names = read_token_names(described)
     shape, manifest = backbone.read(config, names)
     names.check_fits(shape.vocab_size, directory)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from cdlm.model.backbones import find_backbone
+from cdlm.model.backbones import BACKBONES
 from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.loading.adapter import write_adapter
 from cdlm.model.loading.adapter_config import AdapterDecoding, GatedDrafts
@@ -33,7 +33,7 @@ def build_draft_adapter(directory: Path, base: Path, family: str = "cdlm", windo
     linears = {name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)}
     lora = random_lora(transformer, RANK, lambda name: name in linears - {"lm_head"})
     decoding = AdapterDecoding(drafts=GatedDrafts(DRAFT_MASK, window))
-    write_adapter(directory, lora, backbone=find_backbone(family), r=RANK, alpha=ALPHA, base="b", decoding=decoding)
+    write_adapter(directory, lora, backbone=BACKBONES[family], r=RANK, alpha=ALPHA, base="b", decoding=decoding)
     return directory
 
 

@@ -57,7 +57,7 @@ class _AdapterTraining(Descent):
                 f"{self.section.rows_per_forward} rows_per_forward in {self.accelerator.num_processes} processes"
             )
         self.rounds = self.section.batch_size // per_round
-        self.backbone = find_backbone(read_json(checkpoint_directory(config.model), "config.json").get("model_type"))
+        self.backbone = find_backbone(read_json(checkpoint_directory(config.model), "config.json"))
         checkpoint = load_checkpoint(
             config.model,
             # Sharding moves the weights layer by layer: the device never holds all of them.

@@ -42,7 +42,7 @@ def train_draft_adapter(config: DraftAdapterConfig, directory: Path) -> None:
     stream = DraftStream(config, tokenizer)
     torch.manual_seed(config.seed)
     transformer = base.transformer
-    backbone = find_backbone(read_json(checkpoint_directory(config.model), "config.json").get("model_type"))
+    backbone = find_backbone(read_json(checkpoint_directory(config.model), "config.json"))
     add_adapter(transformer, config.lora)
     weights = LossWeights(**config.losses.model_dump())
     objective = DraftObjective(transformer, mask_id=mask_id, weights=weights, offset_decay=config.offset_decay)

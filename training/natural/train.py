@@ -44,7 +44,7 @@ def train_task_adapter(config: TaskAdapterConfig, directory: Path) -> None:
     logger.info("%d situations, %s, %d of chat", len(stream.kinds), _sizes(stream), len(stream.chat))
     torch.manual_seed(config.seed)
     transformer = base.transformer
-    backbone = find_backbone(read_json(checkpoint_directory(config.model), "config.json").get("model_type"))
+    backbone = find_backbone(read_json(checkpoint_directory(config.model), "config.json"))
     begun = None if config.start is None else check_adapter(transformer, read_adapter(config.start), backbone)
     add_adapter(transformer, config.lora)
     if begun is not None:

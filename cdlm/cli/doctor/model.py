@@ -66,7 +66,7 @@ def _model(settings: ServerSettings, seen: Outlook) -> dict[str, Any]:
     return {
         "name": settings.model_name,
         "directory": settings.model,
-        "format": described.backbone.model_type,
+        "format": described.backbone.name,
         "adapter": None if settings.adapter is None else str(settings.adapter),
         "parameters": seen.parameters,
         "layers": shape.num_layers,

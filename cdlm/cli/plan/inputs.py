@@ -105,7 +105,7 @@ def read_shape(model: str) -> Shape:
         directory = None if directory is None else checkpoint_directory(directory)
         config = PRESETS[model] if directory is None else read_json(directory, "config.json")
         names = TokenNames() if directory is None else read_token_names(directory)
-        shape, manifest = find_backbone(config.get("model_type")).read(config, names)
+        shape, manifest = find_backbone(config).read(config, names)
     except CheckpointError as error:
         raise PlanError(f"--model: {error}") from error
     return Shape(name=model, config=shape, manifest=manifest, directory=directory)

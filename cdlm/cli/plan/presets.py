@@ -3,18 +3,21 @@
 from collections.abc import Mapping
 from typing import Any
 
-_SDAR: dict[str, Any] = {
-    "model_type": "sdar",
-    "architectures": ["SDARForCausalLM"],
+_QWEN3: dict[str, Any] = {
     "head_dim": 128,
     "num_key_value_heads": 8,
     "vocab_size": 151936,
-    "tie_word_embeddings": False,  # Unlike the Qwen3 they come from.
+    "tie_word_embeddings": False,  # Unlike the smaller Qwen3 that SDAR comes from.
     "max_position_embeddings": 32768,
     "rms_norm_eps": 1e-6,
     "rope_theta": 1e6,
     "eos_token_id": 151643,
 }
+_QWEN3_8B: dict[str, Any] = {
+    **_QWEN3, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32,
+}  # fmt: skip
+_IS_SDAR: dict[str, Any] = {"model_type": "sdar", "architectures": ["SDARForCausalLM"]}
+_SDAR: dict[str, Any] = {**_QWEN3, **_IS_SDAR}
 _QWEN2: dict[str, Any] = {
     "max_position_embeddings": 32768,
     "rms_norm_eps": 1e-6,
@@ -63,8 +66,28 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     "sdar-4b": {
         **_SDAR, "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
     },
-    "sdar-8b": {
-        **_SDAR, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32,
+    "sdar-8b": {**_QWEN3_8B, **_IS_SDAR},
+    "dream-reasoner-8b": {
+        **_QWEN3_8B,
+        "model_type": "Dream",
+        "architectures": ["DreamForCausalLM"],
+        "block_size": 32,
+        "mask_token_id": 151669,
+    },
+    "stable-diffcoder-8b": {
+        "model_type": "llama",
+        "architectures": ["StableDiffcoderForCausalLM"],
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 155136,
+        "tie_word_embeddings": False,
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 5e5,
+        "eos_token_id": 2,
     },
     "fast-dllm-v2-1.5b": {
         **_QWEN2,

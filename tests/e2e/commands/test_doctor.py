@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from cdlm.cli.main import app
-from cdlm.model.backbones import find_backbone
+from cdlm.model.backbones import BACKBONES
 from cdlm.model.loading.adapter import write_adapter
 from cdlm.model.loading.adapter_config import AdapterDecoding
 from cdlm.model.loading.checkpoint import load_checkpoint
@@ -69,7 +69,7 @@ def adapter(directory: Path, base: Path, block_length: int = 4) -> Path:
     write_adapter(
         directory,
         lora,
-        backbone=find_backbone("Dream"),
+        backbone=BACKBONES["Dream"],
         r=2,
         alpha=4,
         base="b",
@@ -148,7 +148,7 @@ def break_checkpoint(how: str, directory: Path) -> list[str]:
             other = build_dream(directory / "other")
             lora = random_lora(load_checkpoint(other).transformer, 2, lambda name: name.endswith("up_proj"))
             lora = {name: (down[:, :-2], up) for name, (down, up) in lora.items()}
-            write_adapter(directory / "lora", lora, backbone=find_backbone("Dream"), r=2, alpha=4, base="b",
+            write_adapter(directory / "lora", lora, backbone=BACKBONES["Dream"], r=2, alpha=4, base="b",
                           decoding=AdapterDecoding(8, 0.5))  # fmt: skip
             return ["--adapter", str(directory / "lora")]
         case "tokenizer of a larger model":

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cdlm.model.backbones import find_backbone
+from cdlm.model.backbones import BACKBONES
 from cdlm.model.loading.adapter import write_adapter
 from cdlm.model.loading.adapter_config import AdapterDecoding, GatedDrafts, read_decoding
 from cdlm.model.loading.checkpoint import load_checkpoint
@@ -135,7 +135,7 @@ def test_an_adapter_is_merged_before(place: Path) -> None:
     for parameter in trainable(base).values():
         torch.nn.init.normal_(parameter, std=0.3)
     write_adapter(
-        place / "tasks", adapter_weights(base), backbone=find_backbone("llama"), r=4, alpha=8, base="",
+        place / "tasks", adapter_weights(base), backbone=BACKBONES["llama"], r=4, alpha=8, base="",
         decoding=AdapterDecoding(),
     )  # fmt: skip
     for name, adapter in (("without", None), ("with", place / "tasks")):

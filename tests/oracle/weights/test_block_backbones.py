@@ -1,4 +1,4 @@
-"""SDAR, Fast-dLLM v2, Qwen and Llama directories compute and decode what transformers and the oracle do."""
+"""Block-causal and next-token directories compute and decode what transformers and the oracle do."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cdlm.model.backbones import find_backbone
+from cdlm.model.backbones import BACKBONES
 from cdlm.model.config import CheckpointError
 from cdlm.model.decoding.logits.confidence import confidence_and_best
 from cdlm.model.loading.checkpoint import load_checkpoint
@@ -74,6 +74,9 @@ def oracle_answer(directory: Path, request: GenerateRequest, **changes: Any) -> 
         ("sdar", {}, 8),
         ("Fast_dLLM_Qwen", {"bd_size": 8, "tie_word_embeddings": True}, None),
         ("Fast_dLLM_Qwen", {}, None),  # Blocks of 32.
+        ("DreamReasoner", {}, None),  # Blocks of 32.
+        ("DreamReasoner", {"block_size": 8}, None),
+        ("Stable-DiffCoder", {"tie_word_embeddings": True}, None),  # Blocks of 4.
     ],
 )
 @pytest.mark.parametrize("seed", some(range(3, 8), every=3))
@@ -159,7 +162,7 @@ def test_longer_blocks_of_an_autoregressive_checkpoint_are_refused(tmp_path: Pat
 @pytest.mark.parametrize("model_type", CONFIGS)
 def test_module_names_go_both_ways(tmp_path: Path, model_type: str) -> None:
     build(tmp_path, model_type)
-    backbone = find_backbone(model_type)
+    backbone = BACKBONES[model_type]
     tensors = load_file(tmp_path / "model.safetensors")
     for stored in {name.rpartition(".")[0] for name in tensors}:
         assert backbone.stored_module(backbone.module_name(stored) or "") == stored

@@ -40,7 +40,7 @@ _SIZES: dict[str, Any] = {
 _WINDOW: dict[str, Any] = {"max_window_layers": 2, "sliding_window": None, "use_sliding_window": False}
 _QWEN3: dict[str, Any] = {**_SIZES, **_WINDOW, "attention_bias": False, "head_dim": 16}
 
-# ``config.json`` as published, but for the sizes; by model_type.
+# ``config.json`` as published, but for the sizes; by the format's name.
 CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2": {**_SIZES, **_WINDOW, "architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"},
     "qwen3": {**_QWEN3, "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"},
@@ -77,21 +77,47 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "mask_token_id": MASK,
         "model_type": "Fast_dLLM_Qwen",
     },
+    "DreamReasoner": {
+        **_QWEN3,
+        "architectures": ["DreamForCausalLM"],
+        "auto_map": {
+            "AutoConfig": "configuration_dream.DreamConfig",
+            "AutoModelForCausalLM": "modeling_dream.DreamForCausalLM",
+        },
+        "block_size": 32,
+        "mask_token_id": MASK,
+        "model_type": "Dream",
+    },
+    "Stable-DiffCoder": {
+        **_SIZES,
+        "architectures": ["StableDiffcoderForCausalLM"],
+        "attention_bias": False,
+        "auto_map": {"AutoModelForCausalLM": "modeling.StableDiffcoderForCausalLM"},
+        "bos_token_id": 0,
+        "mlp_bias": False,
+        "model_type": "llama",
+        "pad_token_id": 1,
+        "pretraining_tp": 1,
+        "rope_theta": 5e5,
+    },
 }
 
+# By the architecture.
 _IN_TRANSFORMERS: dict[str, tuple[Any, Any]] = {
-    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
-    "llama": (LlamaConfig, LlamaForCausalLM),
-    "sdar": (Qwen3Config, Qwen3ForCausalLM),
-    "Fast_dLLM_Qwen": (Qwen2Config, Qwen2ForCausalLM),
+    "Qwen2ForCausalLM": (Qwen2Config, Qwen2ForCausalLM),
+    "Qwen3ForCausalLM": (Qwen3Config, Qwen3ForCausalLM),
+    "LlamaForCausalLM": (LlamaConfig, LlamaForCausalLM),
+    "SDARForCausalLM": (Qwen3Config, Qwen3ForCausalLM),
+    "Fast_dLLM_QwenForCausalLM": (Qwen2Config, Qwen2ForCausalLM),
+    "DreamForCausalLM": (Qwen3Config, Qwen3ForCausalLM),
+    "StableDiffcoderForCausalLM": (LlamaConfig, LlamaForCausalLM),
 }
 _SHAPE_KEYS = ("head_dim", "rms_norm_eps", *(key for key in _SIZES if key.endswith(("_size", "_heads", "_layers"))))
 
 
 def random_model(config: dict[str, Any], seed: int = 0, std: float = 0.35) -> PreTrainedModel:
     """The shape of ``config`` in transformers; with the default ``std`` thresholds decide something."""
-    config_class, model_class = _IN_TRANSFORMERS[config["model_type"]]
+    config_class, model_class = _IN_TRANSFORMERS[config["architectures"][0]]
     model: PreTrainedModel = model_class(
         config_class(
             **{key: config[key] for key in _SHAPE_KEYS if key in config},
@@ -115,9 +141,9 @@ def write_checkpoint(directory: Path, config: dict[str, Any], model: PreTrainedM
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
 
 
-def build(directory: Path, model_type: str, seed: int = 0, std: float = 0.35, **changes: Any) -> PreTrainedModel:
+def build(directory: Path, name: str, seed: int = 0, std: float = 0.35, **changes: Any) -> PreTrainedModel:
     """Writes a checkpoint, ``changes`` in its ``config.json``, and returns its reference."""
-    config = CONFIGS[model_type] | changes
+    config = CONFIGS[name] | changes
     model = random_model(config, seed, std)
     write_checkpoint(directory, config, model)
     return model

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cdlm.model.backbones import find_backbone
+from cdlm.model.backbones import BACKBONES
 from cdlm.model.fetching.index import VARIABLES
 from cdlm.model.fetching.names import NAMES, NamedModel
 from cdlm.model.loading.adapter import write_adapter
@@ -50,6 +50,6 @@ def tiny_gguf(directory: Path) -> tuple[bytes, Path]:
     file = write_gguf(checkpoint, directory / "tiny.gguf", tokenizer, special=special, chat_template=template)
     lora = random_lora(load_checkpoint(checkpoint).transformer, 2, lambda name: name.startswith("layers."))
     decoding = AdapterDecoding(block_length=1, confidence_threshold=0.9)
-    backbone = find_backbone("llama")
+    backbone = BACKBONES["llama"]
     write_adapter(directory / "adapter", lora, backbone=backbone, r=2, alpha=64.0, base="tiny", decoding=decoding)
     return file.read_bytes(), directory / "adapter"

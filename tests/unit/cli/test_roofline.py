@@ -30,7 +30,7 @@ BF16 = PRECISIONS["bfloat16"]
 
 
 def preset(name: str, dtype: str = "bfloat16", tensor_parallel: int = 1) -> ModelCost:
-    config, _ = find_backbone(PRESETS[name]["model_type"]).read(PRESETS[name])
+    config, _ = find_backbone(PRESETS[name]).read(PRESETS[name])
     return ModelCost(config, PRECISIONS[dtype], tensor_parallel)
 
 
@@ -156,6 +156,8 @@ def test_known_figures_of_a_7b_model_on_an_a100() -> None:
         ("sdar-1.7b", 4.06),
         ("sdar-4b", 4.97 + 3.86),
         ("sdar-8b", 4.9 + 4.92 + 4.98 + 1.58),
+        ("dream-reasoner-8b", 2 * 8.190735360),
+        ("stable-diffcoder-8b", 2 * 8.25),
         ("fast-dllm-v2-1.5b", 2 * 1.54),
         ("fast-dllm-v2-7b", 2 * 7.62),
     ],

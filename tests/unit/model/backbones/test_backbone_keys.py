@@ -2,7 +2,7 @@
 
 import pytest
 
-from cdlm.model.backbones import find_backbone
+from cdlm.model.backbones import BACKBONES
 from cdlm.model.backbones.token_names import TokenNames
 from cdlm.model.config import CheckpointError
 from tests.support.models.hf_checkpoints import DREAM_CONFIG, EOS, HEADS, HIDDEN, LLADA_CONFIG, MASK, VOCAB
@@ -17,7 +17,7 @@ def test_published_sizes_and_ids_are_read() -> None:
         "eos_token_id": 151643, "mask_token_id": 151666,
     }  # fmt: skip
     names = TokenNames(added={"<|endoftext|>": 151643, "<|im_end|>": 151645}, eos="<|endoftext|>")
-    shape, manifest = find_backbone("Dream").read(published, names)
+    shape, manifest = BACKBONES["Dream"].read(published, names)
     assert (shape.head_dim, shape.num_kv_heads, shape.attention_bias, shape.qk_norm) == (128, 4, True, False)
     assert (shape.rope_theta, shape.rms_norm_eps, shape.tie_word_embeddings) == (1e6, 1e-6, False)
     assert (manifest.mask_token_id, manifest.stop_token_ids) == (151666, (151643, 151645))
@@ -28,7 +28,7 @@ def test_published_sizes_and_ids_are_read() -> None:
         "vocab_size": 126464, "embedding_size": 126464, "d_model": 4096, "mlp_hidden_size": 12288, "n_layers": 32,
         "n_heads": 32, "n_kv_heads": 32, "max_sequence_length": 4096, "eos_token_id": 126081, "mask_token_id": 126336,
     }  # fmt: skip
-    shape, manifest = find_backbone("llada").read(published, TokenNames(added={"<|eot_id|>": 126348}))
+    shape, manifest = BACKBONES["llada"].read(published, TokenNames(added={"<|eot_id|>": 126348}))
     assert (shape.head_dim, shape.num_kv_heads, shape.attention_bias, shape.rope_theta) == (128, 32, False, 5e5)
     assert (shape.vocab_size, shape.intermediate_size, shape.rms_norm_eps) == (126464, 12288, 1e-5)
     assert (manifest.mask_token_id, manifest.stop_token_ids) == (126336, (126081, 126348))
@@ -37,19 +37,19 @@ def test_published_sizes_and_ids_are_read() -> None:
 
 def test_ids_outside_a_small_vocabulary_are_no_stops() -> None:
     for model_type, config in CONFIGS.items():
-        assert find_backbone(model_type).read(config)[1].stop_token_ids == (EOS,)
-    _, manifest = find_backbone("Dream").read(DREAM_CONFIG | {"eos_token_id": [5, EOS, 5]})
+        assert BACKBONES[model_type].read(config)[1].stop_token_ids == (EOS,)
+    _, manifest = BACKBONES["Dream"].read(DREAM_CONFIG | {"eos_token_id": [5, EOS, 5]})
     assert (manifest.stop_token_ids, manifest.mask_token_id) == ((5, EOS), MASK)
 
 
 def test_what_the_configuration_class_assumes_for_absent_keys() -> None:
     config = {key: value for key, value in LLADA_CONFIG.items() if key not in ("n_kv_heads", "mlp_hidden_size")}
-    shape, _ = find_backbone("llada").read(config)
+    shape, _ = BACKBONES["llada"].read(config)
     assert (shape.num_kv_heads, shape.intermediate_size) == (HEADS, 4 * HIDDEN)
-    shape, _ = find_backbone("llada").read(config | {"multi_query_attention": True, "include_qkv_bias": True})
+    shape, _ = BACKBONES["llada"].read(config | {"multi_query_attention": True, "include_qkv_bias": True})
     assert (shape.num_kv_heads, shape.attention_bias) == (1, True)
     moved = DREAM_CONFIG | {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 7e5}}
-    assert find_backbone("Dream").read(moved)[0].rope_theta == 7e5
+    assert BACKBONES["Dream"].read(moved)[0].rope_theta == 7e5
 
 
 ABSENT = object()
@@ -58,7 +58,7 @@ REFUSED: list[tuple[str, str, object, str]] = [
     ("Dream", "rope_scaling", {"type": "yarn", "factor": 4.0}, "rope_scaling is {'type': 'yarn'"),
     ("Dream", "rope_parameters", {"rope_type": "linear", "rope_theta": 1e4}, "rope_parameters is {'rope_type'"),
     ("Dream", "mlp_bias", True, "mlp_bias is True"),
-    ("Dream", "architectures", ["DreamForCausalLM"], "architectures is ['DreamForCausalLM']"),
+    ("Dream", "architectures", ["DreamVLModel"], "architectures is ['DreamVLModel']"),
     ("Dream", "num_attention_heads", 5, "num_attention_heads 5 does not divide hidden_size 32"),
     ("Dream", "num_key_value_heads", 3, "num_heads 4 is not a multiple of num_kv_heads 3"),
     ("Dream", "mask_token_id", VOCAB, "mask_token_id is 264, not an id of the 264 in the vocabulary"),
@@ -90,5 +90,5 @@ def test_a_configuration_that_cannot_be_run_is_refused_by_key(
 ) -> None:
     config = {k: v for k, v in (CONFIGS[model_type] | {key: value}).items() if v is not ABSENT}
     with pytest.raises(CheckpointError) as caught:
-        find_backbone(model_type).read(config)
+        BACKBONES[model_type].read(config)
     assert message in str(caught.value)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cdlm.model.backbones import find_backbone
+from cdlm.model.backbones import BACKBONES
 from cdlm.model.config import CheckpointError
 from cdlm.model.loading.checkpoint import load_checkpoint
 from tests.support.models.hf_checkpoints import build_dream, build_llada
@@ -103,7 +103,7 @@ def test_a_tensor_of_another_architecture_is_named(tmp_path: Path, build: Any) -
 
 @pytest.mark.parametrize(("model_type", "build"), [("Dream", build_dream), ("llada", build_llada)])
 def test_module_names_go_both_ways(tmp_path: Path, model_type: str, build: Any) -> None:
-    backbone = find_backbone(model_type)
+    backbone = BACKBONES[model_type]
     stored = {name.rpartition(".")[0] for name in load_file(build(tmp_path) / "model.safetensors")}
     names = {module: backbone.module_name(module) for module in stored}
     assert None not in names.values()
@@ -112,7 +112,7 @@ def test_module_names_go_both_ways(tmp_path: Path, model_type: str, build: Any) 
 
 
 def test_the_two_modules_called_ff_out_are_told_apart() -> None:
-    backbone = find_backbone("llada")
+    backbone = BACKBONES["llada"]
     assert backbone.module_name("model.transformer.ff_out") == "lm_head"
     assert backbone.module_name("model.transformer.blocks.1.ff_out") == "layers.1.mlp.down_proj"
     assert backbone.module_name("model.transformer.blocks.1.wte") is None

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cdlm.model.backbones import find_backbone
+from cdlm.model.backbones import BACKBONES, find_backbone
 from cdlm.model.backbones.base import NO_NAMES
 from cdlm.model.backbones.keys import LONGEST_CONTEXT
 from cdlm.model.backbones.token_names import TokenNames
@@ -12,6 +12,7 @@ from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
 from tests.support.models.hf_block_checkpoints import CONFIGS, EOS, MASK, VOCAB
 
 ABSENT = object()
+IN_PLACE = ("sdar", "DreamReasoner", "Stable-DiffCoder")
 
 
 def read(
@@ -20,7 +21,7 @@ def read(
     **changes: Any,
 ) -> tuple[TransformerConfig, Manifest]:
     config = {key: value for key, value in (CONFIGS[model_type] | changes).items() if value is not ABSENT}
-    return find_backbone(model_type).read(config, names)
+    return BACKBONES[model_type].read(config, names)
 
 
 def test_published_sdar() -> None:
@@ -81,10 +82,15 @@ REFUSED: list[tuple[str, str, object, str]] = [
     *((model_type, "hidden_act", "gelu", "hidden_act is 'gelu'") for model_type in CONFIGS),
     *((model_type, "eos_token_id", [None], "eos_token_id is None, not a token id") for model_type in CONFIGS),
     *((model_type, "max_position_embeddings", "2k", "max_position_embeddings is '2k'") for model_type in CONFIGS),
-    *((model_type, "attention_bias", True, "attention_bias is True") for model_type in ("qwen3", "llama", "sdar")),
+    *((model_type, "attention_bias", True, "attention_bias is True") for model_type in ("qwen3", "llama", *IN_PLACE)),
     ("qwen3", "layer_types", ["full_attention", "sliding_attention"], "layer_types is ['full_attention', 'sliding"),
     ("Fast_dLLM_Qwen", "layer_types", ["sliding_attention"] * 2, "only 'full_attention' layers can be run"),
-    ("llama", "mlp_bias", True, "mlp_bias is True"),
+    *((model_type, "mlp_bias", True, "mlp_bias is True") for model_type in ("llama", *IN_PLACE)),
+    ("Stable-DiffCoder", "use_qk_norm", True, "use_qk_norm is True"),
+    ("Stable-DiffCoder", "mask_token_id", VOCAB, "mask_token_id is 96, not an id of the 96"),
+    ("DreamReasoner", "use_qk_norm", False, "use_qk_norm is False"),
+    ("DreamReasoner", "mask_token_id", ABSENT, "mask_token_id is 151669, not an id of the 96"),
+    ("DreamReasoner", "block_size", 0, "block_length must be positive, got 0"),
     ("llama", "head_dim", 7, "head_dim must be even and positive, got 7"),
     ("qwen2", "num_attention_heads", 5, "num_attention_heads 5 does not divide hidden_size 32"),
     ("qwen2", "rope_theta", "1e6", "rope_theta is '1e6', not a number"),
@@ -107,4 +113,4 @@ def test_a_configuration_that_cannot_be_run_is_refused_by_key(
 
 def test_an_unknown_format_is_told_the_known_ones() -> None:
     with pytest.raises(CheckpointError, match="model_type 'gpt2' is not known; known: Dream, Fast_dLLM_Qwen, .*sdar"):
-        find_backbone("gpt2")
+        find_backbone({"model_type": "gpt2"})

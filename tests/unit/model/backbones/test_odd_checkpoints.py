@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
-from cdlm.model.backbones import BACKBONES, find_backbone
+from cdlm.model.backbones import BACKBONES
 from cdlm.model.backbones.autoregressive import AutoregressiveBackbone
 from cdlm.model.backbones.token_names import read_token_names
 from cdlm.model.config import CheckpointError
@@ -23,9 +23,10 @@ NEEDED = {
     "llada": {"d_model", "n_heads", "n_layers", "vocab_size", "block_type", "layer_norm_type", "rope",
               "activation_type", "mlp_ratio"},
 }  # fmt: skip
-NEEDED |= dict.fromkeys(("sdar", "Fast_dLLM_Qwen"), NEEDED["Dream"])
+BLOCKS = ("sdar", "Fast_dLLM_Qwen", "DreamReasoner", "Stable-DiffCoder")
+NEEDED |= dict.fromkeys(BLOCKS, NEEDED["Dream"])
 CONFIGS = {"Dream": hf_checkpoints.DREAM_CONFIG, "llada": hf_checkpoints.LLADA_CONFIG} | {
-    name: hf_block_checkpoints.CONFIGS[name] for name in ("sdar", "Fast_dLLM_Qwen")
+    name: hf_block_checkpoints.CONFIGS[name] for name in BLOCKS
 }
 
 
@@ -53,7 +54,7 @@ def test_every_optional_key_may_be_absent_or_null(model_type: str, absent: bool)
     config = CONFIGS[model_type]
     for key in config.keys() - NEEDED[model_type] - {"model_type", "mask_token_id"}:
         changed = {name: value for name, value in config.items() if name != key} | ({} if absent else {key: None})
-        shape, _ = find_backbone(model_type).read(changed)
+        shape, _ = BACKBONES[model_type].read(changed)
         assert shape.vocab_size == config["vocab_size"]
 
 
@@ -118,13 +119,13 @@ def test_what_is_not_implemented_is_refused_by_name(model_type: str, key: str) -
     config = (CONFIGS | hf_block_checkpoints.CONFIGS)[model_type] | {key: UNIMPLEMENTED[key]}
     config = {name: value for name, value in config.items() if name not in ("use_sliding_window", "rope_scaling")}
     with pytest.raises(CheckpointError, match=rf"config\.json: {key}"):
-        find_backbone(model_type).read(config)
+        BACKBONES[model_type].read(config)
 
 
-@pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "sdar", "Fast_dLLM_Qwen"])
+@pytest.mark.parametrize("model_type", ["qwen2", "qwen3", "sdar", "Fast_dLLM_Qwen", "DreamReasoner"])
 def test_sliding_windows_count_only_where_a_layer_has_one(model_type: str) -> None:
     config = hf_block_checkpoints.CONFIGS[model_type] | {"sliding_window": 64}
-    backbone = find_backbone(model_type)
+    backbone = BACKBONES[model_type]
     assert backbone.read(config) == backbone.read(config | {"use_sliding_window": True, "max_window_layers": 2})
     for first in (1, None):
         with pytest.raises(CheckpointError, match="use_sliding_window is True"):

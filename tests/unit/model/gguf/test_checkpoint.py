@@ -8,7 +8,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from cdlm.model.backbones import find_backbone
+from cdlm.model.backbones import BACKBONES
 from cdlm.model.config import CheckpointError
 from cdlm.model.loading.checkpoint import Checkpoint, describe_checkpoint, load_checkpoint
 from cdlm.model.loading.weights import read_bytes, stored_tensors
@@ -187,5 +187,5 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_its_progress_counts_what_is_read(tmp_path: Path) -> None:
     path = converted(build(tmp_path / "checkpoint", "llama"), quantization=gguf.GGMLQuantizationType.F16)
-    read = stored_tensors(path, find_backbone("llama"))
+    read = stored_tensors(path, BACKBONES["llama"])
     assert read_bytes(path) == sum(tensor.nbytes for _, _, tensor in read)

@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cdlm.model.backbones import find_backbone
+from cdlm.model.backbones import BACKBONES
 from cdlm.model.loading.adapter import write_adapter
 from cdlm.model.loading.adapter_config import AdapterDecoding
 from cdlm.model.loading.checkpoint import load_checkpoint
@@ -118,7 +118,7 @@ def test_what_we_write_loads_in_peft_and_gives_the_same_logits(tmp_path: Path, f
     write_adapter(
         tmp_path / "lora",
         lora,
-        backbone=find_backbone(family),
+        backbone=BACKBONES[family],
         r=3,
         alpha=12,
         base="some/base",
@@ -146,7 +146,7 @@ def test_every_value_comes_from_the_flag_then_the_adapter_then_the_base(tmp_path
     write_adapter(
         tmp_path / "lora",
         lora,
-        backbone=find_backbone("Dream"),
+        backbone=BACKBONES["Dream"],
         r=2,
         alpha=4,
         base="b",
@@ -181,7 +181,7 @@ def test_native_checkpoints_take_adapters_too(tmp_path: Path) -> None:
     write_adapter(
         tmp_path / "lora",
         lora,
-        backbone=find_backbone("cdlm"),
+        backbone=BACKBONES["cdlm"],
         r=2,
         alpha=3,
         base="b",
@@ -198,7 +198,7 @@ def test_matrices_that_do_not_fit_are_not_written(tmp_path: Path) -> None:
         write_adapter(
             tmp_path / "lora",
             lora,
-            backbone=find_backbone(family),
+            backbone=BACKBONES[family],
             r=2,
             alpha=4,
             base="b",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cdlm.model.backbones import find_backbone
+from cdlm.model.backbones import BACKBONES
 from cdlm.model.loading.adapter import check_adapter, read_adapter, write_adapter
 from cdlm.model.loading.adapter_config import AdapterDecoding, GatedDrafts
 from cdlm.model.loading.checkpoint import load_checkpoint
@@ -66,7 +66,7 @@ class FlatAttention:
 
 def test_masked_rows_are_those_of_one_forward_per_group_with_the_served_gate(base: Path, tmp_path: Path) -> None:
     """What is trained is what is served: the adapter is written, read, gated, and each group computed by itself."""
-    transformer, rows, backbone = adapted(base), some_rows(), find_backbone("llama")
+    transformer, rows, backbone = adapted(base), some_rows(), BACKBONES["llama"]
     write_adapter(
         tmp_path / "drafts", adapter_weights(transformer), backbone=backbone, r=LORA.r, alpha=LORA.alpha, base="",
         decoding=AdapterDecoding(drafts=GatedDrafts(mask_token_id=MASK, window=WINDOW)),
