@@ -8,6 +8,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from cdlm.server import health
+from cdlm.server.anthropic.messages import route as messages
 from cdlm.server.errors import install_handlers
 from cdlm.server.http.auth import ApiKeyAuth
 from cdlm.server.http.head import Head
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 # Served under /v1 and at the root.
-_API = (completions.router, chat.router, responses.router, models.router)
+_API = (completions.router, chat.router, responses.router, messages.router, models.router)
 _OTHERS = (health.router, reference.router)
 
 OPERATIONS = operations(_API, "/v1") | operations(_OTHERS)
@@ -39,8 +40,9 @@ def create_app(services: Services, tracing: "Tracing | None" = None) -> ASGIApp:
     app = FastAPI(
         title="cdlm-serve",
         version=services.version,
-        description="OpenAI's completions, chats and responses from a block-causal diffusion model. What lies under "
-        "/v1 also answers without it. A field is honored or refused with a 400 that names it; null means absent.",
+        description="OpenAI's completions, chats and responses, and Anthropic's messages, from a block-causal "
+        "diffusion model. What lies under /v1 also answers without it. A field is honored or refused with a 400 that names "
+        "it; null means absent.",
         docs_url=None,
         redoc_url=None,
         # A redirect would be built from a Host header that the client chose.

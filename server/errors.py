@@ -1,4 +1,4 @@
-"""Errors of the HTTP interface, all in OpenAI's format."""
+"""Errors of the HTTP interface, in OpenAI's format, or Anthropic's on its routes."""
 
 import logging
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from cdlm.server.answer import Error, ErrorDetail, reply
+from cdlm.server.anthropic.error import MessagesError, is_anthropic, messages_error, messages_status
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +47,16 @@ class ApiError(Exception):
         message, param = _encodable(self.message), self.param and _encodable(self.param)
         return Error(error=ErrorDetail(message=message, type=kind, param=param, code=self.code))
 
-    def response(self) -> Response:
-        """The HTTP response of the error."""
-        response = reply(self.body(), self.status)
+    def messages_body(self) -> MessagesError:
+        """The JSON object of the error on Anthropic's routes."""
+        return messages_error(self.status, _encodable(self.message))
+
+    def response(self, path: str = "/") -> Response:
+        """The HTTP response of the error, in the format of the route at ``path``."""
+        if is_anthropic(path):
+            response = reply(self.messages_body(), messages_status(self.status))
+        else:
+            response = reply(self.body(), self.status)
         response.headers.update(self.headers)
         return response
 
@@ -89,7 +97,7 @@ async def _on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     if error.status in (400, 408, 413, 415):
         request.app.state.services.metrics.rejected("invalid")
-    return error.response()
+    return error.response(request.scope["path"])
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -99,15 +107,15 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         message, code = f"Unknown request URL: {request.method} {request.url.path}", "unknown_url"
     elif error.status_code == 405:
         message = f"Method {request.method} is not allowed for {request.url.path}"
-    return ApiError(error.status_code, message, code=code, headers=error.headers).response()
+    return ApiError(error.status_code, message, code=code, headers=error.headers).response(request.scope["path"])
 
 
-async def _on_client_gone(_: Request, error: Exception) -> Response:
+async def _on_client_gone(request: Request, error: Exception) -> Response:
     assert isinstance(error, ClientGone)
-    return ApiError(499, "The client closed the connection").response()
+    return ApiError(499, "The client closed the connection").response(request.scope["path"])
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
     request.app.state.services.metrics.rejected("internal")
     logger.error("unexpected error", exc_info=error)
-    return ApiError(500, "The server had an error while processing the request").response()
+    return ApiError(500, "The server had an error while processing the request").response(request.scope["path"])

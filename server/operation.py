@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 
+from cdlm.server.answer import Error
+
 ALWAYS = (413, 431, 500)
 KEYED = (*ALWAYS, 401)
 READ = (*KEYED, 400, 404, 408, 415, 503)
@@ -19,13 +21,14 @@ DESCRIBED: dict[Callable[..., object], "Operation"] = {}
 
 @dataclass(frozen=True)
 class Operation:
-    """A route's response (``None`` is plain text), possible errors, request body, and stream events."""
+    """A route's response (``None`` is plain text), errors and their format, request body, and stream events."""
 
     answer: type[BaseModel] | None
     errors: tuple[int, ...] = KEYED
     body: type[BaseModel] | None = None
     event: type[BaseModel] | None = None
     tag: str = "operate"
+    error: type[BaseModel] = Error
 
     def __call__(self, endpoint: Endpoint) -> Endpoint:
         """Registers the description of an endpoint, as a decorator."""

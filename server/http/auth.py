@@ -1,4 +1,4 @@
-"""Bearer keys, checked on the raw path before any routing."""
+"""API keys, checked on the raw path before any routing."""
 
 import hmac
 from collections.abc import Sequence
@@ -13,8 +13,9 @@ OPEN_PATHS = frozenset({"/health", "/livez", "/readyz", "/ping", "/docs", "/open
 
 
 class ApiKeyAuth:
-    """Lets through only ``OPEN_PATHS``, ``open_paths`` and requests whose ``Authorization: Bearer`` key is known.
+    """Lets through only ``OPEN_PATHS``, ``open_paths`` and requests whose key is known.
 
+    It is sent as ``Authorization: Bearer`` or as ``x-api-key``; of two known ones the first of these counts.
     Without keys every request passes. Every path that is not literally open needs a key. Stores the key in the
     request's record (``server/observe/request_log.py``).
     """
@@ -35,21 +36,23 @@ class ApiKeyAuth:
             return
         error = ApiError(
             401,
-            "Missing or incorrect API key; send it as 'Authorization: Bearer KEY'",
+            "Missing or incorrect API key; send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'",
             code="invalid_api_key",
             headers={"www-authenticate": "Bearer"},
         )
-        await error.response()(scope, receive, send)
+        await error.response(scope["path"])(scope, receive, send)
 
     def _recognize(self, scope: Scope) -> ApiKey | None:
         """The key of the request; ``None`` if it has no known key."""
-        values = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(values) != 1:
-            return None
-        scheme, _, given = values[0].partition(b" ")
-        if scheme.lower() != b"bearer":
-            return None
-        found = digest(given.strip())
+        scheme, _, bearer = _only(scope, b"authorization").partition(b" ")
+        given = [bearer.strip()] if scheme.lower() == b"bearer" else []
+        given.append(_only(scope, b"x-api-key").strip())
         # Compares all keys, so that timing reveals nothing.
-        matches = [key for key in self._keys if hmac.compare_digest(found, key.digest)]
+        matches = [key for found in map(digest, given) for key in self._keys if hmac.compare_digest(found, key.digest)]
         return matches[0] if matches else None
+
+
+def _only(scope: Scope, header: bytes) -> bytes:
+    """The value of a header; empty if it is absent or there are several."""
+    values: list[bytes] = [value for name, value in scope["headers"] if name == header]
+    return values[0] if len(values) == 1 else b""

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cdlm.server.anthropic.error import is_anthropic
 from cdlm.server.errors import ApiError
 
 MAX_HEADER_BYTES = 32 * 1024
@@ -34,15 +35,18 @@ class RequestId:
         known = len(given) == 1 and _REQUEST_ID.fullmatch(given[0]) is not None
         request_id = given[0] if known else uuid.uuid4().hex.encode()
         scope.setdefault("state", {})["request_id"] = request_id.decode()
+        # Anthropic's clients read the other name.
+        names = [b"x-request-id", b"request-id"] if is_anthropic(scope["path"]) else [b"x-request-id"]
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id)]
+                message["headers"] = [*message.get("headers", []), *((name, request_id) for name in names)]
             await send(message)
 
         headers = scope["headers"]
         if len(headers) > MAX_HEADERS or sum(len(k) + len(v) for k, v in headers) > MAX_HEADER_BYTES:
-            await ApiError(431, "The request headers are too large").response()(scope, receive, send_with_id)
+            error = ApiError(431, "The request headers are too large")
+            await error.response(scope["path"])(scope, receive, send_with_id)
             return
         await self._app(scope, receive, send_with_id)
 
@@ -98,6 +102,6 @@ class BodyLimit:
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared[:20]) > self._max:
             seen = int(declared[:20])
-            await error.response()(scope, receive, lingering)
+            await error.response(scope["path"])(scope, receive, lingering)
         else:
             await self._app(scope, counted, lingering)

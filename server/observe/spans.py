@@ -23,7 +23,12 @@ _FLUSH_LIMIT_S = 4.0
 _UNNAMED = "unknown_service"
 
 # Operation names of the GenAI semantic conventions; other paths generate nothing.
-_OPERATIONS = {"/completions": "text_completion", "/chat/completions": "chat", "/responses": "chat"}
+_OPERATIONS = {
+    "/completions": "text_completion",
+    "/chat/completions": "chat",
+    "/responses": "chat",
+    "/messages": "chat",
+}
 
 # Field of the log line -> attribute of the span.
 _ATTRIBUTES = {

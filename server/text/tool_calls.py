@@ -70,6 +70,11 @@ class ToolCallReader:
         self._held = ""
         self._state: Literal["start", "text", "head", "arguments", "tail"] = "start" if calls else "text"
 
+    @property
+    def ends_in_call(self) -> bool:
+        """Whether the last call is complete; one that a stop string or the length cut is not."""
+        return bool(self.calls) and self.calls[-1].complete
+
     def feed(self, text: str) -> list[Piece]:
         """Adds text; returns the new pieces."""
         self._held += text

@@ -8,16 +8,15 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from cdlm.scheduler.messages import EngineReady
 from cdlm.server.answer import reply
 from cdlm.server.errors import ApiError
 from cdlm.server.http.sse import DONE, event, open_stream, unless_gone
-from cdlm.server.observe.request_log import RequestRecord
 from cdlm.server.openai.answers.choice import Choice
 from cdlm.server.openai.answers.diffusing import diffusing
 from cdlm.server.openai.answers.generation import Job
 from cdlm.server.openai.answers.logprobs import token_entries
 from cdlm.server.openai.answers.stream import answer_events
+from cdlm.server.openai.chat.plan import plan_chat
 from cdlm.server.openai.chat.request import ChatRequest
 from cdlm.server.openai.chat.response import (
     AssistantMessage,
@@ -32,10 +31,9 @@ from cdlm.server.openai.chat.response import (
     ToolCall,
     ToolCallPiece,
 )
-from cdlm.server.openai.forms.answer_grammar import answer_grammar
 from cdlm.server.openai.protocol.body import read_body
 from cdlm.server.operation import GENERATE, Operation
-from cdlm.server.services import Services, check_stop_ids, decoding_params, token_budget
+from cdlm.server.services import Services
 from cdlm.server.text import TextCodec
 from cdlm.server.text.tool_calls import Piece, TextPiece, ToolCallReader
 from cdlm.server.text.update import Finish, PlacedToken, Update
@@ -54,27 +52,11 @@ async def chat(request: Request) -> Response:
     services.check_model(body.model)
     body.check_supported(services.settings.decoding)
     ready, codec = services.require_ready()
-    job = await _plan(services, body, ready, codec, request.state.record)
+    job = await plan_chat(services, body, ready, codec, request.state.record)
     answer = _Answer(services, body, job, codec)
     if body.stream:
         return await open_stream(request, answer_events(job, answer))
     return reply(await unless_gone(request, answer.whole()))
-
-
-async def _plan(
-    services: Services, body: ChatRequest, ready: EngineReady, codec: TextCodec, record: RequestRecord
-) -> Job:
-    services.gate.check_size(body.n, "n")
-    use = body.tool_use
-    wanted = answer_grammar(body.constraint, use)
-    grammar = await services.checked_grammar(wanted, body.stop_token_ids, ready, codec)
-    chat = body.chat(trust_template=services.settings.trust_request_chat_template)
-    ids = await codec.encode_chat(chat, ready.max_model_len, special=bool(body.add_special_tokens))
-    check_stop_ids(body.stop_token_ids, ready)
-    budget = token_budget(len(ids), body.token_limit, ready, "messages", guided=body.guidance_scale > 0)
-    params = decoding_params(body, budget, ready, codec)
-    await services.check_room(wanted, budget, body.limit_name, "messages", ready, codec)
-    return Job.plan(services, codec, record, body, params, [ids], [budget], grammar=grammar)
 
 
 class _Answer:
@@ -138,9 +120,7 @@ class _Answer:
         return deltas
 
     def _finish(self, index: int, reason: Finish | None) -> Finish | Literal["tool_calls"] | None:
-        # The arguments of a call that a stop string cut are incomplete.
-        calls = self._readers[index].calls
-        return "tool_calls" if calls and calls[-1].complete and reason == "stop" else reason
+        return "tool_calls" if reason == "stop" and self._readers[index].ends_in_call else reason
 
     def _choice(self, choice: Choice) -> ChatChoice:
         reader = self._readers[choice.index]

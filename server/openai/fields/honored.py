@@ -8,7 +8,6 @@ from cdlm.server.openai.fields.row import (
     OPENAI,
     PEERS,
     RESPONSES,
-    ROUTES,
     SGLANG,
     TOKENIZE,
     VLLM,
@@ -19,7 +18,7 @@ _ANSWERS = (COMPLETIONS, CHATS, RESPONSES)
 _BOTH = (COMPLETIONS, CHATS)
 
 HONORED = (
-    *honored(ROUTES, PEERS, "model"),
+    *honored((*_ANSWERS, TOKENIZE, DETOKENIZE), PEERS, "model"),
     *honored(_ANSWERS, PEERS, "stream", "stop", "stream_options"),
     *honored(_ANSWERS, (OPENAI, VLLM, SGLANG), "user"),
     *honored(_ANSWERS, (VLLM, SGLANG, LLAMA), "ignore_eos"),

@@ -9,10 +9,12 @@ Verdict = Literal["honored", "refused", "harmless"]
 
 OPENAI, VLLM, SGLANG, LLAMA = "OpenAI", "vLLM", "SGLang", "llama.cpp"
 PEERS = (OPENAI, VLLM, SGLANG, LLAMA)
+ANTHROPIC = "Anthropic"
 
 COMPLETIONS, CHATS, RESPONSES = "/v1/completions", "/v1/chat/completions", "/v1/responses"
 TOKENIZE, DETOKENIZE = "/v1/tokenize", "/v1/detokenize"
-ROUTES = (COMPLETIONS, CHATS, RESPONSES, TOKENIZE, DETOKENIZE)
+MESSAGES, COUNT_TOKENS = "/v1/messages", "/v1/messages/count_tokens"
+ROUTES = (COMPLETIONS, CHATS, RESPONSES, MESSAGES, COUNT_TOKENS, TOKENIZE, DETOKENIZE)
 
 # Objects inside of bodies, as paths.
 MESSAGE, PART = "messages[]", "messages[].content[]"
@@ -28,6 +30,10 @@ CALL_ITEM, RESULT_ITEM = "input[] (function_call)", "input[] (function_call_outp
 REASONING_ITEM = "input[] (reasoning)"
 RESPONSE_TOOL = "tools[] (/v1/responses)"
 TEXT, TEXT_FORMAT, REASONING = "text", "text.format", "reasoning"
+TURN, TEXT_BLOCK, THOUGHT_BLOCK = "messages[] (/v1/messages)", "content[] (text)", "content[] (thinking)"
+USE_BLOCK, RESULT_BLOCK = "content[] (tool_use)", "content[] (tool_result)"
+MESSAGES_TOOL, MESSAGES_CHOICE = "tools[] (/v1/messages)", "tool_choice (/v1/messages)"
+METADATA, OUTPUT_CONFIG, OUTPUT_FORMAT = "metadata", "output_config", "output_config.format"
 INNER = (
     MESSAGE,
     PART,
@@ -52,6 +58,16 @@ INNER = (
     REASONING_ITEM,
     RESPONSE_TOOL,
     STRUCTURED,
+    TURN,
+    TEXT_BLOCK,
+    THOUGHT_BLOCK,
+    USE_BLOCK,
+    RESULT_BLOCK,
+    MESSAGES_TOOL,
+    MESSAGES_CHOICE,
+    METADATA,
+    OUTPUT_CONFIG,
+    OUTPUT_FORMAT,
 )
 
 # Values that request nothing, for nearly all fields. Null means absent everywhere.

@@ -7,13 +7,14 @@ from typing import Any
 from pydantic import JsonValue
 from pydantic_core import PydanticCustomError
 
+from cdlm.server.openai.fields.anthropic import ANTHROPICS
 from cdlm.server.openai.fields.decoding import DECODING
 from cdlm.server.openai.fields.harmless import HARMLESS
 from cdlm.server.openai.fields.honored import HONORED
 from cdlm.server.openai.fields.refused import REFUSED
 from cdlm.server.openai.fields.row import Row
 
-TABLE: tuple[Row, ...] = (*HONORED, *DECODING, *HARMLESS, *REFUSED)
+TABLE: tuple[Row, ...] = (*HONORED, *DECODING, *HARMLESS, *REFUSED, *ANTHROPICS)
 
 # Error type of an unwanted field; the error's context has its name.
 UNWANTED = "unwanted_field"

@@ -1,15 +1,16 @@
 """Fields that completions and chats share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic_core import PydanticCustomError
 
 from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.decoding.rules import RULE_NUMBERS, RuleName
 from cdlm.server.errors import invalid
 from cdlm.server.openai.fields.row import STREAM_OPTIONS
-from cdlm.server.openai.fields.table import describe_rows, settle
+from cdlm.server.openai.fields.table import UNWANTED, describe_rows, settle
 from cdlm.server.openai.protocol.conditions import Condition
 from cdlm.server.openai.protocol.effort import Effort, effort_threshold
 from cdlm.server.openai.protocol.values import StopInput, check_stops
@@ -53,6 +54,17 @@ class ApiModel(BaseModel):
             return data
         asked = settle(cls.place, cls.field_names, data)
         return {name: whole(value) if name in cls.integers else value for name, value in asked.items()}
+
+
+def check_kind(data: Any, kinds: Sequence[str]) -> Any:
+    """Returns ``data`` if its type is in ``kinds`` or absent; raises ``PydanticCustomError`` for another type.
+
+    Runs before the check of field names, which differ between types.
+    """
+    if isinstance(data, dict) and (kind := data.get("type")) not in (None, *kinds):
+        reason = f"must be {' or '.join(map(repr, kinds))}; {str(kind)[:64]!r} is not supported by this server"
+        raise PydanticCustomError(UNWANTED, "{reason}", {"field": "type", "reason": reason})
+    return data
 
 
 class AnyStreamOptions(ApiModel):

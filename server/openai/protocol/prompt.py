@@ -1,6 +1,6 @@
 """Fields that determine the prompt of a chat, for all routes that render one."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, JsonValue
 
@@ -23,7 +23,12 @@ TemplateVariables = Annotated[dict[str, JsonValue], AfterValidator(_check_variab
 
 
 class ChatPromptFields(ApiModel):
-    """Fields of a chat that determine its prompt, except ``messages``, which routes define."""
+    """Fields of a chat that determine its prompt, except ``messages``, which routes define.
+
+    ``tool_parameters`` is the path of a function's parameters, with a placeholder for its number.
+    """
+
+    tool_parameters: ClassVar[str] = "tools[{}].function.parameters"
 
     tools: list[Tool] = Field([], max_length=MAX_TOOLS, description="Functions that the model may call.")
     tool_choice: ToolChoice = Field(
@@ -54,7 +59,7 @@ class ChatPromptFields(ApiModel):
             [tool.function for tool in self.tools],
             self.tool_choice,
             several=several,
-            parameters="tools[{}].function.parameters",
+            parameters=self.tool_parameters,
         )
 
     def chat_of(self, messages: list[Message], *, trust_template: bool) -> Chat:

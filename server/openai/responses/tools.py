@@ -1,26 +1,12 @@
 """``tools`` and ``tool_choice`` of ``/v1/responses``, where a function's fields are beside its type."""
 
-from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
-from pydantic_core import PydanticCustomError
 
 from cdlm.server.openai.fields.row import RESPONSE_TOOL
-from cdlm.server.openai.fields.table import UNWANTED
-from cdlm.server.openai.protocol.fields import ApiModel
+from cdlm.server.openai.protocol.fields import ApiModel, check_kind
 from cdlm.server.openai.protocol.tools import ChoiceMode, Function
-
-
-def check_kind(data: Any, kinds: Sequence[str]) -> Any:
-    """Returns ``data`` if its type is in ``kinds`` or absent; raises ``PydanticCustomError`` for another type.
-
-    Runs before the check of field names, which differ between types.
-    """
-    if isinstance(data, dict) and (kind := data.get("type")) not in (None, *kinds):
-        reason = f"must be {' or '.join(map(repr, kinds))}; {str(kind)[:64]!r} is not supported by this server"
-        raise PydanticCustomError(UNWANTED, "{reason}", {"field": "type", "reason": reason})
-    return data
 
 
 class FunctionTool(Function):

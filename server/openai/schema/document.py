@@ -7,7 +7,6 @@ from fastapi.routing import APIRoute, APIRouter
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from cdlm.server.answer import Error
 from cdlm.server.http.sse import event
 from cdlm.server.openai.schema.examples import EXAMPLES
 from cdlm.server.operation import DESCRIBED, Operation
@@ -24,8 +23,9 @@ _STATUSES = {
     500: "A bug or a failed step",
     503: "Loading, stopping, or the engine has died",
     504: "The request took too long",
+    529: "Loading, stopping, or the engine has died",
 }
-_RETRIED = (429, 503)
+_RETRIED = (429, 503, 529)
 _REF = "#/components/schemas/"
 _SHAPES = {"type", "$ref", "anyOf", "oneOf", "enum"}
 
@@ -43,26 +43,29 @@ def operations(routers: Iterable[APIRouter], prefix: str = "") -> dict[str, Oper
 def complete(document: dict[str, Any], described: dict[str, Operation]) -> dict[str, Any]:
     """Adds bodies, responses, errors and examples to FastAPI's document, in place."""
     bodies = {op.body for op in described.values() if op.body}
-    answers = {model for op in described.values() for model in (op.answer, op.event) if model}
-    named = sorted(bodies | answers | {Error}, key=lambda model: model.__name__)
+    answers = {model for op in described.values() for model in (op.answer, op.event, op.error) if model}
+    named = sorted(bodies | answers, key=lambda model: model.__name__)
     _, definitions = models_json_schema([(model, "validation") for model in named], ref_template=_REF + "{model}")
     schemas: dict[str, Any] = definitions["$defs"]
     for model in bodies:
         _allow_null(schemas, schemas[model.__name__])
     document["components"] = {
         "schemas": schemas,
-        "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        "securitySchemes": {
+            "key": {"type": "http", "scheme": "bearer"},
+            "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+        },
     }
     for path, operation in described.items():
         [shown] = document["paths"][path].values()
         shown["tags"] = [operation.tag]
         shown["responses"] = {"200": _success(operation)} | {
-            str(status): _failure(status) for status in sorted(operation.errors)
+            str(status): _failure(status, operation.error) for status in sorted(operation.errors)
         }
         if operation.body is not None:
             shown["requestBody"] = {"required": True, "content": _json(operation.body)}
         if 401 in operation.errors:
-            shown["security"] = [{}, {"key": []}]
+            shown["security"] = [{}, {"key": []}, {"header": []}]
     return document
 
 
@@ -106,26 +109,26 @@ def _success(operation: Operation) -> dict[str, Any]:
     if operation.answer is not None:
         content = _json(operation.answer)
     if operation.event is not None:
-        content["text/event-stream"] = _events(operation.event)
+        content["text/event-stream"] = _events(operation.event, operation.error)
     headers = {"x-request-id": {"schema": {"type": "string"}}}
     return {"description": "Success", "headers": headers, "content": content}
 
 
-def _failure(status: int) -> dict[str, Any]:
+def _failure(status: int, error: type[BaseModel]) -> dict[str, Any]:
     headers = {"x-request-id": {"schema": {"type": "string"}}}
     if status in _RETRIED:
         headers["retry-after"] = {"schema": {"type": "string"}}
-    return {"description": _STATUSES[status], "headers": headers, "content": _json(Error)}
+    return {"description": _STATUSES[status], "headers": headers, "content": _json(error)}
 
 
-def _events(model: type[BaseModel]) -> dict[str, Any]:
+def _events(model: type[BaseModel], error: type[BaseModel]) -> dict[str, Any]:
     """The content of a stream whose events have ``model`` as data; in OpenAPI 3.1 the schema describes each event."""
     example = EXAMPLES[model.__name__]
-    named = "type" in example  # Those of a response, with one for errors among them and no mark at the end.
+    named = "type" in example  # Those of responses and messages, with one for errors among them and no mark at the end.
     data: dict[str, Any] = {
         "type": "string",
         "contentMediaType": "application/json",
-        "contentSchema": _ref(model) if named else {"anyOf": [_ref(model), _ref(Error)]},
+        "contentSchema": _ref(model) if named else {"anyOf": [_ref(model), _ref(error)]},
     }
     schema = {
         "type": "object",

@@ -83,6 +83,18 @@ _RESPONSE = {
     "truncation": "disabled",
     "user": None,
 }
+_MESSAGE = {
+    "id": "msg_5c",
+    "type": "message",
+    "role": "assistant",
+    "model": _MODEL,
+    "content": [{"type": "text", "text": _TEXT}],
+    "stop_reason": "end_turn",
+    "stop_sequence": None,
+    "usage": {
+        "input_tokens": 31, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0, "output_tokens": 12
+    },
+}  # fmt: skip
 _QUESTION = "Tom has 14 apples. Then Tom buys 3 bags of 12 apples and gives away 8. How many apples does Tom have now?"
 
 EXAMPLES: dict[str, Any] = {
@@ -99,6 +111,13 @@ EXAMPLES: dict[str, Any] = {
         "reasoning": {"effort": "low"},
         "metadata": {"lesson": "7"},
     },
+    "MessagesRequest": {
+        "system": "Answer in one line.",
+        "messages": [{"role": "user", "content": _QUESTION}],
+        "max_tokens": 96,
+        "stop_sequences": ["\n\n"],
+    },
+    "CountTokensRequest": {"messages": [{"role": "user", "content": _QUESTION}]},
     "TokenizeRequest": {"prompt": "three apples"},
     "DetokenizeRequest": {"tokens": [312, 718]},
     "Completion": _COMPLETION
@@ -133,6 +152,13 @@ EXAMPLES: dict[str, Any] = {
     "ResponseEvent": {"type": "response.output_text.delta", "sequence_number": 4}
     | _PLACE
     | {"delta": _TEXT, "logprobs": []},
+    "MessageAnswer": _MESSAGE,
+    "MessageEvent": {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": _TEXT}},
+    "TokenCount": {"input_tokens": 31},
+    "MessagesError": {
+        "type": "error",
+        "error": {"type": "invalid_request_error", "message": "temperature: Input should be less than or equal to 2"},
+    },
     "ModelCard": _CARD,
     "ModelList": {"object": "list", "data": [_CARD]},
     "Tokenized": {"count": 2, "max_model_len": 2048, "tokens": [312, 718]},

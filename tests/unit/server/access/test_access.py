@@ -25,12 +25,29 @@ async def test_known_keys_pass(keyed: Bench, key: str) -> None:
 @pytest.mark.parametrize(
     "headers",
     [
+        {"x-api-key": "s3cret"},
+        {"x-api-key": "other", "authorization": "Bearer wrong"},
+        {"x-api-key": "wrong", "authorization": "Bearer s3cret"},
+    ],
+)
+async def test_known_keys_pass_under_the_name_of_anthropic(keyed: Bench, headers: dict[str, str]) -> None:
+    response = await keyed.client.get("/v1/models", headers=headers)
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
         [],
         [("authorization", "Bearer wrong")],
         [("authorization", "s3cret")],
         [("authorization", "Basic s3cret")],
         [("authorization", "Bearer ")],
         [("authorization", "Bearer s3cret"), ("authorization", "Bearer wrong")],
+        [("x-api-key", "wrong")],
+        [("x-api-key", "Bearer s3cret")],
+        [("x-api-key", "s3cret"), ("x-api-key", "other")],
+        [("authorization", "Bearer wrong"), ("x-api-key", "wrong")],
     ],
 )
 async def test_anything_else_is_refused(keyed: Bench, headers: list[tuple[str, str]]) -> None:
@@ -52,7 +69,7 @@ async def test_what_the_api_is_like_needs_no_key(keyed: Bench) -> None:
     assert (page.status_code, document.status_code) == (200, 200)
     assert "Authorization: Bearer" in page.text
     paths = document.json()["paths"]
-    assert paths["/v1/completions"]["post"]["security"] == [{}, {"key": []}]
+    assert paths["/v1/completions"]["post"]["security"] == [{}, {"key": []}, {"header": []}]
     for text in (page.text, document.text):
         assert "s3cret" not in text
         assert "tiny" not in text  # The name of the model.

@@ -65,6 +65,37 @@ FULL: dict[str, list[dict[str, Any]]] = {
             "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]},
         },
     ],
+    "/v1/messages": [
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]},
+                {"role": "assistant", "content": [
+                    {"type": "thinking", "thinking": "b", "signature": "c"}, {"type": "text", "text": "d"},
+                    {"type": "tool_use", "id": "1", "name": "f", "input": {"x": 1}},
+                ]},
+                {"role": "user", "content": [
+                    {"type": "tool_result", "tool_use_id": "1", "content": [{"type": "text", "text": "e"}]},
+                    {"type": "tool_result", "tool_use_id": "1", "content": "e", "is_error": True},
+                ]},
+                {"role": "assistant", "content": []},
+            ],
+            "system": [{"type": "text", "text": "s"}], "max_tokens": 5, "stop_sequences": ["a"], "temperature": 0.5,
+            "tools": [{"type": "custom", "name": "f", "description": "d", "input_schema": {"type": "object"}}],
+            "tool_choice": {"type": "tool", "name": "f", "disable_parallel_tool_use": True}, "top_k": 5,
+            "metadata": {"user_id": "u"}, "thinking": {"type": "disabled"},
+            "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {"type": "integer"}}},
+        },
+        {
+            "messages": [{"role": "user", "content": "a"}], "system": "s", "max_tokens": 5, "stream": True,
+            "tools": [{"name": "f", "input_schema": {}}], "tool_choice": {"type": "any"},
+        },
+    ],
+    "/v1/messages/count_tokens": [
+        {
+            "messages": [{"role": "user", "content": "a"}], "system": "s", "model": "m",
+            "tools": [{"name": "f", "input_schema": {}}], "tool_choice": {"type": "auto"},
+        },
+    ],
     "/v1/tokenize": [{"prompt": "hi"}, {"messages": [{"role": "user", "content": "hi"}], "model": "m"}],
     "/v1/detokenize": [{"tokens": [5]}],
 }  # fmt: skip

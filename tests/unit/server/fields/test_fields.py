@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from pydantic import JsonValue
 
+from cdlm.server.anthropic.messages.request import CountTokensRequest, MessagesRequest
 from cdlm.server.openai.chat.request import ChatRequest
 from cdlm.server.openai.completions.request import CompletionRequest
 from cdlm.server.openai.fields.page import page
-from cdlm.server.openai.fields.row import INNER, PEERS, ROUTES, Row
+from cdlm.server.openai.fields.row import ANTHROPIC, INNER, PEERS, ROUTES, Row
 from cdlm.server.openai.fields.table import TABLE, rows_of
 from cdlm.server.openai.protocol.fields import ApiModel
 from cdlm.server.openai.responses.request import ResponsesRequest
@@ -33,20 +34,28 @@ def bench(lasting_bench: Bench) -> Iterator[Bench]:
 
 BODIES: dict[str, type[ApiModel]] = {
     model.place: model
-    for model in (CompletionRequest, ChatRequest, ResponsesRequest, TokenizeRequest, DetokenizeRequest)
-}
+    for model in (
+        CompletionRequest, ChatRequest, ResponsesRequest, MessagesRequest, CountTokensRequest, TokenizeRequest,
+        DetokenizeRequest,
+    )
+}  # fmt: skip
 USER = {"role": "user", "content": "hi"}
 PLAIN: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "hi"},
     "/v1/chat/completions": {"messages": [USER]},
     "/v1/responses": {"input": "hi"},
+    "/v1/messages": {"messages": [USER], "max_tokens": 8},
+    "/v1/messages/count_tokens": {"messages": [USER]},
     "/v1/tokenize": {"prompt": "hi"},
     "/v1/detokenize": {"tokens": [5]},
 }
-CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
 OFFER = {"type": "function", "function": {"name": "f"}}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 MADE = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
+USE = {"type": "tool_use", "id": "1", "name": "f", "input": {}}
+RESULT = {"type": "tool_result", "tool_use_id": "1"}
+CUSTOM = {"name": "f", "input_schema": {"type": "object"}}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "integer"}}}
 
 
@@ -114,7 +123,37 @@ def within(place: str, extra: dict[str, JsonValue]) -> tuple[str, dict[str, Any]
             return RESPONSES, PLAIN[RESPONSES] | {"text": {"format": {"type": "text"} | extra}}, place
         case "reasoning":
             return RESPONSES, PLAIN[RESPONSES] | {"reasoning": extra}, place
+        case "messages[] (/v1/messages)":
+            return MESSAGES, PLAIN[MESSAGES] | {"messages": [USER, USER | extra]}, "messages[1]"
+        case "content[] (text)":
+            return MESSAGES, PLAIN[MESSAGES] | {"system": [{"type": "text", "text": "hi"} | extra]}, "system[0]"
+        case "content[] (thinking)":
+            thought = {"role": "assistant", "content": [{"type": "thinking"} | extra]}
+            return MESSAGES, PLAIN[MESSAGES] | {"messages": [USER, thought, USER]}, "messages[1].content[0]"
+        case "content[] (tool_use)" | "content[] (tool_result)":
+            number = int(place.endswith("(tool_result)"))
+            use, result = (USE, RESULT | extra) if number else (USE | extra, RESULT)
+            turns = [{"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
+            return MESSAGES, PLAIN[MESSAGES] | {"messages": turns}, f"messages[{number}].content[0]"
+        case "tools[] (/v1/messages)":
+            return MESSAGES, PLAIN[MESSAGES] | {"tools": [CUSTOM | extra], "tool_choice": {"type": "none"}}, "tools[0]"
+        case "tool_choice (/v1/messages)":
+            return (
+                MESSAGES,
+                PLAIN[MESSAGES] | {"tools": [CUSTOM], "tool_choice": {"type": "none"} | extra},
+                "tool_choice",
+            )
+        case "metadata" | "output_config":
+            return MESSAGES, PLAIN[MESSAGES] | {place: extra}, place
+        case "output_config.format":
+            form = {"type": "json_schema", "schema": {"type": "integer"}} | extra
+            return MESSAGES, PLAIN[MESSAGES] | {"output_config": {"format": form}}, place
     return place, PLAIN[place] | extra, ""
+
+
+def named(route: str, error: dict[str, Any]) -> str:
+    """The field that an error names; Anthropic's errors do so in the message alone."""
+    return error["message"].partition(" ")[0] if route.startswith(MESSAGES) else error["param"]
 
 
 def path_of(prefix: str, name: str) -> str:
@@ -126,8 +165,7 @@ def test_the_table_is_whole() -> None:
     assert not {where for where, count in places.items() if count > 1}
     assert {place for place, _ in places} <= {*ROUTES, *INNER}
     for row in TABLE:
-        assert set(row.peers) <= set(PEERS)
-        assert list(row.peers) == sorted(row.peers, key=PEERS.index)
+        assert list(row.peers) == sorted(row.peers, key=(*PEERS, ANTHROPIC).index)
 
 
 @pytest.mark.parametrize("route", BODIES)
@@ -143,8 +181,8 @@ async def test_unknown_names_are_refused_by_their_path(bench: Bench, place: str)
     response = await bench.post(route, body)
     assert response.status_code == 400, response.text
     error = response.json()["error"]
-    assert error["param"] == path_of(prefix, "flavor")
-    assert error["message"] == f"{error['param']} is not a field of {place}"
+    assert named(route, error) == path_of(prefix, "flavor")
+    assert error["message"] == f"{path_of(prefix, 'flavor')} is not a field of {place}"
     assert bench.engine.requests == []
     route, body, _ = within(place, {"flavor": None})
     response = await bench.post(route, body)
@@ -163,12 +201,14 @@ async def test_unknown_names_are_refused_by_their_path(bench: Bench, place: str)
         ("stream_options", "include_usages", "include_usage"),
         ("tools[].function", "parameter", "parameters"),
         ("messages[]", "tool_call_ids", "tool_call_id"),
+        ("/v1/messages", "stop_sequence", "stop_sequences"),
+        ("content[] (tool_result)", "tool_use_ids", "tool_use_id"),
     ],
 )
 async def test_the_nearest_name_is_suggested(bench: Bench, place: str, wrong: str, right: str) -> None:
     route, body, prefix = within(place, {wrong: 5})
     error = (await bench.post(route, body)).json()["error"]
-    assert error["param"] == path_of(prefix, wrong)
+    assert named(route, error) == path_of(prefix, wrong)
     assert error["message"].endswith(f"{wrong} is not a field of {place}; did you mean {right}?")
 
 
@@ -188,8 +228,8 @@ async def test_refused_fields(bench: Bench, row: Row) -> None:
             response = await bench.post(route, body)
             assert response.status_code == 400, (place, value)
             error = response.json()["error"]
-            assert error["param"] == path_of(prefix, row.name)
-            assert error["message"].startswith(f"{error['param']} is not supported by this server")
+            assert named(route, error) == path_of(prefix, row.name)
+            assert error["message"].startswith(f"{named(route, error)} is not supported by this server")
             assert row.note in error["message"]
         assert bench.engine.requests == []
         for nothing in (None, *row.idle):

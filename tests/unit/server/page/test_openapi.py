@@ -41,6 +41,10 @@ REQUESTS: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/responses", {"input": "hi", "max_output_tokens": 2, "stream": True}, "ResponseEvent"),
     ("/v1/responses", {"input": "hi", "text": {"format": {"type": "json_object"}}}, "ResponseAnswer"),
     ("/v1/responses", {"input": "hi", "text": {"format": SCHEMA}, "stream": True}, "ResponseEvent"),
+    ("/v1/messages", CHAT | {"max_tokens": 8}, "MessageAnswer"),
+    ("/v1/messages", CHAT | {"max_tokens": 8, "stop_sequences": [", hello"]}, "MessageAnswer"),
+    ("/v1/messages", CHAT | {"max_tokens": 8, "stream": True}, "MessageEvent"),
+    ("/v1/messages/count_tokens", CHAT, "TokenCount"),
     ("/v1/tokenize", {"prompt": "hi"}, "Tokenized"),
     ("/v1/tokenize", CHAT, "Tokenized"),
     ("/v1/detokenize", {"tokens": [5]}, "Detokenized"),
@@ -91,10 +95,11 @@ async def test_plain_routes_are_as_documented(bench: Bench, path: str) -> None:
 async def test_errors_are_as_documented(bench: Bench, path: str) -> None:
     document = await document_of(bench)
     described = document["paths"][path]["post"]["responses"]
-    assert set(described) == {
-        "200", "400", "401", "404", "408", "413", "415", "429", "431", "500", "503", "504",
-    }  # fmt: skip
     operation = OPERATIONS[path]
+    error, unready = operation.error.__name__, 529 if path == "/v1/messages" else 503
+    assert set(described) == {
+        "200", "400", "401", "404", "408", "413", "415", "429", "431", "500", str(unready), "504",
+    }  # fmt: skip
     assert operation.event is not None
     body = next(given for known, given, _ in REQUESTS if known == path)
     found = [
@@ -105,16 +110,16 @@ async def test_errors_are_as_documented(bench: Bench, path: str) -> None:
     ]
     bench.engine.fail_after = (0, EngineDeadError("gone"))
     found.append(await bench.post(path, body))
-    assert [response.status_code for response in found] == [400, 404, 415, 400, 503]
+    assert [response.status_code for response in found] == [400, 404, 415, 400, unready]
     for response in found:
-        check(document, "Error", response.json())
+        check(document, error, response.json())
         assert str(response.status_code) in described
         assert ("retry-after" in response.headers) == ("retry-after" in described[str(response.status_code)]["headers"])
     bench.engine.fail_after = (1, EngineDeadError("gone"))
     *pieces, last = payloads((await bench.post(path, body | {"stream": True})).text)
     for piece in pieces:
         check(document, operation.event.__name__, piece)
-    check(document, "ResponseEvent" if "input" in body else "Error", last)
+    check(document, "ResponseEvent" if "input" in body else error, last)
 
 
 async def test_every_route_is_described_and_every_example_holds(bench: Bench) -> None:
