@@ -41,8 +41,8 @@ def create_app(services: Services, tracing: "Tracing | None" = None) -> ASGIApp:
         title="cdlm-serve",
         version=services.version,
         description="OpenAI's completions, chats and responses, and Anthropic's messages, from a block-causal "
-        "diffusion model. What lies under /v1 also answers without it. A field is honored or refused with a 400 that names "
-        "it; null means absent.",
+        "diffusion model. What lies under /v1 also answers without it. A field is honored or refused with a 400 that "
+        "names it; null means absent.",
         docs_url=None,
         redoc_url=None,
         # A redirect would be built from a Host header that the client chose.
