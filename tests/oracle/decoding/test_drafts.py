@@ -5,8 +5,11 @@ from typing import Any
 
 import msgspec
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from cdlm.model.decoding.params import DecodingParams
+from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.row import RowWork
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import GenerateRequest
@@ -16,6 +19,7 @@ from tests.support.engines import Answer, oracle_answer, random_requests, run
 from tests.support.matrix import matrix
 from tests.support.models.checkpoints import build_checkpoint
 from tests.support.models.grammars import SCHEMAS, build_json_checkpoint
+from tests.support.oracle.network import hidden_states
 from tests.support.structured import constrained
 
 AXIS = "autoregressive_without_mask"
@@ -182,3 +186,42 @@ def test_a_crowded_step_does_not_draft(base: Path, adapter: Path, monkeypatch: p
     counted = count_accepted(engine, monkeypatch)
     assert_lossless(base, requests, run(engine, requests))
     assert counted() == (0, 0, 0)
+
+
+def test_draws_of_verified_drafts_have_the_model_s_distribution(base: Path, adapter: Path) -> None:
+    """Chi-square of the second drawn token, which follows a draft, against its probabilities by the slow decoder."""
+    prompt, draws = [5, 9, 2], 1500
+    weights = {name: tensor.float() for name, tensor in load_file(base / "model.safetensors").items()}
+    shape = load_checkpoint(base).transformer.config
+    head = weights.get("lm_head.weight", weights["embed_tokens.weight"])
+
+    def following(tokens: list[int]) -> torch.Tensor:
+        sees = torch.ones(len(tokens), len(tokens)).tril().bool()
+        return (head @ hidden_states(weights, shape, torch.tensor(tokens), sees)[-1]).softmax(-1)
+
+    first = following(prompt)
+    expected = draws * sum(share * following([*prompt, token]) for token, share in enumerate(first) if share > 1e-6)
+    engine = drafting_engine(base, adapter, max_num_seqs=16)
+    requests = [
+        GenerateRequest(
+            request_id=str(seed), prompt_ids=prompt, max_tokens=3, ignore_eos=True,
+            params=DecodingParams(temperature=1.0, seed=seed),
+        )
+        for seed in range(draws)
+    ]  # fmt: skip
+    found = torch.zeros(len(head))
+    for request in requests:
+        engine.add(request)
+    answers: dict[str, list[int]] = {request.request_id: [] for request in requests}
+    while engine.busy:
+        for output in engine.step().outputs:
+            answers[output.request_id] += output.token_ids
+    for tokens in answers.values():
+        found[tokens[1]] += 1
+    common = expected >= 5  # Rare tokens count as one.
+    bins = torch.stack((expected, found))
+    bins = torch.cat((bins[:, common], bins[:, ~common].sum(1, keepdim=True)), dim=1)
+    statistic = ((bins[1] - bins[0]) ** 2 / bins[0]).sum()
+    probability = torch.special.gammaincc(torch.tensor((bins.shape[1] - 1) / 2), statistic / 2)
+    assert bins.shape[1] > 10
+    assert probability > 1e-3
