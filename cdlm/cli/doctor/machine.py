@@ -102,11 +102,15 @@ def disks(model: str) -> dict[str, dict[str, Any]]:
     """Free space of the Hub's cache, the model's directory, and the temporary directory."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
+    from cdlm.model.fetching.names import find_named
+
+    named = find_named(model)
+    directory = model if named is None else str(named.present() or model)
     found = {}
-    for name, path in (("hub_cache", HF_HUB_CACHE), ("model", model), ("temporary", tempfile.gettempdir())):
+    for name, path in (("hub_cache", HF_HUB_CACHE), ("model", directory), ("temporary", tempfile.gettempdir())):
         place = Path(path).absolute()
         if name == "model" and not place.exists():
-            continue  # An id on the Hub.
+            continue  # It is not downloaded yet.
         usage = shutil.disk_usage(next(part for part in (place, *place.parents) if part.exists()))
         found[name] = {"path": str(path), "total": usage.total, "free": usage.free}
     return found
