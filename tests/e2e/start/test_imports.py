@@ -7,10 +7,11 @@ import pytest
 
 from cdlm.scheduler import child
 
+pytestmark = pytest.mark.spawns
+
 OWN = """
 import gc
 
-pytestmark = pytest.mark.spawns
 at_import = gc.isenabled()
 
 def main():

@@ -80,7 +80,7 @@ def test_an_empty_part_of_pythonpath_is_not_the_working_directory(standing: Path
     program = (
         "import subprocess; from cdlm.scheduler import child; "
         "print(subprocess.run(child.command('own'), env=child.environment()).returncode, "
-        "subprocess.run(child.command('cdlm.cli.main', 'key'), env=child.environment(), stdout=-3).returncode)"
+        "subprocess.run(child.command('cdlm.cli.main', 'key', 'anne'), env=child.environment(), stdout=-3).returncode)"
     )
     variables = os.environ | {"PYTHONPATH": f"{os.pathsep}{tmp_path / 'mine'}"}
     run = [sys.executable, "-P", "-c", "import os; os.chdir(os.environ['STANDING']); " + program]
