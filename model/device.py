@@ -31,8 +31,16 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+def multiplies_bfloat16() -> bool:
+    """Whether this machine's CPU has units for bfloat16: products of a few rows then take the time of one."""
+    known = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(known) and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def resolve_dtype(name: str, device: torch.device, *, drafts: bool = False) -> torch.dtype:
     """``auto`` is bfloat16 on a GPU, float16 on one that has no bfloat16, and float32 on a CPU.
+
+    With ``drafts`` it is bfloat16 on a CPU that has units for it, since drafts need rows that cost little.
 
     Raises:
         CheckpointError: an unknown name, or a type that the device does not compute in.
@@ -40,7 +48,8 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in ("auto", *DTYPES):
         raise CheckpointError(f"dtype {name!r} is not known; use auto, {', '.join(DTYPES)}")
     if device.type != "cuda":
-        return DTYPES["float32" if name == "auto" else name]
+        by_itself = "bfloat16" if drafts and multiplies_bfloat16() else "float32"
+        return DTYPES[by_itself if name == "auto" else name]
     without = torch.cuda.get_device_capability(device) < (8, 0)
     if name == "bfloat16" and without:
         raise CheckpointError(

@@ -20,7 +20,7 @@ from cdlm.scheduler.scheduler import Scheduler
 from cdlm.scheduler.scoring.queue import ScoreQueue
 from cdlm.scheduler.sequence import Sequence
 from cdlm.scheduler.steps.batch import Batch, StepResult
-from cdlm.scheduler.steps.drafts import DraftPlanner
+from cdlm.scheduler.steps.drafts import DraftPlanner, default_rows
 from cdlm.scheduler.steps.faults import Fault, attempt
 from cdlm.scheduler.steps.figures import step_figures
 from cdlm.scheduler.steps.outputs import engine_ready
@@ -79,7 +79,8 @@ class Engine:
         drafts = None
         if self.runner.drafting is not None:
             window = options.draft_window or self.runner.drafting.window
-            drafts = DraftPlanner(window, options.draft_rows, self.cache)
+            rows = default_rows(self.runner) if options.draft_rows is None else options.draft_rows
+            drafts = DraftPlanner(window, rows, self.cache)
         self.rows = RowSteps(self.runner, self.threads)
         self.scheduler = Scheduler(
             self.manifest,

@@ -71,7 +71,7 @@ def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # Where streams, graphs and kernels belong that are not told.
     try:
-        dtype = resolve_dtype(options.dtype, device)
+        dtype = resolve_dtype(options.dtype, device, drafts=options.draft_adapter is not None)
         check_quantization(options.quantization, device, dtype, size)
         checkpoint = load_checkpoint(
             Path(options.model),

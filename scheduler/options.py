@@ -42,11 +42,12 @@ class EngineOptions(BaseModel):
     draft_window: int | None = Field(
         default=None, ge=1, le=64, description="Most tokens that are drafted at once. Default: the draft adapter's."
     )
-    draft_rows: int = Field(
-        default=32,
+    draft_rows: int | None = Field(
+        default=None,
         ge=1,
         description="Most rows of a step that drafts, which its sequences share: as many as the device computes while "
-        "it reads the weights. Sequences that get fewer than four each do not draft.",
+        "it reads the weights. Sequences that get fewer than four each do not draft. Default: 32; none in float32 on a "
+        "CPU, where each row costs.",
     )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(

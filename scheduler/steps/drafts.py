@@ -1,13 +1,20 @@
 """Which requests draft in a step, and how far."""
 
 import heapq
+import logging
 from collections.abc import Callable
 from functools import lru_cache, partial
 
+import torch
+
 from cdlm.model.row import Draft
+from cdlm.model.runner import ModelRunner
 from cdlm.scheduler.kv.cache import KVCache
 from cdlm.scheduler.sequence import Sequence
 
+logger = logging.getLogger(__name__)
+
+_CHEAP_ROWS = 32
 # A row that adds fewer tokens than this to a request's answer costs more time than it saves, even where rows are cheap.
 _LEAST_GAIN = 0.03
 # A request drafts if it gets as many rows: its last token, a candidate, and a masked row behind each.
@@ -16,6 +23,14 @@ _LEAST_ROWS = 4
 _FIRST_AGREEMENT, _FIRST_WEIGHT = 0.6, 20.0
 _LEAST_SHARE = 0.1
 _MEMORY = 500.0  # Verifications after which older ones hardly count.
+
+
+def default_rows(runner: ModelRunner) -> int:
+    """The rows that a forward computes in about the time of one (benchmarks/results/2026-11-30-drafts)."""
+    if runner.device.type == "cpu" and runner.dtype == torch.float32:
+        logger.info("nothing is drafted: in float32 on a CPU each row costs; --draft-rows drafts nevertheless")
+        return 0
+    return _CHEAP_ROWS
 
 
 class Agreement:
@@ -56,7 +71,7 @@ class DraftPlanner:
 
     Args:
         window: most candidates, and most masked rows behind a token.
-        rows: most rows of all requests in a step that drafts.
+        rows: most rows of all requests in a step that drafts; 0 drafts nothing.
         cache: allocates the pages.
     """
 

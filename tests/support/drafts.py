@@ -39,7 +39,8 @@ def build_draft_adapter(directory: Path, base: Path, family: str = "cdlm", windo
 
 def drafting_engine(base: Path, adapter: Path, **options: Any) -> Engine:
     """An engine that drafts in steps of many requests."""
-    return Engine(EngineOptions(**{"model": str(base), "draft_adapter": str(adapter), "draft_rows": 128, **options}))
+    given = {"model": str(base), "draft_adapter": str(adapter), "draft_rows": 128, "dtype": "float32"} | options
+    return Engine(EngineOptions(**given))
 
 
 def draft_by_hand(base: Path, adapter: Path, tokens: list[int], rows: int, params: DecodingParams) -> list[int]:

@@ -60,7 +60,7 @@ def outlook(options: EngineOptions) -> Outlook:
     device = rank_device(options, 0)
     size = options.tensor_parallel_size
     try:
-        dtype = resolve_dtype(options.dtype, device)
+        dtype = resolve_dtype(options.dtype, device, drafts=options.draft_adapter is not None)
         described = describe_checkpoint(
             Path(options.model),
             adapter=Path(options.adapter) if options.adapter else None,

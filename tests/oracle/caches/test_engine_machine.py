@@ -51,7 +51,9 @@ def drafting() -> Engine:
     """Like ``tight``, with drafts: those of greedy requests agree with their answers now and then."""
     base = directory(DRAFTED)
     adapter = build_draft_adapter(Path(tempfile.mkdtemp()) / "drafts", base)
-    options = tight(DRAFTED).options.model_copy(update={"draft_adapter": str(adapter), "draft_rows": 24})
+    options = tight(DRAFTED).options.model_copy(
+        update={"draft_adapter": str(adapter), "draft_rows": 24, "dtype": "float32"}
+    )
     engine = Engine(options)
     assert engine.runner.drafting is not None
     rng = random.Random(1)

@@ -1,10 +1,15 @@
 """Rows are given to candidates and masked rows by what they add."""
 
 import itertools
+from pathlib import Path
 
 import pytest
+import torch
 
+from cdlm.model.device import multiplies_bfloat16, resolve_dtype
 from cdlm.scheduler.steps.drafts import Agreement, choose_rows
+from tests.support.drafts import build_draft_adapter, drafting_engine
+from tests.support.models.checkpoints import build_checkpoint
 
 WINDOW = 3
 
@@ -49,3 +54,20 @@ def test_agreement_follows_the_last_verifications() -> None:
     assert first > 0.99
     assert second == pytest.approx(0.1)  # Drafts go on being tried.
     assert third == pytest.approx(0.6)  # It was never reached.
+
+
+def test_in_float32_on_a_cpu_nothing_is_drafted_unless_it_is_asked_for(tmp_path: Path) -> None:
+    base = build_checkpoint(tmp_path / "base", "autoregressive_without_mask")
+    adapter = build_draft_adapter(tmp_path / "drafts", base)
+    found = {
+        (dtype, rows): drafting_engine(base, adapter, dtype=dtype, draft_rows=rows).scheduler.drafts
+        for dtype, rows in (("float32", None), ("bfloat16", None), ("float32", 8))
+    }
+    assert [drafts and drafts.rows for drafts in found.values()] == [0, 32, 8]
+
+
+def test_by_itself_a_model_that_drafts_computes_in_bfloat16_where_the_cpu_has_units_for_it() -> None:
+    cpu = torch.device("cpu")
+    assert resolve_dtype("auto", cpu) == torch.float32
+    assert resolve_dtype("auto", cpu, drafts=True) == (torch.bfloat16 if multiplies_bfloat16() else torch.float32)
+    assert resolve_dtype("float32", cpu, drafts=True) == torch.float32
