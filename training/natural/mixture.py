@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +18,15 @@ from cdlm.training.natural.problems import requests, situations
 from cdlm.training.natural.problems.arithmetic import result_of, worked
 from cdlm.training.natural.public import read_public
 
-TRAINING_SITUATIONS = tuple(
-    f"{name}.txt"
-    for name in (
-        *("change", "groups", "money", "compare", "rates", "parts", "steps", "extra", "everyday"),
-        *("more/unneeded", "more/unknown", "more/differences", "more/several", "more/halves", "more/spoken"),
-    )
-)
+_FOLDERS: Mapping[str, tuple[str, ...]] = {
+    "": ("change", "groups", "money", "compare", "rates", "parts", "steps", "extra", "everyday"),
+    "more/": ("unneeded", "unknown", "differences", "several", "halves", "spoken"),
+    "wide/": (
+        *("household", "outdoors", "workplaces", "journeys", "sports", "public"),
+        *("numbers", "spoken", "stories", "relations"),
+    ),
+}
+TRAINING_SITUATIONS = tuple(f"{folder}{name}.txt" for folder, names in _FOLDERS.items() for name in names)
 KEPT_CHAT = 24  # Prompts at the end of the file, for measuring only.
 _BARE = ("What is {}?", "Calculate {}.", "{} = ?", "How much is {}?", "Work out {}.")
 _SIGNS = {"+": ("+", "plus"), "-": ("-", "minus"), "*": ("*", "times", "x"), "/": ("/", "divided by")}
