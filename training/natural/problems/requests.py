@@ -13,6 +13,7 @@ from importlib.resources import files
 
 from cdlm.training.data.problem import Problem
 
+TRAINING_FILES = ("training.txt", "more.txt", "numbers.txt", "strings.txt", "lists.txt", "collections.txt")
 TRAINING_WORDINGS = (
     "Write a Python function {signature} that {purpose}.",
     "Write a Python function called {name} that {purpose}.",
@@ -59,7 +60,7 @@ def read_requests(name: str) -> list[Request]:
 
 def training_requests() -> list[Request]:
     """The requests to train on."""
-    return [*read_requests("training.txt"), *read_requests("more.txt")]
+    return [request for name in TRAINING_FILES for request in read_requests(name)]
 
 
 def all_problems(requests: Sequence[Request], wordings: Sequence[str], seed: int | str) -> list[Problem]:
