@@ -15,6 +15,38 @@ class CheckpointError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RotaryScaling:
+    """Rotary angles stretched by YaRN (Peng et al., 2023, arXiv 2309.00071), and queries scaled by their position.
+
+    Attributes:
+        factor: what the slow angles are divided by.
+        positions: positions that the weights knew before.
+        beta_fast, beta_slow: angles with more turns within ``positions`` than the first stay, those with fewer than the
+            second are divided; those between are blended.
+        truncate: whether the pairs at which blending begins and ends are rounded outward to whole ones.
+        attention_factor: what cosines and sines are multiplied by.
+        query_beta: a query at position p is multiplied by 1 + ``query_beta`` * log(1 + floor(p / ``positions``)).
+    """
+
+    factor: float
+    positions: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float = 1.0
+    query_beta: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("factor", "positions", "beta_slow", "attention_factor"):
+            if not getattr(self, name) > 0:
+                raise CheckpointError(f"rotary_scaling: {name} must be positive, got {getattr(self, name)}")
+        if not self.beta_fast > self.beta_slow:
+            raise CheckpointError(
+                f"rotary_scaling: beta_fast {self.beta_fast:g} must exceed beta_slow {self.beta_slow:g}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TransformerConfig:
     """Shape of the transformer. Sizes are numbers of elements; ``head_dim`` is even."""
 
@@ -26,6 +58,7 @@ class TransformerConfig:
     num_kv_heads: int
     head_dim: int
     rope_theta: float = 10_000.0
+    rotary_scaling: RotaryScaling | None = None
     rms_norm_eps: float = 1e-6
     attention_bias: bool = False
     qk_norm: bool = False

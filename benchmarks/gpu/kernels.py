@@ -88,7 +88,7 @@ def _rotation(device: torch.device, dtype: torch.dtype, small: bool) -> dict[str
     slots = torch.randperm(tokens, device=device)
     positions = torch.randint(4096, (tokens,), device=device)
     rotary = RotaryEmbedding(dim, 1e6).to(device)
-    angles = Angles.up_to(4096, rotary.inverse_frequency)
+    angles = Angles.up_to(4096, rotary)
 
     def kernel() -> Tensor:
         return rotate_and_write(projected.flatten(1), heads, keys, values, slots, positions, angles, None)

@@ -6,7 +6,7 @@ from typing import Any
 
 from cdlm.model.backbones.base import NO_NAMES
 from cdlm.model.backbones.token_names import TokenNames
-from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
+from cdlm.model.config import CheckpointError, Manifest, RotaryScaling, TransformerConfig
 
 
 class NativeBackbone:
@@ -18,7 +18,10 @@ class NativeBackbone:
         """Reads both sections; raises ``CheckpointError`` for a missing or unknown key."""
         manifest = dict(_section(config, "manifest", Manifest))
         manifest["stop_token_ids"] = tuple(manifest["stop_token_ids"])
-        return TransformerConfig(**_section(config, "transformer", TransformerConfig)), Manifest(**manifest)
+        shape = dict(_section(config, "transformer", TransformerConfig))
+        if shape.get("rotary_scaling") is not None:
+            shape["rotary_scaling"] = RotaryScaling(**_section(shape, "rotary_scaling", RotaryScaling))
+        return TransformerConfig(**shape), Manifest(**manifest)
 
     def module_name(self, stored: str) -> str:
         """Names are stored as they are."""

@@ -20,7 +20,7 @@ class KernelLayers:
 
     def __init__(self, transformer: Transformer, positions: int) -> None:
         self._layers = [layer for layer in transformer.layers if isinstance(layer, Layer)]
-        self._angles = Angles.up_to(positions, transformer.rotary.inverse_frequency)
+        self._angles = Angles.up_to(positions, transformer.rotary)
         self._norms = [_head_norms(layer.self_attn) for layer in self._layers]
 
     def run(self, x: Tensor, attention: Attention, first: int, last: int | None) -> Tensor:

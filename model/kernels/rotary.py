@@ -7,14 +7,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from cdlm.model.network.rope import RotaryEmbedding
+
 _HEADS = 4  # Heads per program.
 
 
 @triton.jit
 def _rotate_and_write(
-    query, keys, values, projected, weight, cosines, sines, positions, slots, eps,
+    query, keys, values, projected, weight, cosines, sines, scales, positions, slots, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
-    TILE: tl.constexpr, NORM: tl.constexpr,
+    TILE: tl.constexpr, NORM: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     head = (tl.program_id(1) * TILE + tl.arange(0, TILE))[:, None]
@@ -33,11 +35,16 @@ def _rotate_and_write(
         there = tl.load(weight + head * DIM + partner, mask=turned, other=0.0).to(tl.float32)
         wide = (wide * scale * here).to(given.dtype).to(tl.float32)
         swapped = (swapped * scale * there).to(given.dtype).to(tl.float32)
-    angle = tl.load(positions + token) * half + dim % half
+    position = tl.load(positions + token)
+    angle = position * half + dim % half
     cosine = tl.load(cosines + angle, mask=dim < DIM, other=0.0)
     sine = tl.load(sines + angle, mask=dim < DIM, other=0.0)
     rotated = (wide * cosine + swapped * tl.where(dim < half, -sine, sine)).to(given.dtype)
-    tl.store(query + (token * HEADS + head) * DIM + dim, rotated, mask=inside & (head < HEADS))
+    asking = rotated
+    if SCALED:  # Rounded to the layers' type twice, as PyTorch's operators do.
+        scale = tl.load(scales + position).to(given.dtype).to(tl.float32)
+        asking = (rotated.to(tl.float32) * scale).to(given.dtype)
+    tl.store(query + (token * HEADS + head) * DIM + dim, asking, mask=inside & (head < HEADS))
     slot = tl.load(slots + token) * KV_HEADS
     key = head - HEADS
     tl.store(keys + (slot + key) * DIM + dim, rotated, mask=turned & (key >= 0))
@@ -46,16 +53,23 @@ def _rotate_and_write(
 
 @dataclass(frozen=True, slots=True)
 class Angles:
-    """cos and sin of the angles of each position, [positions, head_dim / 2] fp32 each."""
+    """What queries and keys are turned by, per position.
+
+    Attributes:
+        cosines, sines: [positions, head_dim / 2] fp32.
+        scales: [positions] fp32, what queries are multiplied by; ``None`` if nothing.
+    """
 
     cosines: Tensor
     sines: Tensor
+    scales: Tensor | None = None
 
     @classmethod
-    def up_to(cls, positions: int, inverse_frequency: Tensor) -> "Angles":
-        """Computes the angles of positions 0 .. ``positions`` - 1; inverse_frequency [head_dim / 2] fp32."""
-        angles = torch.arange(positions, device=inverse_frequency.device)[:, None].float() * inverse_frequency
-        return cls(angles.cos(), angles.sin())
+    def up_to(cls, positions: int, rotary: RotaryEmbedding) -> "Angles":
+        """Computes those of positions 0 .. ``positions`` - 1."""
+        at = torch.arange(positions, device=rotary.inverse_frequency.device)
+        angles, factor = at[:, None].float() * rotary.inverse_frequency, rotary.attention_factor
+        return cls(angles.cos() * factor, angles.sin() * factor, rotary.query_scale(at))
 
 
 def rotate_and_write(
@@ -86,8 +100,9 @@ def rotate_and_write(
         weight, eps = norm or (projected, 0.0)
         count = heads + 2 * kv_heads
         _rotate_and_write[(len(projected), triton.cdiv(count, _HEADS))](
-            query, keys, values, projected, weight, angles.cosines, angles.sines, positions, slots, eps,
+            query, keys, values, projected, weight, angles.cosines, angles.sines,
+            angles.cosines if angles.scales is None else angles.scales, positions, slots, eps,
             HEADS=heads, KV_HEADS=kv_heads, DIM=dim, WIDTH=triton.next_power_of_2(dim), TILE=_HEADS,
-            NORM=norm is not None,
+            NORM=norm is not None, SCALED=angles.scales is not None,
         )  # fmt: skip
     return query

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
+from cdlm.model.config import CheckpointError, Manifest, RotaryScaling, TransformerConfig
 
 
 class RotaryEmbedding(nn.Module):
@@ -14,9 +14,10 @@ class RotaryEmbedding(nn.Module):
 
     inverse_frequency: Tensor
 
-    def __init__(self, head_dim: int, theta: float) -> None:
+    def __init__(self, head_dim: int, theta: float, scaling: RotaryScaling | None = None) -> None:
         super().__init__()
-        self.head_dim, self.theta = head_dim, theta
+        self.head_dim, self.theta, self.scaling = head_dim, theta, scaling
+        self.attention_factor = scaling.attention_factor if scaling else 1.0
         self.reset(torch.get_default_device())
 
     def reset(self, device: torch.device) -> None:
@@ -26,6 +27,8 @@ class RotaryEmbedding(nn.Module):
         else:
             exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim
             frequency = self.theta**-exponent
+            if self.scaling:
+                frequency = _stretched(frequency, self.theta, self.scaling)
         self.register_buffer("inverse_frequency", frequency, persistent=False)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,7 +38,34 @@ class RotaryEmbedding(nn.Module):
         """
         angles = positions[..., None, None].float() * self.inverse_frequency
         cos, sin = angles.cos(), angles.sin()
+        if self.attention_factor != 1.0:
+            cos, sin = cos * self.attention_factor, sin * self.attention_factor
         return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+    def query_scale(self, positions: Tensor) -> Tensor | None:
+        """positions [...] int64 -> what queries are multiplied by, [...] fp32; ``None`` if nothing."""
+        if self.scaling is None or not self.scaling.query_beta:
+            return None
+        return 1 + self.scaling.query_beta * torch.log1p((positions // self.scaling.positions).float())
+
+
+def _stretched(frequency: Tensor, theta: float, scaling: RotaryScaling) -> Tensor:
+    """The frequencies [head_dim / 2] of YaRN, from those that the weights knew before."""
+    pairs = len(frequency)
+
+    def pair(turns: float) -> float:
+        """The pair, a fraction, whose angle makes so many turns within the known positions."""
+        return pairs * math.log(scaling.positions / (turns * 2 * math.pi)) / math.log(theta)
+
+    first, last = pair(scaling.beta_fast), pair(scaling.beta_slow)
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, 2 * pairs - 1)
+    if first == last:
+        last += 0.001  # A step instead of a ramp.
+    numbers = torch.arange(pairs, dtype=torch.float32, device=frequency.device)
+    share = ((numbers - first) / (last - first)).clamp(0, 1)
+    return frequency * (1 - share) + frequency / scaling.factor * share
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -68,6 +98,8 @@ def stretch(
             f" rope_scaling_factor {math.ceil(length / known * factor * 100) / 100:g} would do"
         )
     if factor > 1.0:
+        if shape.rotary_scaling:
+            raise CheckpointError("rope_scaling_factor: the checkpoint's rotary angles are scaled already")
         if shape.head_dim <= 2:
             raise CheckpointError("rope_scaling_factor: a head of width 2 has one angle, which cannot be scaled")
         theta = shape.rope_theta * factor ** (shape.head_dim / (shape.head_dim - 2))

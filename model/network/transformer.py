@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cdlm.model.config import TransformerConfig
 from cdlm.model.network.head import LmHead, Peaks, Search
+from cdlm.model.network.queries import ScaledQueries
 from cdlm.model.network.rope import RotaryEmbedding, rotate
 
 
@@ -221,7 +222,7 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = LmHead(config.hidden_size, config.vocab_size, bias=False)
-        self.rotary = RotaryEmbedding(config.head_dim, config.rope_theta)
+        self.rotary = RotaryEmbedding(config.head_dim, config.rope_theta, config.rotary_scaling)
         self.kernels: Kernels | None = None
         self.tie_weights()
 
@@ -264,6 +265,9 @@ class Transformer(nn.Module):
         if self.kernels is not None:
             return self.kernels.run(x, attention, first, last)
         cos, sin = self.rotary(positions)
+        scale = self.rotary.query_scale(positions)
+        if scale is not None:
+            attention = ScaledQueries(attention, scale)
         for index, layer in enumerate(list(self.layers)[first:last], start=first):
             x = layer(x, cos, sin, index, attention)
         return x

@@ -100,6 +100,9 @@ class _AdaptiveForward:
             rotate(norm(projection(normed[here]).unflatten(-1, (-1, attention.head_dim))), cos, sin)
             for norm, projection in ((attention.q_norm, attention.q_proj), (attention.k_norm, attention.k_proj))
         )
+        scale = self.model.rotary.query_scale(positions)
+        if scale is not None:
+            query = query * scale[..., None, None].to(query.dtype)
         cache.key[there] = key
         cache.attention[there] = attention.o_proj(self._attend(0, query, cache.key, cache.value).flatten(-2))
         x = x + cache.attention[:, begin:]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from cdlm.model.config import Manifest, TransformerConfig
+from cdlm.model.config import Manifest, RotaryScaling, TransformerConfig
 from cdlm.model.loading.export import save_checkpoint
 from cdlm.model.network.transformer import Transformer
 
@@ -40,6 +40,14 @@ AXES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "block_causal_prompt_end": ({}, {"prompt_attention": "block_causal"}),
     "causal_prompt": ({}, {"prompt_attention": "causal", "shift": True}),
+    "stretched": (
+        {
+            "rotary_scaling": RotaryScaling(
+                factor=4.0, positions=16, beta_fast=2.0, beta_slow=0.01, attention_factor=1.1, query_beta=0.3
+            )
+        },
+        {},
+    ),
     "autoregressive": ({}, AUTOREGRESSIVE),
     "autoregressive_without_mask": ({}, AUTOREGRESSIVE),
 }
@@ -55,6 +63,7 @@ SAMPLED_AXES = (
     "absolute",
     "first_token_autoregressive",
     "causal_prompt",
+    "stretched",
     "autoregressive_without_mask",
 )
 

@@ -1,5 +1,6 @@
 """The forward of the slow decoder: the whole sequence, layer by layer and head by head."""
 
+import math
 from typing import Any
 
 import torch
@@ -10,13 +11,39 @@ def _norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x / (x.pow(2).mean(-1, keepdim=True) + eps).sqrt() * weight
 
 
-def _rope(x: Tensor, theta: float) -> Tensor:
-    """x [heads, n, head_dim]; the pair (i, i + head_dim / 2) turns by position * theta^(-2i / head_dim)."""
+def _speeds(half: int, theta: float, scaling: Any) -> list[float]:
+    """How far each pair turns per position: theta^(-i / half) for pair i, in YaRN slower for those that turn slowly."""
+    speeds = [theta ** (-pair / half) for pair in range(half)]
+    if scaling is None:
+        return speeds
+    # The pairs, as fractions, that make beta_fast and beta_slow turns within the positions that were known before.
+    ends = [
+        half * math.log(scaling.positions / (2 * math.pi * turns)) / math.log(theta)
+        for turns in (scaling.beta_fast, scaling.beta_slow)
+    ]
+    first, last = (math.floor(ends[0]), math.ceil(ends[1])) if scaling.truncate else ends
+    first, last = max(first, 0), min(last, 2 * half - 1)
+    last += 0.001 * (first == last)
+    slow = [min(1.0, max(0.0, (pair - first) / (last - first))) for pair in range(half)]
+    return [speed * (1 - part + part / scaling.factor) for speed, part in zip(speeds, slow, strict=True)]
+
+
+def _rope(x: Tensor, theta: float, scaling: Any) -> Tensor:
+    """x [heads, n, head_dim]; the pair (i, i + head_dim / 2) turns by position * its speed, and may be stretched."""
     n, dim = x.shape[-2:]
     half = dim // 2
-    angle = torch.arange(n, dtype=torch.float32)[:, None] * theta ** (-torch.arange(half, dtype=torch.float32) / half)
+    angle = torch.arange(n, dtype=torch.float32)[:, None] * torch.tensor(_speeds(half, theta, scaling))
     low, high, cos, sin = x[..., :half], x[..., half:], angle.cos(), angle.sin()
-    return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
+    turned = torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
+    return turned if scaling is None else turned * scaling.attention_factor
+
+
+def _late(query: Tensor, scaling: Any) -> Tensor:
+    """query [heads, n, head_dim], position by position times 1 + beta * log(1 + how often the known ones passed)."""
+    if scaling is None:
+        return query
+    passed = [position // scaling.positions for position in range(query.shape[1])]
+    return query * torch.tensor([1 + scaling.query_beta * math.log(1 + times) for times in passed])[:, None]
 
 
 class _Layer:
@@ -61,7 +88,8 @@ def hidden_states(
             if shape.qk_norm and name != "v":
                 z = _norm(z, layer[f"self_attn.{name}_norm.weight"], shape.rms_norm_eps)
             z = z.transpose(0, 1)
-            heads[name] = z if name == "v" else _rope(z, shape.rope_theta)
+            heads[name] = z if name == "v" else _rope(z, shape.rope_theta, shape.rotary_scaling)
+        heads["q"] = _late(heads["q"], shape.rotary_scaling)
         group = shape.num_heads // shape.num_kv_heads
         outs = []
         for head in range(shape.num_heads):

@@ -48,11 +48,13 @@ for arch, kind, group, dim, page in ((80, "fp16", 1, 96, 16), (90, "bf16", 7, 12
         arch, _add_rms_norm, dict(SIZE=3584, WIDTH=4096, ADD=True),
         pointers(kind, "normed summed x delta weight") | {"eps": "fp32"}, warps=8,
     )
-    made(
-        arch, _rotate_and_write, dict(HEADS=4 * group, KV_HEADS=4, DIM=dim, WIDTH=128, TILE=4, NORM=True),
-        pointers(kind, "query keys values projected weight") | pointers("fp32", "cosines sines")
-        | pointers("i64", "positions slots") | {"eps": "fp32"},
-    )
+    for scaled in (False, True):
+        made(
+            arch, _rotate_and_write,
+            dict(HEADS=4 * group, KV_HEADS=4, DIM=dim, WIDTH=128, TILE=4, NORM=True, SCALED=scaled),
+            pointers(kind, "query keys values projected weight") | pointers("fp32", "cosines sines scales")
+            | pointers("i64", "positions slots") | {"eps": "fp32"},
+        )
     made(arch, _swiglu, dict(SIZE=18944, COLUMNS=1024), pointers(kind, "out both"))
     for draw in (False, True):
         made(
@@ -71,5 +73,5 @@ def test_every_kernel_compiles_for_gpus_that_are_not_here() -> None:
         [sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=280, check=False, env=environment
     )
     lines = done.stdout.splitlines()
-    assert len(lines) == 16, done.stderr
+    assert len(lines) == 18, done.stderr
     assert all(line.endswith(" True True") for line in lines), lines

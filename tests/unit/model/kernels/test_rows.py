@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cdlm.model.config import RotaryScaling
 from cdlm.model.kernels.norm import add_rms_norm
 from cdlm.model.kernels.rotary import Angles, rotate_and_write
 from cdlm.model.kernels.swiglu import swiglu
@@ -12,6 +13,7 @@ from cdlm.model.network.rope import RotaryEmbedding
 # Of a value of about 4: some units in the last place.
 NEAR = {torch.float32: 4e-6, torch.bfloat16: 6e-2, torch.float16: 8e-3}
 DTYPES = list(NEAR)
+STRETCHED = RotaryScaling(factor=4.0, positions=10, beta_fast=1.0, beta_slow=0.1, attention_factor=1.2, query_beta=0.3)
 
 
 def close(found: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
@@ -59,9 +61,16 @@ def test_gate_far_from_zero_is_finite(device: torch.device) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("scaling", [None, STRETCHED])
 @pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(28, 4, 64), (9, 3, 64), (4, 4, 96), (0, 2, 128)])
 def test_rotation_and_write(
-    dtype: torch.dtype, normed: bool, heads: int, kv_heads: int, dim: int, device: torch.device
+    dtype: torch.dtype,
+    normed: bool,
+    scaling: RotaryScaling | None,
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    device: torch.device,
 ) -> None:
     """Against the definition, a pair of numbers at a time; slots that belong to others stay as they were."""
     torch.manual_seed(0)
@@ -69,20 +78,28 @@ def test_rotation_and_write(
     slots = torch.tensor([3, 39, 0, 7], device=device)
     projected = torch.randn(4, heads + 2 * kv_heads, dim, device=device).to(dtype)
     keys, values = torch.full((2, 40, kv_heads, dim), 7.0, device=device).to(dtype)
-    rotary = RotaryEmbedding(dim, 1e4).to(device)
+    rotary = RotaryEmbedding(dim, 1e4, scaling).to(device)
     weight = torch.randn(heads + kv_heads, dim, device=device).to(dtype)
     query = rotate_and_write(
         projected.flatten(1), heads, keys, values, slots, positions,
-        Angles.up_to(1000, rotary.inverse_frequency), (weight, 1e-6) if normed else None,
+        Angles.up_to(1000, rotary), (weight, 1e-6) if normed else None,
     )  # fmt: skip
     turned = projected[:, : heads + kv_heads].double()
     if normed:
         turned = normalized(turned, weight.double(), 1e-6).to(dtype).double()
     half = dim // 2
-    angle = positions.double()[:, None, None] * 1e4 ** (-torch.arange(half, device=device).double() / half)
+    speeds = 1e4 ** (-torch.arange(half, device=device).double() / half)
+    if scaling:
+        speeds = rotary.inverse_frequency.double()
+    angle = positions.double()[:, None, None] * speeds
     low, high = turned[..., :half], turned[..., half:]
     expected = torch.cat((low * angle.cos() - high * angle.sin(), high * angle.cos() + low * angle.sin()), dim=-1)
+    if scaling:
+        expected *= 1.2
+        expected[:, :heads] *= 1 + 0.3 * (1 + positions // 10).double().log()[:, None, None]
     tolerance = 1e-4 if dtype == torch.float32 else NEAR[dtype]  # Angles of fp32: 999 radians are known to 3e-5.
+    if scaling:  # Up to three times as large.
+        tolerance *= 3
     torch.testing.assert_close(query.double(), expected[:, :heads], atol=tolerance, rtol=tolerance)
     torch.testing.assert_close(keys[slots].double(), expected[:, heads:], atol=tolerance, rtol=tolerance)
     assert values[slots].equal(projected[:, heads + kv_heads :])
