@@ -23,7 +23,7 @@ _FOLDERS: Mapping[str, tuple[str, ...]] = {
     "more/": ("unneeded", "unknown", "differences", "several", "halves", "spoken"),
     "wide/": (
         *("household", "outdoors", "workplaces", "journeys", "sports", "public"),
-        *("numbers", "spoken", "stories", "relations"),
+        *("numbers", "spoken", "stories", "relations", "shares"),
     ),
 }
 TRAINING_SITUATIONS = tuple(f"{folder}{name}.txt" for folder, names in _FOLDERS.items() for name in names)
