@@ -5,6 +5,7 @@ from typing import Literal
 
 BlockOrigin = Literal["prompt_end", "absolute"]
 PromptAttention = Literal["full", "block_causal", "causal"]
+CommitAttention = Literal["block", "causal"]
 FirstToken = Literal["masked", "autoregressive"]
 AttentionBackend = Literal["auto", "sdpa", "flex", "triton"]
 Quantization = Literal["none", "int8", "fp8"]
@@ -89,7 +90,10 @@ class Manifest:
         shift: the prediction for position i is read from the hidden state at i - 1.
         block_origin: where the first block begins: at the end of the prompt, or at position 0.
         prompt_attention: what a prompt token sees: the whole prompt, its own and earlier blocks, or earlier tokens.
-        first_token: whether the first token of a block is denoised with the others or taken from the commit pass.
+        commit_attention: what a token of a finished block sees beside earlier blocks: its whole block, or the tokens
+            before it.
+        first_token: whether the first token of a block is denoised with the others or taken from the commit pass, which
+            predicts it from the token before.
         bidirectional: the weights are a teacher's, trained to see later blocks too. The engine decodes them block by
             block, which is less accurate than the teacher's own decoder and than a student.
     """
@@ -102,6 +106,7 @@ class Manifest:
     shift: bool = False
     block_origin: BlockOrigin = "prompt_end"
     prompt_attention: PromptAttention = "full"
+    commit_attention: CommitAttention = "block"
     first_token: FirstToken = "masked"
     bidirectional: bool = False
     trained_len: int | None = None
@@ -116,8 +121,13 @@ class Manifest:
         if self.block_origin == "absolute" and self.prompt_attention == "full":
             # Generated tokens would share a block with prompt tokens that must not see them.
             raise CheckpointError("block_origin 'absolute' needs prompt_attention 'block_causal' or 'causal'")
-        if self.first_token == "autoregressive" and not self.shift:
-            raise CheckpointError("first_token 'autoregressive' needs shift: it is read from the row before")
+        if self.commit_attention == "causal" and self.prompt_attention != "causal":
+            raise CheckpointError("commit_attention 'causal' needs prompt_attention 'causal'")
+
+    @property
+    def has_border(self) -> bool:
+        """Whether a block's first token is predicted from the hidden state of the token before the block."""
+        return self.shift or self.first_token == "autoregressive"
 
 
 def check_mask(manifest: Manifest, vocab_size: int) -> None:

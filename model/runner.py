@@ -176,7 +176,7 @@ class ModelRunner:
         write_new()
         self._layout = None
         hidden = self._hidden(layout)
-        predicting = layout.predicting(hidden, self.canvas, shift=self.manifest.shift)
+        predicting = layout.predicting(hidden, self.canvas, self.manifest)
         decision = None if inputs is None else self._decide(inputs, layout, predicting)
         results = [] if decision is None else self.denoiser.results(decision)
         found = verifier.verify(verified, layout.drafts(hidden))
@@ -283,7 +283,7 @@ class ModelRunner:
 
         In rows that are not denoised, only the first position is valid.
         """
-        return layout.predicting(self._hidden(layout), self.canvas, shift=self.manifest.shift)
+        return layout.predicting(self._hidden(layout), self.canvas, self.manifest)
 
     def _hidden(self, layout: StepLayout) -> Tensor:
         """Runs the forward; returns the hidden states of its tokens, [T, hidden]."""

@@ -18,8 +18,11 @@ def first_block_start(prompt_length: int, manifest: Manifest) -> int:
 def clean_spans(token_ids: list[int], start: int, end: int, prompt_length: int, manifest: Manifest) -> list[Span]:
     """Splits the known tokens at positions [start, end) into spans, each of which may attend to itself and all before.
 
-    A span is a whole prompt (full attention), one block, or a causal run. ``start`` and ``end`` are block borders or 0.
+    A span is a whole prompt (full attention), one block, or a causal run. ``start`` and ``end`` are block borders or 0,
+    unless prompts and finished blocks are causal: then any position will do.
     """
+    if manifest.commit_attention == "causal":
+        return [Span(start, token_ids[start:end], causal=True)] if start < end else []
     spans: list[Span] = []
     origin = first_block_start(prompt_length, manifest)
     prompt_end = min(end, origin)

@@ -28,7 +28,7 @@ class Canvas:
         rule: [S] int64, how positions are finalized: index into ``rules.RULES``.
         limit: [S] fp32, the rule's number (``FinalizationRule.limit``).
         stop_ids: [S, MAX_STOP_IDS] int64, padded with -1.
-        border: [2 * S, H], for shifted backbones: the hidden state that predicts the block's first position; the
+        border: [2 * S, H], if the manifest has borders: the hidden state that predicts the block's first position; the
             second half is for the unconditional passes of guided rows.
 
     What is opened is written to the device when the next step begins (``write_new``), for all rows at once.

@@ -9,6 +9,7 @@ from torch import Tensor
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import AttentionFactory, PagedAttention
 from cdlm.model.attention.segments import Branch, Segment, clean_segments
+from cdlm.model.config import Manifest
 from cdlm.model.decoding.canvas import Canvas
 from cdlm.model.row import Draft, RowWork, Span
 from cdlm.model.uploads import Place, place_on
@@ -47,23 +48,25 @@ class StepLayout:
     drafting: int = 0
     verifying: Tensor | None = None
 
-    def predicting(self, hidden: Tensor, canvas: Canvas, *, shift: bool) -> Tensor:
+    def predicting(self, hidden: Tensor, canvas: Canvas, manifest: Manifest) -> Tensor:
         """The hidden states that predict each row's block, [rows * block, hidden], from those of all T tokens.
 
-        Keeps the border states of shifted backbones in ``canvas``.
+        Keeps the border states in ``canvas``, if there are any.
         """
         blocks = hidden[self.clean_count : len(hidden) - self.drafting]
-        if not shift:
+        if not manifest.has_border:
             return blocks
         if self.bordered is not None and self.border_tokens is not None:
             canvas.border.index_copy_(0, self.bordered, hidden.index_select(0, self.border_tokens))
+        if not manifest.shift and self.denoised is None:
+            return blocks  # The first tokens of these blocks are known.
         blocks = blocks.view(-1, canvas.block_length, hidden.shape[-1])
         border = canvas.border.index_select(0, self.borders)[:, None]
         if self.denoised is None:
             return torch.cat((border, blocks[:, :-1]), dim=1).flatten(0, 1)
         predicting = hidden.new_empty((len(self.rows), canvas.block_length, hidden.shape[-1]))
         predicting[:, :1] = border
-        predicting[self.denoised, 1:] = blocks[:, :-1]
+        predicting[self.denoised, 1:] = blocks[:, :-1] if manifest.shift else blocks[:, 1:]
         return predicting.flatten(0, 1)
 
     def drafts(self, hidden: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 What can be shared depends on the attention in prompts. If each token sees the whole prompt, one more token changes all
 keys and values: only a whole, identical prompt can be reused. If tokens see only earlier blocks or earlier tokens, any
-prefix of whole pages that ends at a block border can be reused, generated tokens included.
+prefix of whole pages that ends at a block border can be reused, generated tokens included. If prompts and finished
+blocks are causal, it need not end at one.
 """
 
 import math
@@ -26,7 +27,7 @@ _WORTH_WAITING = 128  # Tokens; computing a shorter prefix is faster than waitin
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A cached prefix: its pages, and for shifted backbones the hidden state that predicts the next position."""
+    """A cached prefix: its pages, and the hidden state that predicts the next position if one is read from there."""
 
     key: Key
     pages: tuple[int, ...]
@@ -36,10 +37,11 @@ class _Entry:
 class KVCache:
     """Page tables of requests, and cached prefixes by a cryptographic hash of their tokens.
 
-    If prefixes of a prompt can be shared, there is one entry per unit (whole pages and whole blocks), which is useful
-    only together with the entries before it. Entries are therefore evicted from the end: a request that holds an
-    entry's pages also holds those of the entries before (``store`` ensures it), tables are released from their last
-    page, and eviction is least recently released first. Entries in use are never evicted; each eviction frees pages.
+    If prefixes of a prompt can be shared, there is one entry per unit (whole pages and, unless all is causal, whole
+    blocks), which is useful only together with the entries before it. Entries are therefore evicted from the end: a
+    request that holds an entry's pages also holds those of the entries before (``store`` ensures it), tables are
+    released from their last page, and eviction is least recently released first. Entries in use are never evicted; each
+    eviction frees pages.
 
     The class only does accounting: ``attach`` returns the page copies that the caller must make.
 
@@ -56,7 +58,8 @@ class KVCache:
         self._whole = manifest.prompt_attention == "full"
         # A block's first token from the commit pass needs that pass, which a shared whole prompt would skip.
         self._shares = share and not (self._whole and manifest.first_token == "autoregressive")
-        self._unit = math.lcm(page_size, manifest.block_length)
+        causal = manifest.commit_attention == "causal"
+        self._unit = page_size if causal else math.lcm(page_size, manifest.block_length)
         self._keys = PrefixKeys(manifest, self._unit)
         self._entries: dict[Key, _Entry] = {}
         self._of_page: dict[int, _Entry] = {}
@@ -95,8 +98,8 @@ class KVCache:
             return 0
         if self._whole:
             return sequence.prompt_length if self._keys.of_prompt(sequence) in self._entries else 0
-        # A shifted backbone must compute the last token itself, to get its border state.
-        units = self._keys.extend(sequence, sequence.block_start - int(self.manifest.shift))
+        # If there is a border state, the last token must be computed to get it.
+        units = self._keys.extend(sequence, sequence.block_start - int(self.manifest.has_border))
         # An entry exists only if all entries before it exist.
         return self._unit * bisect_left(sequence.keys, True, hi=units, key=lambda key: key not in self._entries)
 
@@ -120,7 +123,7 @@ class KVCache:
 
     def keeps_border(self, sequence: Sequence) -> bool:
         """Whether ``store`` needs the border state of the prompt now, before the row overwrites it."""
-        return self.manifest.shift and self._stores_whole(sequence)
+        return self.manifest.has_border and self._stores_whole(sequence)
 
     def store(self, sequence: Sequence, border: Tensor | None) -> None:
         """Caches what a running sequence has computed; ``border`` [hidden] is required if ``keeps_border``.
@@ -208,7 +211,7 @@ class KVCache:
             return None
         if self._whole:
             return self._keys.of_prompt(sequence)
-        end = first_block_start(sequence.prompt_length, self.manifest) - int(self.manifest.shift)
+        end = first_block_start(sequence.prompt_length, self.manifest) - int(self.manifest.has_border)
         units = self._keys.extend(sequence, end)
         return sequence.keys[units - 1] if units * self._unit >= _WORTH_WAITING else None
 

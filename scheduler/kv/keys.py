@@ -18,7 +18,7 @@ class PrefixKeys:
 
     Args:
         manifest: where blocks begin and what prompt tokens see.
-        unit: tokens per key; a multiple of page size and block length.
+        unit: tokens per key; a multiple of the page size, and of the block length unless finished blocks are causal.
     """
 
     def __init__(self, manifest: Manifest, unit: int) -> None:
@@ -36,11 +36,12 @@ class PrefixKeys:
         Each key covers all tokens up to the end of its unit.
         """
         manifest = self._manifest
-        if manifest.prompt_attention == "causal" and manifest.block_length > 1:
-            # Generated blocks attend within the block, tokens of a causal prompt do not: their keys differ.
-            end = min(end, first_block_start(sequence.prompt_length, manifest))
-        elif manifest.block_origin == "prompt_end" and sequence.prompt_length % manifest.block_length:
-            return 0  # No page ends at a block border.
+        if manifest.commit_attention == "block":
+            if manifest.prompt_attention == "causal" and manifest.block_length > 1:
+                # Generated blocks attend within the block, tokens of a causal prompt do not: their keys differ.
+                end = min(end, first_block_start(sequence.prompt_length, manifest))
+            elif manifest.block_origin == "prompt_end" and sequence.prompt_length % manifest.block_length:
+                return 0  # No page ends at a block border.
         keys, unit = sequence.keys, self._unit
         if not keys and end >= unit:
             keys.append(_digest(_root(b"chain", sequence), sequence.token_ids[:unit]))

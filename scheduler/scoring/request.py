@@ -57,8 +57,8 @@ class Scoring:
     forwards: int = 0
 
     def __post_init__(self) -> None:
-        # A shifted backbone predicts a block's first token from the clean token before it.
-        by_commit = self.manifest.block_length if self.manifest.shift else len(self.ids)
+        # If there is a border state, a block's first token is predicted from the clean token before it.
+        by_commit = self.manifest.block_length if self.manifest.has_border else len(self.ids)
         self.left = [position for position in range(len(self.ids) - 1, 0, -1) if position % by_commit]
 
     @property
@@ -140,11 +140,11 @@ class Scoring:
         if end == self.committed:
             return None
         ids = self.ids[self.committed : end]
-        if block == 1:  # Blocks of one token form one causal segment.
+        if block == 1 or self.manifest.commit_attention == "causal":
             segments = [Segment(self.committed, len(ids), self.pages, causal=True)]
         else:
             segments = [Segment(start, block, self.pages) for start in range(self.committed, end, block)]
-        rows = list(range(block - 1, len(ids), block)) if self.manifest.shift else []
+        rows = list(range(block - 1, len(ids), block)) if self.manifest.has_border else []
         positions = [self.committed + row + 1 for row in rows]
         targets = [self.ids[position] for position in positions]
         return ScoringPlan(ScoreWork(segments, ids, rows, targets, self.request.logprobs), positions, [], end)

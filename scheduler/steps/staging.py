@@ -27,7 +27,7 @@ class Staging:
             sequence.staged = self._runner.stage(spans, sequence.pages, piece=least)
         work = sequence.staged.advance(min(self._most, max(least, beside / 2)) if beside else self._most)
         if sequence.staged.done:
-            sequence.border = sequence.staged.border if manifest.shift else None
+            sequence.border = sequence.staged.border if manifest.has_border else None
             sequence.computed, sequence.staged, sequence.fresh = sequence.block_start, None, True
             sequence.forwards += 1
         return work

@@ -20,7 +20,7 @@ from tests.support.drafts import build_draft_adapter
 from tests.support.models.checkpoints import AXES, EOS, WITHOUT_MASK, build_checkpoint
 
 # Blocks that are cut by every rule of the scheduler: full prompts, prompts by blocks with a shift, single tokens.
-KINDS = ("plain", "absolute_shifted", "autoregressive_without_mask")
+KINDS = ("plain", "absolute_shifted", "autoregressive_without_mask", "causal_commit")
 DRAFTED = "autoregressive_without_mask"
 CONTEXT = 96
 
@@ -190,7 +190,9 @@ def machine(axis: str, examples: int, *, drafts: bool = False) -> Any:
 
 
 assert set(KINDS) <= set(AXES)
-TestPlain, TestAbsoluteShifted, TestWithoutMask = (machine(axis, 12) for axis in KINDS)
+TestPlain, TestAbsoluteShifted, TestWithoutMask, TestCausalCommit = (machine(axis, 12) for axis in KINDS)
 TestDrafting = machine(DRAFTED, 5, drafts=True)
 TestDraftingLong = pytest.mark.whole(machine(DRAFTED, 60, drafts=True))
-TestPlainLong, TestAbsoluteShiftedLong, TestWithoutMaskLong = (pytest.mark.whole(machine(axis, 60)) for axis in KINDS)
+TestPlainLong, TestAbsoluteShiftedLong, TestWithoutMaskLong, TestCausalCommitLong = (
+    pytest.mark.whole(machine(axis, 60)) for axis in KINDS
+)

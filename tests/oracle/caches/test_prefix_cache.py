@@ -98,6 +98,27 @@ def test_a_shifted_block_keeps_a_row_to_begin_from(tmp_path: Path) -> None:
     assert warm.token_ids == cold.token_ids
 
 
+@pytest.mark.parametrize("page", [1, 3, 4])
+def test_where_finished_blocks_are_causal_any_page_is_shared(tmp_path: Path, page: int) -> None:
+    """Prompts of all lengths modulo the block, their answers included; the last token is computed for what follows."""
+    directory = build_checkpoint(tmp_path, "causal_commit", seed=1)  # Blocks of 8, from the prompt's end.
+    engine = make_engine(directory, page_size=page)
+    for length in range(20, 28):
+        prompt = prompt_of(length, start=length)
+        answer, computed = ask(engine, prompt, max_tokens=20)
+        assert computed == length
+        warm, computed = ask(engine, prompt, max_tokens=20)
+        assert warm.token_ids == answer.token_ids
+        assert length - computed == (length - 1) // page * page
+        # The conversation goes on in the middle of a block, or behind the two blocks that were committed.
+        for kept in (3, 16, 20):
+            longer = [*prompt, *answer.token_ids[:kept], 60, 61, 62]
+            request = GenerateRequest(request_id="a", prompt_ids=longer, max_tokens=11, ignore_eos=True)
+            after, computed = ask(engine, longer, max_tokens=11)
+            assert len(longer) - computed == (length + min(kept, 16)) // page * page
+            assert_equal_to_oracle(directory, [request], {"a": after})
+
+
 def test_answers_to_one_long_prompt_share_its_prefill(tmp_path: Path) -> None:
     directory = build_checkpoint(tmp_path, "plain", seed=2, max_model_len=512)
     requests = [

@@ -63,6 +63,17 @@ def test_padded_steps_equal_oracle(tmp_path: Path, axis: str, ahead: bool, monke
     assert len(engine.runner.graphs._graphs) == len({id(layout) for layout in forwards})
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are compiled here")
+def test_padded_steps_of_blocks_that_are_committed_by_themselves(tmp_path: Path) -> None:
+    directory = build_checkpoint(tmp_path, "causal_commit", seed=2, num_layers=1, block_length=4)
+    forwards: list[StepLayout] = []
+    engine = padding_engine(directory, forwards)
+    requests = short(random_requests(5, seed=2), 9, 9)
+    assert_equal_to_oracle(directory, requests, run(engine, requests, join_every=2))
+    assert {layout.clean_count for layout in forwards} == {0}
+    assert len({len(layout.rows) for layout in forwards}) > 1
+
+
 def test_every_shape_is_recorded_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = build_checkpoint(tmp_path, "plain", seed=2)
     engine = padding_engine(directory, [])

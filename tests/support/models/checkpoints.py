@@ -22,6 +22,12 @@ AUTOREGRESSIVE: dict[str, Any] = {
     "first_token": "autoregressive",
 }
 
+STRETCHED: dict[str, Any] = {
+    "rotary_scaling": RotaryScaling(
+        factor=4.0, positions=16, beta_fast=2.0, beta_slow=0.01, attention_factor=1.1, query_beta=0.3
+    )
+}
+
 # Each entry: overrides of the shape, overrides of the manifest.
 AXES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {}),
@@ -40,14 +46,16 @@ AXES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     ),
     "block_causal_prompt_end": ({}, {"prompt_attention": "block_causal"}),
     "causal_prompt": ({}, {"prompt_attention": "causal", "shift": True}),
-    "stretched": (
-        {
-            "rotary_scaling": RotaryScaling(
-                factor=4.0, positions=16, beta_fast=2.0, beta_slow=0.01, attention_factor=1.1, query_beta=0.3
-            )
-        },
-        {},
+    "stretched": (STRETCHED, {}),
+    "causal_commit": (
+        STRETCHED,
+        {"prompt_attention": "causal", "commit_attention": "causal", "first_token": "autoregressive"},
     ),
+    "causal_commit_masked": (
+        {},
+        {"block_origin": "absolute", "prompt_attention": "causal", "commit_attention": "causal", "shift": True},
+    ),
+    "causal_commit_unshifted": ({}, {"prompt_attention": "causal", "commit_attention": "causal"}),
     "autoregressive": ({}, AUTOREGRESSIVE),
     "autoregressive_without_mask": ({}, AUTOREGRESSIVE),
 }
@@ -63,7 +71,7 @@ SAMPLED_AXES = (
     "absolute",
     "first_token_autoregressive",
     "causal_prompt",
-    "stretched",
+    "causal_commit",
     "autoregressive_without_mask",
 )
 

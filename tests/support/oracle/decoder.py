@@ -82,7 +82,7 @@ def decode(
         start = origin + len(steps) * block
         ids += [pins.get(position) for position in range(len(ids), start + block)]
         steps.append(0)
-        sees = visibility(len(ids), origin, manifest.prompt_attention, block)
+        sees = visibility(len(ids), origin, manifest.prompt_attention, block, manifest.commit_attention)
         while True:
             steps[-1] += 1
             canvas = torch.tensor([mask if token is None else token for token in ids])
@@ -90,13 +90,13 @@ def decode(
             blind = torch.cat((torch.full((len(prompt),), mask), canvas[len(prompt) :]))
             unguided = hidden_states(weights, shape, blind, sees) if guidance_scale else hidden
             masked = [position for position in range(start, start + block) if ids[position] is None]
-            if manifest.first_token == "autoregressive" and masked[0] == start:
-                masked = [start]
+            alone = manifest.first_token == "autoregressive" and masked[0] == start
+            masked = [start] if alone else masked
             found, entropy, raw, edited = {}, {}, {}, {}
             written = [position for position in range(len(prompt), len(ids)) if position not in pins]
             generated = [token for position in written if (token := ids[position]) is not None]
             for position in masked:
-                row = position - 1 if manifest.shift else position
+                row = position - 1 if manifest.shift or alone else position
                 logits = head @ hidden[row]
                 if guidance_scale:
                     without = head @ unguided[row]

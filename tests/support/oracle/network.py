@@ -102,11 +102,16 @@ def hidden_states(
     return _norm(x, weights["norm.weight"], shape.rms_norm_eps)
 
 
-def visibility(length: int, origin: int, prompt_attention: str, block: int) -> Tensor:
-    """[length, length] bool: whether a query (row) sees a key, pair by pair, from the definition."""
+def visibility(length: int, origin: int, prompt_attention: str, block: int, commit_attention: str = "block") -> Tensor:
+    """[length, length] bool: whether a query (row) sees a key, pair by pair, from the definition.
+
+    The last block is not committed yet.
+    """
 
     def sees(query: int, key: int) -> bool:
         query_block, key_block = (query - origin) // block, (key - origin) // block
+        if origin <= query < length - block and commit_attention == "causal":
+            return key <= query
         if query >= origin:
             return key < origin or key_block <= query_block
         if key >= origin:

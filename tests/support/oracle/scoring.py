@@ -22,8 +22,10 @@ def score_prompt(weights: dict[str, Tensor], shape: Any, manifest: Any, prompt: 
     for position in range(1, len(prompt)):
         end = position // block * block + block
         ids = torch.tensor(prompt[:position] + [mask] * (end - position))
-        hidden = hidden_states(weights, shape, ids, visibility(end, 0, manifest.prompt_attention, block))
-        logits = head @ hidden[position - 1 if manifest.shift else position]
+        sees = visibility(end, 0, manifest.prompt_attention, block, manifest.commit_attention)
+        hidden = hidden_states(weights, shape, ids, sees)
+        first = manifest.first_token == "autoregressive" and position % block == 0
+        logits = head @ hidden[position - 1 if manifest.shift or first else position]
         logits[banned] = float("-inf")
         found.append(logits.log_softmax(-1))
     return found
