@@ -10,6 +10,7 @@ from cdlm.model.backbones.dream import DreamBackbone
 from cdlm.model.backbones.fast_dllm_v2 import FastDllmV2Backbone
 from cdlm.model.backbones.llada import LladaBackbone
 from cdlm.model.backbones.native import NativeBackbone
+from cdlm.model.backbones.nemotron import NemotronBackbone
 from cdlm.model.config import CheckpointError
 
 _FORMATS: tuple[Backbone, ...] = (
@@ -18,6 +19,7 @@ _FORMATS: tuple[Backbone, ...] = (
     LladaBackbone(),
     SDAR,
     FastDllmV2Backbone(),
+    NemotronBackbone(),
     QWEN2,
     QWEN3,
     LLAMA,

@@ -7,6 +7,8 @@ from cdlm.model.backbones.token_names import TokenNames
 from cdlm.model.config import Manifest, TransformerConfig
 
 NO_NAMES = TokenNames()
+# A buffer in older exports; computed from the configuration instead.
+COMPUTED = "rotary_emb.inv_freq"
 
 
 class Backbone(Protocol):
@@ -14,9 +16,13 @@ class Backbone(Protocol):
 
     Module names are dotted paths without the final ``.weight`` or ``.bias``; tensors of checkpoints and of LoRA
     adapters start with them.
+
+    Attributes:
+        unused: endings of stored tensors that the transformer does not need.
     """
 
     model_type: str
+    unused: tuple[str, ...]
 
     @property
     def name(self) -> str:

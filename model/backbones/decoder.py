@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cdlm.model.backbones import keys
+from cdlm.model.backbones.base import COMPUTED
 from cdlm.model.backbones.refusals import refuse_unimplemented
 from cdlm.model.config import CheckpointError, TransformerConfig
 
@@ -13,6 +14,8 @@ ROPE_THETA, RMS_NORM_EPS, POSITIONS = 10_000.0, 1e-6, 32_768
 
 class DecoderNames:
     """Module names of Llama and Qwen: all under ``model.`` except ``lm_head``."""
+
+    unused: tuple[str, ...] = (COMPUTED,)
 
     def module_name(self, stored: str) -> str | None:
         """``model.layers.0.mlp`` is ``layers.0.mlp``; ``lm_head`` keeps its name."""

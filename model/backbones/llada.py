@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cdlm.model.backbones import keys
-from cdlm.model.backbones.base import NO_NAMES
+from cdlm.model.backbones.base import COMPUTED, NO_NAMES
 from cdlm.model.backbones.refusals import refuse_unimplemented
 from cdlm.model.backbones.token_names import TokenNames
 from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
@@ -49,6 +49,7 @@ class LladaBackbone:
     """Checkpoints of ``LLaDAModelLM``, for example LLaDA-8B-Instruct."""
 
     name = model_type = "llada"
+    unused: tuple[str, ...] = (COMPUTED,)
 
     def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Reads the keys of an OLMo configuration; raises ``CheckpointError`` for layers other than Llama's."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from cdlm.model.backbones.base import NO_NAMES
+from cdlm.model.backbones.base import COMPUTED, NO_NAMES
 from cdlm.model.backbones.token_names import TokenNames
 from cdlm.model.config import CheckpointError, Manifest, RotaryScaling, TransformerConfig
 
@@ -13,6 +13,7 @@ class NativeBackbone:
     """Checkpoints written by ``cdlm.model.loading.export.save_checkpoint``."""
 
     name = model_type = "cdlm"
+    unused: tuple[str, ...] = (COMPUTED,)
 
     def read(self, config: Mapping[str, Any], _names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Reads both sections; raises ``CheckpointError`` for a missing or unknown key."""

@@ -23,8 +23,6 @@ from cdlm.model.parallel.followers import Followers
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
-# A buffer in older exports; computed from the configuration instead.
-_COMPUTED = "rotary_emb.inv_freq"
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +202,7 @@ class _Stock:
             CheckpointError: no parameter has this name, shape and type, or it is filled already.
         """
         name = parameter_name(self._backbone, stored)
-        if stored.endswith(_COMPUTED) or (name == "lm_head.weight" and self._tied):
+        if stored.endswith(self._backbone.unused) or (name == "lm_head.weight" and self._tied):
             return None
         if name is None or name not in self._wanted:
             raise CheckpointError(f"{path}: tensor {stored!r} is not part of this architecture")

@@ -28,8 +28,11 @@ def read_drafter(transformer: Transformer, adapter: Adapter, backbone: Backbone,
     """
     drafts = adapter.decoding.drafts
     if drafts is None:
-        raise CheckpointError(f"{adapter.path}: its directory's {DECODING_FILE} does not say that it is gated")
-    if not (manifest.block_length == 1 and manifest.shift and manifest.prompt_attention == "causal"):
+        raise CheckpointError(
+            f"{adapter.path}: its directory's {DECODING_FILE} does not say that it is gated; drafts of rows that see"
+            " each other both ways, as those of Nemotron's linear_spec_lora, are not implemented"
+        )
+    if not (manifest.block_length == 1 and manifest.has_border and manifest.prompt_attention == "causal"):
         raise CheckpointError(f"{adapter.path}: drafts are verified by causal rows; the base is not autoregressive")
     vocab_size = transformer.config.vocab_size
     if drafts.mask_token_id >= vocab_size:

@@ -86,6 +86,18 @@ def test_drafts_change_no_token(
     assert agreement == 0.0 or accepted > 0.4 * agreement * drafted
 
 
+def test_a_model_of_longer_blocks_drafts_as_a_next_token_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that predicts in place, but for a block's first token: here each block has no other."""
+    base = build_checkpoint(tmp_path / "base", "causal_commit", seed=4, block_length=1)
+    adapter = build_draft_adapter(tmp_path / "drafts", base)
+    requests = [msgspec.structs.replace(each, max_tokens=12) for each in random_requests(4, seed=2)]
+    engine = drafting_engine(base, adapter, page_size=4)
+    propose(engine, monkeypatch, truth_of(base, requests), 0.6)
+    counted = count_accepted(engine, monkeypatch)
+    assert_lossless(base, requests, run(engine, requests, join_every=2))
+    assert counted()[2] > 5
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", ["greedy", "sampled"])
 def test_masked_rows_draft_what_a_forward_of_their_own_does(

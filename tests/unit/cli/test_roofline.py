@@ -158,6 +158,7 @@ def test_known_figures_of_a_7b_model_on_an_a100() -> None:
         ("sdar-8b", 4.9 + 4.92 + 4.98 + 1.58),
         ("dream-reasoner-8b", 2 * 8.190735360),
         ("stable-diffcoder-8b", 2 * 8.25),
+        ("nemotron-labs-diffusion-8b", 2 * 8.49),
         ("fast-dllm-v2-1.5b", 2 * 1.54),
         ("fast-dllm-v2-7b", 2 * 7.62),
     ],

@@ -1,0 +1,140 @@
+"""Nemotron-Labs-Diffusion: logits are those of transformers' Ministral 3, answers those of a plain decoder over it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cdlm.model.decoding.params import DecodingParams
+from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.messages import GenerateRequest
+from cdlm.scheduler.options import EngineOptions
+from tests.support.engines import Answer, engine_with_few_pages, run
+from tests.support.matrix import some
+from tests.support.models.hf_references import STD, logits
+from tests.support.models.nemotron import EOS, MASK, VOCAB, attention, build, plain_answer
+from tests.support.oracle.decoder import decode
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("start", [40, 21, 0])
+def test_logits_equal_transformers(tmp_path: Path, start: int) -> None:
+    """Causal, with a block that sees all of itself, and all seeing all; most positions have scaled queries."""
+    for seed in range(5):
+        reference = build(tmp_path / str(seed), seed, STD)
+        ids = torch.randint(VOCAB, (40,), generator=torch.Generator().manual_seed(seed))
+        mask = attention(40, start)
+        found = logits(load_checkpoint(tmp_path / str(seed)).transformer, ids, mask[0, 0] == 0)
+        expected = reference(ids[None], attention_mask=mask).logits[0]
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def make_requests(lengths: range, seed: int) -> list[GenerateRequest]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        GenerateRequest(
+            request_id=str(length),
+            prompt_ids=torch.randint(12, MASK, (length,), generator=generator).tolist(),
+            max_tokens=2 + (5 * length + seed) % 40,
+            params=DecodingParams(confidence_threshold=(None, 0.5)[length % 2]),
+        )
+        for length in lengths
+    ]
+
+
+def assert_plain(model: Any, requests: list[GenerateRequest], answers: dict[str, Answer], block: int) -> list[int]:
+    """Compares tokens and steps with the plain decoder; returns the steps of all whole blocks."""
+    whole = []
+    for request in requests:
+        threshold = request.params.confidence_threshold or 0.9
+        tokens, steps = plain_answer(model, list(request.prompt_ids), request.max_tokens, block, threshold)
+        answer = answers[request.request_id]
+        assert answer.token_ids == tokens, request
+        assert answer.steps[: len(steps)] == steps, request
+        whole += steps
+    return whole
+
+
+@pytest.mark.parametrize("seed", some(range(5), every=3))
+@pytest.mark.parametrize(("block", "lengths"), [(32, range(1, 34)), (4, range(14, 20))])
+def test_prompts_of_every_length_modulo_the_block(tmp_path: Path, block: int, lengths: range, seed: int) -> None:
+    model = build(tmp_path, seed, block_size=block)
+    requests = make_requests(lengths, seed)
+    engine = Engine(EngineOptions(model=str(tmp_path), max_num_seqs=8, page_size=4))
+    whole = assert_plain(model, requests, run(engine, requests, join_every=2), block)
+    # Guards the comparison: blocks take several steps, and some steps finalize more than one token.
+    assert 1 < min(whole) < block
+    # Once more, from the prefix cache.
+    assert_plain(model, requests, run(engine, requests), block)
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_requests_that_lose_their_pages(tmp_path: Path, seed: int) -> None:
+    model = build(tmp_path, seed, block_size=8, max_position_embeddings=96)
+    engine = engine_with_few_pages(tmp_path)
+    requests = make_requests(range(20, 32), seed)
+    assert_plain(model, requests, run(engine, requests), 8)
+    assert engine.scheduler.preemptions > 0
+
+
+@pytest.mark.parametrize("page", [1, 3, 4])
+def test_a_conversation_continues_from_any_token(tmp_path: Path, page: int) -> None:
+    model = build(tmp_path, seed=1, block_size=8)
+    engine = Engine(EngineOptions(model=str(tmp_path), page_size=page))
+    [first] = make_requests(range(21, 22), seed=1)
+    first = GenerateRequest(request_id="a", prompt_ids=first.prompt_ids, max_tokens=24, ignore_eos=True)
+    answer = run(engine, [first])["a"].token_ids
+    for kept in (1, 7, 11, 16, 22):
+        prompt = [*first.prompt_ids, *answer[:kept], 40 + kept, 41, 42]
+        request = GenerateRequest(request_id="b", prompt_ids=prompt, max_tokens=13)
+        engine.add(request)
+        outputs = []
+        while engine.busy:
+            outputs += engine.step().outputs
+            engine.check()
+        # The last block of an answer is never committed.
+        assert outputs[0].cached_tokens == (21 + min(kept, 16)) // page * page
+        assert_plain(model, [request], {"b": Answer(outputs)}, 8)
+
+
+def test_kernels(tmp_path: Path) -> None:
+    model = build(tmp_path, seed=2, block_size=4, num_hidden_layers=1)
+    requests = make_requests(range(15, 18), seed=2)
+    options = EngineOptions(model=str(tmp_path), max_num_seqs=3, page_size=4, attention_backend="triton")
+    assert_plain(model, requests, run(Engine(options), requests, join_every=2), 4)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_slow_decoder_has_the_same_answers(tmp_path: Path, seed: int) -> None:
+    model = build(tmp_path, seed, block_size=8)
+    loaded = load_checkpoint(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    weights = {
+        name.removeprefix("encoder.").replace("diffusion_head", "lm_head"): tensor for name, tensor in stored.items()
+    }
+    for request in make_requests(range(12, 18), seed):
+        truth = decode(
+            weights, loaded.transformer.config, loaded.manifest, list(request.prompt_ids), request.max_tokens,
+            threshold=request.params.confidence_threshold,
+        )  # fmt: skip
+        assert_plain(model, [request], {request.request_id: truth}, 8)  # type: ignore[dict-item]
+
+
+def test_blocks_of_one_token_decode_as_transformers_does(tmp_path: Path) -> None:
+    """The next-token model that the same weights are."""
+    model: Any = build(tmp_path, seed=4)
+    requests = make_requests(range(1, 20, 3), seed=4)
+    engine = Engine(EngineOptions(model=str(tmp_path), block_length=1, max_num_seqs=8, page_size=4))
+    answers = run(engine, requests, join_every=2)
+    for request in requests:
+        ids = torch.tensor([request.prompt_ids])
+        with torch.no_grad():
+            out = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=request.max_tokens, do_sample=False,
+                pad_token_id=0, eos_token_id=EOS, suppress_tokens=[MASK],
+            )  # fmt: skip
+        expected = out[0, ids.shape[1] :].tolist()
+        assert answers[request.request_id].token_ids == [token for token in expected if token != EOS]
