@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from cdlm.model.decoding.params import DecodingParams
 
+# Rows in front of a group that drafts in place.
+LEAD = 2
+
 # The error of a row whose logits are NaN or infinite.
 NOT_FINITE = "the model's logits are not finite"
 
@@ -43,16 +46,24 @@ class Draft:
 
     Attributes:
         candidates: drafted tokens at positions ``block_start``, ``block_start`` + 1, ...
-        behind: how many masked rows stand behind the last known token, and behind each candidate.
+        behind: how many masked rows draft behind the last known token, and behind each candidate.
+        in_place: whether they draft in place (``GatedDrafts``). Then a group has ``LEAD`` rows more, in front: the
+            known token once more, and the mask of the token that its clean row predicts.
     """
 
     candidates: list[int]
     behind: list[int]
+    in_place: bool = False
+
+    @property
+    def lead(self) -> int:
+        """Rows in front of those that draft, in each group."""
+        return LEAD if self.in_place else 0
 
     @property
     def tokens(self) -> int:
         """Number of tokens in the forward."""
-        return len(self.candidates) + sum(self.behind)
+        return len(self.candidates) + sum(rows + self.lead for rows in self.behind if rows)
 
 
 @dataclass(frozen=True, slots=True)

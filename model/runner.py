@@ -295,6 +295,6 @@ class ModelRunner:
             ids = torch.cat((layout.clean_ids, ids))
         if layout.attention is None:  # No row has tokens to compute.
             return canvas.border[:0]
-        run = self.transformer if self.drafting is None else self.drafting.with_masks(layout.drafting)
+        run = self.transformer if self.drafting is None else self.drafting.with_groups(layout)
         hidden: Tensor = run(ids, layout.attention.positions, layout.attention)
         return hidden

@@ -80,7 +80,7 @@ class Engine:
         if self.runner.drafting is not None:
             window = options.draft_window or self.runner.drafting.window
             rows = default_rows(self.runner) if options.draft_rows is None else options.draft_rows
-            drafts = DraftPlanner(window, rows, self.cache)
+            drafts = DraftPlanner(window, rows, self.cache, in_place=self.runner.drafting.in_place)
         self.rows = RowSteps(self.runner, self.threads)
         self.scheduler = Scheduler(
             self.manifest,

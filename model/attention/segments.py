@@ -24,7 +24,8 @@ PART = 1024  # Keys that a program of a kernel reads at most, where the keys of 
 
 class Branch(NamedTuple):
     """``length`` rows at positions ``start``, ``start`` + 1, ... Each sees the keys below ``start``, the branch's rows
-    before it, and itself: a longer branch is a shorter one with more rows behind it.
+    before it, and itself: a longer branch is a shorter one with more rows behind it. In a ``mutual`` segment each sees
+    the whole branch.
     """
 
     start: int
@@ -42,6 +43,7 @@ class Segment:
         causal: a query sees positions up to its own, not all below ``visible``.
         ahead: how many keys after the last token are visible too: the rest of a segment that was split.
         branches: (start, length) of each branch; all begin at or below ``start``. Their lengths add up to ``length``.
+        mutual: whether all rows of a branch see each other.
     """
 
     start: int
@@ -50,6 +52,7 @@ class Segment:
     causal: bool = False
     ahead: int = 0
     branches: tuple[Branch, ...] = ()
+    mutual: bool = False
 
     @property
     def end(self) -> int:
@@ -85,7 +88,8 @@ class Segment:
         ends = self.start + np.cumsum(lengths)
         starts = np.array([branch.start for branch in self.branches])
         first, below = np.repeat(ends - lengths, lengths), np.repeat(starts, lengths)
-        return np.stack((below, first, np.arange(self.start, self.end) + 1), axis=1)
+        last = np.repeat(ends, lengths) if self.mutual else np.arange(self.start, self.end) + 1
+        return np.stack((below, first, last), axis=1)
 
 
 def clean_segments(spans: Sequence[Span], pages: list[int]) -> list[Segment]:

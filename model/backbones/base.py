@@ -19,10 +19,13 @@ class Backbone(Protocol):
 
     Attributes:
         unused: endings of stored tensors that the transformer does not need.
+        draft_window: masked rows in a group of the draft adapter that comes with checkpoints of the format, and drafts
+            in place; 0 if none comes with them.
     """
 
     model_type: str
     unused: tuple[str, ...]
+    draft_window: int
 
     @property
     def name(self) -> str:

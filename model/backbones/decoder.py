@@ -16,6 +16,7 @@ class DecoderNames:
     """Module names of Llama and Qwen: all under ``model.`` except ``lm_head``."""
 
     unused: tuple[str, ...] = (COMPUTED,)
+    draft_window: int = 0
 
     def module_name(self, stored: str) -> str | None:
         """``model.layers.0.mlp`` is ``layers.0.mlp``; ``lm_head`` keeps its name."""

@@ -50,6 +50,7 @@ class LladaBackbone:
 
     name = model_type = "llada"
     unused: tuple[str, ...] = (COMPUTED,)
+    draft_window: int = 0
 
     def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Reads the keys of an OLMo configuration; raises ``CheckpointError`` for layers other than Llama's."""

@@ -14,6 +14,7 @@ class NativeBackbone:
 
     name = model_type = "cdlm"
     unused: tuple[str, ...] = (COMPUTED,)
+    draft_window: int = 0
 
     def read(self, config: Mapping[str, Any], _names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Reads both sections; raises ``CheckpointError`` for a missing or unknown key."""

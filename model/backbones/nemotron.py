@@ -39,6 +39,8 @@ class NemotronBackbone:
     # Scales of a cache in fewer bits, which this engine does not have.
     unused: tuple[str, ...] = (COMPUTED, ".self_attn.k_scale", ".self_attn.v_scale")
 
+    draft_window: int = 30  # Of the 32 rows that linear_spec_lora was trained for, two are in front.
+
     def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Reads the keys of a Ministral 3 configuration; nothing has biases.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from cdlm.model.config import CheckpointError
 from cdlm.model.decoding.denoiser import Denoiser
 from cdlm.model.decoding.verifier import Verifier
+from cdlm.model.forwards.layout import StepLayout
 from cdlm.model.loading.checkpoint import Checkpoint
 from cdlm.model.loading.packing import PackedProduct, packable, worthwhile
 from cdlm.model.network.gate import attach
@@ -31,7 +32,7 @@ class Drafting:
             raise CheckpointError("attention_backend flex cannot draft; use triton or sdpa")
         assert checkpoint.drafter is not None
         drafts = checkpoint.drafter.drafts
-        self.mask_token_id, self.window = drafts.mask_token_id, drafts.window
+        self.mask_token_id, self.window, self.in_place = drafts.mask_token_id, drafts.window, drafts.in_place
         self._transformer = checkpoint.transformer
         self._gate = attach(checkpoint.transformer, checkpoint.drafter.updates, self._product)
         self.verifier = Verifier(checkpoint.transformer, checkpoint.manifest, denoiser)
@@ -41,11 +42,14 @@ class Drafting:
         weight = weight.to(like.device, like.dtype)
         return PackedProduct(weight) if packable() and worthwhile(weight, self.window) else Product(weight, None)
 
-    def with_masks(self, count: int) -> Callable[[Tensor, Tensor, Attention], Tensor]:
-        """The transformer's forward, with ``count`` masked rows behind the given tokens; the adapter acts on these."""
+    def with_groups(self, layout: StepLayout) -> Callable[[Tensor, Tensor, Attention], Tensor]:
+        """The transformer's forward, with the groups that draft behind the given tokens; the adapter acts on these."""
+        count = layout.drafting
 
         def run(ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
             masks = ids.new_full((count,), self.mask_token_id)
+            if layout.leads is not None:
+                masks[layout.leads.places] = layout.leads.ids
             self._gate.first = len(ids) if count else None
             try:
                 hidden: Tensor = self._transformer(torch.cat((ids, masks)), positions, attention)

@@ -16,9 +16,24 @@ from cdlm.model.uploads import Place, place_on
 
 
 @dataclass(frozen=True, slots=True)
+class Leads:
+    """Groups that draft in place, among all rows of groups.
+
+    Attributes:
+        places: [groups] int64, the rows that hold a known token.
+        ids: [groups] int64, these tokens.
+        read: int64, the rows that draft.
+    """
+
+    places: Tensor
+    ids: Tensor
+    read: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class StepLayout:
     """A forward over T = C + D * block + M tokens: the clean tokens of all rows, the blocks of D denoised rows, and M
-    masked rows that draft.
+    rows of groups that draft.
 
     A guided row counts as two of the R rows.
 
@@ -32,7 +47,8 @@ class StepLayout:
         bordered: [rows with clean tokens] int64, index of each in ``Canvas.border``; ``None`` when C is 0.
         border_tokens: shaped like ``bordered``, the flat index of each row's last clean token.
         blanks: int64, which of the D * block tokens are embedded as masks whatever the canvas holds; ``None`` if none.
-        drafting: M, the number of masked rows that draft.
+        drafting: M, the number of rows in groups that draft.
+        leads: what is not a masked row that drafts among these; ``None`` if all are.
         verifying: int64, the flat indices of the clean rows of all drafts, one draft after another; ``None`` when none.
     """
 
@@ -46,6 +62,7 @@ class StepLayout:
     border_tokens: Tensor | None
     blanks: Tensor | None
     drafting: int = 0
+    leads: Leads | None = None
     verifying: Tensor | None = None
 
     def predicting(self, hidden: Tensor, canvas: Canvas, manifest: Manifest) -> Tensor:
@@ -70,9 +87,12 @@ class StepLayout:
         return predicting.flatten(0, 1)
 
     def drafts(self, hidden: Tensor) -> Tensor:
-        """Of all hidden states, those of all drafts' clean rows, then those of the masked rows."""
+        """Of all hidden states, those of all drafts' clean rows, then those of the masked rows that draft."""
         assert self.verifying is not None
-        return torch.cat((hidden.index_select(0, self.verifying), hidden[len(hidden) - self.drafting :]))
+        masked = hidden[len(hidden) - self.drafting :]
+        if self.leads is not None:
+            masked = masked.index_select(0, self.leads.read)
+        return torch.cat((hidden.index_select(0, self.verifying), masked))
 
 
 def build_layout(
@@ -112,6 +132,7 @@ def build_layout(
     segments += [Segment(work.block_start, block_length, work.pages) for work in works if work.denoise]
     segments += branches
     denoised = [index for index, work in enumerate(works) if work.denoise]
+    leads = lead_rows(works)
 
     def indices(values: list[int]) -> Tensor:
         return bring(np.array(values, dtype=np.int64))
@@ -134,6 +155,7 @@ def build_layout(
         border_tokens=indices(border_tokens) if bordered else None,
         blanks=indices(blanks) if blanks else None,
         drafting=sum(segment.length for segment in branches),
+        leads=Leads(*(indices(each) for each in leads)) if leads else None,
         verifying=indices(verifying) if verifying else None,
     )
 
@@ -151,14 +173,35 @@ def with_candidates(clean: list[Span], draft: Draft) -> list[Span]:
 
 
 def branch_segments(work: RowWork, draft: Draft) -> list[Segment]:
-    """The segment of the masked rows of a draft; none if there are none. Row j behind a token at position q is at
-    position q + 1 + j.
+    """The segment of the groups of a draft; none if there are none. Row j behind a token at position q is at position
+    q + 1 + j; a group that drafts in place begins at q.
     """
-    branches = tuple(Branch(work.block_start + place, rows) for place, rows in enumerate(draft.behind) if rows)
+    first = work.block_start - draft.in_place
+    branches = tuple(Branch(first + place, rows + draft.lead) for place, rows in enumerate(draft.behind) if rows)
     if not branches:
         return []
-    start = work.block_start + len(draft.candidates)
-    return [Segment(start, sum(branch.length for branch in branches), work.pages, branches=branches)]
+    start, length = work.block_start + len(draft.candidates), sum(branch.length for branch in branches)
+    return [Segment(start, length, work.pages, branches=branches, mutual=draft.in_place)]
+
+
+def lead_rows(works: list[RowWork]) -> tuple[list[int], list[int], list[int]] | None:
+    """The fields of ``Leads``; ``None`` if no group drafts in place."""
+    places: list[int] = []
+    ids: list[int] = []
+    read: list[int] = []
+    row = 0
+    for work in works:
+        if work.draft is None:
+            continue
+        known = [work.clean[-1].token_ids[-1], *work.draft.candidates]
+        for token, rows in zip(known, work.draft.behind, strict=False):
+            if rows and work.draft.in_place:
+                places.append(row)
+                ids.append(token)
+            row += work.draft.lead if rows else 0
+            read += range(row, row + rows)
+            row += rows
+    return (places, ids, read) if places else None
 
 
 def layout_key(works: list[RowWork]) -> tuple[object, ...] | None:

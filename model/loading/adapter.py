@@ -168,7 +168,8 @@ def write_adapter(
 
 def _decoding_keys(decoding: AdapterDecoding) -> dict[str, object]:
     if decoding.drafts is not None:
-        return {"gated": True, **asdict(decoding.drafts)}
+        keys = asdict(decoding.drafts)
+        return {"gated": True, **{key: value for key, value in keys.items() if value is not False}}
     return {"block_length": decoding.block_length, "confidence_threshold": decoding.confidence_threshold}
 
 

@@ -108,11 +108,14 @@ class GatedDrafts:
 
     Attributes:
         mask_token_id: the token that masked rows are embedded as.
-        window: how many masked rows stand behind a known token, at most.
+        window: how many masked rows that draft stand behind a known token, at most.
+        in_place: a masked row drafts the token of its own position, and sees its whole group, which begins with the
+            known token once more; otherwise it drafts the next position's, and sees the rows before it.
     """
 
     mask_token_id: int
     window: int
+    in_place: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +145,7 @@ def read_decoding(directory: Path) -> AdapterDecoding:
     gated = values.pop("gated", False)
     if type(gated) is not bool:
         raise CheckpointError(f"{path}: gated is {gated!r}, neither true nor false")
-    known = {"mask_token_id", "window"} if gated else {"block_length", "confidence_threshold"}
+    known = {"mask_token_id", "window", "in_place"} if gated else {"block_length", "confidence_threshold"}
     unknown = values.keys() - known
     if unknown:
         kind = "a gated adapter" if gated else "an adapter that is not gated"
@@ -164,4 +167,6 @@ def _read_drafts(path: Path, values: Mapping[str, Any]) -> GatedDrafts:
             raise CheckpointError(f"{path}: a gated adapter needs {key}")
         if type(values[key]) is not int or values[key] < least:
             raise CheckpointError(f"{path}: {key} is {values[key]!r}, not a whole number of at least {least}")
+    if type(values.get("in_place", False)) is not bool:
+        raise CheckpointError(f"{path}: in_place is {values['in_place']!r}, neither true nor false")
     return GatedDrafts(**values)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cdlm.model.backbones import Backbone
 from cdlm.model.config import CheckpointError, Manifest
 from cdlm.model.loading.adapter import Adapter, check_adapter
-from cdlm.model.loading.adapter_config import DECODING_FILE, GatedDrafts
+from cdlm.model.loading.adapter_config import DECODING_FILE, AdapterDecoding, GatedDrafts
 from cdlm.model.network.gate import LowRankUpdate
 from cdlm.model.network.transformer import Transformer
 
@@ -27,13 +27,15 @@ def read_drafter(transformer: Transformer, adapter: Adapter, backbone: Backbone,
             not autoregressive, so that its rows cannot verify drafts.
     """
     drafts = adapter.decoding.drafts
+    if backbone.draft_window and adapter.decoding == AdapterDecoding():  # No file says how it drafts.
+        drafts = GatedDrafts(manifest.mask_token_id, backbone.draft_window, in_place=True)
     if drafts is None:
-        raise CheckpointError(
-            f"{adapter.path}: its directory's {DECODING_FILE} does not say that it is gated; drafts of rows that see"
-            " each other both ways, as those of Nemotron's linear_spec_lora, are not implemented"
-        )
+        raise CheckpointError(f"{adapter.path}: its directory's {DECODING_FILE} does not say that it is gated")
     if not (manifest.block_length == 1 and manifest.has_border and manifest.prompt_attention == "causal"):
-        raise CheckpointError(f"{adapter.path}: drafts are verified by causal rows; the base is not autoregressive")
+        raise CheckpointError(
+            f"{adapter.path}: drafts are verified by causal rows; the base is not autoregressive with block_length"
+            f" {manifest.block_length}"
+        )
     vocab_size = transformer.config.vocab_size
     if drafts.mask_token_id >= vocab_size:
         raise CheckpointError(

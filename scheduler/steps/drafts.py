@@ -7,7 +7,7 @@ from functools import lru_cache, partial
 
 import torch
 
-from cdlm.model.row import Draft
+from cdlm.model.row import LEAD, Draft
 from cdlm.model.runner import ModelRunner
 from cdlm.scheduler.kv.cache import KVCache
 from cdlm.scheduler.sequence import Sequence
@@ -73,18 +73,21 @@ class DraftPlanner:
         window: most candidates, and most masked rows behind a token.
         rows: most rows of all requests in a step that drafts; 0 drafts nothing.
         cache: allocates the pages.
+        in_place: whether masked rows draft in place, so that every group has more rows in front.
     """
 
-    def __init__(self, window: int, rows: int, cache: KVCache) -> None:
-        self.window, self.rows, self._cache = window, rows, cache
+    def __init__(self, window: int, rows: int, cache: KVCache, *, in_place: bool = False) -> None:
+        self.window, self.rows, self.in_place, self._cache = window, rows, in_place, cache
+        self._lead = LEAD if in_place else 0
         self.agreement = Agreement(window)
 
     def plan(self, sequences: list[Sequence]) -> dict[Sequence, Draft]:
         """What each request of a step verifies and drafts; allocates pages for it, as far as they are free."""
         rows = self.rows // max(1, len(sequences))
-        if rows < _LEAST_ROWS:
+        if rows < _LEAST_ROWS + 2 * self._lead:
             return {}
-        choices = lru_cache(partial(choose_rows, self.agreement.shares(), window=self.window, rows=rows - 1))
+        shares = self.agreement.shares()
+        choices = lru_cache(partial(choose_rows, shares, window=self.window, rows=rows - 1, lead=self._lead))
         drafts = {sequence: self._draft(sequence, choices) for sequence in sequences if drafts_for(sequence)}
         return {sequence: draft for sequence, draft in drafts.items() if draft.tokens}
 
@@ -97,14 +100,15 @@ class DraftPlanner:
         most = sequence.wanted - 1
         chosen = choose(min(len(sequence.drafted), self.window, most))
         behind = [min(length, max(0, most - 1 - place)) for place, length in enumerate(chosen)]
-        room = self._room(sequence, len(chosen) - 1 + sum(behind))
+        lead = self._lead
+        room = self._room(sequence, len(chosen) - 1 + sum(length + lead for length in behind if length))
         candidates = sequence.drafted[: min(len(chosen) - 1, room)]
         room -= len(candidates)
         kept: list[int] = []
         for length in behind[: len(candidates) + 1]:
-            kept.append(min(length, room))
-            room -= kept[-1]
-        return Draft(candidates, kept)
+            kept.append(max(0, min(length, room - lead)))
+            room -= kept[-1] + lead if kept[-1] else 0
+        return Draft(candidates, kept, self.in_place)
 
     def _room(self, sequence: Sequence, wanted: int) -> int:
         """How many of ``wanted`` slots behind its last token a request has; takes free pages for them."""
@@ -119,7 +123,7 @@ def drafts_for(sequence: Sequence) -> bool:
     return sequence.wanted > 1 and not sequence.guided
 
 
-def choose_rows(shares: list[float], candidates: int, window: int, rows: int) -> list[int]:
+def choose_rows(shares: list[float], candidates: int, window: int, rows: int, lead: int = 0) -> list[int]:
     """How many masked rows stand behind the last known token, and behind each candidate that is verified.
 
     Args:
@@ -127,30 +131,33 @@ def choose_rows(shares: list[float], candidates: int, window: int, rows: int) ->
         candidates: drafted tokens that could be verified.
         window: most masked rows behind a token.
         rows: most rows in all, beside that of the last known token.
+        lead: rows in front of each group of masked rows.
     """
     reach = [1.0]  # Q(0), Q(1), ...
     for share in shares[:window]:
         reach.append(reach[-1] * share)
     useful = sum(share >= _LEAST_GAIN for share in reach[1 : min(candidates, rows) + 1])
     best = max(
-        (_behind(reach, shares, count, window, rows - count) for count in range(useful + 1)),
+        (_behind(reach, shares, count, window, rows - count, lead) for count in range(useful + 1)),
         key=lambda found: found[0],
     )
     return best[1]
 
 
 def _behind(
-    reach: list[float], shares: list[float], candidates: int, window: int, rows: int
+    reach: list[float], shares: list[float], candidates: int, window: int, rows: int, lead: int
 ) -> tuple[float, list[int]]:
-    """The gain of a plan that verifies ``candidates``, and its best division of ``rows`` masked rows."""
+    """The gain of a plan that verifies ``candidates``, and its best division of ``rows`` rows into groups."""
     gain, behind = sum(reach[1 : candidates + 1]), [0] * (candidates + 1)
     last = [reach[place] * (1 - shares[place]) for place in range(candidates)] + [reach[candidates]]
     open_places = [(-share * reach[1], place) for place, share in enumerate(last)]
     heapq.heapify(open_places)
-    for _ in range(rows):
-        if not open_places or -open_places[0][0] < _LEAST_GAIN:
-            break
+    while open_places and -open_places[0][0] >= _LEAST_GAIN:
         value, place = heapq.heappop(open_places)
+        cost = 1 if behind[place] else 1 + lead
+        if cost > rows:
+            continue
+        rows -= cost
         gain, behind[place] = gain - value, behind[place] + 1
         if behind[place] < window:
             heapq.heappush(open_places, (-last[place] * reach[behind[place] + 1], place))

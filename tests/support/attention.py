@@ -39,7 +39,8 @@ def draw_segments(rng: random.Random, *, branched: bool = False) -> list[Segment
         segments.append(Segment(start, length, table, causal))
         if branched and rng.random() < 0.7:  # Rows behind some of the request's tokens.
             branches = [Branch(rng.randint(max(1, start), start + length), rng.randint(1, 3)) for _ in range(3)]
-            segments.append(Segment(start + length, sum(size for _, size in branches), table, branches=tuple(branches)))
+            size, mutual = sum(size for _, size in branches), rng.random() < 0.5
+            segments.append(Segment(start + length, size, table, branches=tuple(branches), mutual=mutual))
         elif rng.random() < 0.5:  # The next block of the same request.
             segments.append(Segment(start + length, 8, table))
     for _ in range(2):
@@ -53,7 +54,7 @@ def branches_see(segment: Segment) -> tuple[list[int], Tensor]:
     sees = torch.zeros(len(rows), segment.visible, dtype=torch.bool)
     for query, (branch, _) in enumerate(rows):
         sees[query, : branch.start] = True
-        for key, (other, _) in enumerate(rows[: query + 1]):
+        for key, (other, _) in enumerate(rows if segment.mutual else rows[: query + 1]):
             sees[query, segment.start + key] |= other is branch
     return [branch.start + place for branch, place in rows], sees
 

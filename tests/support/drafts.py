@@ -27,12 +27,14 @@ WINDOW = 3
 RANK, ALPHA = 3, 6
 
 
-def build_draft_adapter(directory: Path, base: Path, family: str = "cdlm", window: int = WINDOW) -> Path:
+def build_draft_adapter(
+    directory: Path, base: Path, family: str = "cdlm", window: int = WINDOW, *, in_place: bool = False
+) -> Path:
     """A gated adapter with random weights for all layers of ``base``."""
     transformer = load_checkpoint(base).transformer
     linears = {name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)}
     lora = random_lora(transformer, RANK, lambda name: name in linears - {"lm_head"})
-    decoding = AdapterDecoding(drafts=GatedDrafts(DRAFT_MASK, window))
+    decoding = AdapterDecoding(drafts=GatedDrafts(DRAFT_MASK, window, in_place))
     write_adapter(directory, lora, backbone=BACKBONES[family], r=RANK, alpha=ALPHA, base="b", decoding=decoding)
     return directory
 
@@ -43,19 +45,28 @@ def drafting_engine(base: Path, adapter: Path, **options: Any) -> Engine:
     return Engine(EngineOptions(**given))
 
 
-def draft_by_hand(base: Path, adapter: Path, tokens: list[int], rows: int, params: DecodingParams) -> list[int]:
-    """What ``rows`` masked rows behind ``tokens`` draft, from a forward of their own by the slow decoder."""
+def draft_by_hand(
+    base: Path, adapter: Path, tokens: list[int], rows: int, params: DecodingParams, *, in_place: bool = False
+) -> list[int]:
+    """What ``rows`` masked rows behind ``tokens`` draft, from a forward of their own by the slow decoder.
+
+    In place, the last token and the masks after it are a window whose rows see each other and in which the adapter
+    acts; the mask of the next token, which the model itself predicts, is not read.
+    """
     weights = {name: tensor.float() for name, tensor in load_file(base / "model.safetensors").items()}
     lora = load_file(adapter / "adapter_model.safetensors")
     gated = {}
     for key in (key for key in lora if key.endswith(".lora_A.weight")):
         name = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
         gated[f"{name}.weight"] = ALPHA / RANK * lora[key.replace("lora_A", "lora_B")] @ lora[key]
-    known, total = len(tokens), len(tokens) + rows
+    known, total = len(tokens), len(tokens) + rows + in_place
     sees = torch.ones(total, total).tril().bool()
-    ids = torch.tensor(tokens + [DRAFT_MASK] * rows)
-    hidden = hidden_states(weights, load_checkpoint(base).transformer.config, ids, sees, gated, known)
-    logits = hidden[known:] @ weights.get("lm_head.weight", weights["embed_tokens.weight"]).T
+    window = known - in_place
+    if in_place:
+        sees[window:] = True
+    ids = torch.tensor(tokens + [DRAFT_MASK] * (total - known))
+    hidden = hidden_states(weights, load_checkpoint(base).transformer.config, ids, sees, gated, window)
+    logits = hidden[total - rows :] @ weights.get("lm_head.weight", weights["embed_tokens.weight"]).T
     if not params.sampled:
         return [int(token) for token in logits.argmax(-1)]
     assert params.seed is not None

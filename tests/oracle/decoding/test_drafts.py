@@ -86,10 +86,13 @@ def test_drafts_change_no_token(
     assert agreement == 0.0 or accepted > 0.4 * agreement * drafted
 
 
-def test_a_model_of_longer_blocks_drafts_as_a_next_token_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_model_of_longer_blocks_drafts_as_a_next_token_model(
+    tmp_path: Path, in_place: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One that predicts in place, but for a block's first token: here each block has no other."""
     base = build_checkpoint(tmp_path / "base", "causal_commit", seed=4, block_length=1)
-    adapter = build_draft_adapter(tmp_path / "drafts", base)
+    adapter = build_draft_adapter(tmp_path / "drafts", base, in_place=in_place)
     requests = [msgspec.structs.replace(each, max_tokens=12) for each in random_requests(4, seed=2)]
     engine = drafting_engine(base, adapter, page_size=4)
     propose(engine, monkeypatch, truth_of(base, requests), 0.6)
@@ -99,10 +102,11 @@ def test_a_model_of_longer_blocks_drafts_as_a_next_token_model(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("kind", ["greedy", "sampled"])
+@pytest.mark.parametrize(("kind", "in_place"), [("greedy", False), ("sampled", False), ("sampled", True)])
 def test_masked_rows_draft_what_a_forward_of_their_own_does(
-    base: Path, adapter: Path, kind: str, backend: str, monkeypatch: pytest.MonkeyPatch
+    base: Path, tmp_path: Path, kind: str, in_place: bool, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    adapter = build_draft_adapter(tmp_path / "drafts", base, in_place=in_place)
     few = backend == "triton"  # It is interpreted.
     requests = [
         msgspec.structs.replace(request, params=KINDS[kind], max_tokens=4 if few else 16, ignore_eos=True)
@@ -122,7 +126,7 @@ def test_masked_rows_draft_what_a_forward_of_their_own_does(
         )
         # The last accepted token has no row yet: masked rows stand behind the one before it.
         known = sequence.token_ids + accepted[:-1]
-        assert drafted == draft_by_hand(base, adapter, known, len(drafted), KINDS[kind])
+        assert drafted == draft_by_hand(base, adapter, known, len(drafted), KINDS[kind], in_place=in_place)
         seen += len(drafted)
         return given(work, accepted, drafted)
 

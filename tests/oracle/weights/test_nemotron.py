@@ -9,13 +9,24 @@ from safetensors.torch import load_file
 
 from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.row import RowWork
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
+from tests.support.drafts import count_accepted, drafting_engine
 from tests.support.engines import Answer, engine_with_few_pages, run
 from tests.support.matrix import some
 from tests.support.models.hf_references import STD, logits
-from tests.support.models.nemotron import EOS, MASK, VOCAB, attention, build, plain_answer
+from tests.support.models.nemotron import (
+    EOS,
+    MASK,
+    VOCAB,
+    attention,
+    build,
+    build_linear_spec_lora,
+    plain_answer,
+    plain_drafts,
+)
 from tests.support.oracle.decoder import decode
 
 
@@ -123,18 +134,54 @@ def test_the_slow_decoder_has_the_same_answers(tmp_path: Path, seed: int) -> Non
         assert_plain(model, [request], {request.request_id: truth}, 8)  # type: ignore[dict-item]
 
 
+def greedy(model: Any, request: GenerateRequest) -> list[int]:
+    """What transformers generates, without the end token."""
+    ids = torch.tensor([request.prompt_ids])
+    with torch.no_grad():
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=request.max_tokens, do_sample=False,
+            pad_token_id=0, eos_token_id=EOS, suppress_tokens=[MASK],
+        )  # fmt: skip
+    return [token for token in out[0, ids.shape[1] :].tolist() if token != EOS]
+
+
 def test_blocks_of_one_token_decode_as_transformers_does(tmp_path: Path) -> None:
     """The next-token model that the same weights are."""
-    model: Any = build(tmp_path, seed=4)
+    model = build(tmp_path, seed=4)
     requests = make_requests(range(1, 20, 3), seed=4)
     engine = Engine(EngineOptions(model=str(tmp_path), block_length=1, max_num_seqs=8, page_size=4))
     answers = run(engine, requests, join_every=2)
     for request in requests:
-        ids = torch.tensor([request.prompt_ids])
-        with torch.no_grad():
-            out = model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=request.max_tokens, do_sample=False,
-                pad_token_id=0, eos_token_id=EOS, suppress_tokens=[MASK],
-            )  # fmt: skip
-        expected = out[0, ids.shape[1] :].tolist()
-        assert answers[request.request_id].token_ids == [token for token in expected if token != EOS]
+        assert answers[request.request_id].token_ids == greedy(model, request)
+
+
+@pytest.mark.parametrize("seed", some(range(5), every=3))
+def test_its_draft_adapter_drafts_as_published_and_changes_no_token(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(tmp_path / "model", seed)
+    adapter = tmp_path / "model" / "linear_spec_lora"
+    drafting = build_linear_spec_lora(adapter, model, seed)
+    engine = drafting_engine(tmp_path / "model", adapter, block_length=1, max_num_seqs=4, page_size=4)
+    assert engine.runner.drafting is not None
+    assert engine.runner.drafting.window == 30
+    requests = make_requests(range(2, 16, 3), seed)
+    truth = {request.request_id: greedy(model, request) for request in requests}
+    seen = 0
+
+    def proposed(work: RowWork, accepted: list[int], drafted: list[int]) -> list[int]:
+        """Compares what is drafted; every other time, drafts that will agree take its place."""
+        nonlocal seen
+        (sequence,) = (each for each in engine.scheduler.running if each.row == work.row)
+        known = [*sequence.token_ids, *accepted[:-1]]
+        assert drafted == (plain_drafts(model, drafting, known, len(drafted)) if drafted else [])
+        seen += len(drafted)
+        following = (list(sequence.request.prompt_ids) + truth[sequence.request.request_id])[len(known) + 1 :]
+        return following[: len(drafted)] if seen % 2 else drafted
+
+    monkeypatch.setattr(engine.runner.drafting.verifier, "propose", proposed)
+    counted = count_accepted(engine, monkeypatch)
+    answers = run(engine, requests, join_every=2)
+    assert {name: answer.token_ids for name, answer in answers.items()} == truth
+    assert seen > 50
+    assert counted()[2] > 5

@@ -1,12 +1,13 @@
 """Tiny random checkpoints of Nemotron-Labs-Diffusion, the same weights in transformers, and a plain decoder."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Ministral3Config, Ministral3ForCausalLM
 
 VOCAB, EOS, MASK = 96, 11, 90
@@ -86,6 +87,46 @@ def build(directory: Path, seed: int = 0, std: float = 0.35, **changes: Any) -> 
     tensors = {stored_name(name): parameter.detach() for name, parameter in model.named_parameters()}
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     return model
+
+
+def build_linear_spec_lora(directory: Path, model: Ministral3ForCausalLM, seed: int = 0) -> Ministral3ForCausalLM:
+    """Writes the draft adapter in the layout of PEFT, and returns the model with it in all rows.
+
+    As published it acts on the output projections of attention, and no file says how it drafts.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drafting, rank, alpha = copy.deepcopy(model), 4, 8
+    tensors: dict[str, Tensor] = {}
+    for name, module in drafting.named_modules():
+        if isinstance(module, nn.Linear) and name.endswith("o_proj"):
+            down = torch.randn(rank, module.in_features, generator=generator) * 0.3
+            up = torch.randn(module.out_features, rank, generator=generator) * 0.3
+            module.weight.data += alpha / rank * up @ down
+            stored = f"base_model.model.{stored_name(name)}"
+            tensors |= {f"{stored}.lora_A.weight": down, f"{stored}.lora_B.weight": up}
+    keys = {"peft_type": "LORA", "bias": "none", "r": rank, "lora_alpha": alpha, "target_modules": ["o_proj"]}
+    directory.mkdir(parents=True)
+    (directory / "adapter_config.json").write_text(json.dumps(keys))
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    return drafting
+
+
+@torch.no_grad()
+def plain_drafts(
+    model: Ministral3ForCausalLM, drafting: Ministral3ForCausalLM, tokens: list[int], count: int
+) -> list[int]:
+    """What the window of ``count`` + 2 rows that begins with the last token drafts for its last ``count`` positions.
+
+    As in the published decoder, the model has computed the tokens before the window causally, and in the window the
+    adapter acts and all rows see each other.
+    """
+    past = model(torch.tensor([tokens[:-1]]), use_cache=True).past_key_values
+    window = torch.tensor([[tokens[-1], *[MASK] * (count + 1)]])
+    sees = torch.zeros(1, 1, count + 2, len(tokens) + count + 1)
+    positions = torch.arange(len(tokens) - 1, len(tokens) + count + 1)[None]
+    logits = drafting(window, attention_mask=sees, past_key_values=past, position_ids=positions).logits[0]
+    logits[:, MASK] = float("-inf")
+    return [int(token) for token in logits[2:].argmax(-1)]
 
 
 def attention(length: int, start: int) -> Tensor:

@@ -41,6 +41,16 @@ def test_no_other_plan_of_as_many_rows_gains_more(shares: list[float], candidate
     assert gain(shares, chosen) >= max(gain(shares, other) for other in others) - 0.03 * rows
 
 
+@pytest.mark.parametrize("lead", [1, 2])
+@pytest.mark.parametrize("rows", range(2, 16))
+def test_rows_in_front_of_groups_count(rows: int, lead: int) -> None:
+    chosen = choose_rows([0.9, 0.7, 0.5], 3, WINDOW, rows, lead)
+    taken = len(chosen) - 1 + sum(length + lead for length in chosen if length)
+    assert taken <= rows
+    assert rows - taken <= lead or all(length == WINDOW for length in chosen)  # What is left makes no group.
+    assert choose_rows([0.9, 0.7, 0.5], 0, WINDOW, rows, lead) == [min(WINDOW, max(0, rows - lead))]
+
+
 def test_rows_that_gain_next_to_nothing_are_not_taken() -> None:
     assert choose_rows([0.01, 0.01, 0.01], 3, WINDOW, 20) == [0]
     assert sum(choose_rows([1.0, 1.0, 1.0], 3, WINDOW, 100)) == WINDOW  # Only the last candidate can be the last.

@@ -14,10 +14,10 @@ from cdlm.model.backbones import BACKBONES, find_backbone
 from cdlm.model.backbones.keys import LONGEST_CONTEXT
 from cdlm.model.backbones.token_names import TokenNames
 from cdlm.model.config import CheckpointError, Manifest, RotaryScaling, TransformerConfig
+from cdlm.model.loading.adapter_config import GatedDrafts
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.network.rope import RotaryEmbedding
-from tests.support.models.hf_references import train_with_peft
-from tests.support.models.nemotron import CONFIG, EOS, VOCAB, build
+from tests.support.models.nemotron import CONFIG, EOS, MASK, VOCAB, build, build_linear_spec_lora
 
 ROPE: dict[str, Any] = CONFIG["rope_parameters"]
 PUBLISHED = {
@@ -157,13 +157,19 @@ def test_scales_of_a_cache_and_stored_frequencies_are_passed_over(tmp_path: Path
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_its_own_draft_adapter_is_refused(tmp_path: Path) -> None:
-    """It drafts from rows that see each other both ways; ours are causal among themselves."""
-    model = build(tmp_path / "model")
-    train_with_peft(model, tmp_path / "adapter", target_modules=["o_proj"])
-    with pytest.raises(CheckpointError, match="does not say that it is gated; drafts of rows that see each other"):
-        load_checkpoint(tmp_path / "model", draft_adapter=tmp_path / "adapter", block_length=1)
+def test_its_draft_adapter_needs_blocks_of_one_token(tmp_path: Path) -> None:
+    adapter = tmp_path / "linear_spec_lora"
+    build_linear_spec_lora(adapter, build(tmp_path))
+    loaded = load_checkpoint(tmp_path, draft_adapter=adapter, block_length=1)
+    assert loaded.drafter is not None
+    assert loaded.drafter.drafts == GatedDrafts(mask_token_id=MASK, window=30, in_place=True)
+    with pytest.raises(CheckpointError, match="the base is not autoregressive with block_length 32"):
+        load_checkpoint(tmp_path, draft_adapter=adapter)
+    # A file that says how an adapter drafts counts.
+    (adapter / "cdlm.json").write_text('{"gated": true, "mask_token_id": 5, "window": 3}')
+    loaded = load_checkpoint(tmp_path, draft_adapter=adapter, block_length=1)
+    assert loaded.drafter is not None
+    assert loaded.drafter.drafts == GatedDrafts(mask_token_id=5, window=3)
 
 
 def test_longer_contexts_are_those_of_the_scaled_angles(tmp_path: Path) -> None:

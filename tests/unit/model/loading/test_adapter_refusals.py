@@ -106,6 +106,11 @@ SPOILT: dict[str, tuple[Callable[[Path], object], str]] = {
     "gated without a mask": (_write_decoding('{"gated": true, "window": 4}'), "a gated adapter needs mask_token_id"),
     "gated without a window": (_write_decoding('{"gated": true, "mask_token_id": 3}'), "needs window"),
     "gated with no row": (_write_decoding('{"gated": true, "mask_token_id": 3, "window": 0}'), "window is 0"),
+    "in place as a number": (
+        _write_decoding('{"gated": true, "mask_token_id": 3, "window": 4, "in_place": 1}'),
+        "in_place is 1, neither true nor false",
+    ),
+    "in place without a gate": (_write_decoding('{"in_place": true}'), "of an adapter that is not gated: in_place"),
     "gated student": (_write_decoding('{"gated": true, "block_length": 8}'), "of a gated adapter: block_length"),
     "a window without a gate": (_write_decoding('{"window": 4}'), "of an adapter that is not gated: window"),
     "broken decoding": (_write_decoding("{"), "cdlm.json: cannot be read"),
