@@ -23,6 +23,7 @@ from torch.ao.nn.quantized.dynamic import Linear as DynamicLinear
 from cdlm.cli.eval.sets import draw_evaluation, is_right
 from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.loading.packing import PackedProduct
+from cdlm.model.network.mlp import MLP
 from cdlm.model.network.transformer import Layer, Transformer
 from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.messages import GenerateRequest
@@ -176,6 +177,7 @@ def round_products(transformer: Transformer) -> None:
     for layer in transformer.layers:
         assert isinstance(layer, Layer)
         attention, mlp = layer.self_attn, layer.mlp
+        assert isinstance(mlp, MLP)
         whole = [attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]
         attention.fused = TokenScaled(torch.cat(whole))
         attention.written = TokenScaled(torch.cat(whole[1:]))

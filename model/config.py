@@ -1,7 +1,7 @@
 """A checkpoint's configuration: the transformer's shape, and how its blocks are decoded."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 BlockOrigin = Literal["prompt_end", "absolute"]
 PromptAttention = Literal["full", "block_causal", "causal"]
@@ -9,6 +9,7 @@ CommitAttention = Literal["block", "causal"]
 FirstToken = Literal["masked", "autoregressive"]
 AttentionBackend = Literal["auto", "sdpa", "flex", "triton"]
 Quantization = Literal["none", "int8", "fp8"]
+RouterScores = Literal["softmax", "sigmoid"]
 
 
 class CheckpointError(ValueError):
@@ -48,8 +49,62 @@ class RotaryScaling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MixtureConfig:
+    """Shape of the mixtures of experts, which are the feed-forwards of all layers but the first.
+
+    Attributes:
+        experts: experts of a layer.
+        experts_per_token: how many of them compute a token.
+        width: hidden units of an expert.
+        shared_width: hidden units of the expert that computes every token; 0 if there is none.
+        scores: the function that makes the router's scores.
+        biased: whether experts are chosen by score plus a stored bias; it does not weigh their outputs.
+        groups: equal groups of experts; a group's score is the sum of its two best scores.
+        groups_per_token: the best groups, from which a token's experts come.
+        normalized: whether the scores of a token's experts are divided by their sum.
+        scale: factor of the experts' outputs, but not of the shared expert's.
+        dense_layers: the first layers, which have an ordinary feed-forward.
+    """
+
+    experts: int
+    experts_per_token: int
+    width: int
+    shared_width: int = 0
+    scores: RouterScores = "softmax"
+    biased: bool = False
+    groups: int = 1
+    groups_per_token: int = 1
+    normalized: bool = True
+    scale: float = 1.0
+    dense_layers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("experts", "experts_per_token", "width", "groups", "groups_per_token"):
+            if getattr(self, name) < 1:
+                raise CheckpointError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("shared_width", "dense_layers"):
+            if getattr(self, name) < 0:
+                raise CheckpointError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.scores not in get_args(RouterScores):
+            raise CheckpointError(f"scores must be one of {', '.join(get_args(RouterScores))}, got {self.scores!r}")
+        if self.experts % self.groups:
+            raise CheckpointError(f"{self.experts} experts cannot be dealt to {self.groups} groups")
+        if self.groups > 1 and self.experts == self.groups:
+            raise CheckpointError(f"{self.groups} groups of one expert have no two best scores")
+        if self.groups_per_token > self.groups:
+            raise CheckpointError(f"a token cannot have {self.groups_per_token} of {self.groups} groups")
+        found = self.experts // self.groups * self.groups_per_token
+        if self.experts_per_token > found:
+            raise CheckpointError(f"a token cannot have {self.experts_per_token} of {found} experts")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TransformerConfig:
-    """Shape of the transformer. Sizes are numbers of elements; ``head_dim`` is even."""
+    """Shape of the transformer. Sizes are numbers of elements; ``head_dim`` is even.
+
+    The first ``partial_rotary_factor`` of a head's width turns with the position. ``mixture`` replaces feed-forwards of
+    ``intermediate_size``; ``None`` for none.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -64,6 +119,18 @@ class TransformerConfig:
     attention_bias: bool = False
     qk_norm: bool = False
     tie_word_embeddings: bool = False
+    partial_rotary_factor: float = 1.0
+    mixture: MixtureConfig | None = None
+
+    @property
+    def rotary_dim(self) -> int:
+        """The width of a head that turns with the position."""
+        return int(self.head_dim * self.partial_rotary_factor)
+
+    @property
+    def dense_layers(self) -> int:
+        """How many layers have an ordinary feed-forward; they are the first."""
+        return self.num_layers if self.mixture is None else min(self.mixture.dense_layers, self.num_layers)
 
     def __post_init__(self) -> None:
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads")
@@ -74,6 +141,11 @@ class TransformerConfig:
             raise CheckpointError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if self.head_dim < 2 or self.head_dim % 2:
             raise CheckpointError(f"head_dim must be even and positive, got {self.head_dim}")
+        if not 0.0 < self.partial_rotary_factor <= 1.0 or self.rotary_dim < 2 or self.rotary_dim % 2:
+            raise CheckpointError(
+                f"partial_rotary_factor {self.partial_rotary_factor:g} turns {self.rotary_dim} of {self.head_dim}"
+                " dimensions of a head; it must be an even number"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,20 +1,19 @@
 """Loads an engine's checkpoint, and computes the size of its KV cache."""
 
 import logging
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from cdlm.model.attention.cache import PagedCache
-from cdlm.model.config import CheckpointError, Manifest
+from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
 from cdlm.model.device import free_memory, resolve_device, resolve_dtype
 from cdlm.model.loading.checkpoint import Checkpoint, load_checkpoint
 from cdlm.model.loading.packing import pack, packable, worthwhile
-from cdlm.model.loading.quantization import check_quantization, quantize
+from cdlm.model.loading.quantization import check_quantization, check_quantized_shape, quantize
 from cdlm.model.network.transformer import Transformer
-from cdlm.model.parallel.transformer import RankTransformer
+from cdlm.model.parallel.transformer import RankTransformer, whole_config
 from cdlm.model.roofline.accelerators import accelerator_of_driver
 from cdlm.model.roofline.cost import PRECISIONS, ModelCost
 from cdlm.model.roofline.rows import (
@@ -83,7 +82,7 @@ def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
             confidence_threshold=options.confidence_threshold,
             max_model_len=options.max_model_len,
             rope_scaling_factor=options.rope_scaling_factor,
-            build=Transformer if size == 1 else partial(RankTransformer, rank=rank, size=size),
+            build=partial(_build, options=options, rank=rank),
         )
         quantize(checkpoint.transformer, options.quantization)
     except CheckpointError as error:
@@ -91,6 +90,12 @@ def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
     if options.pack_weights and size == 1 and packable():
         pack(checkpoint.transformer, partial(worthwhile, block_length=checkpoint.manifest.block_length))
     return checkpoint
+
+
+def _build(shape: TransformerConfig, *, options: EngineOptions, rank: int) -> Transformer:
+    check_quantized_shape(options.quantization, shape)  # Before weights are read that would be quantized.
+    size = options.tensor_parallel_size
+    return Transformer(shape) if size == 1 else RankTransformer(shape, rank=rank, size=size)
 
 
 def rows_and_pages(options: EngineOptions, checkpoint: Checkpoint) -> tuple[EngineOptions, int]:
@@ -122,13 +127,8 @@ def rows_on(name: str | None, options: EngineOptions, checkpoint: Checkpoint) ->
     device = accelerator_of_driver(name)
     if device is None:
         return RowChoice(DEFAULT_ROWS, f"the rates of {name} are not known")
-    size, share = options.tensor_parallel_size, checkpoint.transformer.config
-    config = replace(
-        share,
-        num_heads=share.num_heads * size,
-        num_kv_heads=share.num_kv_heads * size,
-        intermediate_size=share.intermediate_size * size,
-    )
+    size = options.tensor_parallel_size
+    config = whole_config(checkpoint.transformer.config, size)
     dtype = str(checkpoint.transformer.embed_tokens.weight.dtype).removeprefix("torch.")
     precision = PRECISIONS[dtype if options.quantization == "none" else options.quantization]
     manifest = checkpoint.manifest

@@ -1,4 +1,4 @@
-"""Writes a large random checkpoint in Dream's layout, one shard in memory at a time."""
+"""Writes a large random checkpoint in the layout of Dream, or of SDAR with experts, one shard in memory at a time."""
 
 import json
 import math
@@ -20,9 +20,13 @@ def write_random_checkpoint(
     vocab_size: int = 151_936,
     shards: int = 5,
     dtype: str = "bfloat16",
+    experts: int = 0,
     seed: int = 0,
 ) -> Path:
-    """Heads are 64 wide, four queries to a key. The tensors go into about ``shards`` files, as they come."""
+    """Heads are 64 wide, four queries to a key. The tensors go into about ``shards`` files, as they come.
+
+    Each of ``experts`` is ``intermediate_size`` wide; without them it is Dream's layout.
+    """
     heads = hidden_size // 64
     config = {
         "architectures": ["DreamModel"],
@@ -41,7 +45,17 @@ def write_random_checkpoint(
         "mask_token_id": vocab_size - 1,
         "eos_token_id": vocab_size - 2,
     }
-    shapes = dict(_shapes(layers, hidden_size, intermediate_size, vocab_size))
+    if experts:
+        config |= {
+            "architectures": ["SDARMoeForCausalLM"],
+            "model_type": "sdar_moe",
+            "head_dim": 64,
+            "moe_intermediate_size": intermediate_size,
+            "norm_topk_prob": True,
+            "num_experts": experts,
+            "num_experts_per_tok": min(experts, 8),
+        }
+    shapes = dict(_shapes(layers, hidden_size, intermediate_size, vocab_size, experts))
     width = DTYPES[dtype].itemsize
     total = sum(math.prod(shape) for shape in shapes.values()) * width
     directory.mkdir(parents=True, exist_ok=True)
@@ -67,17 +81,25 @@ def write_random_checkpoint(
     return directory
 
 
-def _shapes(layers: int, hidden: int, intermediate: int, vocab: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+def _shapes(
+    layers: int, hidden: int, intermediate: int, vocab: int, experts: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "model.embed_tokens.weight", (vocab, hidden)
     for index in range(layers):
         layer = f"model.layers.{index}"
         for name, width in (("q", hidden), ("k", hidden // 4), ("v", hidden // 4)):
             yield f"{layer}.self_attn.{name}_proj.weight", (width, hidden)
-            yield f"{layer}.self_attn.{name}_proj.bias", (width,)
+            if not experts:
+                yield f"{layer}.self_attn.{name}_proj.bias", (width,)
         yield f"{layer}.self_attn.o_proj.weight", (hidden, hidden)
-        yield f"{layer}.mlp.gate_proj.weight", (intermediate, hidden)
-        yield f"{layer}.mlp.up_proj.weight", (intermediate, hidden)
-        yield f"{layer}.mlp.down_proj.weight", (hidden, intermediate)
+        if experts:
+            yield f"{layer}.mlp.gate.weight", (experts, hidden)
+            yield f"{layer}.self_attn.q_norm.weight", (64,)
+            yield f"{layer}.self_attn.k_norm.weight", (64,)
+        for owner in [f"experts.{expert}." for expert in range(experts)] or [""]:
+            yield f"{layer}.mlp.{owner}gate_proj.weight", (intermediate, hidden)
+            yield f"{layer}.mlp.{owner}up_proj.weight", (intermediate, hidden)
+            yield f"{layer}.mlp.{owner}down_proj.weight", (hidden, intermediate)
         yield f"{layer}.input_layernorm.weight", (hidden,)
         yield f"{layer}.post_attention_layernorm.weight", (hidden,)
     yield "model.norm.weight", (hidden,)

@@ -9,6 +9,8 @@ from cdlm.model.backbones.block_causal import DREAM_REASONER, SDAR, STABLE_DIFFC
 from cdlm.model.backbones.dream import DreamBackbone
 from cdlm.model.backbones.fast_dllm_v2 import FastDllmV2Backbone
 from cdlm.model.backbones.llada import LladaBackbone
+from cdlm.model.backbones.mixtures.llada2 import LLADA2
+from cdlm.model.backbones.mixtures.sdar import SDAR_MOE
 from cdlm.model.backbones.native import NativeBackbone
 from cdlm.model.backbones.nemotron import NemotronBackbone
 from cdlm.model.config import CheckpointError
@@ -17,7 +19,9 @@ _FORMATS: tuple[Backbone, ...] = (
     NativeBackbone(),
     DreamBackbone(),
     LladaBackbone(),
+    LLADA2,
     SDAR,
+    SDAR_MOE,
     FastDllmV2Backbone(),
     NemotronBackbone(),
     QWEN2,

@@ -1,5 +1,6 @@
 """What a checkpoint format defines: the shape, the manifest, and the name of each weight."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -43,7 +44,11 @@ class Backbone(Protocol):
         ...
 
     def module_name(self, stored: str) -> str | None:
-        """The name in ``Transformer`` of the module that the format calls ``stored``; ``None`` if there is none."""
+        """The name in ``Transformer`` of the module that the format calls ``stored``; ``None`` if there is none.
+
+        Of several modules that the format stores as one, whose rows follow each other, the last parts of their names
+        are joined: ``layers.0.self_attn.q_proj+k_proj+v_proj``.
+        """
         ...
 
     def stored_module(self, name: str) -> str:
@@ -56,3 +61,11 @@ def parameter_name(backbone: Backbone, stored: str) -> str | None:
     module, _, leaf = stored.rpartition(".")
     name = backbone.module_name(module)
     return f"{name}.{leaf}" if name else None
+
+
+def split_name(name: str) -> list[str]:
+    """The names of the modules, or of their parameters, that a joined name stands for; of others the name itself."""
+    match = re.fullmatch(r"(.*\.)?([^.+]+(?:\+[^.+]+)+)(\..*)?", name)
+    if match is None:
+        return [name]
+    return [f"{match[1] or ''}{part}{match[3] or ''}" for part in match[2].split("+")]

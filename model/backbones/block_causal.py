@@ -48,7 +48,7 @@ class BlockCausalBackbone(DecoderNames):
         """Reads the keys that Llama and Qwen share; query, key and value have no biases."""
         keys.require_architecture(config, self.architecture)
         config = with_defaults(config, **self.assumed)
-        shape = read_shape(config, qkv_bias=False, qk_norm=self.qk_norm)
+        shape = self.shape(config)
         if self.mask_name is None:
             mask = keys.mask_token_id_by_number(config, shape.vocab_size, names, self.mask)
         else:
@@ -66,6 +66,10 @@ class BlockCausalBackbone(DecoderNames):
             prompt_attention="block_causal",
         )
         return shape, manifest
+
+    def shape(self, config: Mapping[str, Any]) -> TransformerConfig:
+        """The shape, from a configuration in which no key is absent that ``assumed`` has."""
+        return read_shape(config, qkv_bias=False, qk_norm=self.qk_norm)
 
 
 _POSITIONS: dict[str, object] = {"max_position_embeddings": POSITIONS}

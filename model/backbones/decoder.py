@@ -1,12 +1,12 @@
 """The layout of Llama and Qwen checkpoints: configuration keys and module names."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from cdlm.model.backbones import keys
 from cdlm.model.backbones.base import COMPUTED
 from cdlm.model.backbones.refusals import refuse_unimplemented
-from cdlm.model.config import CheckpointError, TransformerConfig
+from cdlm.model.config import CheckpointError, MixtureConfig, TransformerConfig
 
 # What the configuration classes of the family assume for absent keys.
 ROPE_THETA, RMS_NORM_EPS, POSITIONS = 10_000.0, 1e-6, 32_768
@@ -32,13 +32,24 @@ def with_defaults(config: Mapping[str, Any], **assumed: object) -> dict[str, Any
     return {**assumed, **{key: value for key, value in config.items() if value is not None}}
 
 
-def read_shape(config: Mapping[str, Any], *, qkv_bias: bool, qk_norm: bool = False) -> TransformerConfig:
+def read_shape(
+    config: Mapping[str, Any],
+    *,
+    qkv_bias: bool,
+    qk_norm: bool = False,
+    turned: float = 1.0,
+    mixture: MixtureConfig | None = None,
+    implemented: Collection[str] = (),
+) -> TransformerConfig:
     """Reads the shape. The format says whether query, key and value have biases, and query and key norms.
+
+    It has also read the part of a head that is ``turned`` and the mixture of experts, if any, from the keys
+    ``implemented``.
 
     Raises:
         CheckpointError: a key is missing or unusable, or asks for something that ``Transformer`` does not implement.
     """
-    refuse_unimplemented(config, qk_norm=qk_norm)
+    refuse_unimplemented(config, qk_norm=qk_norm, implemented=implemented)
     keys.require(config, {"hidden_act": ("silu", "silu"), "mlp_bias": (False, False)})
     if not qkv_bias:  # In formats with optional biases, the key adds one to the output projection too.
         keys.require(config, {"attention_bias": (False, False)})
@@ -58,9 +69,11 @@ def read_shape(config: Mapping[str, Any], *, qkv_bias: bool, qk_norm: bool = Fal
         num_heads=heads,
         num_kv_heads=keys.integer(config, "num_key_value_heads", heads),
         head_dim=head_dim,
-        rope_theta=keys.rope_theta(config, ROPE_THETA),
+        rope_theta=keys.rope_theta(config, ROPE_THETA, turned),
         rms_norm_eps=keys.number(config, "rms_norm_eps", RMS_NORM_EPS),
         attention_bias=qkv_bias,
         qk_norm=qk_norm,
         tie_word_embeddings=keys.flag(config, "tie_word_embeddings", False),
+        partial_rotary_factor=turned,
+        mixture=mixture,
     )

@@ -73,8 +73,12 @@ def head_size(hidden_key: str, hidden_size: int, heads_key: str, heads: int) -> 
     return hidden_size // heads
 
 
-def rope_theta(config: Config, default: float | None = None) -> float:
-    """Base of the rotary angles; raises ``CheckpointError`` for scaled, partial or per-layer rotary embeddings."""
+def rope_theta(config: Config, default: float | None = None, turned: float = 1.0) -> float:
+    """Base of the rotary angles.
+
+    Raises ``CheckpointError`` for scaled or per-layer rotary embeddings, and for another part of a head than
+    ``turned``.
+    """
     found: object = config.get("rope_theta")
     for key in ("rope_scaling", "rope_parameters"):  # Newer releases of transformers use the second.
         section = config.get(key)
@@ -83,7 +87,7 @@ def rope_theta(config: Config, default: float | None = None) -> float:
         kind = section.get("rope_type", section.get("type", "default")) if isinstance(section, Mapping) else None
         if kind != "default" or any(isinstance(value, Mapping) for value in section.values()):
             raise CheckpointError(f"config.json: {key} is {section!r}; only unscaled rotary embeddings can be run")
-        if section.get("partial_rotary_factor") not in (None, 1):
+        if section.get("partial_rotary_factor", turned) not in (None, turned):
             raise CheckpointError(f"config.json: {key}.partial_rotary_factor is not implemented")
         found = section.get("rope_theta") or found
     return number({} if found is None else {"rope_theta": found}, "rope_theta", default)

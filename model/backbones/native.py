@@ -6,7 +6,7 @@ from typing import Any
 
 from cdlm.model.backbones.base import COMPUTED, NO_NAMES
 from cdlm.model.backbones.token_names import TokenNames
-from cdlm.model.config import CheckpointError, Manifest, RotaryScaling, TransformerConfig
+from cdlm.model.config import CheckpointError, Manifest, MixtureConfig, RotaryScaling, TransformerConfig
 
 
 class NativeBackbone:
@@ -23,6 +23,8 @@ class NativeBackbone:
         shape = dict(_section(config, "transformer", TransformerConfig))
         if shape.get("rotary_scaling") is not None:
             shape["rotary_scaling"] = RotaryScaling(**_section(shape, "rotary_scaling", RotaryScaling))
+        if shape.get("mixture") is not None:
+            shape["mixture"] = MixtureConfig(**_section(shape, "mixture", MixtureConfig))
         return TransformerConfig(**shape), Manifest(**manifest)
 
     def module_name(self, stored: str) -> str:

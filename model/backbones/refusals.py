@@ -1,6 +1,6 @@
 """Refuses keys of ``config.json`` that ask for something that our transformer does not implement."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from cdlm.model.config import CheckpointError
@@ -13,38 +13,50 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
     "attention_multiplier": (),
     "attn_logit_softcapping": (),
     "clip_qkv": (),
+    "decoder_sparse_step": (1,),
     "embedding_multiplier": (1,),
     "final_logit_softcapping": (),
+    "first_k_dense_replace": (0,),
     "is_encoder_decoder": (False,),
     "kv_lora_rank": (),
     "logit_scale": (1,),
     "logits_scaling": (1,),
+    "mlp_only_layers": ([],),
+    "moe_router_enable_expert_bias": (False,),
+    "n_group": (1,),
     "n_routed_experts": (),
+    "n_shared_experts": (0,),
     "no_rope_layer_interval": (),
     "no_rope_layers": ([],),
     "num_experts": (),
     "num_local_experts": (),
+    "num_shared_experts": (0,),
     "parallel_attn": (False,),
     "partial_rotary_factor": (1,),
     "q_lora_rank": (),
     "query_pre_attn_scalar": (),
     "residual_multiplier": (1,),
     "rope_interleaved": (False,),
+    "routed_scaling_factor": (1,),
+    "score_function": ("softmax",),
+    "scoring_func": ("softmax",),
+    "shared_expert_intermediate_size": (0,),
     "sliding_window_pattern": (),
+    "topk_group": (1,),
     "use_parallel_residual": (False,),
 }
 # Keys by which model families ask for normalized queries and keys.
 _QK_NORM = ("qk_layernorm", "qk_norm", "use_qk_norm")
 
 
-def refuse_unimplemented(config: Mapping[str, Any], *, qk_norm: bool) -> None:
+def refuse_unimplemented(config: Mapping[str, Any], *, qk_norm: bool, implemented: Collection[str] = ()) -> None:
     """Raises ``CheckpointError`` that names a key whose value asks for something not implemented.
 
-    ``qk_norm`` says whether the format normalizes queries and keys.
+    ``qk_norm`` says whether the format normalizes queries and keys; ``implemented`` are keys that it reads itself.
     """
     for key, neutral in _NEUTRAL.items():
         value = config.get(key)
-        if value is not None and value not in neutral:
+        if key not in implemented and value is not None and value not in neutral:
             raise _refused(key, value)
     for key in _QK_NORM:
         if config.get(key) not in (None, qk_norm):

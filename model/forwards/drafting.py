@@ -12,7 +12,8 @@ from cdlm.model.forwards.layout import StepLayout
 from cdlm.model.loading.checkpoint import Checkpoint
 from cdlm.model.loading.packing import PackedProduct, packable, worthwhile
 from cdlm.model.network.gate import attach
-from cdlm.model.network.transformer import Attention, Product
+from cdlm.model.network.product import Product
+from cdlm.model.network.transformer import Attention
 
 
 class Drafting:

@@ -1,13 +1,19 @@
-"""The layers of a transformer with Triton kernels: at most ten launches per layer, without synchronization."""
+"""The layers of a transformer with Triton kernels, without synchronization: at most ten launches per layer.
+
+The router of a mixture of experts, and the order of its rows, take further launches.
+"""
 
 import torch
 from torch import Tensor
 
 from cdlm.model.attention.paged import PagedAttention
+from cdlm.model.kernels.grouped import grouped_product
 from cdlm.model.kernels.norm import add_rms_norm
 from cdlm.model.kernels.rotary import Angles, rotate_and_write
 from cdlm.model.kernels.swiglu import swiglu
-from cdlm.model.network.transformer import MLP, Attention, CachedAttention, Layer, RMSNorm, SelfAttention, Transformer
+from cdlm.model.network.mixture import Mixture
+from cdlm.model.network.mlp import MLP
+from cdlm.model.network.transformer import Attention, CachedAttention, Layer, RMSNorm, SelfAttention, Transformer
 
 
 class KernelLayers:
@@ -32,7 +38,7 @@ class KernelLayers:
             delta = self._attend(normed, layer.self_attn, index, attention)
             norm = layer.post_attention_layernorm
             x, normed = add_rms_norm(x, delta, norm.weight, norm.eps)
-            delta = layer.mlp.down_proj(swiglu(_gates(normed, layer.mlp)))
+            delta = _feed_forward(normed, layer.mlp)
         return x if delta is None else x + delta
 
     def write(self, x: Tensor, attention: CachedAttention, layer: int) -> None:
@@ -61,6 +67,11 @@ class KernelLayers:
         return rotate_and_write(
             projected, heads, keys, values, attention.slots, attention.positions, self._angles, norm
         )
+
+
+def _feed_forward(x: Tensor, mlp: MLP | Mixture) -> Tensor:
+    out: Tensor = mlp(x, grouped_product, swiglu) if isinstance(mlp, Mixture) else mlp.down_proj(swiglu(_gates(x, mlp)))
+    return out
 
 
 def _gates(x: Tensor, mlp: MLP) -> Tensor:

@@ -15,14 +15,14 @@ _HEADS = 4  # Heads per program.
 @triton.jit
 def _rotate_and_write(
     query, keys, values, projected, weight, cosines, sines, scales, positions, slots, eps,
-    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, TURNED: tl.constexpr, WIDTH: tl.constexpr,
     TILE: tl.constexpr, NORM: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     head = (tl.program_id(1) * TILE + tl.arange(0, TILE))[:, None]
     dim = tl.arange(0, WIDTH)[None, :]
-    half: tl.constexpr = DIM // 2
-    partner = (dim + half) % DIM
+    half: tl.constexpr = TURNED // 2
+    partner = tl.where(dim < TURNED, (dim + half) % TURNED, dim)
     inside = (head < HEADS + 2 * KV_HEADS) & (dim < DIM)
     turned = inside & (head < HEADS + KV_HEADS)
     row = projected + (token * (HEADS + 2 * KV_HEADS) + head) * DIM
@@ -37,8 +37,8 @@ def _rotate_and_write(
         swapped = (swapped * scale * there).to(given.dtype).to(tl.float32)
     position = tl.load(positions + token)
     angle = position * half + dim % half
-    cosine = tl.load(cosines + angle, mask=dim < DIM, other=0.0)
-    sine = tl.load(sines + angle, mask=dim < DIM, other=0.0)
+    cosine = tl.load(cosines + angle, mask=dim < TURNED, other=1.0)
+    sine = tl.load(sines + angle, mask=dim < TURNED, other=0.0)
     rotated = (wide * cosine + swapped * tl.where(dim < half, -sine, sine)).to(given.dtype)
     asking = rotated
     if SCALED:  # Rounded to the layers' type twice, as PyTorch's operators do.
@@ -56,7 +56,7 @@ class Angles:
     """What queries and keys are turned by, per position.
 
     Attributes:
-        cosines, sines: [positions, head_dim / 2] fp32.
+        cosines, sines: [positions, turned dimensions / 2] fp32.
         scales: [positions] fp32, what queries are multiplied by; ``None`` if nothing.
     """
 
@@ -84,6 +84,8 @@ def rotate_and_write(
 ) -> Tensor:
     """Rotates queries and keys (Su et al., 2021, arXiv 2104.09864), and writes keys and values to their slots.
 
+    Of each head, the first dimensions turn that ``angles`` has angles for.
+
     Args:
         projected: [T, (heads + 2 * kv_heads) * head_dim], contiguous: queries, keys, values.
         heads: query heads; 0 if only keys and values were projected.
@@ -102,7 +104,7 @@ def rotate_and_write(
         _rotate_and_write[(len(projected), triton.cdiv(count, _HEADS))](
             query, keys, values, projected, weight, angles.cosines, angles.sines,
             angles.cosines if angles.scales is None else angles.scales, positions, slots, eps,
-            HEADS=heads, KV_HEADS=kv_heads, DIM=dim, WIDTH=triton.next_power_of_2(dim), TILE=_HEADS,
-            NORM=norm is not None, SCALED=angles.scales is not None,
+            HEADS=heads, KV_HEADS=kv_heads, DIM=dim, TURNED=2 * angles.cosines.shape[1],
+            WIDTH=triton.next_power_of_2(dim), TILE=_HEADS, NORM=norm is not None, SCALED=angles.scales is not None,
         )  # fmt: skip
     return query

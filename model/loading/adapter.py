@@ -4,7 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cdlm.model.backbones import Backbone
+from cdlm.model.backbones.base import split_name
 from cdlm.model.config import CheckpointError
 from cdlm.model.files import read_tensors, weights_file
 from cdlm.model.loading.adapter_config import CONFIG_FILE, DECODING_FILE, AdapterConfig, AdapterDecoding, read_decoding
@@ -74,19 +75,21 @@ def check_adapter(transformer: Transformer, adapter: Adapter, backbone: Backbone
     shapes = transformer.stored_shapes()
     updates = {}
     for stored, update in adapter.updates.items():
-        name = backbone.module_name(stored) or ""
-        if name not in linears:
+        names = split_name(backbone.module_name(stored) or "")
+        if not set(names) <= set(linears):
             raise CheckpointError(f"{adapter.path}: module {stored!r} is not a linear layer of the base")
-        if name == "lm_head" and transformer.config.tie_word_embeddings:
+        if names == ["lm_head"] and transformer.config.tie_word_embeddings:
             raise CheckpointError(f"{adapter.path}: module {stored!r} is tied to the embedding and cannot be adapted")
-        whole = shapes[f"{name}.weight"]
+        rows = [shapes[f"{name}.weight"][0] for name in names]
+        whole = (sum(rows), shapes[f"{names[0]}.weight"][1])
         shape = (update.up.shape[0], update.down.shape[1])
         if shape != whole:
             raise CheckpointError(
                 f"{adapter.path}: the matrices of {stored!r} make an update of shape {shape}, "
-                f"the base's weight has {tuple(whole)}"
+                f"the base's weight has {whole}"
             )
-        updates[name] = update
+        for name, up in zip(names, torch.split(update.up, rows), strict=True):
+            updates[name] = replace(update, up=up)
     for name in linears:
         stored = backbone.stored_module(name)
         # Short target names, for example LLaDA's ``ff_out``, match the LM head by accident.
@@ -130,7 +133,8 @@ def write_adapter(
         decoding: tokens per block in the training and the threshold to decode with, or how a gated adapter drafts.
 
     Raises:
-        ValueError: ``lora`` is empty, a pair has another rank than ``r``, or a module has no name in the format.
+        ValueError: ``lora`` is empty, a pair has another rank than ``r``, a module has no name in the format, or it is
+            stored there as a part of another.
     """
     if not lora:
         raise ValueError("an adapter needs at least one module")
@@ -138,7 +142,10 @@ def write_adapter(
     for name, (down, up) in lora.items():
         if down.ndim != 2 or up.ndim != 2 or not down.shape[0] == up.shape[1] == r:
             raise ValueError(f"module {name!r}: A {tuple(down.shape)} and B {tuple(up.shape)} are not of rank {r}")
-        key = f"base_model.model.{backbone.stored_module(name)}"
+        stored = backbone.stored_module(name)
+        if backbone.module_name(stored) != name:
+            raise ValueError(f"module {name!r} is a part of {stored!r} in the format, which has one update")
+        key = f"base_model.model.{stored}"
         tensors[f"{key}.lora_A.weight"] = down.detach().cpu().contiguous().clone()
         tensors[f"{key}.lora_B.weight"] = up.detach().cpu().contiguous().clone()
     config: dict[str, object] = {

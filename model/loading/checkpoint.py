@@ -1,12 +1,12 @@
 """Loads a checkpoint: a directory with ``config.json`` and safetensors weights, sharded or not, or a GGUF file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from cdlm.model.backbones import Backbone, find_backbone, parameter_name
+from cdlm.model.backbones import Backbone, find_backbone
 from cdlm.model.backbones.keys import stop_token_ids
 from cdlm.model.backbones.token_names import TokenNames, read_token_names
 from cdlm.model.config import CheckpointError, Manifest, TransformerConfig, check_mask
@@ -16,6 +16,7 @@ from cdlm.model.loading.adapter import Adapter, check_adapter, merge_adapter, re
 from cdlm.model.loading.adapter_config import CONFIG_FILE as ADAPTER_CONFIG_FILE
 from cdlm.model.loading.drafter import Drafter, read_drafter
 from cdlm.model.loading.progress import show_progress
+from cdlm.model.loading.stock import Stock
 from cdlm.model.loading.weights import read_bytes, stored_shapes, stored_tensors, weight_files
 from cdlm.model.network.rope import stretch
 from cdlm.model.network.transformer import Transformer
@@ -70,7 +71,7 @@ class Description:
         """
         with torch.device("meta"):
             transformer = Transformer(self.shape)
-        stock = _Stock(transformer, self.backbone)
+        stock = Stock(transformer, self.backbone)
         for each in stored_shapes(self.directory, self.backbone):
             stock.take(each.path, each.name, each.shape, each.dtype, floating=each.floating)
         stock.check_complete(self.directory)
@@ -186,49 +187,12 @@ def _override(manifest: Manifest, block_length: int | None, confidence_threshold
     )
 
 
-class _Stock:
-    """Matches stored tensors with the transformer's parameters."""
-
-    def __init__(self, transformer: Transformer, backbone: Backbone) -> None:
-        self._wanted = transformer.stored_shapes()
-        self._tied = transformer.config.tie_word_embeddings
-        self._backbone = backbone
-        self._filled: set[str] = set()
-
-    def take(self, path: Path, stored: str, shape: Sequence[int], dtype: object, *, floating: bool) -> str | None:
-        """The name of the parameter that a stored tensor fills; ``None`` if it is not needed.
-
-        Raises:
-            CheckpointError: no parameter has this name, shape and type, or it is filled already.
-        """
-        name = parameter_name(self._backbone, stored)
-        if stored.endswith(self._backbone.unused) or (name == "lm_head.weight" and self._tied):
-            return None
-        if name is None or name not in self._wanted:
-            raise CheckpointError(f"{path}: tensor {stored!r} is not part of this architecture")
-        if name in self._filled:
-            raise CheckpointError(f"{path}: tensor {stored!r} was stored in another file or under another name already")
-        if tuple(shape) != self._wanted[name]:
-            expected, found = tuple(self._wanted[name]), tuple(shape)
-            raise CheckpointError(f"{path}: tensor {stored!r} has shape {found}, expected {expected}")
-        if not floating:
-            raise CheckpointError(f"{path}: tensor {stored!r} has dtype {dtype}, expected a float type")
-        self._filled.add(name)
-        return name
-
-    def check_complete(self, directory: Path) -> None:
-        """Raises ``CheckpointError`` if a parameter was not filled."""
-        missing = sorted(self._wanted.keys() - self._filled)
-        if missing:
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            raise CheckpointError(f"{directory}: missing tensors: {', '.join(missing[:3])}{more}")
-
-
 def _fill(transformer: Transformer, backbone: Backbone, directory: Path) -> None:
-    stock = _Stock(transformer, backbone)
+    stock = Stock(transformer, backbone)
     paths = weight_files(directory)
     for path, stored, tensor in show_progress(stored_tensors(directory, backbone), paths, read_bytes(directory)):
-        name = stock.take(path, stored, tensor.shape, tensor.dtype, floating=tensor.is_floating_point())
-        for kept, part in () if name is None else transformer.parts(name, tensor):
-            kept.copy_(part)  # Copies and converts from the mapped file, without an intermediate tensor.
+        taken = stock.take(path, stored, tensor.shape, tensor.dtype, floating=tensor.is_floating_point())
+        for name, whole in stock.rows_of(taken, tensor):
+            for kept, part in transformer.parts(name, whole):
+                kept.copy_(part)  # Copies and converts from the mapped file, without an intermediate tensor.
     stock.check_complete(directory)

@@ -18,12 +18,7 @@ def save_checkpoint(
 ) -> None:
     """Exports ``model`` so that ``load_checkpoint`` reads it back; each file is replaced atomically."""
     directory.mkdir(parents=True, exist_ok=True)
-    tied = model.config.tie_word_embeddings
-    tensors = {
-        name: tensor.detach().to(dtype).contiguous()
-        for name, tensor in model.state_dict().items()
-        if not (tied and name == "lm_head.weight")
-    }
+    tensors = {name: model.memory(name).to(dtype).contiguous() for name in model.stored_shapes()}
     config = {
         "model_type": NativeBackbone.model_type,
         "transformer": asdict(model.config),

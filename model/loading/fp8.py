@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from cdlm.model.config import CheckpointError
 from cdlm.model.loading.packing import forget, shape_of
-from cdlm.model.network.transformer import Layer, Product, Transformer
+from cdlm.model.network.mlp import MLP
+from cdlm.model.network.product import Product
+from cdlm.model.network.transformer import Layer, Transformer
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +111,7 @@ def round_layers(transformer: Transformer) -> None:
         attention, mlp = layer.self_attn, layer.mlp
         queries = attention.q_proj.out_features
         assert isinstance(attention.fused, Product)
+        assert isinstance(mlp, MLP)
         assert isinstance(mlp.fused, Product)
         if _fits(attention.fused.weight) and queries % _STEP == 0:
             product = Fp8Product.of(attention.fused.weight, attention.fused.bias)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from cdlm.model.network.head import LmHead
-from cdlm.model.network.transformer import Layer, Product, Transformer, quantized
+from cdlm.model.network.mlp import MLP
+from cdlm.model.network.product import Product, quantized
+from cdlm.model.network.transformer import Layer, Transformer
 
 # The layout depends on the expected number of rows: here, a small batch of blocks.
 _EXPECTED_ROWS = 32
@@ -120,27 +122,34 @@ def worthwhile(weight: Tensor, block_length: int) -> bool:
 def pack(transformer: Transformer, wanted: Callable[[Tensor], bool]) -> None:
     """Packs the matrices for which ``wanted`` is true, layer by layer, and frees the plain ones.
 
-    Skips layers that are quantized or split over ranks. Fuses the transformer, which can only run inference afterwards.
+    Skips layers that are quantized or split over ranks, and stacked experts. Fuses the transformer, which can only run
+    inference afterwards.
     """
     transformer.fuse()
     for layer in transformer.layers:
         assert isinstance(layer, Layer)
-        attention, mlp = layer.self_attn, layer.mlp
+        attention = layer.self_attn
         if isinstance(attention.fused, Product) and wanted(attention.fused.weight):
             assert isinstance(attention.written, Product)
             attention.written = _packed(attention.written, wanted)
             attention.fused = _packed(attention.fused, wanted)
             forget(attention.q_proj, attention.k_proj, attention.v_proj)
-        if isinstance(mlp.fused, Product) and wanted(mlp.fused.weight):
-            mlp.fused = _packed(mlp.fused, wanted)
-            forget(mlp.gate_proj, mlp.up_proj)
         if _plain(attention.o_proj) and wanted(attention.o_proj.weight):
             attention.o_proj = PackedLinear(attention.o_proj)
-        if _plain(mlp.down_proj) and wanted(mlp.down_proj.weight):
-            mlp.down_proj = PackedLinear(mlp.down_proj)
+        mlp = layer.mlp if isinstance(layer.mlp, MLP) else layer.mlp.shared_experts
+        if mlp is not None:
+            _pack_mlp(mlp, wanted)
     head = transformer.lm_head
     if type(head) is LmHead and wanted(head.weight):
         transformer.lm_head = PackedHead(head, tied=transformer.config.tie_word_embeddings)
+
+
+def _pack_mlp(mlp: MLP, wanted: Callable[[Tensor], bool]) -> None:
+    if isinstance(mlp.fused, Product) and wanted(mlp.fused.weight):
+        mlp.fused = _packed(mlp.fused, wanted)
+        forget(mlp.gate_proj, mlp.up_proj)
+    if _plain(mlp.down_proj) and wanted(mlp.down_proj.weight):
+        mlp.down_proj = PackedLinear(mlp.down_proj)
 
 
 def _packed(product: Product, wanted: Callable[[Tensor], bool]) -> PackedProduct | Product:

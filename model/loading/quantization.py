@@ -2,9 +2,18 @@
 
 import torch
 
-from cdlm.model.config import CheckpointError, Quantization
+from cdlm.model.config import CheckpointError, Quantization, TransformerConfig
 from cdlm.model.loading.fp8 import check_fp8, round_layers
 from cdlm.model.network.transformer import Transformer
+
+
+def check_quantized_shape(name: Quantization, shape: TransformerConfig) -> None:
+    """Raises ``CheckpointError`` if ``name`` does not reach most of the weights: experts stay in 16 or 32 bits."""
+    if name != "none" and shape.mixture is not None:
+        raise CheckpointError(
+            f"quantization {name} has no products for the {shape.mixture.experts} experts of a layer, which are most of"
+            " the weights; use none, with dtype bfloat16"
+        )
 
 
 def check_quantization(name: Quantization, device: torch.device, dtype: torch.dtype, ranks: int) -> None:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from cdlm.model.network.transformer import MLP, SelfAttention, Transformer
+from cdlm.model.network.mlp import MLP
+from cdlm.model.network.transformer import SelfAttention, Transformer
 
 MakeProduct = Callable[[Tensor], Callable[[Tensor], Tensor]]
 

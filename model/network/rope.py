@@ -10,29 +10,34 @@ from cdlm.model.config import CheckpointError, Manifest, RotaryScaling, Transfor
 
 
 class RotaryEmbedding(nn.Module):
-    """Half-split rotary position embedding (Su et al., 2021, arXiv 2104.09864), angles in fp32."""
+    """Half-split rotary position embedding (Su et al., 2021, arXiv 2104.09864), angles in fp32.
+
+    Args:
+        dim: how many dimensions of a head turn.
+        theta: the base of the angles.
+    """
 
     inverse_frequency: Tensor
 
-    def __init__(self, head_dim: int, theta: float, scaling: RotaryScaling | None = None) -> None:
+    def __init__(self, dim: int, theta: float, scaling: RotaryScaling | None = None) -> None:
         super().__init__()
-        self.head_dim, self.theta, self.scaling = head_dim, theta, scaling
+        self.dim, self.theta, self.scaling = dim, theta, scaling
         self.attention_factor = scaling.attention_factor if scaling else 1.0
         self.reset(torch.get_default_device())
 
     def reset(self, device: torch.device) -> None:
         """Computes the frequencies on ``device``; checkpoints do not store them."""
         if device.type == "meta":  # Arithmetic on meta tensors imports torch's compiler, which takes seconds.
-            frequency = torch.empty(self.head_dim // 2, device=device)
+            frequency = torch.empty(self.dim // 2, device=device)
         else:
-            exponent = torch.arange(0, self.head_dim, 2, dtype=torch.float32, device=device) / self.head_dim
+            exponent = torch.arange(0, self.dim, 2, dtype=torch.float32, device=device) / self.dim
             frequency = self.theta**-exponent
             if self.scaling:
                 frequency = _stretched(frequency, self.theta, self.scaling)
         self.register_buffer("inverse_frequency", frequency, persistent=False)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """positions [...] int64 -> cos and signed sin [..., 1, head_dim] fp32, broadcast over heads.
+        """positions [...] int64 -> cos and signed sin [..., 1, dim] fp32, broadcast over heads.
 
         The sine of the first half is negated, as ``rotate`` expects.
         """
@@ -69,7 +74,13 @@ def _stretched(frequency: Tensor, theta: float, scaling: RotaryScaling) -> Tenso
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates x [..., heads, head_dim] by the angles of ``RotaryEmbedding``; dtype of x is kept."""
+    """Rotates x [..., heads, head_dim] by the angles of ``RotaryEmbedding``; dtype of x is kept.
+
+    With fewer angles than dimensions, the last dimensions stay as they are.
+    """
+    turned = cos.shape[-1]
+    if turned < x.shape[-1]:
+        return torch.cat((rotate(x[..., :turned], cos, sin), x[..., turned:]), dim=-1)
     wide = x.float()
     swapped = wide.roll(wide.shape[-1] // 2, dims=-1)
     return torch.addcmul(wide * cos, swapped, sin).to(x.dtype)
@@ -80,7 +91,7 @@ def stretch(
 ) -> tuple[TransformerConfig, Manifest]:
     """Returns shape and manifest for ``factor`` times as many positions as the weights know.
 
-    The base of the rotary angles becomes theta * factor ^ (d / (d - 2)), where d is the width of a head: the slowest
+    The base of the rotary angles becomes theta * factor ^ (d / (d - 2)), where d dimensions of a head turn: the slowest
     angle is stretched by the factor, the fastest stays (NTK-aware scaling, which LongLLaDA, arXiv 2506.14429, applies
     to diffusion models without training). ``max_model_len`` defaults to the manifest's value times the factor.
 
@@ -100,8 +111,8 @@ def stretch(
     if factor > 1.0:
         if shape.rotary_scaling:
             raise CheckpointError("rope_scaling_factor: the checkpoint's rotary angles are scaled already")
-        if shape.head_dim <= 2:
+        if shape.rotary_dim <= 2:
             raise CheckpointError("rope_scaling_factor: a head of width 2 has one angle, which cannot be scaled")
-        theta = shape.rope_theta * factor ** (shape.head_dim / (shape.head_dim - 2))
+        theta = shape.rope_theta * factor ** (shape.rotary_dim / (shape.rotary_dim - 2))
         shape = replace(shape, rope_theta=theta)
     return shape, replace(manifest, max_model_len=length)

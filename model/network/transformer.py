@@ -4,7 +4,7 @@ Training (dense rows) and the engine (flat segments over a page pool) share it: 
 decides what each token sees.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from cdlm.model.config import TransformerConfig
 from cdlm.model.network.head import LmHead, Peaks, Search
+from cdlm.model.network.mixture import Experts, Mixture
+from cdlm.model.network.mlp import MLP
+from cdlm.model.network.product import fused, quantized
 from cdlm.model.network.queries import ScaledQueries
 from cdlm.model.network.rope import RotaryEmbedding, rotate
 
@@ -63,44 +66,6 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     else:
         wide = nn.functional.rms_norm(x.float(), weight.shape[-1:], None, eps).mul_(weight.float())
     return wide.to(x.dtype)
-
-
-class Product:
-    """A linear layer for inference: weight [out, in], and bias [out] or ``None``."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight, self.bias = weight, bias
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [..., in] -> [..., out]."""
-        return nn.functional.linear(x, self.weight, self.bias)
-
-    def since(self, first: int) -> "Product":
-        """The product for outputs from ``first`` on; shares memory with this one."""
-        return Product(self.weight[first:], None if self.bias is None else self.bias[first:])
-
-
-def fused(layers: Sequence[nn.Linear]) -> Product:
-    """Fuses linear layers with the same input into one product, whose outputs are concatenated.
-
-    The layers' parameters become slices of one tensor: names and total memory do not change.
-    """
-    weight = torch.cat([layer.weight.data for layer in layers])
-    biases = [layer.bias.data for layer in layers if layer.bias is not None]
-    bias = torch.cat(biases) if biases else None
-    start = 0
-    for layer in layers:
-        end = start + layer.out_features
-        layer.weight.data = weight[start:end]
-        if bias is not None:
-            layer.bias.data = bias[start:end]
-        start = end
-    return Product(weight, bias)
-
-
-def quantized(module: nn.Module) -> bool:
-    """Whether a weight of the module is not a plain tensor."""
-    return any(type(parameter.data) is not Tensor for parameter in module.parameters())
 
 
 class SelfAttention(nn.Module):
@@ -169,35 +134,18 @@ class SelfAttention(nn.Module):
             self.norms = torch.cat(weight), self.q_norm.eps  # [heads + kv_heads, head_dim]
 
 
-class MLP(nn.Module):
-    """SwiGLU feed-forward (Shazeer, 2020, arXiv 2002.05202)."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-        self.fused: Callable[[Tensor], Tensor] | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        gate, up = (self.gate_proj(x), self.up_proj(x)) if self.fused is None else self.fused(x).chunk(2, dim=-1)
-        out: Tensor = self.down_proj(nn.functional.silu(gate) * up)
-        return out
-
-    def fuse(self) -> None:
-        """Fuses the projections of gate and up; stores no matrix twice."""
-        self.fused = fused((self.gate_proj, self.up_proj))
-
-
 class Layer(nn.Module):
     """One pre-norm residual layer."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, index: int) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.self_attn = SelfAttention(config)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = MLP(config)
+        if config.mixture is None or index < config.dense_layers:
+            self.mlp: MLP | Mixture = MLP(config.hidden_size, config.intermediate_size)
+        else:
+            self.mlp = Mixture(config.hidden_size, config.mixture)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attention: Attention) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, attention)
@@ -219,10 +167,10 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = _embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = LmHead(config.hidden_size, config.vocab_size, bias=False)
-        self.rotary = RotaryEmbedding(config.head_dim, config.rope_theta, config.rotary_scaling)
+        self.rotary = RotaryEmbedding(config.rotary_dim, config.rope_theta, config.rotary_scaling)
         self.kernels: Kernels | None = None
         self.tie_weights()
 
@@ -232,14 +180,30 @@ class Transformer(nn.Module):
             self.lm_head.weight = self.embed_tokens.weight
 
     def stored_shapes(self) -> dict[str, torch.Size]:
-        """Parameter name -> shape, as checkpoints store them; a tied head is listed once, as the embedding."""
-        return {name: parameter.shape for name, parameter in self.named_parameters()}
+        """Parameter name -> shape, as checkpoints store them.
+
+        Each expert is listed by itself, a tied head once, as the embedding.
+        """
+        shapes: dict[str, torch.Size] = {}
+        for name, parameter in self.named_parameters():
+            owner = self.get_submodule(name.rpartition(".")[0])
+            shapes |= dict(owner.stored_shapes(name)) if isinstance(owner, Experts) else {name: parameter.shape}
+        return shapes
+
+    def memory(self, name: str) -> Tensor:
+        """The memory of a parameter, called as in ``stored_shapes``; an expert's is a part of a stack."""
+        owner, found, leaf = name.partition(".experts.")
+        if not found:
+            return self.get_parameter(name).data
+        experts = self.get_submodule(f"{owner}.experts")
+        assert isinstance(experts, Experts)
+        return experts.memory(leaf)
 
     def parts(self, name: str, whole: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields (memory, part of ``whole`` that belongs there); ``whole`` is the value or an update of parameter
         ``name``.
         """
-        yield self.get_parameter(name).data, whole
+        yield self.memory(name), whole
 
     def fuse(self) -> None:
         """Fuses products that share their input, for inference, unless their weights are quantized. Call it once.

@@ -1,7 +1,8 @@
 """One rank's transformer: a share of each layer's heads and hidden units, and of the vocabulary."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 from cdlm.model.config import CheckpointError, TransformerConfig
 from cdlm.model.network.head import LmHead, Peaks, Search
+from cdlm.model.network.mixture import GroupedProduct, Mixture, gated, grouped_product
+from cdlm.model.network.mlp import MLP
 from cdlm.model.network.transformer import Attention, CachedAttention, Layer, Transformer
 from cdlm.model.parallel.followers import Followers
 from cdlm.model.parallel.messages import FindPeaks, Predict, RunLayers, WriteLayer
@@ -29,23 +32,48 @@ class SummedLinear(nn.Linear):
         return out
 
 
+class SummedMixture(Mixture):
+    """A mixture whose hidden units are split over the ranks: all choose the same experts, and sum the outputs."""
+
+    def forward(
+        self, x: Tensor, product: GroupedProduct = grouped_product, gate: Callable[[Tensor], Tensor] = gated
+    ) -> Tensor:
+        """x [..., hidden_size] -> same shape, the same on every rank."""
+        out = super().forward(x, product, gate)
+        dist.all_reduce(out)
+        return out
+
+
 def share_config(config: TransformerConfig, size: int) -> TransformerConfig:
     """The shape of one rank's share if the transformer is split over ``size`` ranks.
 
     Raises:
         CheckpointError: ``size`` does not divide the heads or hidden units.
     """
-    for name in ("num_heads", "num_kv_heads", "intermediate_size"):
-        if getattr(config, name) % size:
-            raise CheckpointError(
-                f"tensor_parallel_size {size} does not divide the checkpoint's {name} {getattr(config, name)}"
-            )
-    return replace(
-        config,
-        num_heads=config.num_heads // size,
-        num_kv_heads=config.num_kv_heads // size,
-        intermediate_size=config.intermediate_size // size,
-    )
+    for name, value in _divided(config).items():
+        if value % size:
+            raise CheckpointError(f"tensor_parallel_size {size} does not divide the checkpoint's {name} {value}")
+    return _resized(config, {name: value // size for name, value in _divided(config).items()})
+
+
+def whole_config(share: TransformerConfig, size: int) -> TransformerConfig:
+    """The shape of the transformer of which ``share`` is one of ``size`` shares."""
+    return _resized(share, {name: value * size for name, value in _divided(share).items()})
+
+
+def _divided(config: TransformerConfig) -> dict[str, int]:
+    """The sizes that ranks divide, those of experts as ``mixture.width``."""
+    sizes = {name: getattr(config, name) for name in ("num_heads", "num_kv_heads", "intermediate_size")}
+    if config.mixture is not None:
+        sizes |= {f"mixture.{name}": getattr(config.mixture, name) for name in ("width", "shared_width")}
+    return sizes
+
+
+def _resized(config: TransformerConfig, sizes: Mapping[str, int]) -> TransformerConfig:
+    own: dict[str, Any] = {name: value for name, value in sizes.items() if "." not in name}
+    of_mixture: dict[str, Any] = {name.partition(".")[2]: value for name, value in sizes.items() if "." in name}
+    mixture = config.mixture and replace(config.mixture, **of_mixture)
+    return replace(config, mixture=mixture, **own)
 
 
 class RankTransformer(Transformer):
@@ -68,7 +96,10 @@ class RankTransformer(Transformer):
         for layer in self.layers:
             assert isinstance(layer, Layer)
             layer.self_attn.o_proj = SummedLinear(share.num_heads * share.head_dim, share.hidden_size, bias=False)
-            layer.mlp.down_proj = SummedLinear(share.intermediate_size, share.hidden_size, bias=False)
+            if share.mixture is not None and isinstance(layer.mlp, Mixture):
+                layer.mlp = SummedMixture(share.hidden_size, share.mixture)
+            elif isinstance(layer.mlp, MLP):
+                layer.mlp.down_proj = SummedLinear(share.intermediate_size, share.hidden_size, bias=False)
         self.lm_head = LmHead(share.hidden_size, self.vocab_rows, bias=False)
         if rank:
             self.embed_tokens = nn.Embedding(0, share.hidden_size)
@@ -84,14 +115,14 @@ class RankTransformer(Transformer):
 
     def parts(self, name: str, whole: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Like ``Transformer.parts``, for this rank's share of a whole parameter or update."""
-        module = name.split(".")[-2]
+        module = name.split(".")[-2]  # Of an expert too: its matrices are called as a feed-forward's.
         if name == "embed_tokens.weight":
             if self.rank == 0:
                 yield self.embed_tokens.weight.data, whole
             if not self.config.tie_word_embeddings or self.rank == 0:
                 return
             name, module = "lm_head.weight", "lm_head"
-        kept = self.get_parameter(name).data
+        kept = self.memory(name)
         if module == "lm_head":
             part = whole[self.rank * self.vocab_rows : (self.rank + 1) * self.vocab_rows]
             yield kept[: len(part)], part

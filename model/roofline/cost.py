@@ -1,13 +1,14 @@
 """Computes the cost of a forward pass: FLOPs, and bytes moved between memory and cores.
 
 Counts matrix products, weights, keys and values. Leaves out activations, logits, norms, softmax, launches and
-communication: times derived from it are lower bounds. All values are per device of ``tensor_parallel``.
+communication: times derived from it are lower bounds. Of experts, a forward reads as many as its tokens would choose if
+they chose evenly and each by itself. All values are per device of ``tensor_parallel``.
 """
 
 from dataclasses import dataclass
 
 from cdlm.model.config import PromptAttention, TransformerConfig
-from cdlm.model.network.parameters import count_parameters
+from cdlm.model.network.parameters import count_parameters, share_of_experts, weights_per_token
 from cdlm.model.roofline.roof import Work
 
 
@@ -106,20 +107,22 @@ class ModelCost:
     def weight_bytes(self) -> float:
         """Bytes of the weights."""
         count = count_parameters(self.config)
-        other = count.total - count.matrices
-        return self._weights(count.matrices, other)
+        matrices = count.matrices + count.experts
+        return self._weights(matrices, count.total - matrices)
 
     @property
     def streamed_bytes(self) -> float:
-        """Weight bytes that each forward reads: all but an untied embedding, which is only looked up."""
-        count = count_parameters(self.config)
-        head = count.head or count.embedding
-        return self._weights(count.matrices, count.vectors + head)
+        """Weight bytes that a forward of many tokens reads: all but an untied embedding, which is only looked up."""
+        return self._streamed(1.0)
 
     @property
     def weights(self) -> Work:
-        """The work of reading the weights once."""
+        """The work of reading the weights once, with all experts."""
         return Work(0.0, self.streamed_bytes)
+
+    def read(self, tokens: float) -> Work:
+        """The work of reading the weights that ``tokens`` tokens use: of the experts, those that they choose."""
+        return Work(0.0, self._streamed(share_of_experts(self.config, tokens)))
 
     @property
     def kv_bytes_per_token(self) -> float:
@@ -135,11 +138,11 @@ class ModelCost:
         values of ``cached`` positions are read once, those of ``tokens`` are written.
         """
         config = self.config
-        linear = 2 * tokens * count_parameters(config).matrices
+        linear = 2 * tokens * weights_per_token(config)
         attention = 4 * pairs * config.num_heads * config.head_dim * config.num_layers
         head = 2 * predicted * config.vocab_size * config.hidden_size
         flops = (linear + attention + head) / self.tensor_parallel
-        return Work(flops, (cached + tokens) * self.kv_bytes_per_token)
+        return Work(flops, (cached + tokens) * self.kv_bytes_per_token, tokens)
 
     def student_row(self, decoding: Decoding, context: float) -> Work:
         """Mean work per forward of a student's row with ``context`` positions before its block.
@@ -167,9 +170,13 @@ class ModelCost:
         return self.row(prompt, prompt * seen, 0, 0)
 
     def forward(self, row: Work, batch: float) -> Work:
-        """Work of a forward of ``batch`` such rows, which read the weights once."""
-        return self.weights + row.times(batch)
+        """Work of a forward of ``batch`` such rows, which read the weights that they use once."""
+        return self.read(row.tokens * batch) + row.times(batch)
 
-    def _weights(self, matrices: int, other: int) -> float:
+    def _streamed(self, share: float) -> float:
+        count = count_parameters(self.config)
+        return self._weights(count.matrices + share * count.experts, count.vectors + (count.head or count.embedding))
+
+    def _weights(self, matrices: float, other: int) -> float:
         precision = self.precision
         return (matrices * precision.matrix_bytes + other * precision.other_bytes) / self.tensor_parallel

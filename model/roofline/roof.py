@@ -5,22 +5,26 @@ larger of its arithmetic at the peak rate and its memory traffic at the peak ban
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """FLOPs (a multiply-add is two), and bytes moved between memory and cores."""
+    """FLOPs (a multiply-add is two), and bytes moved between memory and cores.
+
+    ``tokens`` run through the layers; where these have experts, the tokens decide how many of them are read.
+    """
 
     flops: float
     bytes: float
+    tokens: float = field(default=0.0, compare=False)
 
     def __add__(self, other: "Work") -> "Work":
-        return Work(self.flops + other.flops, self.bytes + other.bytes)
+        return Work(self.flops + other.flops, self.bytes + other.bytes, self.tokens + other.tokens)
 
     def times(self, count: float) -> "Work":
         """This work ``count`` times."""
-        return Work(self.flops * count, self.bytes * count)
+        return Work(self.flops * count, self.bytes * count, self.tokens * count)
 
     @property
     def intensity(self) -> float:

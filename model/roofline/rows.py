@@ -42,7 +42,7 @@ def rows_by_rates(cost: ModelCost, roof: Roof, decoding: Decoding, context: int,
     """The rows from which on a forward's arithmetic takes longer than its memory traffic.
 
     Up to there, rows share the time in which the weights are read; further ones only make each slower. ``None`` if no
-    number of rows has so much arithmetic, so that only the room bounds it.
+    number of rows has so much arithmetic, so that only the room bounds it. So many rows read nearly all experts.
     """
     rows = whole_batch(ridge_batch(cost.student_row(decoding, context), cost.weights, roof))
     if rows is None:

@@ -25,6 +25,7 @@ DEFAULTS = {
     "Dream": (CHATML, ("<|im_start|>", "<|im_end|>")),
     "Fast_dLLM_Qwen": (CHATML, ("<|im_start|>", "<|im_end|>")),
     "sdar": (CHATML, ("<|im_start|>", "<|im_end|>")),
+    "sdar_moe": (CHATML, ("<|im_start|>", "<|im_end|>")),
     "llada": (HEADERS, ("<|startoftext|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")),
 }
 

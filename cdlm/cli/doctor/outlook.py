@@ -11,7 +11,7 @@ from cdlm.model.config import AttentionBackend, CheckpointError
 from cdlm.model.device import free_memory, resolve_dtype
 from cdlm.model.loading.checkpoint import Description, describe_checkpoint
 from cdlm.model.loading.packing import packable
-from cdlm.model.loading.quantization import check_quantization
+from cdlm.model.loading.quantization import check_quantization, check_quantized_shape
 from cdlm.model.network.parameters import count_parameters
 from cdlm.model.parallel.transformer import share_config
 from cdlm.model.roofline.cost import ModelCost, Precision
@@ -73,6 +73,7 @@ def outlook(options: EngineOptions) -> Outlook:
         described.check_weights()
         share = share_config(described.shape, size)
         check_quantization(options.quantization, device, dtype, size)
+        check_quantized_shape(options.quantization, described.shape)
         find_attention(options.attention_backend, device=device, page_size=options.page_size)
         attention = resolve_attention(options.attention_backend, device)
         graphs = resolve_graphs(options.cuda_graphs, attention, device, shared=size > 1)

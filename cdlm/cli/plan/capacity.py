@@ -46,7 +46,8 @@ def request_work(cost: ModelCost, prefill: Work, row: Work, tokens: int, decodin
     The prefill joins a forward that reads the weights anyway. The request takes part in tokens / k forwards and is
     charged 1 / ``batch`` of the weights that each of them reads.
     """
-    return prefill + (row + cost.weights.times(1 / batch)).times(tokens / decoding.tokens_per_forward)
+    read = cost.read(row.tokens * batch)
+    return prefill + (row + read.times(1 / batch)).times(tokens / decoding.tokens_per_forward)
 
 
 def replicas(work: Work, roof: Roof, requests_per_s: float) -> int:

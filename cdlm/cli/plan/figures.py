@@ -5,7 +5,7 @@ from typing import Any
 from cdlm.cli.plan.capacity import Capacity, replicas, request_work
 from cdlm.cli.plan.inputs import Inputs
 from cdlm.cli.plan.step_memory import BATCHED_TOKENS, step_memory
-from cdlm.model.network.parameters import count_parameters
+from cdlm.model.network.parameters import active_parameters, count_parameters
 from cdlm.model.roofline.accelerators import ACCELERATORS
 from cdlm.model.roofline.roof import Work, crossover_batch, ridge_batch
 from cdlm.model.roofline.rows import (
@@ -37,9 +37,12 @@ def plan_figures(inputs: Inputs) -> dict[str, Any]:
         "bytes_per_s": roof.bytes_per_s,
         "ridge_flops_per_byte": roof.ridge,
         "parameters": count_parameters(inputs.shape.config).total,
+        "active_parameters": active_parameters(inputs.shape.config),
+        "experts": 0 if inputs.shape.config.mixture is None else inputs.shape.config.mixture.experts,
         "weight_bytes": cost.weight_bytes,
         "streamed_bytes": cost.streamed_bytes,
         "streamed_s": roof.memory_s(cost.weights),
+        "streamed_bytes_one_row": cost.read(student.tokens).bytes,
         "kv_bytes_per_token": cost.kv_bytes_per_token,
         "context": inputs.context,
         "max_model_len": inputs.shape.manifest.max_model_len,

@@ -29,8 +29,16 @@ def plan_findings(plan: dict[str, Any]) -> list[str]:
 def _weights(plan: dict[str, Any]) -> str:
     whole, read = quantity(plan["weight_bytes"], "B"), quantity(plan["streamed_bytes"], "B")
     each = " a device" if plan["tensor_parallel"] > 1 else ""
+    few = ""
+    if plan["experts"]:
+        few = (
+            f"A token uses {plan['active_parameters'] / plan['parameters']:.0%} of the parameters; a forward of one row"
+            f" reads about {quantity(plan['streamed_bytes_one_row'], 'B')}, if its tokens choose evenly among"
+            f" {plan['experts']} experts. "
+        )
     return (
-        f"Weights take {whole}{each} in {plan['dtype']}; a forward reads {read} of them, which alone takes "
+        f"{few}Weights take {whole}{each} in {plan['dtype']}; a forward"
+        f"{' of many rows' if few else ''} reads {read} of them, which alone takes "
         f"{quantity(plan['streamed_s'], 's')}. A cached token takes {quantity(plan['kv_bytes_per_token'], 'B')}{each}."
     )
 

@@ -15,12 +15,14 @@ def step_memory(inputs: Inputs, rows: int) -> dict[str, float]:
     """Bytes per device by their use, for ``rows`` rows; ``uploads`` lie in the host's memory.
 
     ``activations`` are the widest moment of a layer in the largest step, as far as shapes tell: two hidden states, and
-    either the projections of attention or gate, up and their product. The engine measures the real peak at its start.
-    What recorded graphs keep for themselves is not computed.
+    either the projections of attention, or gate, up and their product, or what each token's experts give. The engine
+    measures the real peak at its start. What recorded graphs keep for themselves is not computed.
     """
     config, size = inputs.shape.config, inputs.precision.other_bytes
     attention = (3 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
     widest = max(attention, 3 * config.intermediate_size) / inputs.tensor_parallel
+    if config.mixture is not None:  # The outputs of each token's experts: as they are, and in fp32.
+        widest = max(widest, config.mixture.experts_per_token * config.hidden_size * (1 + 4 / size))
     block, positions = inputs.block_length, inputs.shape.manifest.max_model_len + inputs.block_length
     pages = -(-positions // inputs.page_size)
     shapes = all_shapes(pages * inputs.page_size, PART) if inputs.tensor_parallel == 1 else []

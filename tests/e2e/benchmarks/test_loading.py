@@ -12,11 +12,14 @@ from benchmarks.loading.checkpoint import write_random_checkpoint
 SLACK = 4 << 20
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[0, 32], ids=["dense", "experts"])
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    """As large with experts, which are as many small matrices that become one."""
+    experts: int = request.param
     return write_random_checkpoint(
-        tmp_path_factory.mktemp("large"), layers=8, hidden_size=512, intermediate_size=1536, vocab_size=4096, shards=8
-    )
+        tmp_path_factory.mktemp("large"), layers=8, hidden_size=512, intermediate_size=48 if experts else 1536,
+        vocab_size=4096, shards=8, experts=experts,
+    )  # fmt: skip
 
 
 @pytest.mark.slow

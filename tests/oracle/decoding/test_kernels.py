@@ -25,14 +25,14 @@ def short_requests(count: int) -> list[GenerateRequest]:
 
 
 # With biases, with norms, with causal prompts, without a mask: whatever takes another way through a kernel.
-DIFFERENT = ("shifted", "absolute", "causal_prompt", "autoregressive_without_mask")
+DIFFERENT = ("shifted", "absolute", "causal_prompt", "experts", "autoregressive_without_mask")
 
 
 @axes(sample=DIFFERENT)
 def test_every_axis_equals_oracle(tmp_path: Path, axis: str) -> None:
-    """In one layer and blocks of four tokens; the next test has two layers."""
+    """In one layer and blocks of four tokens, in two where the first has no experts; the next test has two layers."""
     block_length = AXES[axis][1].get("block_length", 4)
-    directory = build_checkpoint(tmp_path, axis, seed=5, num_layers=1, block_length=block_length)
+    directory = build_checkpoint(tmp_path, axis, seed=5, num_layers=1 + (axis == "experts"), block_length=block_length)
     requests = short_requests(3)
     engine = Engine(EngineOptions(model=str(directory), max_num_seqs=3, page_size=4, attention_backend="triton"))
     assert_equal_to_oracle(directory, requests, run(engine, requests, join_every=2))

@@ -46,9 +46,9 @@ def ranked(directory: Path, size: int = 2, **options: Any) -> Iterator[Engine]:
         torch.set_num_threads(threads)
 
 
-# Axes whose weights are cut in different ways: with norms and one matrix for both ends, without a mask. Biases are in
-# Fast_dLLM_Qwen.
-SHARED = ("qk_norm_tied", "autoregressive_without_mask")
+# Axes whose weights are cut in different ways: with norms and one matrix for both ends, with experts, without a mask.
+# Biases are in Fast_dLLM_Qwen.
+SHARED = ("qk_norm_tied", "experts", "autoregressive_without_mask")
 
 
 def followers_of(engine: Engine) -> list[int]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from cdlm.model.config import Manifest, RotaryScaling, TransformerConfig
+from cdlm.model.config import Manifest, MixtureConfig, RotaryScaling, TransformerConfig
 from cdlm.model.loading.export import save_checkpoint
 from cdlm.model.network.transformer import Transformer
 
@@ -56,6 +56,26 @@ AXES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"block_origin": "absolute", "prompt_attention": "causal", "commit_attention": "causal", "shift": True},
     ),
     "causal_commit_unshifted": ({}, {"prompt_attention": "causal", "commit_attention": "causal"}),
+    "experts": (
+        {
+            "qk_norm": True,
+            "partial_rotary_factor": 0.5,
+            "mixture": MixtureConfig(
+                experts=8,
+                experts_per_token=3,
+                width=12,
+                shared_width=10,
+                scores="sigmoid",
+                biased=True,
+                groups=4,
+                groups_per_token=2,
+                scale=2.5,
+                dense_layers=1,
+            ),
+        },
+        {"block_origin": "absolute", "prompt_attention": "block_causal"},
+    ),
+    "experts_by_softmax": ({"mixture": MixtureConfig(experts=6, experts_per_token=2, width=16)}, {}),
     "autoregressive": ({}, AUTOREGRESSIVE),
     "autoregressive_without_mask": ({}, AUTOREGRESSIVE),
 }
@@ -63,7 +83,8 @@ AXES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 WITHOUT_MASK = ("autoregressive_without_mask",)
 MASKED_AXES = [axis for axis in AXES if axis not in WITHOUT_MASK]
 
-# Between them these have every value of every part of a shape and of a manifest. The others join such values in other
+# Between them these have every value of every part of a shape and of a manifest, but for a router's softmax, which the
+# tests of formats have. The others join such values in other
 # ways; what is held to the slow decoder on all axes with one feature alone is so on these in the usual run.
 SAMPLED_AXES = (
     "shifted",
@@ -72,6 +93,7 @@ SAMPLED_AXES = (
     "first_token_autoregressive",
     "causal_prompt",
     "causal_commit",
+    "experts",
     "autoregressive_without_mask",
 )
 
@@ -109,7 +131,7 @@ def build_checkpoint(
     model = Transformer(config)
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
-        if parameter.ndim == 2:
+        if parameter.ndim >= 2:
             torch.nn.init.normal_(parameter, std=0.35, generator=generator)
         else:
             torch.nn.init.normal_(parameter, mean=1.0, std=0.2, generator=generator)

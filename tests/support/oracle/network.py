@@ -28,14 +28,17 @@ def _speeds(half: int, theta: float, scaling: Any) -> list[float]:
     return [speed * (1 - part + part / scaling.factor) for speed, part in zip(speeds, slow, strict=True)]
 
 
-def _rope(x: Tensor, theta: float, scaling: Any) -> Tensor:
-    """x [heads, n, head_dim]; the pair (i, i + head_dim / 2) turns by position * its speed, and may be stretched."""
-    n, dim = x.shape[-2:]
+def _rope(x: Tensor, theta: float, scaling: Any, factor: float) -> Tensor:
+    """x [heads, n, head_dim]; of the first d = factor * head_dim, pair (i, i + d / 2) turns by position * its speed.
+
+    The turned part may be stretched.
+    """
+    n, dim = x.shape[-2], int(x.shape[-1] * factor)
     half = dim // 2
     angle = torch.arange(n, dtype=torch.float32)[:, None] * torch.tensor(_speeds(half, theta, scaling))
-    low, high, cos, sin = x[..., :half], x[..., half:], angle.cos(), angle.sin()
+    low, high, rest, cos, sin = x[..., :half], x[..., half:dim], x[..., dim:], angle.cos(), angle.sin()
     turned = torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
-    return turned if scaling is None else turned * scaling.attention_factor
+    return torch.cat((turned if scaling is None else turned * scaling.attention_factor, rest), dim=-1)
 
 
 def _late(query: Tensor, scaling: Any) -> Tensor:
@@ -44,6 +47,32 @@ def _late(query: Tensor, scaling: Any) -> Tensor:
         return query
     passed = [position // scaling.positions for position in range(query.shape[1])]
     return query * torch.tensor([1 + scaling.query_beta * math.log(1 + times) for times in passed])[:, None]
+
+
+def _experts(y: Tensor, weights: dict[str, Tensor], name: str, mixture: Any) -> Tensor:
+    """The mixture of experts ``name`` for y [n, hidden], token by token."""
+
+    def feed_forward(x: Tensor, part: str) -> Tensor:
+        gate, up, down = (weights[f"{name}.{part}.{matrix}_proj.weight"] for matrix in ("gate", "up", "down"))
+        return down @ ((gate @ x) * (gate @ x).sigmoid() * (up @ x))
+
+    out = []
+    for token in y:
+        logits = weights[f"{name}.router.weight"] @ token
+        scores = (logits.sigmoid() if mixture.scores == "sigmoid" else logits.exp() / logits.exp().sum()).tolist()
+        bias = weights[f"{name}.router.expert_bias"].tolist() if mixture.biased else [0.0] * len(scores)
+        preferred = [score + more for score, more in zip(scores, bias, strict=True)]
+        size = len(scores) // mixture.groups
+        groups = [list(range(first, first + size)) for first in range(0, len(scores), size)]
+        groups.sort(key=lambda group: -sum(sorted(preferred[expert] for expert in group)[-2:]))
+        allowed = [expert for group in groups[: mixture.groups_per_token] for expert in group]
+        chosen = sorted(allowed, key=lambda expert: -preferred[expert])[: mixture.experts_per_token]
+        whole = sum(scores[expert] for expert in chosen) if mixture.normalized else 1.0
+        given = [scores[expert] / whole * mixture.scale * feed_forward(token, f"experts.{expert}") for expert in chosen]
+        if mixture.shared_width:
+            given.append(feed_forward(token, "shared_experts"))
+        out.append(sum(given, start=torch.zeros_like(token)))
+    return torch.stack(out)
 
 
 class _Layer:
@@ -88,7 +117,9 @@ def hidden_states(
             if shape.qk_norm and name != "v":
                 z = _norm(z, layer[f"self_attn.{name}_norm.weight"], shape.rms_norm_eps)
             z = z.transpose(0, 1)
-            heads[name] = z if name == "v" else _rope(z, shape.rope_theta, shape.rotary_scaling)
+            if name != "v":
+                z = _rope(z, shape.rope_theta, shape.rotary_scaling, shape.partial_rotary_factor)
+            heads[name] = z
         heads["q"] = _late(heads["q"], shape.rotary_scaling)
         group = shape.num_heads // shape.num_kv_heads
         outs = []
@@ -97,6 +128,9 @@ def hidden_states(
             outs.append(scores.masked_fill(~sees, float("-inf")).softmax(-1) @ heads["v"][head // group])
         x = x + product(torch.cat(outs, dim=-1), f"layers.{index}.self_attn.o_proj.weight")
         y = _norm(x, layer["post_attention_layernorm.weight"], shape.rms_norm_eps)
+        if shape.mixture is not None and index >= shape.mixture.dense_layers:
+            x = x + _experts(y, weights, f"layers.{index}.mlp", shape.mixture)
+            continue
         gate, up = (product(y, f"layers.{index}.mlp.{name}_proj.weight") for name in ("gate", "up"))
         x = x + product(gate * gate.sigmoid() * up, f"layers.{index}.mlp.down_proj.weight")
     return _norm(x, weights["norm.weight"], shape.rms_norm_eps)

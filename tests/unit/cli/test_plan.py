@@ -172,7 +172,8 @@ def test_an_unknown_model_lists_the_presets() -> None:
     result = CliRunner().invoke(app, ["plan", "--model", "gpt-5", "--device", "h100"])
     names = (
         "dream-7b, llada-8b, sdar-1.7b, sdar-4b, sdar-8b, dream-reasoner-8b, stable-diffcoder-8b, "
-        "nemotron-labs-diffusion-8b, fast-dllm-v2-1.5b, fast-dllm-v2-7b, cdlm-smol, cdlm-nano"
+        "nemotron-labs-diffusion-8b, fast-dllm-v2-1.5b, fast-dllm-v2-7b, llada2-mini, sdar-30b-a3b, cdlm-smol, "
+        "cdlm-nano"
     )
     assert f"presets: {names}" in result.stderr
 

@@ -13,8 +13,8 @@ from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.sdpa import SdpaAttention
 from cdlm.model.attention.segments import Segment
 from cdlm.model.backbones import find_backbone
-from cdlm.model.config import TransformerConfig
-from cdlm.model.network.parameters import count_parameters
+from cdlm.model.config import MixtureConfig, TransformerConfig
+from cdlm.model.network.parameters import active_parameters, count_parameters
 from cdlm.model.network.transformer import Transformer
 from cdlm.model.roofline.accelerators import ACCELERATORS, UnknownAcceleratorError, find_accelerator
 from cdlm.model.roofline.cost import PRECISIONS, Decoding, ModelCost
@@ -159,12 +159,47 @@ def test_known_figures_of_a_7b_model_on_an_a100() -> None:
         ("dream-reasoner-8b", 2 * 8.190735360),
         ("stable-diffcoder-8b", 2 * 8.25),
         ("nemotron-labs-diffusion-8b", 2 * 8.49),
+        ("llada2-mini", 2 * 16.26),
+        ("sdar-30b-a3b", 2 * 30.53),
         ("fast-dllm-v2-1.5b", 2 * 1.54),
         ("fast-dllm-v2-7b", 2 * 7.62),
     ],
 )
 def test_presets_are_as_large_as_the_published_weights(name: str, gigabytes: float) -> None:
     assert preset(name).weight_bytes / 1e9 == pytest.approx(gigabytes, rel=0.005)
+
+
+MIXED = replace(
+    WIDE,
+    num_layers=3,
+    mixture=MixtureConfig(experts=8, experts_per_token=2, width=10, shared_width=6, biased=True, dense_layers=1),
+)
+
+
+def test_of_the_experts_a_forward_computes_and_reads_those_that_are_chosen() -> None:
+    count = count_parameters(MIXED)
+    assert count.total == sum(parameter.numel() for parameter in Transformer(MIXED).parameters())
+    expert = 3 * 24 * 10
+    assert count.experts == 2 * 8 * expert
+    assert active_parameters(MIXED) == count.total - 2 * 6 * expert
+    cost = ModelCost(MIXED, BF16)
+    assert cost.weight_bytes == 2 * count.total
+    # One token reads two of eight experts, two tokens on average 2 + 2 * 6/8, many tokens all.
+    others = 2 * (count.matrices + count.vectors + count.head)
+    for tokens, experts in ((1, 2), (2, 3.5), (1e6, 8)):
+        assert cost.read(tokens).bytes == pytest.approx(others + 2 * 2 * experts * expert)
+    assert cost.weights == cost.read(1e6)
+    row = cost.row(tokens=2, pairs=0, cached=0, predicted=0)
+    assert row.flops == 2 * 2 * (count.matrices + 2 * 2 * expert)
+    assert cost.forward(row, 1).bytes == pytest.approx(cost.read(2).bytes + row.bytes)
+    assert cost.forward(row, 5).bytes == pytest.approx(cost.read(10).bytes + 5 * row.bytes)
+    whole = request_work(cost, Work(0, 0), row, 6, Decoding(4, 2, 1.0), 5)
+    assert whole.bytes == pytest.approx(3 * (row.bytes + cost.read(10).bytes / 5))
+
+
+@pytest.mark.parametrize(("name", "billions"), [("llada2-mini", 1.44), ("sdar-30b-a3b", 3.35)])
+def test_active_parameters_of_published_mixtures(name: str, billions: float) -> None:
+    assert active_parameters(preset(name).config) / 1e9 == pytest.approx(billions, rel=0.01)
 
 
 def test_crossover_is_the_first_batch_at_which_the_student_is_behind() -> None:

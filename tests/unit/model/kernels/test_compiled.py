@@ -11,6 +11,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from cdlm.model.kernels.attention import join_parts, paged_attention
+from cdlm.model.kernels.grouped import _grouped_product
 from cdlm.model.kernels.norm import _add_rms_norm
 from cdlm.model.kernels.rotary import _rotate_and_write
 from cdlm.model.kernels.statistics import _row_statistics
@@ -51,9 +52,15 @@ for arch, kind, group, dim, page in ((80, "fp16", 1, 96, 16), (90, "bf16", 7, 12
     for scaled in (False, True):
         made(
             arch, _rotate_and_write,
-            dict(HEADS=4 * group, KV_HEADS=4, DIM=dim, WIDTH=128, TILE=4, NORM=True, SCALED=scaled),
+            dict(HEADS=4 * group, KV_HEADS=4, DIM=dim, TURNED=dim // 2, WIDTH=128, TILE=4, NORM=True, SCALED=scaled),
             pointers(kind, "query keys values projected weight") | pointers("fp32", "cosines sines scales")
             | pointers("i64", "positions slots") | {"eps": "fp32"},
+        )
+    for rows in (16, 64):
+        made(
+            arch, _grouped_product,
+            dict(GROUPS=250, LINES=256, IN=2048, OUT=1024, ROWS=rows, COLUMNS=64, DEPTH=64, WIDEN=False),
+            pointers(kind, "out rows weights") | pointers("i64", "ends"),
         )
     made(arch, _swiglu, dict(SIZE=18944, COLUMNS=1024), pointers(kind, "out both"))
     for draw in (False, True):
@@ -73,5 +80,5 @@ def test_every_kernel_compiles_for_gpus_that_are_not_here() -> None:
         [sys.executable, "-c", COMPILED], capture_output=True, text=True, timeout=280, check=False, env=environment
     )
     lines = done.stdout.splitlines()
-    assert len(lines) == 18, done.stderr
+    assert len(lines) == 22, done.stderr
     assert all(line.endswith(" True True") for line in lines), lines

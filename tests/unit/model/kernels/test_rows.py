@@ -62,7 +62,10 @@ def test_gate_far_from_zero_is_finite(device: torch.device) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("normed", [False, True])
 @pytest.mark.parametrize("scaling", [None, STRETCHED])
-@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(28, 4, 64), (9, 3, 64), (4, 4, 96), (0, 2, 128)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dim", "turns"),
+    [(28, 4, 64, 64), (9, 3, 64, 64), (4, 4, 96, 96), (0, 2, 128, 128), (8, 2, 64, 32), (2, 1, 96, 24)],
+)
 def test_rotation_and_write(
     dtype: torch.dtype,
     normed: bool,
@@ -70,6 +73,7 @@ def test_rotation_and_write(
     heads: int,
     kv_heads: int,
     dim: int,
+    turns: int,
     device: torch.device,
 ) -> None:
     """Against the definition, a pair of numbers at a time; slots that belong to others stay as they were."""
@@ -78,7 +82,7 @@ def test_rotation_and_write(
     slots = torch.tensor([3, 39, 0, 7], device=device)
     projected = torch.randn(4, heads + 2 * kv_heads, dim, device=device).to(dtype)
     keys, values = torch.full((2, 40, kv_heads, dim), 7.0, device=device).to(dtype)
-    rotary = RotaryEmbedding(dim, 1e4, scaling).to(device)
+    rotary = RotaryEmbedding(turns, 1e4, scaling).to(device)
     weight = torch.randn(heads + kv_heads, dim, device=device).to(dtype)
     query = rotate_and_write(
         projected.flatten(1), heads, keys, values, slots, positions,
@@ -87,15 +91,17 @@ def test_rotation_and_write(
     turned = projected[:, : heads + kv_heads].double()
     if normed:
         turned = normalized(turned, weight.double(), 1e-6).to(dtype).double()
-    half = dim // 2
+    half = turns // 2
     speeds = 1e4 ** (-torch.arange(half, device=device).double() / half)
     if scaling:
         speeds = rotary.inverse_frequency.double()
     angle = positions.double()[:, None, None] * speeds
-    low, high = turned[..., :half], turned[..., half:]
+    low, high, rest = turned.tensor_split((half, turns), dim=-1)
     expected = torch.cat((low * angle.cos() - high * angle.sin(), high * angle.cos() + low * angle.sin()), dim=-1)
     if scaling:
         expected *= 1.2
+    expected = torch.cat((expected, rest), dim=-1)
+    if scaling:
         expected[:, :heads] *= 1 + 0.3 * (1 + positions // 10).double().log()[:, None, None]
     tolerance = 1e-4 if dtype == torch.float32 else NEAR[dtype]  # Angles of fp32: 999 radians are known to 3e-5.
     if scaling:  # Up to three times as large.

@@ -12,7 +12,8 @@ from cdlm.model.loading.adapter import check_adapter, read_adapter, write_adapte
 from cdlm.model.loading.adapter_config import AdapterDecoding, GatedDrafts
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.network.gate import attach
-from cdlm.model.network.transformer import Product, Transformer
+from cdlm.model.network.product import Product
+from cdlm.model.network.transformer import Transformer
 from cdlm.training.backbone.config import LoraSection
 from cdlm.training.backbone.lora import adapter_weights, add_adapter, trainable
 from cdlm.training.batches.attention import RowAttention, causal_mask

@@ -1,0 +1,1 @@
+"""Formats whose layers are mixtures of experts."""
