@@ -249,6 +249,8 @@ class Engine:
             staged=staged,
             scored=scored,
             score_rows=self.scores.rows,
+            score_prompt_tokens=self.scores.looked_up,
+            score_cached_tokens=self.scores.found,
             tokens=tokens + self.scores.tokens,
             seconds=time.monotonic() - started,
             halved=self.rows.halved,

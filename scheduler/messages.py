@@ -45,15 +45,16 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
 
 
 class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
-    """Compute the log-probability of each prompt token given those before it, and of ``logprobs`` alternatives.
+    """Compute the log-probability of each prompt token from position ``start`` on, given those before it, and of
+    ``logprobs`` alternatives.
 
-    The answer is one ``BlockOutput`` whose ``logprobs`` begin with the second token; their ``step`` is 0. ``client``
-    and ``priority`` work as in ``GenerateRequest``. Scoring does not use the prefix cache, and therefore needs no
-    ``cache_salt``.
+    The answer is one ``BlockOutput`` whose ``logprobs`` begin with the token at ``start``; their ``step`` is 0.
+    ``client``, ``priority`` and ``cache_salt`` work as in ``GenerateRequest``.
     """
 
     request_id: str
     prompt_ids: list[int]
+    start: int = 1
     logprobs: int = 0
     client: str = ""
     priority: int = 0

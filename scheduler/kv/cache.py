@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cdlm.model.config import Manifest
 from cdlm.scheduler.blocks import first_block_start
-from cdlm.scheduler.kv.keys import Key, PrefixKeys
+from cdlm.scheduler.kv.keys import Key, PrefixKeys, Text
 from cdlm.scheduler.kv.pool import PagePool
 from cdlm.scheduler.sequence import Sequence
 
@@ -56,6 +56,7 @@ class KVCache:
         self.manifest, self.pool = manifest, PagePool(num_pages)
         self.num_pages, self.page_size = num_pages, page_size
         self._whole = manifest.prompt_attention == "full"
+        self._shares_texts = share
         # A block's first token from the commit pass needs that pass, which a shared whole prompt would skip.
         self._shares = share and not (self._whole and manifest.first_token == "autoregressive")
         causal = manifest.commit_attention == "causal"
@@ -100,8 +101,7 @@ class KVCache:
             return sequence.prompt_length if self._keys.of_prompt(sequence) in self._entries else 0
         # If there is a border state, the last token must be computed to get it.
         units = self._keys.extend(sequence, sequence.block_start - int(self.manifest.has_border))
-        # An entry exists only if all entries before it exist.
-        return self._unit * bisect_left(sequence.keys, True, hi=units, key=lambda key: key not in self._entries)
+        return self._unit * self._found(sequence.keys, units)
 
     def attach(self, sequence: Sequence) -> list[Copy] | None:
         """Gives a waiting sequence the cached pages of its prefix.
@@ -116,8 +116,7 @@ class KVCache:
         found = self.match(sequence)
         if self._whole and found:
             return self._attach_whole(sequence)
-        for key in sequence.keys[: found // self._unit]:
-            self.pool.share(sequence.pages, self._entries[key].pages)
+        self._share(sequence.pages, sequence.keys[: found // self._unit])
         sequence.computed = sequence.stored = found
         return []
 
@@ -139,16 +138,27 @@ class KVCache:
             if sequence.block_start == sequence.prompt_length:
                 sequence.stored = sequence.prompt_length
         elif sequence.computed - sequence.stored >= self._unit:
-            per_unit = self._unit // self.page_size
-            for index in range(sequence.stored // self._unit, self._keys.extend(sequence, sequence.computed)):
-                first, entry = index * per_unit, self._entries.get(sequence.keys[index])
-                if entry is None:
-                    self._put(sequence.keys[index], sequence.pages[first : first + per_unit], None)
-                    continue
-                for offset, page in enumerate(entry.pages):
-                    self.pool.replace(sequence.pages, first + offset, page)
+            self._keep(
+                sequence.keys,
+                sequence.pages,
+                sequence.stored // self._unit,
+                self._keys.extend(sequence, sequence.computed),
+            )
             sequence.stored = sequence.computed // self._unit * self._unit
         self.withdraw(sequence)
+
+    def attach_text(self, text: Text, end: int) -> int:
+        """Gives a text without pages the cached pages of its tokens below ``end``; returns the number of tokens."""
+        if not self._shares_texts:
+            return 0
+        found = self._found(text.keys, self._keys.of_text(text, end))
+        self._share(text.pages, text.keys[:found])
+        return found * self._unit
+
+    def store_text(self, text: Text, start: int, end: int) -> None:
+        """Caches a text's tokens in [start, end), which are computed; ``start`` is what ``attach_text`` returned."""
+        if self._shares_texts:
+            self._keep(text.keys, text.pages, start // self._unit, self._keys.of_text(text, end))
 
     def expect(self, sequence: Sequence) -> None:
         """Registers that an admitted sequence will cache a prefix of its prompt, if it will."""
@@ -214,6 +224,25 @@ class KVCache:
         end = first_block_start(sequence.prompt_length, self.manifest) - int(self.manifest.has_border)
         units = self._keys.extend(sequence, end)
         return sequence.keys[units - 1] if units * self._unit >= _WORTH_WAITING else None
+
+    def _found(self, keys: list[Key], units: int) -> int:
+        """How many of the first ``units`` keys have entries; an entry exists only if all entries before it exist."""
+        return bisect_left(keys, True, hi=units, key=lambda key: key not in self._entries)
+
+    def _share(self, table: list[int], keys: list[Key]) -> None:
+        for key in keys:
+            self.pool.share(table, self._entries[key].pages)
+
+    def _keep(self, keys: list[Key], table: list[int], first: int, end: int) -> None:
+        """Makes entries of the units [first, end) of a page table; where there is one, the table takes its pages."""
+        per_unit = self._unit // self.page_size
+        for index in range(first, end):
+            start, entry = index * per_unit, self._entries.get(keys[index])
+            if entry is None:
+                self._put(keys[index], table[start : start + per_unit], None)
+                continue
+            for offset, page in enumerate(entry.pages):
+                self.pool.replace(table, start + offset, page)
 
     def _put(self, key: Key, pages: list[int], border: Tensor | None) -> None:
         self.pool.keep(pages)

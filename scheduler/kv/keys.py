@@ -2,12 +2,37 @@
 
 import hashlib
 from array import array
+from typing import Protocol
 
 from cdlm.model.config import Manifest
 from cdlm.scheduler.blocks import first_block_start
 from cdlm.scheduler.sequence import Sequence
 
 Key = bytes
+
+
+class Salted(Protocol):
+    """A request with a ``cache_salt``."""
+
+    @property
+    def cache_salt(self) -> str: ...
+
+
+class Text(Protocol):
+    """A scored text, whose blocks count from position 0.
+
+    Attributes:
+        keys: keys of its whole units so far.
+        pages: page table of its finished blocks.
+    """
+
+    keys: list[Key]
+    pages: list[int]
+
+    @property
+    def request(self) -> Salted: ...
+    @property
+    def ids(self) -> list[int]: ...
 
 
 class PrefixKeys:
@@ -27,8 +52,19 @@ class PrefixKeys:
     def of_prompt(self, sequence: Sequence) -> Key:
         """The key of a whole prompt, for checkpoints that can only share whole prompts."""
         if not sequence.keys:
-            sequence.keys.append(_digest(_root(b"whole", sequence), sequence.request.prompt_ids))
+            sequence.keys.append(_digest(_root(b"whole", sequence.request), sequence.request.prompt_ids))
         return sequence.keys[0]
+
+    def of_text(self, text: "Text", end: int) -> int:
+        """Extends ``text.keys`` to all whole units below position ``end``; returns their number.
+
+        A text has blocks from position 0. Its keys are those of prompts whose tokens see the same.
+        """
+        manifest = self._manifest
+        causal = manifest.commit_attention == "causal" or manifest.block_length == 1
+        alike = manifest.prompt_attention == "block_causal" or (manifest.prompt_attention == "causal" and causal)
+        kind = b"chain" if alike else b"text"
+        return self._chain(text.keys, _root(kind, text.request), text.ids, end)
 
     def extend(self, sequence: Sequence, end: int) -> int:
         """Extends ``sequence.keys`` to all whole units below position ``end``; returns their number.
@@ -42,16 +78,17 @@ class PrefixKeys:
                 end = min(end, first_block_start(sequence.prompt_length, manifest))
             elif manifest.block_origin == "prompt_end" and sequence.prompt_length % manifest.block_length:
                 return 0  # No page ends at a block border.
-        keys, unit = sequence.keys, self._unit
-        if not keys and end >= unit:
-            keys.append(_digest(_root(b"chain", sequence), sequence.token_ids[:unit]))
+        return self._chain(sequence.keys, _root(b"chain", sequence.request), sequence.token_ids, end)
+
+    def _chain(self, keys: list[Key], root: Key, token_ids: list[int], end: int) -> int:
+        unit = self._unit
         for start in range(len(keys) * unit, end - unit + 1, unit):
-            keys.append(_digest(keys[-1], sequence.token_ids[start : start + unit]))
+            keys.append(_digest(keys[-1] if keys else root, token_ids[start : start + unit]))
         return max(0, end // unit)
 
 
-def _root(kind: bytes, sequence: Sequence) -> Key:
-    salt = sequence.request.cache_salt.encode(errors="surrogatepass")
+def _root(kind: bytes, request: Salted) -> Key:
+    salt = request.cache_salt.encode(errors="surrogatepass")
     return hashlib.sha256(kind + salt).digest()
 
 

@@ -32,6 +32,7 @@ class ScoreQueue:
         self._scorings: dict[str, Scoring] = {}
         self.tokens = 0  # Tokens scored in the last step.
         self.rows = 0
+        self.looked_up = self.found = 0  # Tokens of requests admitted to the last step, and those in the prefix cache.
         self._starved = False
 
     def __contains__(self, request_id: object) -> bool:
@@ -62,6 +63,8 @@ class ScoreQueue:
             raise RequestError(f"prompt has a token id outside 0..{vocab - 1}")
         if self.manifest.mask_token_id in request.prompt_ids:
             raise RequestError("prompt has the mask token, which has no probability")
+        if not 1 <= request.start < max(2, len(request.prompt_ids)):
+            raise RequestError(f"start ({request.start}) must be the position of a token that is not the first")
         check_logprobs(request.logprobs, vocab)
         check_priority(request.priority)
         scoring = Scoring(request, self.manifest, self.cache)
@@ -83,6 +86,7 @@ class ScoreQueue:
     def admit(self) -> tuple[list[str], list[BlockOutput]]:
         """Admits waiting requests to the next step; returns the ids of the admitted and the outputs of failed ones."""
         joined: list[str] = []
+        self.looked_up = self.found = 0
         failed: list[BlockOutput] = []
         while len(self.running) < self.runner.rows.size:
             scoring = self.waiting.first()
@@ -97,6 +101,8 @@ class ScoreQueue:
             self.waiting.charge(scoring.request.client, prompt_tokens=len(scoring.ids))
             self.waiting.take(scoring)
             self.running.append(scoring)
+            self.looked_up += len(scoring.ids)
+            self.found += scoring.cached
             joined.append(scoring.request.request_id)
         return joined, failed
 
@@ -149,9 +155,9 @@ class ScoreQueue:
         scoring.release()
 
     def _clear(self, scoring: Scoring) -> None:
-        """Zeroes the request's keys and values, which may not be finite: no logits have checked them yet."""
-        for table in (scoring.pages, *scoring.scratch):
-            attempt("clearing pages", partial(self.runner.clear, table, 0))
+        """Zeroes the request's own keys and values, which may not be finite: no logits have checked them yet."""
+        for table, start in ((scoring.pages, scoring.cached), *((table, 0) for table in scoring.scratch)):
+            attempt("clearing pages", partial(self.runner.clear, table, start))
 
     def _fail(self, scoring: Scoring, reason: str) -> BlockOutput:
         self._clear(scoring)

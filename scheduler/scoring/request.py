@@ -1,8 +1,9 @@
-"""One scoring request: the log-probability of each prompt token given those before it (docs/sampling.md).
+"""One scoring request: the log-probability of prompt tokens given those before them (docs/sampling.md).
 
 The prompt is split into blocks from position 0. First, all blocks but the last are computed, as if generated and
-committed. Then each token gets a **state**: its block with this token and all later ones masked. A state is a segment
-with its own pages after the shared pages of earlier blocks; a forward can run any number of states.
+committed, except those that the prefix cache has. Then each scored token gets a **state**: its block with this token
+and all later ones masked. A state is a segment with its own pages after the shared pages of earlier blocks; a forward
+can run any number of states.
 """
 
 import time
@@ -41,6 +42,8 @@ class Scoring:
         pages: page table of the finished blocks.
         scratch: page tables of the states; the first is held from admission, the others for one step.
         committed: positions below this have exact keys and values.
+        cached: positions below this came from the prefix cache.
+        keys: prefix cache keys of its whole units so far.
         left: positions that still need a state; the next one is last.
         scores: position -> score.
     """
@@ -52,6 +55,8 @@ class Scoring:
     pages: list[int] = field(default_factory=list)
     scratch: list[list[int]] = field(default_factory=list)
     committed: int = 0
+    cached: int = 0
+    keys: list[bytes] = field(default_factory=list)
     left: list[int] = field(default_factory=list)
     scores: dict[int, TokenScore] = field(default_factory=dict)
     forwards: int = 0
@@ -59,7 +64,8 @@ class Scoring:
     def __post_init__(self) -> None:
         # If there is a border state, a block's first token is predicted from the clean token before it.
         by_commit = self.manifest.block_length if self.manifest.has_border else len(self.ids)
-        self.left = [position for position in range(len(self.ids) - 1, 0, -1) if position % by_commit]
+        start = self.request.start
+        self.left = [position for position in range(len(self.ids) - 1, start - 1, -1) if position % by_commit]
 
     @property
     def ids(self) -> list[int]:
@@ -71,6 +77,14 @@ class Scoring:
         """Number of positions in all blocks but the last, which no later token sees."""
         block = self.manifest.block_length
         return (len(self.ids) - 1) // block * block
+
+    @property
+    def _unread(self) -> int:
+        """Positions below this are in blocks whose hidden states predict no scored token."""
+        if not self.manifest.has_border:
+            return self.finished_blocks
+        block = self.manifest.block_length
+        return min(self.finished_blocks, (self.request.start - 1) // block * block)
 
     @property
     def done(self) -> bool:
@@ -91,6 +105,7 @@ class Scoring:
     def admit(self) -> bool:
         """Allocates the pages it needs; false, and no pages, if there are too few."""
         first: list[int] = []
+        self.cached = self.committed = self.cache.attach_text(self, self._unread)
         if self.cache.allocate(self.pages, self.finished_blocks) and self.cache.allocate(first, self._tail):
             self.scratch = [first]
             return True
@@ -121,31 +136,37 @@ class Scoring:
         self.trim()
 
     def output(self) -> BlockOutput:
-        """The result: one log-probability per token except the first."""
+        """The result: one log-probability per scored token.
+
+        Offers the finished blocks to the prefix cache: scores that are finite show that keys and values are.
+        """
         entries = [
             TokenLogprob(self.ids[position], score.logprob, 0, score.top_ids, score.top_logprobs)
             for position, score in sorted(self.scores.items())
         ]
+        self.cache.store_text(self, self.cached, self.finished_blocks)
         return BlockOutput(
             request_id=self.request.request_id,
             token_ids=[],
             forward_passes=self.forwards,
+            cached_tokens=self.cached,
             finish_reason="length",
             logprobs=entries,
         )
 
     def _plan_commit(self, budget: int) -> ScoringPlan | None:
         block = self.manifest.block_length
-        end = min(self.finished_blocks, self.committed + budget // block * block)
-        if end == self.committed:
+        end = min(self.finished_blocks, (self.committed + budget) // block * block)
+        if end <= self.committed:
             return None
         ids = self.ids[self.committed : end]
         if block == 1 or self.manifest.commit_attention == "causal":
             segments = [Segment(self.committed, len(ids), self.pages, causal=True)]
         else:
             segments = [Segment(start, block, self.pages) for start in range(self.committed, end, block)]
-        rows = list(range(block - 1, len(ids), block)) if self.manifest.has_border else []
-        positions = [self.committed + row + 1 for row in rows]
+        firsts = range((self.committed // block + 1) * block, end + 1, block) if self.manifest.has_border else []
+        positions = [position for position in firsts if position >= self.request.start]
+        rows = [position - 1 - self.committed for position in positions]
         targets = [self.ids[position] for position in positions]
         return ScoringPlan(ScoreWork(segments, ids, rows, targets, self.request.logprobs), positions, [], end)
 

@@ -58,6 +58,8 @@ class StepResult:
         staged: the work of the staged request's pieces, in tokens, or why it failed.
         scored: outputs of scoring requests that ended.
         score_rows: number of scoring requests that took part.
+        score_prompt_tokens: tokens of scoring requests in their first step.
+        score_cached_tokens: those of them that came from the prefix cache.
         tokens: number of tokens in all forwards.
         seconds: duration of all forwards.
         halved: how often the rows were run in halves because the device had no memory left.
@@ -67,6 +69,8 @@ class StepResult:
     staged: int | Fault
     scored: list[BlockOutput]
     score_rows: int
+    score_prompt_tokens: int
+    score_cached_tokens: int
     tokens: int
     seconds: float
     halved: int

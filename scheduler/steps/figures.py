@@ -28,8 +28,9 @@ def step_figures(batch: Batch, result: StepResult, outputs: list[BlockOutput], b
         "accepted_draft_tokens": sum(accepted for _, accepted in verified),
         "steps_per_block": [output.denoise_steps for output in ended],
         "queue_seconds": [sequence.queued for sequence in batch.admitted],
-        "admitted_prompt_tokens": sum(sequence.prompt_length for sequence in batch.admitted),
-        "cached_prompt_tokens": sum(sequence.cached for sequence in batch.admitted),
+        "admitted_prompt_tokens": sum(sequence.prompt_length for sequence in batch.admitted)
+        + result.score_prompt_tokens,
+        "cached_prompt_tokens": sum(sequence.cached for sequence in batch.admitted) + result.score_cached_tokens,
         "preemptions": batch.preemptions,
         "halved_steps": result.halved,
         "recomputed_tokens": batch.recomputed,
