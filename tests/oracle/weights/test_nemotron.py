@@ -50,7 +50,7 @@ def make_requests(lengths: range, seed: int) -> list[GenerateRequest]:
             request_id=str(length),
             prompt_ids=torch.randint(12, MASK, (length,), generator=generator).tolist(),
             max_tokens=2 + (5 * length + seed) % 40,
-            params=DecodingParams(confidence_threshold=(None, 0.5)[length % 2]),
+            params=DecodingParams(confidence_threshold=(None, 0.25)[length % 2]),
         )
         for length in lengths
     ]
