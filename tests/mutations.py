@@ -31,6 +31,11 @@ MUTATIONS = [
     ("model/decoding/grammar/matcher.py", "self._in_sight(room + 1)", "self._in_sight(room + 2)", "unit/model/grammar"),
     ("model/attention/sdpa.py", "causal = segments[0].causal", "causal = False", "unit/model/attention"),
     ("model/loading/adapter.py", "update.scale * (up @ down)", "(up @ down)", "unit/model/loading"),
+    ("model/network/mixture.py", "scores.gather(-1, chosen)", "preferred.gather(-1, chosen)", "unit/model/mixtures"),
+    ("model/network/mixture.py", ".topk(2, dim=-1).values", ".topk(1, dim=-1).values", "unit/model/mixtures"),
+    ("model/network/mixture.py", "out[order.argsort()]", "out[order]", "unit/model/mixtures"),
+    ("model/kernels/grouped.py", "first + (tile - through + tiles)", "first + (tile - through)", "unit/model/kernels"),
+    ("model/loading/stock.py", "            first += rows\n", "", "unit/model/mixtures"),
     (
         "scheduler/kv/pool.py",
         "if page not in self._holders:\n                del",

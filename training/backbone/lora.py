@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.checkpoint import checkpoint
 
+from cdlm.model.backbones import Backbone
 from cdlm.model.network.gate import LowRankUpdate
 from cdlm.model.network.transformer import Transformer
 from cdlm.training.backbone.config import LoraSection
@@ -27,6 +28,14 @@ def add_adapter(model: Transformer, section: LoraSection) -> None:
     inject_adapter_in_model(config, model, adapter_name=_NAME)
     for parameter in trainable(model).values():
         parameter.data = parameter.data.float()
+
+
+def check_names(model: Transformer, backbone: Backbone) -> None:
+    """Raises ``TrainingError`` if the format stores an adapted projection as a part of another: it has no file then."""
+    for name in adapter_weights(model):
+        stored = backbone.stored_module(name)
+        if backbone.module_name(stored) != name:
+            raise TrainingError(f"[lora] targets: {name} is a part of {stored} in this format; leave it out")
 
 
 def start_from(model: Transformer, updates: Mapping[str, LowRankUpdate], section: LoraSection) -> None:

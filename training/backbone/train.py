@@ -19,7 +19,14 @@ from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.backbone.accelerator import make_accelerator
 from cdlm.training.backbone.config import AdapterConfig
-from cdlm.training.backbone.lora import adapter_weights, add_adapter, checkpoint_gradients, trainable, whole
+from cdlm.training.backbone.lora import (
+    adapter_weights,
+    add_adapter,
+    check_names,
+    checkpoint_gradients,
+    trainable,
+    whole,
+)
 from cdlm.training.backbone.state import load_adapter_state, save_adapter_state
 from cdlm.training.descent.loop import Descent
 from cdlm.training.errors import TrainingError
@@ -132,6 +139,7 @@ class _AdapterTraining(Descent):
         head = self.transformer.lm_head.weight.to(self.accelerator.device, copy=True)  # Sharding takes the original.
         torch.manual_seed(self.config.seed)
         add_adapter(self.transformer, self.config.lora)
+        check_names(self.transformer, self.backbone)
         if self.section.gradient_checkpointing:
             checkpoint_gradients(self.transformer)
         optimizer = torch.optim.AdamW(

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from cdlm.model.config import CheckpointError, MixtureConfig, TransformerConfig
-from cdlm.model.network.mixture import Mixture, Router, grouped_product
+from cdlm.model.network.mixture import Mixture, Router, grouped_product, product_by_operator
 from cdlm.model.network.transformer import Transformer
 
 SIGMOID = MixtureConfig(
@@ -97,6 +97,15 @@ def test_grouped_products(counts: list[int]) -> None:
         expected += [weights[group] @ row for row in rows[begin : begin + count]]
     found = grouped_product(rows, weights, torch.tensor(counts).cumsum(0))
     torch.testing.assert_close(found, torch.stack(expected) if expected else rows.new_empty(0, 5))
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 9, 1], [0, 0, 0, 5]])
+def test_the_operator_computes_the_same(counts: list[int]) -> None:
+    """On a CPU, where the loop is taken otherwise."""
+    rows, weights = torch.randn(sum(counts), 24).bfloat16(), torch.randn(4, 16, 24).bfloat16()
+    ends = torch.tensor(counts).cumsum(0)
+    found = product_by_operator(rows, weights, ends)
+    torch.testing.assert_close(found, grouped_product(rows, weights, ends), atol=1e-1, rtol=1e-2)
 
 
 def test_which_layers_have_experts() -> None:
