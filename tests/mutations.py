@@ -34,7 +34,7 @@ MUTATIONS = [
     ("model/network/mixture.py", "scores.gather(-1, chosen)", "preferred.gather(-1, chosen)", "unit/model/mixtures"),
     ("model/network/mixture.py", ".topk(2, dim=-1).values", ".topk(1, dim=-1).values", "unit/model/mixtures"),
     ("model/network/mixture.py", "out[order.argsort()]", "out[order]", "unit/model/mixtures"),
-    ("model/kernels/grouped.py", "first + (tile - through + tiles)", "first + (tile - through)", "unit/model/kernels"),
+    ("model/kernels/grouped.py", "(through <= tile)", "(through < tile)", "unit/model/kernels"),
     ("model/loading/stock.py", "            first += rows\n", "", "unit/model/mixtures"),
     (
         "scheduler/kv/pool.py",

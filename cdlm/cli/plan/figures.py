@@ -58,7 +58,7 @@ def plan_figures(inputs: Inputs) -> dict[str, Any]:
         "autoregressive_ridge_batch": ridge_batch(other, cost.weights, roof),
         "auto_rows": rows,
         "step_memory": step_memory(inputs, rows["rows"]),
-        "crossover_batch": crossover_batch(student, other, cost.weights, inputs.tokens_per_forward, roof),
+        "crossover_batch": _crossover(inputs, student, other),
         "prefill": _prefill(inputs),
         "memory": memory,
         "batches": [
@@ -66,6 +66,13 @@ def plan_figures(inputs: Inputs) -> dict[str, Any]:
         ],
         "target_requests_per_s": inputs.requests_per_s,
     }
+
+
+def _crossover(inputs: Inputs, student: Work, other: Work) -> int | None:
+    """``crossover_batch``; none with experts, of which a block reads more than a token: the lead grows first."""
+    if inputs.shape.config.mixture is not None:
+        return None
+    return crossover_batch(student, other, inputs.cost.weights, inputs.tokens_per_forward, inputs.roof)
 
 
 def _auto_rows(inputs: Inputs) -> dict[str, Any]:

@@ -66,6 +66,12 @@ def _auto_rows(plan: dict[str, Any]) -> str:
 def _crossover(plan: dict[str, Any]) -> str:
     if plan["block_length"] == 1:
         return "Blocks have one token: this is an autoregressive model, and both columns are the same but for rounding."
+    if plan["experts"]:
+        behind = [str(row["batch"]) for row in plan["batches"] if row["student_over_autoregressive"] < 1]
+        found = (
+            f"behind an autoregressive model at {', '.join(behind)}" if behind else "ahead of an autoregressive model"
+        )
+        return f"A block's tokens read more experts than one token: of the batches above, the student is {found}."
     border, computed = plan["crossover_batch"], plan["tokens_computed_per_token"]
     kept = f"{plan['tokens_per_forward']:g}"
     if border is None:

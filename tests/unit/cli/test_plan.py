@@ -168,6 +168,25 @@ def test_what_cannot_be_planned_is_refused_by_name(tmp_path: Path, arguments: tu
     assert "Traceback" not in result.stderr
 
 
+def test_a_mixture_reads_the_experts_that_are_chosen(tmp_path: Path) -> None:
+    found = figures(tmp_path, "--model", "llada2-mini", "--device", "h100", "--batch", "1,4,64")
+    assert found["experts"] == 256
+    assert found["active_parameters"] / found["parameters"] == pytest.approx(0.089, abs=0.001)
+    assert found["streamed_bytes_one_row"] < 0.7 * found["streamed_bytes"]
+    # A block reads two thirds of the experts, one token a thirtieth; many rows share them all.
+    assert [row["student_over_autoregressive"] < 1 for row in found["batches"]] == [True, True, False]
+    assert found["crossover_batch"] is None
+    lines = "\n".join(found["findings"])
+    assert "A token uses 9% of the parameters; a forward of one row reads about 22 GB" in lines
+    assert "of the batches above, the student is behind an autoregressive model at 1, 4." in lines
+    # Eight outputs of 2048 for each of 8192 tokens, in two bytes and in four.
+    assert found["step_memory"]["activations"] == 8192 * (2 * 2 * 2048 + 8 * 2048 * (2 + 4))
+    many = figures(tmp_path, "--model", "llada2-mini", "--device", "h100", "--batch", "64")
+    assert any("the student is ahead of an autoregressive model." in line for line in many["findings"])
+    dense = figures(tmp_path, *H100)
+    assert (dense["experts"], dense["active_parameters"]) == (0, dense["parameters"])
+
+
 def test_an_unknown_model_lists_the_presets() -> None:
     result = CliRunner().invoke(app, ["plan", "--model", "gpt-5", "--device", "h100"])
     names = (
