@@ -11,6 +11,8 @@ LEAD = 2
 
 # The error of a row whose logits are NaN or infinite.
 NOT_FINITE = "the model's logits are not finite"
+# The error of a row whose guide model computes such numbers: they would stay in its pages.
+GUIDE_NOT_FINITE = "the guide model's hidden states are not finite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ class RowWork:
         blank: in a pass without the prompt, how many tokens at the block's beginning belong to it; else ``None``.
         draft: what is verified and drafted in this step; ``None`` if nothing is. Then ``clean`` is not empty, and
             ``denoise`` is false.
+        by_guide: whether a guide model decides how many positions are finalized.
+        before: the token in front of the block, for a guide model; ``None`` if there is no such token or no guide.
     """
 
     row: int
@@ -94,6 +98,8 @@ class RowWork:
     guidance: Guidance | None = None
     blank: int | None = None
     draft: Draft | None = None
+    by_guide: bool = False
+    before: int | None = None
 
     @property
     def plain(self) -> bool:

@@ -15,10 +15,12 @@ from cdlm.model.decoding.denoiser import Decision, Denoiser, StepInputs
 from cdlm.model.decoding.logits.reader import find_reader
 from cdlm.model.decoding.processors.guidance import without_prompt
 from cdlm.model.decoding.rows import Rows
+from cdlm.model.forwards.backend import use_backend
 from cdlm.model.forwards.drafting import Drafting
+from cdlm.model.forwards.guiding import Guiding
 from cdlm.model.forwards.layout import StepLayout, build_layout, layout_key
 from cdlm.model.forwards.scoring import ScoreWork, score
-from cdlm.model.forwards.staged import StagedForward
+from cdlm.model.forwards.staged import StagedForward, StagedForwards
 from cdlm.model.loading.checkpoint import Checkpoint
 from cdlm.model.row import RowResult, RowWork, Span, TokenScore
 from cdlm.model.uploads import Place, Uploads, place_on
@@ -60,22 +62,16 @@ class ModelRunner:
         cuda_graphs: bool | None = None,
     ) -> None:
         self.transformer, self.manifest = checkpoint.transformer, checkpoint.manifest
-        self.transformer.fuse()
         weight = self.transformer.embed_tokens.weight
         self.device, self.dtype = weight.device, weight.dtype
         config = self.transformer.config
         self.followers = checkpoint.followers
         backend = resolve_attention(attention_backend, self.device)
-        recorded = resolve_graphs(cuda_graphs, backend, self.device, shared=self.followers is not None)
+        shared, guided = self.followers is not None, checkpoint.guide is not None
+        recorded = resolve_graphs(cuda_graphs, backend, self.device, shared=shared, guided=guided)
         factory = find_attention(backend, device=self.device, page_size=page_size)
-        self.transformer.kernels = None
         self.reader = find_reader(backend)
-        if backend == "triton":
-            # Triton is there on Linux only.
-            from cdlm.model.forwards.kernel_layers import KernelLayers
-
-            block = self.manifest.block_length
-            self.transformer.kernels = KernelLayers(self.transformer, self.manifest.max_model_len + block)
+        use_backend(self.transformer, backend, self.manifest.max_model_len + self.manifest.block_length)
         self.uploads = Uploads(self.device) if self.device.type == "cuda" else None
         # Graphs have rows that belong to nobody, and those write to a page of their own.
         pages = num_pages + recorded
@@ -89,10 +85,12 @@ class ModelRunner:
             device=self.device, dtype=self.dtype,
         )  # fmt: skip
         self.canvas = self.rows.canvas
-        self.denoiser = Denoiser(self.transformer, self.manifest, self.rows, self.reader)
+        self.guiding = Guiding(checkpoint, self.cache, self.reader, factory, backend) if guided else None
+        self._pools = [each for each in (self.followers, self.cache, self.guiding and self.guiding.cache) if each]
+        self.denoiser = Denoiser(self.transformer, self.manifest, self.rows, self.reader, self.guiding)
         self.drafting = Drafting(checkpoint, self.denoiser, backend) if checkpoint.drafter else None
         # Only a GPU computes while the host goes on.
-        self.run_ahead = self.device.type == "cuda"
+        self.run_ahead = self.device.type == "cuda" and not guided
         self._ahead: _Launched | None = None
         self.graphs: ForwardGraphs | None = None
         if recorded:
@@ -122,18 +120,16 @@ class ModelRunner:
 
     def copy_page(self, source: int, target: int) -> None:
         """Copies keys and values of all layers from one page to another."""
-        if self.followers is not None:
-            self.followers.copy_page(source, target)
-        self.cache.copy_page(source, target)
+        for pool in self._pools:
+            pool.copy_page(source, target)
 
     def clear(self, pages: list[int], start: int) -> None:
         """Zeroes keys and values from position ``start`` of the page table ``pages``, on every rank.
 
         A NaN left in a page would spoil the attention of its next owner, even if masked.
         """
-        if self.followers is not None:
-            self.followers.clear(pages, start)
-        self.cache.clear(pages, start)
+        for pool in self._pools:
+            pool.clear(pages, start)
 
     @torch.inference_mode()
     def step(self, works: list[RowWork]) -> list[RowResult]:
@@ -251,9 +247,12 @@ class ModelRunner:
             return None
 
     @torch.inference_mode()
-    def stage(self, spans: list[Span], pages: list[int], *, piece: float) -> StagedForward:
+    def stage(self, spans: list[Span], pages: list[int], *, piece: float) -> StagedForward | StagedForwards:
         """A forward over known tokens of one request, to be run in pieces (see ``StagedForward`` for ``piece``)."""
-        return StagedForward(spans, pages, self.transformer, self.cache, self.attention, piece=piece)
+        staged = StagedForward(spans, pages, self.transformer, self.cache, self.attention, piece=piece)
+        if self.guiding is None:
+            return staged
+        return StagedForwards((staged, 1.0), self.guiding.stage(spans, pages, piece=piece))
 
     @torch.inference_mode()
     def score(self, works: list[ScoreWork]) -> list[list[TokenScore]]:

@@ -75,7 +75,13 @@ class Engine:
             logger.info("recorded %d graphs", recorded)
         if self.runner.device.type == "cpu":
             keep_freed_memory()  # After loading, whose temporary memory is not needed again.
-        self.cache = KVCache(self.manifest, num_pages, options.page_size, share=options.enable_prefix_caching)
+        self.cache = KVCache(
+            self.manifest,
+            num_pages,
+            options.page_size,
+            share=options.enable_prefix_caching,
+            keeps_texts=checkpoint.guide is None,
+        )
         drafts = None
         if self.runner.drafting is not None:
             window = options.draft_window or self.runner.drafting.window
@@ -129,7 +135,12 @@ class Engine:
             self.scores.add(request)
             return
         check_request(
-            request, self.manifest, self.runner.transformer.config.vocab_size, self.cache, self.max_guided_len
+            request,
+            self.manifest,
+            self.runner.transformer.config.vocab_size,
+            self.cache,
+            self.max_guided_len,
+            guide=self.runner.guiding is not None,
         )
         sequence = Sequence.from_request(request, self.manifest, self.options)
         if request.grammar is not None:

@@ -66,6 +66,7 @@ def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
     size = options.tensor_parallel_size
     if options.draft_adapter and size > 1:
         raise EngineStartError(f"draft_adapter {options.draft_adapter} needs tensor_parallel_size 1, not {size}")
+    check_guide_options(options)
     device = rank_device(options, rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # Where streams, graphs and kernels belong that are not told.
@@ -76,6 +77,7 @@ def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
             Path(options.model),
             adapter=Path(options.adapter) if options.adapter else None,
             draft_adapter=Path(options.draft_adapter) if options.draft_adapter else None,
+            guide_model=Path(options.guide_model) if options.guide_model else None,
             device=device,
             dtype=dtype,
             block_length=options.block_length,
@@ -84,11 +86,13 @@ def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
             rope_scaling_factor=options.rope_scaling_factor,
             build=partial(_build, options=options, rank=rank),
         )
-        quantize(checkpoint.transformer, options.quantization)
+        for transformer in checkpoint.transformers:
+            quantize(transformer, options.quantization)
     except CheckpointError as error:
         raise EngineStartError(str(error)) from error
     if options.pack_weights and size == 1 and packable():
-        pack(checkpoint.transformer, partial(worthwhile, block_length=checkpoint.manifest.block_length))
+        for transformer in checkpoint.transformers:
+            pack(transformer, partial(worthwhile, block_length=checkpoint.manifest.block_length))
     return checkpoint
 
 
@@ -155,7 +159,8 @@ def page_count(options: EngineOptions, checkpoint: Checkpoint) -> int:
         from cdlm.scheduler.warm_up import memory_of_the_largest_step
 
         free = [max(0, free_memory(weight.device) - memory_of_the_largest_step(checkpoint, options))]
-    page = PagedCache.bytes_per_page(checkpoint.transformer.config, options.page_size, weight.dtype)
+    shapes = [transformer.config for transformer in checkpoint.transformers]
+    page = sum(PagedCache.bytes_per_page(shape, options.page_size, weight.dtype) for shape in shapes)
     return pool_pages(options, checkpoint.manifest, page, weight.device, min(free))
 
 
@@ -183,6 +188,17 @@ def pool_pages(options: EngineOptions, manifest: Manifest, page: int, device: to
             f"{asked} {memory} holds {pages} pages of {page} bytes; one request of the full context needs {one_request}"
         )
     return pages
+
+
+def check_guide_options(options: EngineOptions) -> None:
+    """Raises ``EngineStartError`` for options that contradict each other about a guide model."""
+    guide = options.guide_model
+    if guide is None and options.decoding == "guide":
+        raise EngineStartError("decoding guide needs guide_model, the model that guides")
+    if guide is not None and options.draft_adapter is not None:
+        raise EngineStartError(f"guide_model {guide} and draft_adapter {options.draft_adapter} exclude each other")
+    if guide is not None and options.tensor_parallel_size > 1:
+        raise EngineStartError(f"guide_model {guide} needs tensor_parallel_size 1, not {options.tensor_parallel_size}")
 
 
 def check_step_size(options: EngineOptions, manifest: Manifest) -> None:

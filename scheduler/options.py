@@ -49,6 +49,11 @@ class EngineOptions(BaseModel):
         "it reads the weights. Sequences that get fewer than four each do not draft. Default: 32; none in float32 on a "
         "CPU, where each row costs.",
     )
+    guide_model: Location | None = Field(
+        default=None,
+        description="Directory or id of a small next-token model with the same tokens: it says how many predictions of "
+        "--model a denoise step finalizes (rule guide).",
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="Compute type of the model: auto, float32, bfloat16 or float16."
@@ -62,9 +67,10 @@ class EngineOptions(BaseModel):
         le=1,
         description="Confidence at which a token is finalized, in (0, 1]. Default: the checkpoint's.",
     )
-    decoding: RuleName = Field(
-        default="threshold",
-        description="Finalization rule of requests that name none: threshold, factor, entropy_bound or fixed_steps.",
+    decoding: RuleName | None = Field(
+        default=None,
+        description="Finalization rule of requests that name none: threshold, factor, entropy_bound, fixed_steps or "
+        "guide. Default: guide with --guide-model, else threshold.",
     )
     decoding_factor: float = Field(
         default=DEFAULT_FACTOR, gt=0, description="Number of the rule factor if a request sends none."
@@ -129,6 +135,11 @@ class EngineOptions(BaseModel):
         ge=1,
         description="CPU threads of the engine. Default: by the work of each step, at most the cores it may use.",
     )
+
+    @property
+    def default_rule(self) -> RuleName:
+        """The finalization rule of requests that name none."""
+        return self.decoding or ("threshold" if self.guide_model is None else "guide")
 
     @property
     def rows(self) -> int:

@@ -11,7 +11,7 @@ from cdlm.model.config import Manifest
 from cdlm.model.decoding.grammar.compiled import CompiledGrammar
 from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.decoding.rules import RULE_NUMBERS, FinalizationRule
-from cdlm.model.forwards.staged import StagedForward
+from cdlm.model.forwards.staged import StagedForward, StagedForwards
 from cdlm.scheduler.blocks import first_block_start
 from cdlm.scheduler.messages import GenerateRequest, TokenLogprob
 from cdlm.scheduler.options import EngineOptions
@@ -66,7 +66,7 @@ class Sequence:
     stored: int = 0
     cached: int = 0
     queued: float = 0.0
-    staged: StagedForward | None = None
+    staged: StagedForward | StagedForwards | None = None
     fresh: bool = False
     border: Tensor | None = None
     forwards: int = 0
@@ -127,7 +127,9 @@ class Sequence:
 
 def finalization_rule(params: DecodingParams, manifest: Manifest, options: EngineOptions) -> FinalizationRule:
     """The request's finalization rule; its number comes from the request, else from options or checkpoint."""
-    name = params.rule(options.decoding)
+    name = params.rule(options.default_rule)
+    if name == "guide":
+        return FinalizationRule(name, 0.0)
     given: float | None = getattr(params, RULE_NUMBERS[name])
     if given is not None:
         return FinalizationRule(name, given)

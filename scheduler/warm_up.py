@@ -27,17 +27,18 @@ def largest_step(runner: ModelRunner, options: EngineOptions) -> list[RowResult]
     """
     block, page = runner.manifest.block_length, options.page_size
     alone = runner.manifest.first_token == "autoregressive"
+    rule = FinalizationRule("threshold", 1.0) if runner.guiding is None else FinalizationRule("guide", 0.0)
     rows = max(1, min(options.rows, options.max_num_batched_tokens // (2 * block)))
     room = min(options.max_num_batched_tokens - rows * 2 * block, runner.manifest.max_model_len - block)
     lengths = [block + max(0, room)] + [block] * (rows - 1)
     works = []
     for row, length in enumerate(lengths):
-        rule = FinalizationRule("threshold", 1.0)
         runner.rows.open(row, RowSettings(DecodingParams(), rule, block, [], [0]))
         runner.rows.open_block(row, BlockStart([], [], block, {}))
         # All write to the same pages: what they hold does not matter.
         pages = list(range(-(-(length + block) // page)))
-        works.append(RowWork(row, pages, [Span(0, [0] * length)], length, denoise=not alone))
+        spans, by_guide = [Span(0, [0] * length)], rule.name == "guide"
+        works.append(RowWork(row, pages, spans, length, denoise=not alone, by_guide=by_guide))
     try:
         return runner.step(works)
     finally:

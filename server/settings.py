@@ -149,6 +149,8 @@ class ServerSettings(BaseSettings, EngineOptions):
         for flag, given in (("--adapter", self.adapter), ("--draft-adapter", self.draft_adapter)):
             if given is not None and not self.chosen:
                 raise ValueError(f"{flag} {given} needs --model, the checkpoint that it was trained on")
+        if self.guide_model is not None and not self.chosen:
+            raise ValueError(f"--guide-model {self.guide_model} needs --model, the checkpoint that it guides")
         return self
 
     @model_validator(mode="after")
@@ -181,7 +183,8 @@ class ServerSettings(BaseSettings, EngineOptions):
         elif not self.chosen:
             named, weights = fetch_default()
             changes["model"] = str(weights)
-        for name, given in (("adapter", self.adapter), ("draft_adapter", self.draft_adapter)):
+        for name in ("adapter", "draft_adapter", "guide_model"):
+            given = getattr(self, name)
             if given is not None and is_hub_id(given):
                 changes[name] = str(fetch_checkpoint(given))
         # A named model drafts for what its own adapter makes of it.
@@ -190,14 +193,14 @@ class ServerSettings(BaseSettings, EngineOptions):
             if self.draft_adapter is None and self.can_draft:
                 changes |= {"draft_adapter": named.draft_adapter and str(named.draft_adapter)}
         named_by_path = self.adapter is not None and not is_hub_id(self.adapter)
-        if changes.keys() - {"draft_adapter"} and self.served_model_name is None and not named_by_path:
+        if changes.keys() - {"draft_adapter", "guide_model"} and self.served_model_name is None and not named_by_path:
             changes["served_model_name"] = self.adapter or (self.model if named is None else named.name)
         return self.model_copy(update=changes)
 
     @property
     def can_draft(self) -> bool:
         """Whether an engine with these settings could draft."""
-        return self.tensor_parallel_size == 1 and self.attention_backend != "flex"
+        return self.tensor_parallel_size == 1 and self.attention_backend != "flex" and self.guide_model is None
 
     @property
     def chosen(self) -> bool:

@@ -51,11 +51,14 @@ def find_attention(name: AttentionBackend, *, device: torch.device, page_size: i
     return SdpaAttention
 
 
-def resolve_graphs(asked: bool | None, name: AttentionBackend, device: torch.device, *, shared: bool) -> bool:
+def resolve_graphs(
+    asked: bool | None, name: AttentionBackend, device: torch.device, *, shared: bool, guided: bool = False
+) -> bool:
     """Whether forwards are recorded as CUDA graphs; ``None`` records them wherever that can be done.
 
     Args:
         shared: the layers are cut over several processes.
+        guided: a guide model has a forward in each step.
 
     Raises:
         CheckpointError: it is asked for and cannot be done.
@@ -67,4 +70,7 @@ def resolve_graphs(asked: bool | None, name: AttentionBackend, device: torch.dev
         raise CheckpointError(f"cuda_graphs needs CUDA, got {device}")
     if asked and shared:
         raise CheckpointError("cuda_graphs cannot record a forward over several ranks, which follow commands")
-    return name == "triton" and device.type == "cuda" and not shared if asked is None else asked
+    if asked and guided:
+        raise CheckpointError("cuda_graphs cannot record a step in which guide_model has a forward of its own")
+    able = name == "triton" and device.type == "cuda" and not shared and not guided
+    return able if asked is None else asked

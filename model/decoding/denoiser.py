@@ -1,6 +1,7 @@
 """What a step does behind its forward: finds each position's token, and decides which tokens become final."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,8 +15,11 @@ from cdlm.model.decoding.processors.processor import Processor, Step
 from cdlm.model.decoding.rows import Rows
 from cdlm.model.network.transformer import Transformer
 from cdlm.model.readback import Readback
-from cdlm.model.row import NOT_FINITE, RowResult, RowWork
+from cdlm.model.row import GUIDE_NOT_FINITE, NOT_FINITE, RowResult, RowWork
 from cdlm.model.uploads import Place
+
+if TYPE_CHECKING:
+    from cdlm.model.forwards.guiding import GuideStep, Guiding
 
 
 @dataclass(slots=True)
@@ -28,6 +32,7 @@ class StepInputs:
         steps_left: [R] int64, the denoise steps that each row's block may still take, this one included.
         processors: those that some row wants, prepared for this step.
         draws: how rows draw their tokens; ``None`` if none does, or if the host draws.
+        guide: the guide model's forward of this step, if there is one.
     """
 
     works: list[RowWork]
@@ -35,6 +40,7 @@ class StepInputs:
     steps_left: Tensor
     processors: list[Processor]  # type: ignore[type-arg]
     draws: DrawSettings | None
+    guide: "GuideStep | None" = None
 
 
 @dataclass(slots=True)
@@ -59,23 +65,31 @@ class Decision:
 
 
 class Denoiser:
-    """Decides the tokens of a step from its hidden states."""
+    """Decides the tokens of a step from its hidden states, and where there is a guide model with its help."""
 
-    def __init__(self, transformer: Transformer, manifest: Manifest, rows: Rows, reader: LogitReader) -> None:
-        self.transformer, self.manifest, self.reader = transformer, manifest, reader
+    def __init__(
+        self,
+        transformer: Transformer,
+        manifest: Manifest,
+        rows: Rows,
+        reader: LogitReader,
+        guiding: "Guiding | None" = None,
+    ) -> None:
+        self.transformer, self.manifest, self.reader, self.guiding = transformer, manifest, reader, guiding
         self.rows, self.canvas = rows, rows.canvas
 
     def inputs(self, works: list[RowWork], place: Place) -> StepInputs:
         """Places what the step needs of the host."""
-        canvas, wanted = self.canvas, self.rows.wanted(works)
+        canvas, wanted, counts = self.canvas, self.rows.wanted(works), self._counts(works)
         for processor in wanted:
-            processor.prepare(works, self._counts(works), place)
+            processor.prepare(works, counts, place)
         return StepInputs(
             works,
             first=place(np.array([canvas.first[work.row] for work in works])),
             steps_left=place(np.array([canvas.steps_left(work.row) for work in works])),
             processors=wanted,
             draws=self.reader.draw_settings(works, place),
+            guide=None if self.guiding is None else self.guiding.prepare(works, counts, place),
         )
 
     def decide(
@@ -123,7 +137,13 @@ class Denoiser:
                 step.logits, self.manifest.mask_token_id, needs_entropy=any(work.needs_entropy for work in works)
             )
             self.reader.draw(step, inputs.draws, canvas.block_length)
-        step.now, broken = self._rules(step, rows, masked, confidence, entropies, inputs.steps_left - since)
+        leading = astray = None
+        if inputs.guide is not None:
+            blocks = torch.where(predictable, _spread(step.token, chosen, masked.shape), tokens)
+            leading, astray = inputs.guide.run(step, blocks, masked)
+        steps_left = inputs.steps_left - since
+        step.now, broken = self._rules(step, rows, masked, confidence, entropies, leading, steps_left)
+        broken = broken if astray is None else torch.where(broken, 1, 2 * astray)
         for processor in wanted:
             processor.decide(step)
         # ``now`` is a subset of ``masked``.
@@ -140,7 +160,7 @@ class Denoiser:
             stop, broken, still, tokens = line[0], line[1], line[2 : 2 + block], line[2 + block :]
             left = sum(still)
             reached, finalized = still.index(1) if left else block, canvas.left[work.row] - left
-            error = NOT_FINITE if broken else decision.step.failed.get(index)
+            error = (decision.step.failed.get(index), NOT_FINITE, GUIDE_NOT_FINITE)[broken]
             if error is None and not finalized:
                 error = "a step finalized none of its tokens"  # The row would loop forever.
             steps = canvas.steps[work.row] + 1
@@ -156,7 +176,10 @@ class Denoiser:
     def _figures(
         self, works: list[RowWork], rows: Tensor, first: Tensor, tokens: Tensor, masked: Tensor, broken: Tensor
     ) -> Readback:
-        """Starts the transfer of [rows, 2 + 2 * block]: first stop, ``broken``, ``masked``, ``tokens``."""
+        """Starts the transfer of [rows, 2 + 2 * block]: first stop, ``broken``, ``masked``, ``tokens``.
+
+        ``broken`` [rows] is 1 where logits are not finite, 2 where the guide is to blame.
+        """
         width = max(len(self.canvas.stop_tokens[work.row]) for work in works)
         if width:
             stop = first_stop(tokens, self.canvas.stop_ids[rows, :width], first, masked)
@@ -171,6 +194,7 @@ class Denoiser:
         masked: Tensor,
         confidence: Tensor,
         entropies: Tensor | None,
+        leading: Tensor | None,
         steps_left: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """The positions that each row's rule finalizes, [rows, block] bool, and whose logits are not finite, [rows]."""
@@ -188,7 +212,7 @@ class Denoiser:
         predicted = _spread(torch.ones_like(chosen, dtype=torch.bool), chosen, masked.shape)
         wide = None if entropies is None else _spread(entropies, chosen, masked.shape)
         fewest = torch.full_like(steps_left, at_least) if isinstance(at_least, int) else at_least
-        return choose(sure, predicted, canvas.rule[rows], limit, fewest, wide), broken
+        return choose(sure, predicted, canvas.rule[rows], limit, fewest, wide, leading), broken
 
 
 def _spread(values: Tensor, chosen: Tensor, shape: torch.Size) -> Tensor:

@@ -7,17 +7,25 @@ from cdlm.model.decoding.rules import RULES
 
 
 def choose(
-    confidence: Tensor, masked: Tensor, rule: Tensor, limit: Tensor, at_least: Tensor, entropies: Tensor | None = None
+    confidence: Tensor,
+    masked: Tensor,
+    rule: Tensor,
+    limit: Tensor,
+    at_least: Tensor,
+    entropies: Tensor | None = None,
+    leading: Tensor | None = None,
 ) -> Tensor:
     """Positions to finalize now: those that pass their row's rule, and at least ``at_least`` per row.
 
-    With masked positions ranked 1, 2, ... by descending confidence (``entropy_bound``: ascending entropy H):
+    With masked positions ranked 1, 2, ... by descending confidence (``entropy_bound``: by ascending entropy H;
+    ``guide``: from left to right):
 
     - ``threshold``: confidence above the limit.
     - ``factor``: the longest run from rank 1 on with confidence >= 1 - limit / (rank + 1); this bounds the error
       of deciding them together (Fast-dLLM, arXiv 2505.22618).
     - ``entropy_bound``: the longest run with sum(H) - max(H) <= limit (EB-Sampler, arXiv 2505.24857).
     - ``fixed_steps``: exactly ``at_least``, which the caller sets to spread a block evenly over its steps.
+    - ``guide``: the first ``leading``, which a guide model counts (``model/forwards/guiding.py``).
 
     Args:
         confidence: [rows, block] fp32; values at positions that are not masked are ignored.
@@ -26,6 +34,7 @@ def choose(
         limit: [rows] fp32.
         at_least: [rows] int64 >= 1, how many of the highest ranks pass in any case.
         entropies: [rows, block] fp32 in nats, like ``confidence``; ``None`` if no row has the rule ``entropy_bound``.
+        leading: [rows] int64; ``None`` if no row has the rule ``guide``.
 
     Returns:
         [rows, block] bool, a subset of ``masked``. Equal ranks are ordered from left to right.
@@ -33,6 +42,8 @@ def choose(
     score = confidence
     if entropies is not None:
         score = torch.where(rule[:, None] == RULES.index("entropy_bound"), -entropies, confidence)
+    if leading is not None:
+        score = score.masked_fill(rule[:, None] == RULES.index("guide"), 0.0)  # The sort is stable.
     ranked, order = score.masked_fill(~masked, float("-inf")).sort(dim=-1, descending=True, stable=True)
     place = torch.arange(masked.shape[1], device=masked.device)  # Rank - 1.
     limits = limit[:, None]
@@ -43,6 +54,8 @@ def choose(
         # Ascending: the largest entropy of a run is its last, so sum(H) - max(H) is the sum before it.
         before = torch.nn.functional.pad((-ranked).cumsum(-1)[:, :-1], (1, 0))
         passes = torch.where(rule[:, None] == RULES.index("entropy_bound"), before <= limits, passes)
+    if leading is not None:
+        passes = torch.where(rule[:, None] == RULES.index("guide"), place < leading[:, None], passes)
     passes = passes | (place < at_least[:, None])
     return masked & torch.empty_like(passes).scatter_(-1, order, passes)
 

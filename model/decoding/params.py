@@ -81,7 +81,8 @@ class DecodingParams(BaseModel):
         "else the server's rule. threshold: those above confidence_threshold. factor: the n most confident, "
         "n as large as the n-th has a confidence of at least 1 - decoding_factor / (n + 1). entropy_bound: the n of "
         "lowest entropy, n as large as their entropies but the largest sum to at most entropy_bound. fixed_steps: the "
-        "most confident, as many as finish the block in steps_per_block steps. At least one in every case.",
+        "most confident, as many as finish the block in steps_per_block steps. guide: those from the left up to the "
+        "first that the server's guide model would not have chosen. At least one in every case.",
     )
     confidence_threshold: float | None = Field(
         None, gt=0, le=1, description="For decoding threshold; absent: the server's value."

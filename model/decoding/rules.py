@@ -2,10 +2,10 @@
 
 from typing import Literal, NamedTuple
 
-RuleName = Literal["threshold", "factor", "entropy_bound", "fixed_steps"]
-RULES: tuple[RuleName, ...] = ("threshold", "factor", "entropy_bound", "fixed_steps")
+RuleName = Literal["threshold", "factor", "entropy_bound", "fixed_steps", "guide"]
+RULES: tuple[RuleName, ...] = ("threshold", "factor", "entropy_bound", "fixed_steps", "guide")
 
-# The field of requests and settings that holds each rule's number.
+# The field of requests and settings that holds each rule's number; the rule guide has none.
 RULE_NUMBERS: dict[RuleName, str] = {
     "threshold": "confidence_threshold",
     "factor": "decoding_factor",
@@ -23,7 +23,9 @@ BAN = -100.0
 
 
 class FinalizationRule(NamedTuple):
-    """A rule and its one number: a confidence in (0, 1], a factor > 0, an entropy in nats >= 0, or steps >= 1."""
+    """A rule and its one number: a confidence in (0, 1], a factor > 0, an entropy in nats >= 0, or steps >= 1; 0 for
+    the rule guide, which has none.
+    """
 
     name: RuleName
     limit: float

@@ -96,3 +96,29 @@ class StagedForward:
         self.row = end
         if end == self.tokens:
             self.layer, self.row = self.layer + 1, 0
+
+
+class StagedForwards:
+    """Staged forwards of several models over the same tokens, one model after another.
+
+    Args:
+        forwards: each with the work of one of its units, in units of the first.
+    """
+
+    def __init__(self, *forwards: tuple[StagedForward, float]) -> None:
+        self._forwards = forwards
+
+    @property
+    def done(self) -> bool:
+        """Whether all layers of all models are computed."""
+        return all(forward.done for forward, _ in self._forwards)
+
+    @property
+    def border(self) -> Tensor:
+        """The border state of the first model."""
+        return self._forwards[0][0].border
+
+    def advance(self, work: float) -> int:
+        """Computes pieces of the first model that is not done; see ``StagedForward.advance``."""
+        forward, unit = next(each for each in self._forwards if not each[0].done)
+        return math.ceil(unit * forward.advance(work / unit))

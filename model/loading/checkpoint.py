@@ -15,6 +15,7 @@ from cdlm.model.gguf.directory import checkpoint_directory
 from cdlm.model.loading.adapter import Adapter, check_adapter, merge_adapter, read_adapter
 from cdlm.model.loading.adapter_config import CONFIG_FILE as ADAPTER_CONFIG_FILE
 from cdlm.model.loading.drafter import Drafter, read_drafter
+from cdlm.model.loading.guide import check_guide, cut_vocabulary
 from cdlm.model.loading.progress import show_progress
 from cdlm.model.loading.stock import Stock
 from cdlm.model.loading.weights import read_bytes, stored_shapes, stored_tensors, weight_files
@@ -33,12 +34,19 @@ class Checkpoint:
     Attributes:
         followers: connects to the other tensor-parallel ranks, if there are any.
         drafter: a gated adapter that drafts for it, if there is one.
+        guide: the transformer of its guide model, if there is one.
     """
 
     transformer: Transformer
     manifest: Manifest
     followers: Followers | None = None
     drafter: Drafter | None = None
+    guide: Transformer | None = None
+
+    @property
+    def transformers(self) -> list[Transformer]:
+        """The transformer and, if there is one, that of the guide model."""
+        return [self.transformer] if self.guide is None else [self.transformer, self.guide]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,7 @@ class Description:
         names: token texts and ids of its tokenizer.
         adapter: the adapter, in memory, to merge into the weights; ``None`` without one.
         draft_adapter: the gated adapter, in memory, that drafts; ``None`` without one.
+        guide: the guide model; ``None`` without one.
     """
 
     directory: Path
@@ -62,6 +71,7 @@ class Description:
     names: TokenNames
     adapter: Adapter | None
     draft_adapter: Adapter | None = None
+    guide: "Description | None" = None
 
     def check_weights(self) -> None:
         """Compares names and shapes of the stored tensors with those that the transformer needs; reads no weights.
@@ -79,6 +89,8 @@ class Description:
             check_adapter(transformer, self.adapter, self.backbone)
         if self.draft_adapter:
             read_drafter(transformer, self.draft_adapter, self.backbone, self.manifest)
+        if self.guide:
+            self.guide.check_weights()
 
 
 def describe_checkpoint(
@@ -86,6 +98,7 @@ def describe_checkpoint(
     *,
     adapter: Path | None = None,
     draft_adapter: Path | None = None,
+    guide_model: Path | None = None,
     block_length: int | None = None,
     confidence_threshold: float | None = None,
     max_model_len: int | None = None,
@@ -111,7 +124,11 @@ def describe_checkpoint(
     check_mask(manifest, shape.vocab_size)
     shape, manifest = stretch(shape, manifest, rope_scaling_factor, max_model_len)
     drafting = read_adapter(draft_adapter) if draft_adapter else None
-    return Description(directory, backbone, shape, manifest, names, lora, drafting)
+    guide = describe_checkpoint(guide_model) if guide_model else None
+    found = Description(directory, backbone, shape, manifest, names, lora, drafting, guide)
+    if guide:
+        check_guide(guide, found)
+    return found
 
 
 def load_checkpoint(
@@ -119,6 +136,7 @@ def load_checkpoint(
     *,
     adapter: Path | None = None,
     draft_adapter: Path | None = None,
+    guide_model: Path | None = None,
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     block_length: int | None = None,
@@ -133,6 +151,7 @@ def load_checkpoint(
         directory: the checkpoint directory, or a GGUF file.
         adapter: directory of a LoRA adapter, which is merged and may bring its own block length and threshold.
         draft_adapter: directory of a gated LoRA adapter, which drafts for an autoregressive checkpoint.
+        guide_model: an autoregressive checkpoint with the same tokens, which says how many a step finalizes.
         device: device of the weights.
         dtype: dtype of the weights.
         block_length: tokens per block; replaces the manifest's and the adapter's value.
@@ -143,13 +162,14 @@ def load_checkpoint(
 
     Raises:
         CheckpointError: a file is missing, unreadable or leads out of the directory; a tensor is missing, unknown or
-            misshapen; the format is unknown; the tokenizer has tokens without a row in the embedding; the adapter does
-            not fit; ``max_model_len`` exceeds the weights' positions.
+            misshapen; the format is unknown; the tokenizer has tokens without a row in the embedding; the adapter or
+            the guide model does not fit; ``max_model_len`` exceeds the weights' positions.
     """
     described = describe_checkpoint(
         directory,
         adapter=adapter,
         draft_adapter=draft_adapter,
+        guide_model=guide_model,
         block_length=block_length,
         confidence_threshold=confidence_threshold,
         max_model_len=max_model_len,
@@ -157,18 +177,18 @@ def load_checkpoint(
     )
     described.check_weights()  # Before memory is taken for sizes that may be wrong.
     target = device or torch.device("cpu")
-    with torch.device("meta"):
-        transformer = build(described.shape).to(dtype)
-    transformer.to_empty(device=target)
-    transformer.tie_weights()
-    transformer.rotary.reset(target)
-    _fill(transformer, described.backbone, directory)
+    transformer = _filled(described, target, dtype, build)
     if described.adapter:
         merge_adapter(transformer, described.adapter, described.backbone)
     drafter = None
     if described.draft_adapter:
         drafter = read_drafter(transformer, described.draft_adapter, described.backbone, described.manifest)
-    return Checkpoint(transformer.eval().requires_grad_(False), described.manifest, drafter=drafter)
+    guide = None
+    if described.guide:
+        guide = _filled(described.guide, target, dtype, Transformer)
+        cut_vocabulary(guide, described.shape.vocab_size)
+        guide.eval().requires_grad_(False)
+    return Checkpoint(transformer.eval().requires_grad_(False), described.manifest, drafter=drafter, guide=guide)
 
 
 def _with_generation_stops(manifest: Manifest, vocab_size: int, directory: Path) -> Manifest:
@@ -187,7 +207,19 @@ def _override(manifest: Manifest, block_length: int | None, confidence_threshold
     )
 
 
-def _fill(transformer: Transformer, backbone: Backbone, directory: Path) -> None:
+def _filled(
+    described: Description,
+    device: torch.device,
+    dtype: torch.dtype,
+    build: Callable[[TransformerConfig], Transformer],
+) -> Transformer:
+    """The transformer of a checkpoint with its weights; adapters are left out."""
+    with torch.device("meta"):
+        transformer = build(described.shape).to(dtype)
+    transformer.to_empty(device=device)
+    transformer.tie_weights()
+    transformer.rotary.reset(device)
+    backbone, directory = described.backbone, described.directory
     stock = Stock(transformer, backbone)
     paths = weight_files(directory)
     for path, stored, tensor in show_progress(stored_tensors(directory, backbone), paths, read_bytes(directory)):
@@ -196,3 +228,4 @@ def _fill(transformer: Transformer, backbone: Backbone, directory: Path) -> None
             for kept, part in transformer.parts(name, whole):
                 kept.copy_(part)  # Copies and converts from the mapped file, without an intermediate tensor.
     stock.check_complete(directory)
+    return transformer

@@ -50,13 +50,18 @@ class KVCache:
         num_pages: number of pages.
         page_size: positions per page.
         share: whether to cache prefixes.
+        keeps_texts: whether scored texts are cached too; not if a guide model needs keys and values of its own, which
+            scoring does not compute.
     """
 
-    def __init__(self, manifest: Manifest, num_pages: int, page_size: int, *, share: bool) -> None:
+    def __init__(
+        self, manifest: Manifest, num_pages: int, page_size: int, *, share: bool, keeps_texts: bool = True
+    ) -> None:
         self.manifest, self.pool = manifest, PagePool(num_pages)
         self.num_pages, self.page_size = num_pages, page_size
         self._whole = manifest.prompt_attention == "full"
         self._shares_texts = share
+        self._keeps_texts = keeps_texts
         # A block's first token from the commit pass needs that pass, which a shared whole prompt would skip.
         self._shares = share and not (self._whole and manifest.first_token == "autoregressive")
         causal = manifest.commit_attention == "causal"
@@ -157,7 +162,7 @@ class KVCache:
 
     def store_text(self, text: Text, start: int, end: int) -> None:
         """Caches a text's tokens in [start, end), which are computed; ``start`` is what ``attach_text`` returned."""
-        if self._shares_texts:
+        if self._shares_texts and self._keeps_texts:
             self._keep(text.keys, text.pages, start // self._unit, self._keys.of_text(text, end))
 
     def expect(self, sequence: Sequence) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from cdlm.model.row import NOT_FINITE, RowWork
+from cdlm.model.row import GUIDE_NOT_FINITE, NOT_FINITE, RowWork
 from cdlm.scheduler.messages import BlockOutput, Phase
 from cdlm.scheduler.steps.batch import Batch, StepResult
 from cdlm.scheduler.steps.faults import Fault
@@ -35,7 +35,7 @@ def step_figures(batch: Batch, result: StepResult, outputs: list[BlockOutput], b
         "halved_steps": result.halved,
         "recomputed_tokens": batch.recomputed,
         "early_stop_saved_blocks": sum(max(0, -(-wanted[each] // block_length) - 1) for each in stopped),
-        "nonfinite_sequences": sum(output.error == NOT_FINITE for output in outputs),
+        "nonfinite_sequences": sum(output.error in (NOT_FINITE, GUIDE_NOT_FINITE) for output in outputs),
     }
 
 

@@ -90,7 +90,14 @@ class RowSteps:
                 else None
             ),
             draft=drafts.get(sequence) if clean else None,
+            by_guide=sequence.rule.name == "guide",
+            before=self._before(sequence),
         )
+
+    def _before(self, sequence: Sequence) -> int | None:
+        """The token in front of the block, if there are a guide model and such a token."""
+        guided = self.runner.guiding is not None and sequence.block_start > 0
+        return sequence.token_ids[sequence.block_start - 1] if guided else None
 
     def _open_block(self, sequence: Sequence, row: int) -> None:
         if not sequence.row_open:

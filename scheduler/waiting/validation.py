@@ -12,9 +12,14 @@ MAX_PRIORITY = 2**31 - 1
 
 
 def check_request(
-    request: GenerateRequest, manifest: Manifest, vocab_size: int, cache: KVCache, max_guided_len: int
+    request: GenerateRequest, manifest: Manifest, vocab_size: int, cache: KVCache, max_guided_len: int, *, guide: bool
 ) -> None:
-    """Raises ``RequestError`` if the engine can never serve the request; ``vocab_size`` is the model's."""
+    """Raises ``RequestError`` if the engine can never serve the request.
+
+    Args:
+        vocab_size: the model's.
+        guide: whether there is a guide model.
+    """
     length, limit = len(request.prompt_ids), manifest.max_model_len
     if not request.prompt_ids:
         raise RequestError("prompt is empty")
@@ -26,6 +31,8 @@ def check_request(
         raise RequestError(f"prompt has a token id outside 0..{vocab_size - 1}")
     if cache.pages_for(length + request.max_tokens + manifest.block_length) > cache.num_pages:
         raise RequestError(f"prompt and max_tokens need more than the {cache.num_pages} KV pages there are")
+    if request.params.decoding == "guide" and not guide:
+        raise RequestError("decoding: the rule guide needs a guide model, and there is none")
     if request.params.guidance_scale > 0.0 and manifest.mask_token_id >= vocab_size:
         raise RequestError(
             "guidance_scale: the model has no mask token, which guidance puts in the place of the prompt"

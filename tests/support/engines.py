@@ -17,6 +17,7 @@ from cdlm.scheduler.options import EngineOptions
 from tests.support.models.checkpoints import EOS
 from tests.support.oracle.decoder import OracleAnswer, decode
 from tests.support.oracle.edits import OracleEdits
+from tests.support.oracle.guide import OracleGuide
 
 
 class Answer:
@@ -62,8 +63,8 @@ def _read(directory: Path, changed_ns: int) -> tuple[dict[str, Tensor], Transfor
     return weights, checkpoint.transformer.config, checkpoint.manifest
 
 
-def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
-    """The slow decoder's answer."""
+def oracle_answer(directory: Path, request: GenerateRequest, guide: OracleGuide | None = None) -> OracleAnswer:
+    """The slow decoder's answer; with a guide, the rule of requests that name none is ``guide``."""
     weights, shape, manifest = _read(directory, (directory / "model.safetensors").stat().st_mtime_ns)
     return decode(
         weights,
@@ -71,7 +72,7 @@ def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
         manifest,
         list(request.prompt_ids),
         request.max_tokens,
-        rule=request.params.decoding or "threshold",
+        rule=request.params.rule("guide" if guide else "threshold"),
         threshold=request.params.confidence_threshold,
         factor=1.0 if request.params.decoding_factor is None else request.params.decoding_factor,
         entropy_bound=0.1 if request.params.entropy_bound is None else request.params.entropy_bound,
@@ -90,6 +91,7 @@ def oracle_answer(directory: Path, request: GenerateRequest) -> OracleAnswer:
             bad_words=tuple(tuple(word) for word in request.params.bad_words),
         ),
         pinned=request.pinned,
+        guide=guide,
     )
 
 
@@ -107,8 +109,10 @@ def random_requests(count: int, seed: int) -> list[GenerateRequest]:
     ]
 
 
-def assert_equal_to_oracle(directory: Path, requests: list[GenerateRequest], answers: dict[str, Answer]) -> None:
+def assert_equal_to_oracle(
+    directory: Path, requests: list[GenerateRequest], answers: dict[str, Answer], guide: OracleGuide | None = None
+) -> None:
     for request in requests:
-        truth, answer = oracle_answer(directory, request), answers[request.request_id]
+        truth, answer = oracle_answer(directory, request, guide), answers[request.request_id]
         assert answer.token_ids == truth.token_ids, request
         assert (answer.finish_reason, answer.steps) == (truth.finish_reason, truth.steps), request

@@ -47,6 +47,7 @@ def _here(settings: ServerSettings) -> tuple[ServerSettings | None, list[str]]:
         "--model": (settings.model, settings.revision),
         "--adapter": (str(settings.adapter or ""), None),
         "--draft-adapter": (str(settings.draft_adapter or ""), None),
+        "--guide-model": (str(settings.guide_model or ""), None),
     }
     for flag, (name, revision) in ids.items():
         named = find_named(name) if flag == "--model" else None
@@ -92,6 +93,7 @@ def _flags(options: EngineOptions, seen: Outlook) -> dict[str, Any]:
         "dtype": str(seen.dtype).removeprefix("torch."),
         "block_length": manifest.block_length,
         "confidence_threshold": manifest.confidence_threshold,
+        "decoding": options.default_rule,
         "max_model_len": manifest.max_model_len,
         "kv_cache_memory": seen.pages * seen.page_bytes,
         "pack_weights": seen.packed,

@@ -16,7 +16,7 @@ from cdlm.model.network.parameters import count_parameters
 from cdlm.model.parallel.transformer import share_config
 from cdlm.model.roofline.cost import ModelCost, Precision
 from cdlm.scheduler.errors import EngineStartError
-from cdlm.scheduler.loading import check_step_size, pool_pages, rank_device
+from cdlm.scheduler.loading import check_guide_options, check_step_size, pool_pages, rank_device
 from cdlm.scheduler.options import EngineOptions
 
 
@@ -29,9 +29,9 @@ class Outlook:
         device: the first rank's device.
         dtype: dtype of weights and arithmetic.
         parameters: number of weights of the whole transformer.
-        weight_bytes: one rank's weights, once loaded.
+        weight_bytes: one rank's weights and those of a guide model, once loaded.
         free_bytes: memory that is free on the device now.
-        page_bytes: one page of the KV cache on one rank.
+        page_bytes: one page of the KV cache on one rank, with the guide model's.
         pages: number of pages in the KV cache.
         packed: whether large weights are packed for a CPU's kernels.
         attention: the attention backend.
@@ -59,12 +59,14 @@ def outlook(options: EngineOptions) -> Outlook:
     """
     device = rank_device(options, 0)
     size = options.tensor_parallel_size
+    check_guide_options(options)
     try:
         dtype = resolve_dtype(options.dtype, device, drafts=options.draft_adapter is not None)
         described = describe_checkpoint(
             Path(options.model),
             adapter=Path(options.adapter) if options.adapter else None,
             draft_adapter=Path(options.draft_adapter) if options.draft_adapter else None,
+            guide_model=Path(options.guide_model) if options.guide_model else None,
             block_length=options.block_length,
             confidence_threshold=options.confidence_threshold,
             max_model_len=options.max_model_len,
@@ -72,25 +74,29 @@ def outlook(options: EngineOptions) -> Outlook:
         )
         described.check_weights()
         share = share_config(described.shape, size)
+        guides = [described.guide.shape] if described.guide else []
         check_quantization(options.quantization, device, dtype, size)
         check_quantized_shape(options.quantization, described.shape)
         find_attention(options.attention_backend, device=device, page_size=options.page_size)
         attention = resolve_attention(options.attention_backend, device)
-        graphs = resolve_graphs(options.cuda_graphs, attention, device, shared=size > 1)
+        graphs = resolve_graphs(options.cuda_graphs, attention, device, shared=size > 1, guided=bool(guides))
     except CheckpointError as error:
         raise EngineStartError(str(error)) from error
     check_step_size(options, described.manifest)
     plain = Precision(dtype.itemsize, dtype.itemsize, dtype.itemsize == 2)
     stored = plain if options.quantization == "none" else Precision(1, dtype.itemsize, dtype.itemsize == 2)
     # Weights are loaded in full precision, then quantized in place.
-    loaded, kept = (int(ModelCost(described.shape, how, size).weight_bytes) for how in (plain, stored))
+    loaded, kept = (
+        sum(int(ModelCost(shape, how, size).weight_bytes) for shape in (described.shape, *guides))
+        for how in (plain, stored)
+    )
     free = free_memory(device)
     ranks_here = 1 if device.type == "cuda" else size
     if loaded * ranks_here > free:
         raise EngineStartError(
             f"the weights take {loaded * ranks_here} bytes in {str(dtype)[6:]}, and {free} are free on {device}"
         )
-    page = PagedCache.bytes_per_page(share, options.page_size, dtype)
+    page = sum(PagedCache.bytes_per_page(shape, options.page_size, dtype) for shape in (share, *guides))
     return Outlook(
         described=described,
         device=device,

@@ -29,7 +29,7 @@ async def message(request: Request) -> Response:
     body = await read_body(request, MessagesRequest)
     services.check_model(body.model)
     chat = body.chat()
-    chat.check_supported(services.settings.decoding)
+    chat.check_supported(services.settings)
     ready, codec = services.require_ready()
     job = await plan_chat(services, chat, ready, codec, request.state.record)
     answer = MessageInProgress(services.model_name, job, calls=bool(chat.tool_use.functions))

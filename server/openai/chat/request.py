@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from cdlm.model.decoding.rules import RuleName
+from cdlm.scheduler.options import EngineOptions
 from cdlm.server.errors import invalid
 from cdlm.server.openai.fields.row import CHATS
 from cdlm.server.openai.forms.structured import FormFields
@@ -54,8 +54,8 @@ class ChatRequest(ChatPromptFields, GenerationFields, FormFields):
     def engine_logprobs(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
 
-    def check_supported(self, default_rule: RuleName) -> None:
-        super().check_supported(default_rule)
+    def check_supported(self, options: EngineOptions) -> None:
+        super().check_supported(options)
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
         constraint = self.constraint

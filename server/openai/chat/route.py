@@ -50,7 +50,7 @@ async def chat(request: Request) -> Response:
     services: Services = request.app.state.services
     body = await read_body(request, ChatRequest)
     services.check_model(body.model)
-    body.check_supported(services.settings.decoding)
+    body.check_supported(services.settings)
     ready, codec = services.require_ready()
     job = await plan_chat(services, body, ready, codec, request.state.record)
     answer = _Answer(services, body, job, codec)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, PlainValidator
 
-from cdlm.model.decoding.rules import RuleName
+from cdlm.scheduler.options import EngineOptions
 from cdlm.server.errors import invalid
 from cdlm.server.openai.fields.row import COMPLETIONS
 from cdlm.server.openai.forms.structured import FormFields
@@ -99,8 +99,8 @@ class CompletionRequest(GenerationFields, FormFields):
         """Whether the response has log-probabilities of the prompts' tokens."""
         return self.echo and self.logprobs is not None
 
-    def check_supported(self, default_rule: RuleName) -> None:
-        super().check_supported(default_rule)
+    def check_supported(self, options: EngineOptions) -> None:
+        super().check_supported(options)
         if self.candidates < self.n:
             raise invalid(f"best_of ({self.candidates}) must not be below n ({self.n})", "best_of")
         if self.candidates > self.n and self.stream:

@@ -45,7 +45,7 @@ async def complete(request: Request) -> Response:
     services: Services = request.app.state.services
     body = await read_body(request, CompletionRequest)
     services.check_model(body.model)
-    body.check_supported(services.settings.decoding)
+    body.check_supported(services.settings)
     ready, codec = services.require_ready()
     job, echoes = await _plan(services, body, ready, codec, request.state.record)
     answer = _Answer(services, body, job, codec, echoes)

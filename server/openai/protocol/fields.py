@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.decoding.rules import RULE_NUMBERS, RuleName
+from cdlm.scheduler.options import EngineOptions
 from cdlm.server.errors import invalid
 from cdlm.server.openai.fields.row import STREAM_OPTIONS
 from cdlm.server.openai.fields.table import UNWANTED, describe_rows, settle
@@ -142,12 +143,11 @@ class AnswerFields(SamplingFields):
     def names_threshold(self) -> bool:
         return self.confidence_threshold is not None or self.effort is not None
 
-    def check_supported(self, default_rule: RuleName) -> None:
-        """Raises ``ApiError`` 400 for fields that conflict or cannot take effect.
-
-        ``default_rule`` is the server's finalization rule.
-        """
-        rule = self.rule(default_rule)
+    def check_supported(self, options: EngineOptions) -> None:
+        """Raises ``ApiError`` 400 for fields that conflict, or cannot take effect in an engine with ``options``."""
+        rule = self.rule(options.default_rule)
+        if rule == "guide" and options.guide_model is None:
+            raise invalid("decoding 'guide' needs a guide model, and this server has none", "decoding")
         for used_by, name in RULE_NUMBERS.items():
             if used_by != rule and getattr(self, name) is not None:
                 raise invalid(f"{name} is used by decoding {used_by!r} only, not by {rule!r}", name)

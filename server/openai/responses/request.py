@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from cdlm.model.decoding.rules import RuleName
+from cdlm.scheduler.options import EngineOptions
 from cdlm.server.errors import invalid
 from cdlm.server.openai.fields.row import REASONING, RESPONSES, TEXT
 from cdlm.server.openai.protocol.effort import Effort
@@ -133,8 +133,8 @@ class ResponsesRequest(AnswerFields):
             raise invalid("input needs an item that is no reasoning", "input")
         return [message.fields() for message in messages]
 
-    def check_supported(self, default_rule: RuleName) -> None:
-        super().check_supported(default_rule)
+    def check_supported(self, options: EngineOptions) -> None:
+        super().check_supported(options)
         if self.top_logprobs and not self.reports_logprobs:
             raise invalid(f"top_logprobs needs include to have {LOGPROBS!r}", "top_logprobs")
         use = self.tool_use

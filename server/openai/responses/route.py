@@ -29,7 +29,7 @@ async def respond(request: Request) -> Response:
     services: Services = request.app.state.services
     body = await read_body(request, ResponsesRequest)
     services.check_model(body.model)
-    body.check_supported(services.settings.decoding)
+    body.check_supported(services.settings)
     ready, codec = services.require_ready()
     job = await _plan(services, body, ready, codec, request.state.record)
     response = ResponseObject(services, body, job, codec)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tests.support.oracle.edits import OracleEdits, completes, edit
 from tests.support.oracle.grammar import OracleGrammar, constrain
+from tests.support.oracle.guide import OracleGuide, pass_guide
 from tests.support.oracle.mask import mask_token
 from tests.support.oracle.network import hidden_states, visibility
 from tests.support.oracle.noise import draw
@@ -50,6 +51,7 @@ def decode(
     edits: OracleEdits | None = None,
     grammar: OracleGrammar | None = None,
     pinned: Sequence[int] = (),
+    guide: OracleGuide | None = None,
 ) -> OracleAnswer:
     """Block-causal decoding of one prompt; the margin is kept for the rule ``threshold`` and greedy decoding only.
 
@@ -125,6 +127,15 @@ def decode(
                 passing = pass_factor(confidence, factor)
             elif rule == "fixed_steps":
                 passing = ranked[:due]
+            elif rule == "guide":
+                assert guide is not None
+                predicted = {
+                    position: draw(edited[position], temperature, seed, position)
+                    if temperature
+                    else int(found[position].indices[0])
+                    for position in masked
+                }
+                passing = pass_guide(guide, ids, predicted, len(head), banned, temperature, seed)
             else:
                 passing = pass_entropy_bound(entropy, entropy_bound)
             if grammar is not None:

@@ -96,6 +96,14 @@ def test_the_rule_and_its_number_reach_the_engine(monkeypatch: pytest.MonkeyPatc
             parse(f"--{flag}", value)
 
 
+def test_a_guide_model_makes_its_rule_the_default() -> None:
+    assert parse().engine_options().default_rule == "threshold"
+    assert parse("--guide-model", "/tmp/guide").engine_options().default_rule == "guide"
+    assert parse("--guide-model", "/tmp/guide", "--decoding", "factor").engine_options().default_rule == "factor"
+    with pytest.raises(SettingsError, match="--guide-model /tmp/guide needs --model"):
+        parse_settings(["--guide-model", "/tmp/guide"])
+
+
 def test_four_bits_are_refused_with_what_there_is() -> None:
     assert parse("--quantization", "int8").engine_options().quantization == "int8"
     with pytest.raises(SettingsError, match="--quantization='int4'.*'none', 'int8' or 'fp8'"):

@@ -144,6 +144,17 @@ def test_rows_of_different_rules_equal_each_alone_and_the_plain_reference(seed: 
     assert without.equal(now[:2])
 
 
+def test_the_guide_lets_the_first_masked_positions_through_however_sure_others_are() -> None:
+    confidence = torch.tensor([[0.1, 0.9, 0.2, 0.8, 0.3]] * 5)
+    masked = torch.tensor([[False, True, True, False, True]] * 4 + [[True] * 5])
+    rule = torch.tensor([RULES.index("guide")] * 4 + [RULES.index("threshold")])
+    limit, at_least = torch.tensor([0.0] * 4 + [0.85]), torch.tensor([1, 1, 1, 2, 1])
+    leading = torch.tensor([1, 2, 4, 1, 4])
+    now = choose(confidence, masked, rule, limit, at_least, leading=leading)
+    found = [row.nonzero()[:, 0].tolist() for row in now]
+    assert found == [[1], [1, 2], [1, 2, 4], [1, 2], [1]]
+
+
 def test_stop_is_found_among_generated_finalized_positions_only() -> None:
     tokens = torch.tensor([[9, 9, 5, 9], [9, 5, 5, 5], [5, 5, 9, 5]])
     masked = torch.tensor([[False] * 4, [False] * 4, [False, False, True, False]])

@@ -67,6 +67,7 @@ async def test_decoding_reaches_the_engine(bench: Bench, fields: dict[str, Any],
     ("fields", "param"),
     [
         ({"decoding": "greedy"}, "decoding"),
+        ({"decoding": "guide"}, "decoding"),
         ({"decoding": 1}, "decoding"),
         ({"decoding": {"name": "factor"}}, "decoding"),
         ({"decoding": "factor", "decoding_factor": 0}, "decoding_factor"),
@@ -114,6 +115,21 @@ async def test_the_number_of_the_servers_own_rule_needs_no_name(make_bench: Call
     ):
         response = await bench.post("/v1/completions", body | fields)
         assert (response.status_code, response.json()["error"]["param"]) == (400, param)
+
+
+async def test_with_a_guide_its_rule_is_the_default_and_others_may_be_named(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(model="/models/large", guide_model="/models/small")
+    for fields, status in (
+        ({}, 200),
+        ({"decoding": "guide"}, 200),
+        ({"confidence_threshold": 0.5}, 200),
+        ({"reasoning_effort": "low"}, 200),
+        ({"decoding": "factor", "decoding_factor": 2.0}, 200),
+        ({"decoding_factor": 2.0}, 400),
+        ({"decoding": "guide", "confidence_threshold": 0.5}, 400),
+    ):
+        response = await bench.post("/v1/completions", {"prompt": "hi"} | fields)
+        assert response.status_code == status, response.text
 
 
 async def test_guidance_reaches_the_engine_and_has_its_own_length(bench: Bench) -> None:
