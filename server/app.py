@@ -17,6 +17,7 @@ from cdlm.server.http.root_path import RootPath
 from cdlm.server.observe.request_log import RequestLog
 from cdlm.server.openai.chat import route as chat
 from cdlm.server.openai.completions import route as completions
+from cdlm.server.openai.decisions import route as decisions
 from cdlm.server.openai.responses import route as responses
 from cdlm.server.openai.schema.document import complete, operations
 from cdlm.server.openai.tokens import route as models
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 # Served under /v1 and at the root.
-_API = (completions.router, chat.router, responses.router, messages.router, models.router)
+_API = (completions.router, chat.router, responses.router, decisions.router, messages.router, models.router)
 _OTHERS = (health.router, reference.router)
 
 OPERATIONS = operations(_API, "/v1") | operations(_OTHERS)
@@ -40,8 +41,8 @@ def create_app(services: Services, tracing: "Tracing | None" = None) -> ASGIApp:
     app = FastAPI(
         title="cdlm-serve",
         version=services.version,
-        description="OpenAI's completions, chats and responses, and Anthropic's messages, from a block-causal "
-        "diffusion model. What lies under /v1 also answers without it. A field is honored or refused with a 400 that "
+        description="OpenAI's completions, chats, responses and decisions, and Anthropic's messages, from a "
+        "block-causal diffusion model. What lies under /v1 also answers without it. A field is honored or refused with a 400 that "
         "names it; null means absent.",
         docs_url=None,
         redoc_url=None,

@@ -40,11 +40,13 @@ class Gate:
         return self._quotas.setdefault(key.name, Quota(key))
 
     @contextmanager
-    def admit(self, sequences: int, tokens: int = 0, key: ApiKey | None = None) -> Iterator[None]:
+    def admit(
+        self, sequences: int, tokens: int = 0, key: ApiKey | None = None, param: str = "max_tokens"
+    ) -> Iterator[None]:
         """A context that admits ``sequences`` sequences with ``tokens`` tokens in all.
 
         Raises ``ApiError``: 503 while draining, 429 if the queue is full or the quota of ``key`` is used up, 400 if the
-        request alone exceeds the quota.
+        request alone exceeds the quota; it names ``param`` for too many tokens.
         """
         if self.draining:
             self._metrics.rejected("draining")
@@ -54,7 +56,7 @@ class Gate:
             raise ApiError(429, "Too many requests are waiting; retry later", retry_after=1)
         with ExitStack() as held:
             try:
-                held.enter_context(self.quota(key).hold(sequences, tokens) if key else nullcontext())
+                held.enter_context(self.quota(key).hold(sequences, tokens, param) if key else nullcontext())
             except ApiError as error:
                 if error.status == 429:
                     self._metrics.rejected("rate_limited")

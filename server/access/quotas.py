@@ -41,11 +41,12 @@ class Quota:
         self._tokens = TokenBucket(key.tokens_per_minute, clock) if key.tokens_per_minute else None
 
     @contextmanager
-    def hold(self, sequences: int, tokens: int) -> Iterator[None]:
+    def hold(self, sequences: int, tokens: int, param: str = "max_tokens") -> Iterator[None]:
         """A context that reserves ``sequences`` sequences and takes ``tokens`` tokens in all.
 
         Raises:
-            ApiError: 400 if the request exceeds the key's limits by itself, 429 if it does so now; takes nothing.
+            ApiError: 400 if the request exceeds the key's limits by itself, which names ``param`` for too many tokens,
+                429 if it does so now; takes nothing.
         """
         name, places = self.key.name, self.key.max_sequences
         if places is not None and sequences > places:
@@ -53,7 +54,7 @@ class Quota:
         if self._tokens and tokens > self._tokens.per_minute:
             limit = self._tokens.per_minute
             message = f"{tokens} tokens are asked for, prompt and answer; the key {name} may use {limit} a minute"
-            raise ApiError(400, message, param="max_tokens")
+            raise ApiError(400, message, param=param)
         if places is not None and self.in_flight + sequences > places:
             raise _exceeded(f"The key {name} has {self.in_flight} of {places} sequences in hand", 1)
         for bucket, amount, what in ((self._requests, 1, "requests"), (self._tokens, tokens, "tokens")):

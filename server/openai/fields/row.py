@@ -14,7 +14,8 @@ ANTHROPIC = "Anthropic"
 COMPLETIONS, CHATS, RESPONSES = "/v1/completions", "/v1/chat/completions", "/v1/responses"
 TOKENIZE, DETOKENIZE = "/v1/tokenize", "/v1/detokenize"
 MESSAGES, COUNT_TOKENS = "/v1/messages", "/v1/messages/count_tokens"
-ROUTES = (COMPLETIONS, CHATS, RESPONSES, MESSAGES, COUNT_TOKENS, TOKENIZE, DETOKENIZE)
+DECISIONS = "/v1/decisions"
+ROUTES = (COMPLETIONS, CHATS, RESPONSES, DECISIONS, MESSAGES, COUNT_TOKENS, TOKENIZE, DETOKENIZE)
 
 # Objects inside of bodies, as paths.
 MESSAGE, PART = "messages[]", "messages[].content[]"
@@ -29,6 +30,9 @@ ITEM, ITEM_PART = "input[]", "input[].content[]"
 CALL_ITEM, RESULT_ITEM = "input[] (function_call)", "input[] (function_call_output)"
 REASONING_ITEM = "input[] (reasoning)"
 RESPONSE_TOOL = "tools[] (/v1/responses)"
+CUSTOM_CALL_ITEM, CUSTOM_RESULT_ITEM = "input[] (custom_tool_call)", "input[] (custom_tool_call_output)"
+JSON_PART, REFUSAL_PART = "content[] (input_json)", "content[] (refusal)"
+QUESTION, QUESTION_CHOICE, QUESTION_LEVEL = "questions[]", "questions[].choices[]", "questions[].levels[]"
 TEXT, TEXT_FORMAT, REASONING = "text", "text.format", "reasoning"
 TURN, TEXT_BLOCK, THOUGHT_BLOCK = "messages[] (/v1/messages)", "content[] (text)", "content[] (thinking)"
 USE_BLOCK, RESULT_BLOCK = "content[] (tool_use)", "content[] (tool_result)"
@@ -57,6 +61,13 @@ INNER = (
     RESULT_ITEM,
     REASONING_ITEM,
     RESPONSE_TOOL,
+    CUSTOM_CALL_ITEM,
+    CUSTOM_RESULT_ITEM,
+    JSON_PART,
+    REFUSAL_PART,
+    QUESTION,
+    QUESTION_CHOICE,
+    QUESTION_LEVEL,
     STRUCTURED,
     TURN,
     TEXT_BLOCK,

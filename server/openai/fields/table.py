@@ -8,13 +8,14 @@ from pydantic import JsonValue
 from pydantic_core import PydanticCustomError
 
 from cdlm.server.openai.fields.anthropic import ANTHROPICS
+from cdlm.server.openai.fields.decisions import DECISION_FIELDS
 from cdlm.server.openai.fields.decoding import DECODING
 from cdlm.server.openai.fields.harmless import HARMLESS
 from cdlm.server.openai.fields.honored import HONORED
 from cdlm.server.openai.fields.refused import REFUSED
 from cdlm.server.openai.fields.row import Row
 
-TABLE: tuple[Row, ...] = (*HONORED, *DECODING, *HARMLESS, *REFUSED, *ANTHROPICS)
+TABLE: tuple[Row, ...] = (*HONORED, *DECODING, *HARMLESS, *REFUSED, *DECISION_FIELDS, *ANTHROPICS)
 
 # Error type of an unwanted field; the error's context has its name.
 UNWANTED = "unwanted_field"

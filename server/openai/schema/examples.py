@@ -96,6 +96,16 @@ _MESSAGE = {
     },
 }  # fmt: skip
 _QUESTION = "Tom has 14 apples. Then Tom buys 3 bags of 12 apples and gives away 8. How many apples does Tom have now?"
+_QUESTIONS = [
+    {"type": "predicate", "name": "late", "instructions": "The parcel was late."},
+    {
+        "type": "choice",
+        "name": "team",
+        "instructions": "Which team answers?",
+        "choices": [{"value": "delivery", "description": "parcels"}, {"value": "billing"}],
+    },
+    {"type": "score", "instructions": "How upset is the customer?", "levels": [{"label": "calm"}, {"label": "angry"}]},
+]
 
 EXAMPLES: dict[str, Any] = {
     "CompletionRequest": {"prompt": _QUESTION, "max_tokens": 96, "stop": ["\n\n"], "seed": 7},
@@ -110,6 +120,10 @@ EXAMPLES: dict[str, Any] = {
         "max_output_tokens": 96,
         "reasoning": {"effort": "low"},
         "metadata": {"lesson": "7"},
+    },
+    "DecisionsRequest": {
+        "input": "The parcel came late, and the box was open.",
+        "questions": _QUESTIONS,
     },
     "MessagesRequest": {
         "system": "Answer in one line.",
@@ -152,6 +166,39 @@ EXAMPLES: dict[str, Any] = {
     "ResponseEvent": {"type": "response.output_text.delta", "sequence_number": 4}
     | _PLACE
     | {"delta": _TEXT, "logprobs": []},
+    "Decision": {
+        "model": _MODEL,
+        "answers": [
+            {"type": "predicate", "name": "late", "probability": 0.97},
+            {
+                "type": "choice",
+                "name": "team",
+                "choice": "delivery",
+                "confidence": 0.81,
+                "probabilities": [
+                    {"value": "delivery", "probability": 0.93},
+                    {"value": "billing", "probability": 0.07},
+                ],
+            },
+            {
+                "type": "score",
+                "name": None,
+                "score": 0.75,
+                "confidence": 0.7,
+                "probabilities": [
+                    {"value": 0, "label": "calm", "probability": 0.25},
+                    {"value": 1, "label": "angry", "probability": 0.75},
+                ],
+            },
+        ],
+        "usage": {
+            "input_tokens": 171,
+            "input_tokens_details": {"cached_tokens": 64, "cache_write_tokens": 0},
+            "output_tokens": 0,
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": 171,
+        },
+    },
     "MessageAnswer": _MESSAGE,
     "MessageEvent": {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": _TEXT}},
     "TokenCount": {"input_tokens": 31},

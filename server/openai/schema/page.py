@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from cdlm.server.anthropic.messages.request import CountTokensRequest, MessagesRequest
 from cdlm.server.openai.chat.request import ChatRequest
 from cdlm.server.openai.completions.request import CompletionRequest
+from cdlm.server.openai.decisions.request import DecisionsRequest
 from cdlm.server.openai.responses.request import ResponsesRequest
 from cdlm.server.openai.tokens.request import DetokenizeRequest, TokenizeRequest
 
@@ -31,6 +32,7 @@ def page() -> Iterator[str]:
     yield from _section("Completions and chats", {name: row for name, row in both.items() if name not in shared})
     for title, rows in (("Completions", completions), ("Chats", chats), ("Responses", responses)):
         yield from _section(f"{title} alone", {name: row for name, row in rows.items() if name not in both | shared})
+    yield from _section("Decisions", _rows(DecisionsRequest))
     yield from _section("Messages", _rows(MessagesRequest))
     yield from _section("Count tokens", _rows(CountTokensRequest))
     yield from _section("Tokenize", _rows(TokenizeRequest))

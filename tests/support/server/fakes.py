@@ -93,11 +93,8 @@ class FakeEngine:
 
     async def generate(self, request: GenerateRequest | ScoreRequest) -> AsyncIterator[BlockOutput]:
         if isinstance(request, ScoreRequest):
-            self.scored.append(request)
-            found = [
-                msgspec.structs.replace(entry, step=0) for entry in scores(request.prompt_ids[1:], 1, request.logprobs)
-            ]
-            yield BlockOutput(request_id=request.request_id, token_ids=[], logprobs=found, finish_reason="length")
+            async for scored in self._score(request):
+                yield scored
             return
         self.requests.append(request)
         ids = list(self.script(request))
@@ -129,3 +126,20 @@ class FakeEngine:
         finally:
             if not finished:
                 self.aborted.append(request.request_id)
+
+    async def _score(self, request: ScoreRequest) -> AsyncIterator[BlockOutput]:
+        self.scored.append(request)
+        if self.fail_after is not None and len(self.scored) > self.fail_after[0]:
+            raise self.fail_after[1]
+        if self.hold_after is not None and len(self.scored) > self.hold_after:
+            self.held.set()
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+        known = scores(request.prompt_ids[request.start :], request.start, request.logprobs)
+        yield BlockOutput(
+            request_id=request.request_id,
+            token_ids=[],
+            cached_tokens=8,
+            logprobs=[msgspec.structs.replace(entry, step=0) for entry in known],
+            finish_reason="length",
+        )

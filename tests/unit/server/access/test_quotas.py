@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cdlm.server.access.keys import ApiKey, new_key
 from cdlm.server.access.quotas import Quota, TokenBucket
 from cdlm.server.errors import ApiError
-from tests.support.server.bench import Bench
+from tests.support.server.bench import Bench, widen
 
 
 class Clock:
@@ -126,3 +126,22 @@ async def test_tokens_that_an_answer_leaves_can_be_used(limited: tuple[Bench, di
     assert [(await ask(bench, keys["small"])).status_code for _ in range(3)] == [200, 200, 200]
     response = await ask(bench, keys["small"], max_tokens=61)
     assert (response.status_code, response.json()["error"]["param"]) == (400, "max_tokens")
+
+
+@pytest.mark.anyio
+async def test_decisions_count_as_requests_and_by_their_tokens(limited: tuple[Bench, dict[str, str]]) -> None:
+    bench, keys = limited
+    widen(bench)
+    question = {"type": "predicate", "instructions": "hello"}
+
+    async def decide(key: str, count: int = 1) -> httpx.Response:
+        body = {"input": "hi", "questions": [question] * count}
+        return await bench.client.post("/v1/decisions", json=body, headers={"authorization": f"Bearer {keys[key]}"})
+
+    assert [(await decide("slow")).status_code for _ in range(3)] == [200, 200, 429]
+    response = await decide("small", 3)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "input")
+    assert {(await decide("free")).status_code for _ in range(3)} == {200}
+    assert {request.client for request in bench.engine.scored} == {"slow", "free"}
+    nobody = await bench.client.post("/v1/decisions", json={"input": "hi", "questions": [question]})
+    assert nobody.status_code == 401

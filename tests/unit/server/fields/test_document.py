@@ -65,6 +65,34 @@ FULL: dict[str, list[dict[str, Any]]] = {
             "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]},
         },
     ],
+    "/v1/decisions": [
+        {
+            "input": "a", "model": "m", "priority": 5, "cache_salt": "s", "safety_identifier": "u",
+            "prompt_cache_options": {"mode": "implicit"}, "questions": [
+                {"type": "predicate", "instructions": "b", "name": "n"},
+                {"type": "choice", "instructions": [{"type": "input_text", "text": "b"}], "choices": [
+                    {"value": "x", "description": "d"}, {"value": True},
+                ]},
+                {"type": "score", "instructions": "c", "levels": [{"label": "x"}, {"label": "y", "description": "d"}]},
+            ],
+        },
+        {
+            "input": [
+                {"role": "user", "content": [
+                    {"type": "input_text", "text": "a", "prompt_cache_breakpoint": {"mode": "explicit"}},
+                    {"type": "input_json", "data": {"x": [1, None]}}, {"type": "input_json", "data": [{}]},
+                ]},
+                {"type": "message", "role": "assistant", "phase": "commentary", "content": [
+                    {"type": "output_text", "text": "a"}, {"type": "refusal", "refusal": "b"},
+                ]},
+                {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}", "id": "i"},
+                {"type": "function_call_output", "call_id": "1", "output": "5", "status": "completed"},
+                {"type": "custom_tool_call", "call_id": "2", "name": "f", "input": "a", "id": "i"},
+                {"type": "custom_tool_call_output", "call_id": "2", "output": [{"type": "input_text", "text": "a"}]},
+            ],
+            "questions": [{"type": "predicate", "instructions": "b"}],
+        },
+    ],
     "/v1/messages": [
         {
             "messages": [

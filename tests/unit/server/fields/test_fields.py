@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from cdlm.server.anthropic.messages.request import CountTokensRequest, MessagesRequest
 from cdlm.server.openai.chat.request import ChatRequest
 from cdlm.server.openai.completions.request import CompletionRequest
+from cdlm.server.openai.decisions.request import DecisionsRequest
 from cdlm.server.openai.fields.page import page
 from cdlm.server.openai.fields.row import ANTHROPIC, INNER, PEERS, ROUTES, Row
 from cdlm.server.openai.fields.table import TABLE, rows_of
@@ -35,8 +36,8 @@ def bench(lasting_bench: Bench) -> Iterator[Bench]:
 BODIES: dict[str, type[ApiModel]] = {
     model.place: model
     for model in (
-        CompletionRequest, ChatRequest, ResponsesRequest, MessagesRequest, CountTokensRequest, TokenizeRequest,
-        DetokenizeRequest,
+        CompletionRequest, ChatRequest, ResponsesRequest, DecisionsRequest, MessagesRequest, CountTokensRequest,
+        TokenizeRequest, DetokenizeRequest,
     )
 }  # fmt: skip
 USER = {"role": "user", "content": "hi"}
@@ -44,12 +45,17 @@ PLAIN: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "hi"},
     "/v1/chat/completions": {"messages": [USER]},
     "/v1/responses": {"input": "hi"},
+    "/v1/decisions": {"input": "hi", "questions": [{"type": "predicate", "instructions": "hello"}]},
     "/v1/messages": {"messages": [USER], "max_tokens": 8},
     "/v1/messages/count_tokens": {"messages": [USER]},
     "/v1/tokenize": {"prompt": "hi"},
     "/v1/detokenize": {"tokens": [5]},
 }
 CHAT, RESPONSES, MESSAGES = "/v1/chat/completions", "/v1/responses", "/v1/messages"
+DECISIONS = "/v1/decisions"
+PICK = {"type": "choice", "instructions": "hello", "choices": [{"value": "a"}, {"value": "b"}]}
+RATE = {"type": "score", "instructions": "hello", "levels": [{"label": "a"}, {"label": "b"}]}
+CUSTOM_MADE = {"type": "custom_tool_call", "call_id": "1", "name": "f", "input": ""}
 OFFER = {"type": "function", "function": {"name": "f"}}
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 MADE = {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"}
@@ -111,6 +117,23 @@ def within(place: str, extra: dict[str, JsonValue]) -> tuple[str, dict[str, Any]
             return RESPONSES, {"input": [MADE, result | extra]}, "input[1]"
         case "input[] (reasoning)":
             return RESPONSES, {"input": [USER, {"type": "reasoning"} | extra]}, "input[1]"
+        case "input[] (custom_tool_call)":
+            return DECISIONS, PLAIN[DECISIONS] | {"input": [CUSTOM_MADE | extra]}, "input[0]"
+        case "input[] (custom_tool_call_output)":
+            said = {"type": "custom_tool_call_output", "call_id": "1", "output": ""} | extra
+            return DECISIONS, PLAIN[DECISIONS] | {"input": [CUSTOM_MADE, said]}, "input[1]"
+        case "content[] (input_json)" | "content[] (refusal)":
+            part = {"type": "input_json", "data": {}} if "json" in place else {"type": "refusal", "refusal": "no"}
+            item = {"role": "assistant", "content": [part | extra]}
+            return DECISIONS, PLAIN[DECISIONS] | {"input": [item]}, "input[0].content[0]"
+        case "questions[]":
+            return DECISIONS, PLAIN[DECISIONS] | {"questions": [PICK, RATE | extra]}, "questions[1]"
+        case "questions[].choices[]":
+            pick = PICK | {"choices": [{"value": "a"}, {"value": "b"} | extra]}
+            return DECISIONS, PLAIN[DECISIONS] | {"questions": [pick]}, "questions[0].choices[1]"
+        case "questions[].levels[]":
+            rate = RATE | {"levels": [{"label": "a"} | extra, {"label": "b"}]}
+            return DECISIONS, PLAIN[DECISIONS] | {"questions": [rate]}, "questions[0].levels[0]"
         case "tools[] (/v1/responses)":
             tool = {"type": "function", "name": "f"} | extra
             return RESPONSES, PLAIN[RESPONSES] | {"tools": [tool], "tool_choice": "none"}, "tools[0]"

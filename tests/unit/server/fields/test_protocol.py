@@ -28,6 +28,7 @@ PLAIN: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "hi"},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}]},
     "/v1/responses": {"input": "hi"},
+    "/v1/decisions": {"input": "hi", "questions": [{"type": "predicate", "instructions": "a"}]},
     "/tokenize": {"prompt": "hi"},
     "/detokenize": {"tokens": [5]},
 }
@@ -37,12 +38,14 @@ def names(path: str) -> list[str]:
     """The fields of a route's body, as its OpenAPI schema has them."""
     from cdlm.server.openai.chat.request import ChatRequest
     from cdlm.server.openai.completions.request import CompletionRequest
+    from cdlm.server.openai.decisions.request import DecisionsRequest
     from cdlm.server.openai.responses.request import ResponsesRequest
 
     models: dict[str, Any] = {
         "/v1/completions": CompletionRequest,
         "/v1/chat/completions": ChatRequest,
         "/v1/responses": ResponsesRequest,
+        "/v1/decisions": DecisionsRequest,
     }
     model = models.get(path)
     return sorted(model.model_fields) if model else ["prompt", "tokens", "messages", "add_special_tokens"]

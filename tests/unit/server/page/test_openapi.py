@@ -10,7 +10,7 @@ from cdlm.scheduler.errors import EngineDeadError
 from cdlm.server.app import OPERATIONS
 from cdlm.server.openai.schema.examples import EXAMPLES
 from cdlm.server.page.reference import render
-from tests.support.server.bench import Bench
+from tests.support.server.bench import Bench, widen
 
 pytestmark = pytest.mark.anyio
 
@@ -18,6 +18,11 @@ CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 MORE: dict[str, Any] = {"return_token_ids": True, "stop": ["there"], "seed": 7}
 STREAM: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
 
+QUESTIONS = [
+    {"type": "predicate", "instructions": "a"},
+    {"type": "choice", "name": "b", "instructions": "b", "choices": [{"value": "x"}, {"value": True}]},
+    {"type": "score", "instructions": "c", "levels": [{"label": "x"}, {"label": "y"}]},
+]
 SCHEMA = {"type": "json_schema", "name": "a", "description": "b", "schema": {"type": "boolean"}, "strict": None}
 
 # Requests and the model of their answer; of a stream that of its events.
@@ -41,6 +46,8 @@ REQUESTS: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/responses", {"input": "hi", "max_output_tokens": 2, "stream": True}, "ResponseEvent"),
     ("/v1/responses", {"input": "hi", "text": {"format": {"type": "json_object"}}}, "ResponseAnswer"),
     ("/v1/responses", {"input": "hi", "text": {"format": SCHEMA}, "stream": True}, "ResponseEvent"),
+    ("/v1/decisions", {"input": "hi", "questions": QUESTIONS}, "Decision"),
+    ("/v1/decisions", {"input": CHAT["messages"], "questions": QUESTIONS[:1], "priority": 5}, "Decision"),
     ("/v1/messages", CHAT | {"max_tokens": 8}, "MessageAnswer"),
     ("/v1/messages", CHAT | {"max_tokens": 8, "stop_sequences": [", hello"]}, "MessageAnswer"),
     ("/v1/messages", CHAT | {"max_tokens": 8, "stream": True}, "MessageEvent"),
@@ -68,6 +75,8 @@ def payloads(text: str) -> list[Any]:
 
 @pytest.mark.parametrize(("path", "body", "model"), REQUESTS)
 async def test_answers_are_as_documented(bench: Bench, path: str, body: dict[str, Any], model: str) -> None:
+    if path == "/v1/decisions":
+        widen(bench)
     document, operation = await document_of(bench), OPERATIONS[path]
     assert model in {shown.__name__ for shown in (operation.answer, operation.event) if shown}
     assert operation.body is not None

@@ -1,0 +1,220 @@
+"""Items of a decision's input, and the chat messages that they stand for."""
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
+
+from cdlm.server.errors import invalid
+from cdlm.server.openai.fields.row import (
+    CALL_ITEM,
+    CUSTOM_CALL_ITEM,
+    CUSTOM_RESULT_ITEM,
+    ITEM,
+    ITEM_PART,
+    JSON_PART,
+    REFUSAL_PART,
+    RESULT_ITEM,
+)
+from cdlm.server.openai.protocol.fields import ApiModel, check_kind
+from cdlm.server.openai.protocol.message import Message
+from cdlm.server.openai.protocol.tools import CalledFunction, ToolCall
+
+_ITEMS = ("message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output")
+_PARTS = ("input_text", "input_json", "output_text", "refusal")
+
+
+def _list_or(other: str) -> Discriminator:
+    return Discriminator(lambda value: "<list>" if isinstance(value, list) else other)
+
+
+class TextPart(ApiModel):
+    """A text."""
+
+    place = ITEM_PART
+
+    type: Literal["input_text", "output_text"]
+    text: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_is_known(cls, data: Any) -> Any:
+        return check_kind(data, _PARTS)
+
+    def shown(self) -> str:
+        """The text that the model reads."""
+        return self.text
+
+
+class RefusalPart(ApiModel):
+    """What an earlier answer said instead of an answer."""
+
+    place = REFUSAL_PART
+
+    type: Literal["refusal"]
+    refusal: str
+
+    def shown(self) -> str:
+        """The text that the model reads."""
+        return self.refusal
+
+
+_Object = dict[str, JsonValue]
+
+
+class JsonPart(ApiModel):
+    """A JSON object, or a list of objects."""
+
+    place = JSON_PART
+
+    type: Literal["input_json"]
+    data: Annotated[
+        Annotated[_Object, Tag("<object>")] | Annotated[list[_Object], Tag("<list>")], _list_or("<object>")
+    ] = Field(description="Rendered as compact JSON.")
+
+    def shown(self) -> str:
+        """The text that the model reads."""
+        return json.dumps(self.data, ensure_ascii=False, separators=(",", ":"))
+
+
+def _part(value: object) -> str:
+    # Parts of other types are validated as texts, for an error about their type.
+    kind = value.get("type") if isinstance(value, dict) else None
+    return f"<{kind}>" if kind in ("input_json", "refusal") else "<text>"
+
+
+Part = Annotated[
+    Annotated[TextPart, Tag("<text>")]
+    | Annotated[JsonPart, Tag("<input_json>")]
+    | Annotated[RefusalPart, Tag("<refusal>")],
+    Discriminator(_part),
+]
+Content = Annotated[Annotated[str, Tag("<text>")] | Annotated[list[Part], Tag("<list>")], _list_or("<text>")]
+
+
+def shown(content: str | Sequence[TextPart | JsonPart | RefusalPart]) -> str:
+    """The text of content: its parts, one below the other."""
+    return content if isinstance(content, str) else "\n".join(part.shown() for part in content)
+
+
+class MessageItem(ApiModel):
+    """A message."""
+
+    place = ITEM
+
+    type: Literal["message"] = "message"
+    role: Literal["user", "assistant", "system", "developer"]
+    content: Content = Field(description="Text, or parts: texts, JSON and refusals.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_is_known(cls, data: Any) -> Any:
+        return check_kind(data, _ITEMS)
+
+
+class CallItem(ApiModel):
+    """A call of a function."""
+
+    place = CALL_ITEM
+
+    type: Literal["function_call"]
+    call_id: str = Field(min_length=1, description="The id by which its output refers to it.")
+    name: str = Field(min_length=1)
+    arguments: str = Field(description="JSON text; empty stands for no arguments.")
+
+
+class CustomCallItem(ApiModel):
+    """A call of a tool that takes a text."""
+
+    place = CUSTOM_CALL_ITEM
+
+    type: Literal["custom_tool_call"]
+    call_id: str = Field(min_length=1, description="The id by which its output refers to it.")
+    name: str = Field(min_length=1)
+    input: str = Field(description="Shown as the argument input.")
+
+    @property
+    def arguments(self) -> str:
+        """The input as JSON text of arguments."""
+        return json.dumps({"input": self.input}, ensure_ascii=False)
+
+
+class ResultItem(ApiModel):
+    """The output of a function call."""
+
+    place = RESULT_ITEM
+
+    type: Literal["function_call_output"]
+    call_id: str = Field(description="The call_id of an earlier call.")
+    output: Content = Field(description="Text, or parts.")
+
+
+class CustomResultItem(ApiModel):
+    """The output of a custom tool call."""
+
+    place = CUSTOM_RESULT_ITEM
+
+    type: Literal["custom_tool_call_output"]
+    call_id: str = Field(description="The call_id of an earlier call.")
+    output: Content = Field(description="Text, or parts.")
+
+
+def _item(value: object) -> str:
+    kind = value.get("type") if isinstance(value, dict) else None
+    return f"<{kind}>" if kind in _ITEMS else "<message>"
+
+
+DecisionItem = Annotated[
+    Annotated[MessageItem, Tag("<message>")]
+    | Annotated[CallItem, Tag("<function_call>")]
+    | Annotated[ResultItem, Tag("<function_call_output>")]
+    | Annotated[CustomCallItem, Tag("<custom_tool_call>")]
+    | Annotated[CustomResultItem, Tag("<custom_tool_call_output>")],
+    Discriminator(_item),
+]
+
+
+def chat_messages(items: Sequence[DecisionItem]) -> list[Message]:
+    """Converts items to chat messages: an assistant's text and the calls after it become one message.
+
+    Raises ``ApiError`` 400 for an output without an earlier call of its kind.
+    """
+    messages: list[dict[str, Any]] = []
+    called: set[tuple[str, str]] = set()
+    for index, item in enumerate(items):
+        match item:
+            case MessageItem():
+                messages.append({"role": item.role, "content": shown(item.content)})
+            case CallItem() | CustomCallItem():
+                called.add((item.type, item.call_id))
+                if not messages or messages[-1]["role"] != "assistant":
+                    messages.append({"role": "assistant"})
+                function = CalledFunction(name=item.name, arguments=item.arguments)
+                messages[-1].setdefault("tool_calls", []).append(ToolCall(id=item.call_id, function=function))
+            case ResultItem() | CustomResultItem():
+                kind = item.type.removesuffix("_output")
+                if (kind, item.call_id) not in called:
+                    param = f"input[{index}].call_id"
+                    raise invalid(f"{param}: no {kind} before it has the call_id {item.call_id[:64]!r}", param)
+                messages.append({"role": "tool", "content": shown(item.output), "tool_call_id": item.call_id})
+    return [Message.model_validate(message) for message in messages]
+
+
+def check_data(value: object, param: str) -> None:
+    """Raises ``ApiError`` 400 that names ``param`` for JSON beyond OpenAI's limits."""
+    if not isinstance(value, JsonPart):
+        return
+    depth, count, level = 0, 0, [value.data]
+    while level:
+        depth += any(isinstance(each, dict | list) for each in level)
+        count += len(level)
+        inner: list[Any] = []
+        for each in level:
+            inner += each.values() if isinstance(each, dict) else each if isinstance(each, list) else []
+        level = inner
+    for found, most, what in (
+        (depth, 32, "levels"), (count, 10_000, "values"), (len(value.shown().encode()), 262_144, "bytes as JSON"),
+    ):  # fmt: skip
+        if found > most:
+            raise invalid(f"{param}.data: has {found} {what}; {most} are allowed", f"{param}.data")

@@ -1,0 +1,31 @@
+"""``POST /v1/decisions``."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from cdlm.server.answer import reply
+from cdlm.server.http.sse import unless_gone
+from cdlm.server.openai.decisions.answer import answer_of
+from cdlm.server.openai.decisions.plan import plan_decisions
+from cdlm.server.openai.decisions.request import DecisionsRequest
+from cdlm.server.openai.decisions.response import Decision
+from cdlm.server.openai.protocol.body import read_body
+from cdlm.server.operation import GENERATE, Operation
+from cdlm.server.services import Services
+
+router = APIRouter()
+
+
+@router.post("/decisions")
+@Operation(Decision, GENERATE, DecisionsRequest, tag="generate")
+async def decide(request: Request) -> Response:
+    """Answers questions about an input with probabilities; writes no text."""
+    services: Services = request.app.state.services
+    body = await read_body(request, DecisionsRequest)
+    services.check_model(body.model)
+    body.check()
+    ready, codec = services.require_ready()
+    job = await plan_decisions(services, body, ready, codec, request.state.record)
+    logs = await unless_gone(request, job.finish())
+    answers = [answer_of(question, each) for question, each in zip(body.questions, logs, strict=True)]
+    return reply(Decision(model=services.model_name, answers=answers, usage=job.usage()))
