@@ -42,8 +42,8 @@ def create_app(services: Services, tracing: "Tracing | None" = None) -> ASGIApp:
         title="cdlm-serve",
         version=services.version,
         description="OpenAI's completions, chats, responses and decisions, and Anthropic's messages, from a "
-        "block-causal diffusion model. What lies under /v1 also answers without it. A field is honored or refused with a 400 that "
-        "names it; null means absent.",
+        "block-causal diffusion model. What lies under /v1 also answers without it. A field is honored or refused with "
+        "a 400 that names it; null means absent.",
         docs_url=None,
         redoc_url=None,
         # A redirect would be built from a Host header that the client chose.

@@ -2,12 +2,14 @@
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from tests.support.server.served import Server
+from tests.support.places import ROOT
+from tests.support.server.served import Server, running_server
 
 INPUT = "Tom has 14 apples. Then Tom buys 3 bags of 12 apples and gives away 8. " * 3
 QUESTIONS: list[dict[str, Any]] = [
@@ -84,3 +86,13 @@ def test_the_official_client(server: Server) -> None:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
         made = client.decisions.create(model="cdlm-nano", input=INPUT, questions=QUESTIONS)
     assert [answer.type for answer in made.answers] == ["predicate", "choice", "score"]
+
+
+def test_a_next_token_model_decides(tmp_path: Path) -> None:
+    model = str(ROOT / "model/assets/cdlm-nano-autoregressive")
+    with running_server(tmp_path / "log", "--model", model) as plain:
+        first, second = decide(plain), decide(plain)
+        assert shares(second) == pytest.approx(shares(first), rel=1e-3, abs=1e-6)
+        assert second["usage"]["input_tokens_details"]["cached_tokens"] > 0
+        assert plain.post("/v1/decisions", {"input": INPUT, "questions": []}).json()["error"]["param"] == "questions"
+        plain.wait_idle()

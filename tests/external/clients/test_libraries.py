@@ -28,6 +28,10 @@ def test_anthropic(run: Run, tmp_path: Path) -> None:
         keyed.wait_idle()
 
 
+def test_openai_decisions(server: Server, run: Run) -> None:
+    assert run(python_of("openai-decisions"), SCRIPTS / "openai_decisions.py", server.url).count("ok ") == 6
+
+
 def test_langchain(server: Server, run: Run) -> None:
     assert run(python_of("langchain"), SCRIPTS / "langchain_client.py", server.url).count("ok ") == 6
 

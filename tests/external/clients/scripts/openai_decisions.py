@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 import openai
-from openai.lib.decisions_tool_runner import DecisionsToolRunner
+from openai.lib.decisions_tool_runner import DecisionsToolRunner, DecisionsToolRunnerError
 from openai.types import decision as types
 
 MODEL = "cdlm-nano"
@@ -98,9 +98,12 @@ def runner() -> None:
     tools = DecisionsToolRunner(observe=lambda: f"Counted so far: {len(done)}", candidates=lambda _: actions)
     try:
         found = tools.run(client, {"model": MODEL, "input": "Count Tom's apples."}, max_steps=2)
-        assert found["status"] == "unverified"
-    except Exception as error:  # A model that never says that it is done is stopped after the last step.
-        assert "step" in str(error).lower(), error
+    except DecisionsToolRunnerError as error:
+        ended = error.reason
+    else:
+        ended = found["status"]
+    # Whether cdlm-nano ever says that it is done is its own affair.
+    assert ended in ("unverified", "step_limit"), ended
 
 
 async def asynchronous() -> None:

@@ -139,7 +139,8 @@ async def test_a_conversation_is_asked_about_at_its_end(wide: Bench) -> None:
     ]
     await decide(wide, input=items, questions=[PREDICATE | {"instructions": [{"type": "input_json", "data": [{}]}]}])
     assert scored(wide)["0-0"][0] == (
-        f'{USER}Be strict.\n{USER}see\n{{"ä":[1]}}\n{ASSISTANT}no\n{USER}[{{}}]\nIs this true? Answer Yes or No.\n{ASSISTANT}'
+        f'{USER}Be strict.\n{USER}see\n{{"ä":[1]}}\n{ASSISTANT}no\n'
+        f"{USER}[{{}}]\nIs this true? Answer Yes or No.\n{ASSISTANT}"
     )
 
 
