@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Any
 
 from cdlm.scheduler.errors import EngineDeadError, EngineError
 from cdlm.scheduler.messages import BlockOutput, ScoreRequest
@@ -88,7 +89,8 @@ class DecisionJob:
         working = asyncio.create_task(self._work())
         try:
             left = max(0.0, self.arrived + limit - time.monotonic())
-            await asyncio.wait({working, cut}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {working, cut}
+            await asyncio.wait(either, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
                 working.result()
             elif cut.done():
@@ -134,6 +136,7 @@ class DecisionJob:
     async def _score(self, request: ScoreRequest) -> BlockOutput:
         blocks = self.services.engine.generate(request)
         assert isinstance(blocks, AsyncGenerator)
+        block: BlockOutput
         async with aclosing(blocks):
             async for block in blocks:
                 if block.finish_reason == "error":
