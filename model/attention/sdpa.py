@@ -4,6 +4,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -12,7 +13,7 @@ from cdlm.model.attention.paged import PagedAttention
 from cdlm.model.attention.segments import Indices, Segment
 from cdlm.model.uploads import Place
 
-# Branches join segments of at most so many known tokens.
+# Segments of at most so many known tokens are joined by their branches, or divided into their rows.
 _SHORT = 16
 
 
@@ -39,11 +40,13 @@ class Entry:
         queries: [queries] int64, which flat tokens they are.
         slots: [keys] int64, where in the pool the keys lie.
         sees: [queries, 3] int64, see ``Segment.sees``; ``None`` if every query sees all keys.
+        alone: in a rectangle of its own.
     """
 
     queries: Indices
     slots: Indices
     sees: Indices | None
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +70,29 @@ class EntryGroup:
 
 
 class SdpaAttention(PagedAttention):
-    """Gathers the keys and values of each rectangle from the pool, and makes one SDPA call per rectangle."""
+    """Gathers the keys and values of each rectangle from the pool, and makes one SDPA call per rectangle.
+
+    In bfloat16 and float16 on a CPU, the sums of a query depend on the number of queries and on the padding, and their
+    rounding is coarse enough to change tokens. The rows of short causal segments are therefore computed one by one
+    there: a token is the same with other requests beside it, and whether it was drafted or not.
+    """
 
     def __init__(self, cache: PagedCache, segments: list[Segment], place: Place | None = None) -> None:
         super().__init__(cache, segments, place)
+        self._one_by_one = cache.keys.device.type == "cpu" and cache.keys.dtype != torch.float32
         groups: dict[tuple[int, int, bool], list[Entry]] = defaultdict(list)
+        alone: list[list[Entry]] = []
         for each in self._entries():
+            if each.alone:
+                alone.append([each])
+                continue
             groups[_size_class(len(each.queries)), _size_class(len(each.slots)), each.sees is None].append(each)
-        self.groups = [self._group(entries) for entries in groups.values()]
+        self.groups = [self._group(entries) for entries in (*alone, *groups.values())]
 
     def _entries(self) -> list[Entry]:
-        """One entry per segment, except that branches join the known tokens before them: one product for both."""
+        """One entry per segment, except that branches join the known tokens before them, one product for both, and that
+        a segment may be divided into its rows.
+        """
         slots: dict[int, Indices] = {}  # Mostly the segments of a request see the beginnings of one list of slots.
         for each in sorted(self.segments, key=lambda segment: -segment.visible):
             if id(each.pages) not in slots:
@@ -86,6 +101,12 @@ class SdpaAttention(PagedAttention):
         entries: list[Entry] = []
         for each, first in zip(self.segments, self.firsts.tolist(), strict=True):
             queries, seen = np.arange(first, first + each.length), slots[id(each.pages)][: each.visible]
+            if self._one_by_one and each.length <= _SHORT and (each.causal or each.visible == each.start + 1):
+                entries += [
+                    Entry(queries[row : row + 1], seen[:below], None, alone=True)
+                    for row, below in enumerate(each.sees()[:, 0].tolist())
+                ]
+                continue
             place = id(each.pages), each.start
             if each.branches and place in ends:
                 joint, known = ends[place]

@@ -10,6 +10,7 @@ import torch
 
 from cdlm.model.assets import SMOL_DRAFTS, SMOL_TASKS
 from cdlm.model.decoding.params import DecodingParams
+from cdlm.model.loading.packing import packable
 from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import GenerateRequest
@@ -58,11 +59,21 @@ def asked(model: Path, params: DecodingParams | None = None) -> list[GenerateReq
 @pytest.mark.clients
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_drafts_of_cdlm_smol_change_no_token(model: Path, temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "at_once"),
+    [
+        ("float32", 4),
+        pytest.param("bfloat16", 1, marks=pytest.mark.skipif(not packable(), reason="other kernels round differently")),
+    ],
+)
+def test_drafts_of_cdlm_smol_change_no_token(
+    model: Path, dtype: str, at_once: int, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     requests = asked(model, DecodingParams(temperature=temperature, seed=7))
-    options = {"model": str(model), "adapter": str(SMOL_TASKS), "dtype": "float32", "max_num_seqs": 4}
+    options = {"model": str(model), "adapter": str(SMOL_TASKS), "dtype": dtype, "max_num_seqs": at_once}
     plain = run(Engine(EngineOptions.model_validate(options)), requests)
-    engine = Engine(EngineOptions.model_validate({**options, "draft_adapter": str(SMOL_DRAFTS)}))
+    drafting = {"draft_adapter": str(SMOL_DRAFTS), "draft_rows": 32}
+    engine = Engine(EngineOptions.model_validate({**options, **drafting}))
     counted = count_accepted(engine, monkeypatch)
     drafted = run(engine, requests)
     verifications, _, accepted = counted()

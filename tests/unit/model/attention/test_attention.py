@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from cdlm.model.attention.backends import find_attention, resolve_attention, resolve_graphs
+from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.flex import FlexAttention
 from cdlm.model.attention.paged import PagedAttention
 from cdlm.model.attention.sdpa import SdpaAttention
+from cdlm.model.attention.segments import Branch, Segment
 from cdlm.model.attention.triton import TritonAttention
 from cdlm.model.config import CheckpointError
-from tests.support.attention import check_cuts, check_segments
+from tests.support.attention import CONFIG, PAGE, PAGES, check_cuts, check_segments
 
 everywhere = pytest.mark.parametrize(
     "attention",
@@ -81,3 +83,23 @@ def test_by_itself_it_is_triton_on_a_gpu_that_triton_compiles_for(
 def test_graphs_that_cannot_be_recorded_are_refused(backend: str, device: str, shared: bool, problem: str) -> None:
     with pytest.raises(CheckpointError, match=f"cuda_graphs {problem}"):
         resolve_graphs(True, backend, torch.device(device), shared=shared)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_16_bits_on_a_cpu_a_row_does_not_depend_on_those_beside_it(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(5)
+    cache = PagedCache(CONFIG, num_pages=PAGES, page_size=PAGE, device=torch.device("cpu"), dtype=dtype)
+    for stored in (cache.keys, cache.values):
+        stored.copy_(torch.randn(stored.shape, generator=generator))
+    pages = list(range(PAGES // 2))
+    known, other = Segment(200, 6, pages, causal=True), Segment(90, 1, list(range(PAGES // 2, PAGES)))
+    branches = Segment(206, 9, pages, branches=(Branch(201, 4), Branch(206, 5)))
+    together = [known, other, branches]
+    shape = (sum(each.length for each in together), CONFIG.num_heads, CONFIG.head_dim)
+    query = torch.randn(shape, generator=generator).to(dtype)
+    keys, values = cache.keys[0], cache.values[0]
+    out = SdpaAttention(cache, together).attend(query, keys, values)
+    alone = [Segment(200 + row, 1, pages, causal=True) for row in range(6)] + [other]
+    for row, segment in enumerate(alone):
+        expected = SdpaAttention(cache, [segment]).attend(query[row : row + 1], keys, values)
+        assert torch.equal(out[row : row + 1], expected)
