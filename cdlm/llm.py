@@ -53,7 +53,7 @@ class LLM:
         Args:
             prompts: a text, a list of token ids, or a list of either.
             params: one for all prompts, or one per prompt.
-            fields: other fields of ``/v1/completions``, for example ``suffix``, ``echo`` or ``best_of``.
+            fields: other fields of ``/v1/completions``, for example ``suffix``, ``echo`` or ``return_step_map``.
 
         Returns:
             One output per prompt, in order.
@@ -198,6 +198,7 @@ def _completion(choice: Json) -> Completion:
         stop_reason=choice["stop_reason"],
         logprobs=_logprobs(choice, len(choice["token_ids"])),
         tool_calls=message.get("tool_calls", []),
+        step_map=choice.get("step_map"),
     )
 
 
@@ -213,6 +214,7 @@ def _chunk(choice: Json) -> Chunk:
         logprobs=_logprobs(choice, len(ids)),
         tool_calls=delta.get("tool_calls", []),
         canvas=shown and Canvas(shown["block"], shown["step"], shown["tokens"]),
+        step_map=choice.get("step_map"),
     )
 
 

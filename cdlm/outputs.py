@@ -27,6 +27,7 @@ class Completion:
         stop_reason: the stop string or the id of ``stop_token_ids`` that ended the answer; ``None`` for other ends.
         logprobs: one per token in ``token_ids``, if requested.
         tool_calls: as in OpenAI's chats: objects with ``id`` and ``function`` (``name``, ``arguments``).
+        step_map: the denoise step of its block that finalized each token, from 1; with ``return_step_map`` only.
     """
 
     index: int
@@ -36,6 +37,7 @@ class Completion:
     stop_reason: str | int | None = None
     logprobs: list[TokenLogprob] | None = None
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
+    step_map: list[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class Chunk:
     """A piece of the answer ``index`` in a stream: a block, or with ``granularity="step"`` a part of one.
 
     ``finish_reason`` and ``stop_reason`` are set in the last chunk of an answer. ``tool_calls`` has parts of calls, as
-    in OpenAI's streams; ``logprobs`` and ``canvas`` are set if requested.
+    in OpenAI's streams; ``logprobs``, ``canvas`` and ``step_map`` are set if requested.
     """
 
     index: int
@@ -93,3 +95,4 @@ class Chunk:
     logprobs: list[TokenLogprob] | None = None
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     canvas: Canvas | None = None
+    step_map: list[int] | None = None

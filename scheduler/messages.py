@@ -15,8 +15,9 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     """Generate at most ``max_tokens`` tokens after ``prompt_ids``.
 
     ``logprobs`` requests the log-probability of each token and of that many alternatives; ``stream_prefix`` a partial
-    output as soon as all tokens before are finalized; ``stream_canvas`` the block after each denoise step. ``grammar``,
-    in llguidance's Lark dialect, is what an answer that a stop token ends must match (docs/structured-output.md).
+    output as soon as all tokens before are finalized; ``stream_canvas`` the block after each denoise step; ``step_map``
+    the denoise step that finalized each token. ``grammar``, in llguidance's Lark dialect, is what an answer that a stop
+    token ends must match (docs/structured-output.md).
 
     ``pinned`` are known tokens that follow after ``max_tokens`` generated ones. Only those in the block of the last
     generated token are used: that block is denoised with known tokens on both sides.
@@ -37,6 +38,7 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     logprobs: int | None = None
     stream_prefix: bool = False
     stream_canvas: bool = False
+    step_map: bool = False
     grammar: str | None = None
     pinned: list[int] = []
     client: str = ""
@@ -109,7 +111,8 @@ class BlockOutput(msgspec.Struct, frozen=True, kw_only=True):
     it, ``None`` for an end token of the checkpoint. ``denoise_steps`` and ``forward_passes`` are those of this block.
     ``cached_tokens`` counts the prompt tokens from the prefix cache, ``queue_seconds`` the wait for the first step;
     both are equal in all blocks of a request. ``logprobs``, if requested, has one entry per token in ``token_ids``, and
-    one for the stop token if one ended the request.
+    one for the stop token if one ended the request. ``step_map``, if requested, has for each token in ``token_ids`` the
+    denoise step of its block that finalized it, counted from 1.
     """
 
     request_id: str
@@ -124,6 +127,7 @@ class BlockOutput(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: list[TokenLogprob] | None = None
     partial: bool = False
     canvas: BlockCanvas | None = None
+    step_map: list[int] | None = None
 
 
 class Counted(NamedTuple):

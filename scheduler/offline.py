@@ -14,12 +14,13 @@ class Completion:
     """The result of one request.
 
     ``logprobs``, if requested, has one entry per token in ``token_ids``, and one for the stop token if one ended the
-    request. ``denoise_steps`` and ``forward_passes`` are sums over ``blocks``; ``finish_reason`` is ``stop`` or
-    ``length``.
+    request; ``step_map``, if requested, has the denoise step that finalized each token in ``token_ids``.
+    ``denoise_steps`` and ``forward_passes`` are sums over ``blocks``; ``finish_reason`` is ``stop`` or ``length``.
     """
 
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    step_map: list[int] = field(default_factory=list)
     denoise_steps: int = 0
     forward_passes: int = 0
     blocks: int = 0
@@ -71,6 +72,7 @@ class OfflineEngine:
                     done = completions[output.request_id]
                     done.token_ids += output.token_ids
                     done.logprobs += output.logprobs or []
+                    done.step_map += output.step_map or []
                     done.denoise_steps += output.denoise_steps
                     done.forward_passes += output.forward_passes
                     done.blocks += not output.partial

@@ -40,7 +40,7 @@ class Sequence:
         border: [hidden], the hidden state of the last computed position, until the canvas row holds it.
         logprobs: offset in the current block -> log-probability, if requested.
         sent: number of tokens of the current block in partial outputs.
-        finalized_at: offset in the current block -> the denoise step that finalized it, if the canvas is streamed.
+        finalized_at: offset in the current block -> the denoise step that finalized it, for canvas and step map.
         drafted: drafted tokens behind the token at ``block_start`` - 1, not verified yet.
         keys: prefix cache keys of its whole units so far.
         recompute: number of positions that a preemption dropped and that resuming computes again.

@@ -39,6 +39,8 @@ def step_output(sequence: Sequence, result: RowResult, manifest: Manifest) -> Bl
         sequence.logprobs[offset] = TokenLogprob(
             result.tokens[offset], score.logprob, result.steps, score.top_ids, score.top_logprobs
         )
+    if sequence.request.stream_canvas or sequence.request.step_map:
+        _note_steps(sequence, result, manifest)
     canvas = _block_canvas(sequence, result, manifest) if sequence.request.stream_canvas else None
     given, block = len(sequence.given), manifest.block_length
     first = given + sequence.sent
@@ -68,6 +70,7 @@ def joined(first: BlockOutput, second: BlockOutput | None) -> BlockOutput:
     """One output for two finished blocks of a request that one forward has decided."""
     assert second is not None
     logprobs = None if first.logprobs is None else [*first.logprobs, *(second.logprobs or [])]
+    steps = None if first.step_map is None else [*first.step_map, *(second.step_map or [])]
     canvas, more = first.canvas, second.canvas
     if canvas is not None and more is not None:
         canvas = BlockCanvas(canvas.step, canvas.token_ids + more.token_ids, canvas.steps + more.steps)
@@ -76,6 +79,7 @@ def joined(first: BlockOutput, second: BlockOutput | None) -> BlockOutput:
         token_ids=first.token_ids + second.token_ids,
         logprobs=logprobs,
         canvas=canvas,
+        step_map=steps,
         finish_reason=second.finish_reason,
         stop_token_id=second.stop_token_id,
     )
@@ -95,7 +99,9 @@ def _block_output(
     partial: bool = False,
 ) -> BlockOutput:
     """The output for offsets ``first`` to ``end`` (exclusive) of the current block."""
-    logprobs = None
+    logprobs = steps = None
+    if sequence.request.step_map:
+        steps = [sequence.finalized_at[offset] for offset in range(first, end)]
     if sequence.request.logprobs is not None:
         logprobs = [sequence.logprobs[offset] for offset in range(first, end + (reason == "stop"))]
     return BlockOutput(
@@ -110,15 +116,20 @@ def _block_output(
         logprobs=logprobs,
         partial=partial,
         canvas=canvas,
+        step_map=steps,
     )
 
 
-def _block_canvas(sequence: Sequence, result: RowResult, manifest: Manifest) -> BlockCanvas:
-    """The current block after the step; records in the sequence when each token was finalized."""
-    end = min(sequence.wanted, manifest.block_length)
-    tokens = result.tokens[len(sequence.given) : end]
-    shown = [None if token == manifest.mask_token_id else token for token in tokens]
-    for offset, token in enumerate(shown):
-        if token is not None:
+def _note_steps(sequence: Sequence, result: RowResult, manifest: Manifest) -> None:
+    """Records in the sequence which tokens the step finalized: those that no step before did."""
+    for offset in range(len(sequence.given), min(sequence.wanted, manifest.block_length)):
+        if result.tokens[offset] != manifest.mask_token_id:
             sequence.finalized_at.setdefault(offset, result.steps)
-    return BlockCanvas(result.steps, shown, [sequence.finalized_at.get(offset) for offset in range(len(shown))])
+
+
+def _block_canvas(sequence: Sequence, result: RowResult, manifest: Manifest) -> BlockCanvas:
+    """The generated positions of the current block after the step."""
+    offsets = range(len(sequence.given), min(sequence.wanted, manifest.block_length))
+    tokens = [result.tokens[offset] for offset in offsets]
+    shown = [None if token == manifest.mask_token_id else token for token in tokens]
+    return BlockCanvas(result.steps, shown, [sequence.finalized_at.get(offset) for offset in offsets])

@@ -29,6 +29,7 @@ class Update:
     """The text and tokens that one block, or a part of it, adds to a choice.
 
     ``logprobs`` is empty and ``canvas``, the current state of block number ``block``, is unset unless requested.
+    ``step_map``, if requested, has for each of its tokens the denoise step of its block that finalized it.
     ``cut`` means that something other than an end token ended the answer. ``stop_reason`` is the stop string, or the
     request's stop token, that ended the choice.
     """
@@ -40,5 +41,6 @@ class Update:
     logprobs: list[PlacedToken] = field(default_factory=list)
     block: int = 0
     canvas: BlockCanvas | None = None
+    step_map: list[int] = field(default_factory=list)
     cut: bool = False
     stop_reason: StopReason = None

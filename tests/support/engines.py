@@ -26,6 +26,7 @@ class Answer:
     def __init__(self, outputs: list[BlockOutput]) -> None:
         self.token_ids = [token for output in outputs for token in output.token_ids]
         self.logprobs = [entry for output in outputs for entry in output.logprobs or []]
+        self.step_map = [step for output in outputs for step in output.step_map or []]
         self.finish_reason = outputs[-1].finish_reason
         self.steps = [output.denoise_steps for output in outputs]
 
@@ -63,9 +64,14 @@ def _read(directory: Path, changed_ns: int) -> tuple[dict[str, Tensor], Transfor
     return weights, checkpoint.transformer.config, checkpoint.manifest
 
 
+def read_checkpoint(directory: Path) -> tuple[dict[str, Tensor], TransformerConfig, Manifest]:
+    """Weights, shape and manifest of a checkpoint, as the slow decoder takes them."""
+    return _read(directory, (directory / "model.safetensors").stat().st_mtime_ns)
+
+
 def oracle_answer(directory: Path, request: GenerateRequest, guide: OracleGuide | None = None) -> OracleAnswer:
     """The slow decoder's answer; with a guide, the rule of requests that name none is ``guide``."""
-    weights, shape, manifest = _read(directory, (directory / "model.safetensors").stat().st_mtime_ns)
+    weights, shape, manifest = read_checkpoint(directory)
     return decode(
         weights,
         shape,
@@ -96,6 +102,7 @@ def oracle_answer(directory: Path, request: GenerateRequest, guide: OracleGuide 
 
 
 def random_requests(count: int, seed: int) -> list[GenerateRequest]:
+    """Requests of all lengths, which ask for the step of each token as well."""
     rng = random.Random(seed)
     return [
         GenerateRequest(
@@ -104,6 +111,7 @@ def random_requests(count: int, seed: int) -> list[GenerateRequest]:
             max_tokens=rng.randint(1, 45),
             params=DecodingParams(confidence_threshold=rng.choice((None, 0.2, 0.9))),
             ignore_eos=rng.random() < 0.5,
+            step_map=True,
         )
         for index in range(count)
     ]
@@ -116,3 +124,4 @@ def assert_equal_to_oracle(
         truth, answer = oracle_answer(directory, request, guide), answers[request.request_id]
         assert answer.token_ids == truth.token_ids, request
         assert (answer.finish_reason, answer.steps) == (truth.finish_reason, truth.steps), request
+        assert answer.step_map == (truth.step_map if request.step_map else []), request

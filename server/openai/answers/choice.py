@@ -27,6 +27,7 @@ class Choice:
         self.delivered = 0
         self.discarded = 0
         self.logprobs: list[PlacedToken] = []
+        self.step_map: list[int] = []
         self._text = AnswerText(codec, request.prompt_ids, rules, start)
 
     def take(self, block: BlockOutput) -> Update:
@@ -46,8 +47,12 @@ class Choice:
         self.text += text
         self.token_ids += block.token_ids[:kept]
         self.logprobs += placed
+        steps = (block.step_map or [])[:kept]
+        self.step_map += steps
         ids, canvas = block.token_ids[:kept], block.canvas
-        return Update(self.index, text, ids, self.finish_reason, placed, number, canvas, self.cut, self.stop_reason)
+        return Update(
+            self.index, text, ids, self.finish_reason, placed, number, canvas, steps, self.cut, self.stop_reason
+        )
 
     @property
     def cut(self) -> bool:

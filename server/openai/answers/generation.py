@@ -86,6 +86,7 @@ class Job:
                     logprobs=fields.engine_logprobs,
                     stream_prefix=fields.stream_granularity == "step",
                     stream_canvas=fields.diffusing,
+                    step_map=fields.wants_step_map,
                     grammar=grammar,
                     pinned=list(pinned),
                     client=client,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cdlm.server.answer import Answer
-from cdlm.server.openai.protocol.response import Canvas, ScoredToken, StopReason, TokenIds, Usage
+from cdlm.server.openai.protocol.response import Canvas, ScoredToken, StepMap, StopReason, TokenIds, Usage
 
 
 class ChatLogprobs(Answer):
@@ -48,6 +48,7 @@ class ChatChoice(Answer):
     finish_reason: Literal["stop", "length", "tool_calls"]
     stop_reason: StopReason
     token_ids: TokenIds = None
+    step_map: StepMap = None
 
 
 class CalledFunctionPiece(Answer):
@@ -83,6 +84,7 @@ class ChatPiece(Answer):
     finish_reason: Literal["stop", "length", "tool_calls"] | None
     stop_reason: StopReason
     token_ids: TokenIds = None
+    step_map: StepMap = None
     diffusing: Canvas | None = Field(None, description="Only with diffusing.")
 
 

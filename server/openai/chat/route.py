@@ -109,10 +109,10 @@ class _Answer:
         yield DONE
 
     def _deltas(self, update: Update) -> list[Delta]:
-        """The pieces of a message in an update; the first one also carries log-probabilities and ids."""
+        """The pieces of a message in an update; the first one also carries log-probabilities, ids and steps."""
         deltas = [_delta(piece) for piece in self._readers[update.index].take(update)]
-        # A block without certain text sends no event, unless ids or log-probabilities are requested.
-        more = self._body.return_token_ids or self._body.logprobs
+        # A block without certain text sends no event, unless what belongs to its tokens is requested.
+        more = self._body.return_token_ids or self._body.logprobs or self._body.return_step_map
         if not deltas and update.token_ids and more:
             deltas = [Delta(content="")]
         elif not deltas and update.canvas is not None:
@@ -142,6 +142,8 @@ class _Answer:
         )
         if self._body.return_token_ids:
             result.token_ids = choice.token_ids
+        if self._body.return_step_map:
+            result.step_map = choice.step_map
         return result
 
     def _chunk(self, index: int, delta: Delta, update: Update | None = None) -> ChatCompletionChunk:
@@ -154,6 +156,8 @@ class _Answer:
         )
         if self._body.return_token_ids and update is not None:
             piece.token_ids = update.token_ids
+        if self._body.return_step_map and update is not None:
+            piece.step_map = update.step_map
         if update is not None and update.canvas is not None:
             piece.diffusing = diffusing(
                 update.block, update.canvas, self._codec, keep_special=not self._body.skip_special_tokens

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cdlm.server.answer import Answer
-from cdlm.server.openai.protocol.response import Canvas, StopReason, TokenIds, Usage
+from cdlm.server.openai.protocol.response import Canvas, StepMap, StopReason, TokenIds, Usage
 
 
 class CompletionLogprobs(Answer):
@@ -24,6 +24,7 @@ class _CompletionChoice(Answer):
     logprobs: CompletionLogprobs | None
     stop_reason: StopReason
     token_ids: TokenIds = None
+    step_map: StepMap = None
 
 
 class CompletionChoice(_CompletionChoice):

@@ -147,6 +147,8 @@ class _Answer:
         if self._body.return_token_ids:
             result.token_ids = choice.token_ids
             result.prompt_token_ids = choice.request.prompt_ids
+        if self._body.return_step_map:
+            result.step_map = choice.step_map
         return result
 
     def _chunk(self, update: Update, *, first: bool) -> CompletionChunk:
@@ -161,6 +163,8 @@ class _Answer:
             piece.token_ids = update.token_ids
             if first:
                 piece.prompt_token_ids = self._job.choices[update.index].request.prompt_ids
+        if self._body.return_step_map:
+            piece.step_map = update.step_map
         if update.canvas is not None:
             piece.diffusing = diffusing(
                 update.block, update.canvas, self._codec, keep_special=not self._body.skip_special_tokens

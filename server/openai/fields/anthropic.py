@@ -76,6 +76,7 @@ ANTHROPICS = (
     refused("stop_token_ids", (MESSAGES,), (), _CHATS),
     refused("ignore_eos", (MESSAGES,), (), _CHATS),
     refused("return_token_ids", (MESSAGES,), (), _CHATS),
+    refused("return_step_map", (MESSAGES,), (), _CHATS),
     refused("diffusing", (MESSAGES,), (), _CHATS),
     refused("stream_granularity", (MESSAGES,), (), _CHATS),
     refused("cache_salt", (MESSAGES,), (), _CHATS),

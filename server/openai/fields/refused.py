@@ -108,6 +108,7 @@ REFUSED = (
     refused("regex", (RESPONSES,), (), _OTHER_ROUTES),
     refused("ebnf", (RESPONSES,), (), _OTHER_ROUTES),
     refused("grammar", (RESPONSES,), LLAMA, _OTHER_ROUTES),
+    refused("return_step_map", (RESPONSES,), (), _OTHER_ROUTES),
     refused("structural_tag", (STRUCTURED,), VLLM, "use tools"),
     refused("format", (ANSWER_FORMAT,), (VLLM, SGLANG), "there is no structural_tag here; use tools"),
     refused("structures", (ANSWER_FORMAT,), (VLLM, SGLANG), "there is no structural_tag here; use tools"),

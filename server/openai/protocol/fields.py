@@ -125,6 +125,11 @@ class AnswerFields(SamplingFields):
         return None
 
     @property
+    def wants_step_map(self) -> bool:
+        """Whether choices have the denoise steps of their tokens."""
+        return False
+
+    @property
     def returned(self) -> int:
         """Number of answers to return per prompt."""
         return 1
@@ -190,12 +195,19 @@ class GenerationFields(AnswerFields):
     return_tokens_as_token_ids: bool = Field(
         False, description="Name tokens in log-probabilities token_id:N, which is unambiguous."
     )
+    return_step_map: bool = Field(
+        False, description="Return step_map in choices: the denoise step of its block that finalized each token."
+    )
     stream_options: StreamOptions = Field(
         StreamOptions(), description="include_usage and continuous_usage_stats: when a stream carries usage."
     )
     reasoning_effort: Effort | None = Field(
         None, description="Sets the confidence threshold: none is fastest, medium is the checkpoint's."
     )
+
+    @property
+    def wants_step_map(self) -> bool:
+        return self.return_step_map
 
     @property
     def returned(self) -> int:

@@ -7,6 +7,10 @@ from pydantic import Field
 from cdlm.server.answer import Answer
 
 TokenIds = Annotated[list[int] | None, Field(description="Only with return_token_ids.")]
+StepMap = Annotated[
+    list[int] | None,
+    Field(description="Only with return_step_map: the denoise step of its block that finalized each token, from 1."),
+]
 StopReason = Annotated[
     str | int | None,
     Field(description="The stop string or the id in stop_token_ids that ended the answer; null for any other end."),

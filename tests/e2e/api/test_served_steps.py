@@ -5,7 +5,9 @@ from typing import Any
 import httpx
 import pytest
 
+from cdlm.model.assets import BUNDLED_STUDENT
 from tests.support.server.served import Server
+from tests.support.trajectories import replay
 
 PROMPT = "Tom has 14 apples. Then Tom buys 3 bags of 12 apples. How many apples does Tom have now?"
 BODY: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 96}
@@ -78,4 +80,22 @@ def test_a_client_that_leaves_between_two_steps_leaves_nothing_behind(server: Se
     body = STREAMED | {"diffusing": True, "max_tokens": 1500, "ignore_eos": True}
     with httpx.Client() as client, client.stream("POST", server.url + "/v1/completions", json=body) as response:
         next(response.iter_lines())
+    server.wait_idle()
+
+
+def test_the_log_probabilities_of_sampled_trajectories_can_be_computed_again(server: Server) -> None:
+    fields = {"max_tokens": 64, "n": 3, "temperature": 2, "seed": 3, "ignore_eos": True, "logprobs": 0}
+    asked = {"return_step_map": True, "return_token_ids": True}
+    draws = server.complete(**BODY | fields | asked)["choices"]
+    for draw in draws:
+        tokens, steps = draw["token_ids"], draw["step_map"]
+        assert len(tokens) == 64
+        assert 1 < len(set(steps[:32])) == max(steps[:32]) < 32
+        again = replay(BUNDLED_STUDENT, draw["prompt_token_ids"], tokens, steps)
+        assert draw["logprobs"]["token_logprobs"] == pytest.approx(again, abs=1e-3)
+    assert len({tuple(draw["step_map"]) for draw in draws}) == 3
+    events = server.stream("/v1/completions", BODY | fields | asked)
+    for draw in draws:
+        parts = [choice for event in events for choice in event["choices"] if choice["index"] == draw["index"]]
+        assert [step for part in parts for step in part["step_map"]] == draw["step_map"]
     server.wait_idle()

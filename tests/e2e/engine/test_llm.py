@@ -56,6 +56,23 @@ def test_answers_are_the_engine_s(llm: cdlm.LLM) -> None:
     )
 
 
+def test_every_draw_has_the_steps_of_its_tokens(llm: cdlm.LLM) -> None:
+    params = cdlm.SamplingParams(max_tokens=64, n=2, temperature=2, seed=5)
+    [drawn] = llm.generate(QUESTION, params, return_step_map=True)
+    first, second = drawn.outputs
+    assert first.step_map is not None
+    assert second.step_map is not None
+    assert first.step_map != second.step_map
+    assert [len(one.step_map or []) for one in drawn.outputs] == [len(one.token_ids) for one in drawn.outputs]
+    chunks = list(llm.stream(QUESTION, params, return_step_map=True))
+    assert [step for chunk in chunks if chunk.index == 0 for step in chunk.step_map or []] == first.step_map
+    messages = [{"role": "user", "content": QUESTION}]
+    [chat] = llm.chat(messages, cdlm.SamplingParams(max_tokens=40), return_step_map=True)
+    assert len(chat.outputs[0].step_map or []) == len(chat.outputs[0].token_ids) > 0
+    [plain] = llm.generate(QUESTION, cdlm.SamplingParams(max_tokens=8))
+    assert plain.outputs[0].step_map is None
+
+
 def test_a_batch_keeps_its_order_and_each_prompt_its_params(llm: cdlm.LLM) -> None:
     prompts = [QUESTION, "def add(a, b):", "Hello"]
     params = [cdlm.SamplingParams(max_tokens=count) for count in (96, 5, 40)]

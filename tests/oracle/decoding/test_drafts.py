@@ -42,6 +42,7 @@ def assert_lossless(base: Path, requests: list[GenerateRequest], answers: dict[s
         truth, answer = oracle_answer(base, request), answers[request.request_id]
         assert answer.token_ids == truth.token_ids, request
         assert answer.finish_reason == truth.finish_reason, request
+        assert answer.step_map == [1] * len(truth.token_ids), request
         if request.logprobs is not None:
             for entry, (scores, _) in zip(answer.logprobs, truth.scores, strict=True):
                 assert entry.logprob == pytest.approx(float(scores[entry.token_id]), abs=1e-4)

@@ -39,6 +39,7 @@ def test_prefixes_join_to_the_answer_by_blocks(tmp_path: Path, axis: str) -> Non
         expected, found = (Answer(outputs[request.request_id]) for outputs in (whole, parts))
         assert found.token_ids == expected.token_ids
         assert found.logprobs == expected.logprobs
+        assert found.step_map == expected.step_map
         assert found.finish_reason == expected.finish_reason
         complete = [output.denoise_steps for output in parts[request.request_id] if not output.partial]
         assert complete == expected.steps
@@ -87,3 +88,4 @@ def test_a_preempted_block_repeats_nothing_it_has_sent(tmp_path: Path) -> None:
     assert engine.scheduler.preemptions > 0
     for name in expected:
         assert Answer(found[name]).token_ids == Answer(expected[name]).token_ids
+        assert Answer(found[name]).step_map == Answer(expected[name]).step_map

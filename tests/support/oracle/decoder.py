@@ -31,6 +31,11 @@ class OracleAnswer:
     margin: float
     scores: list[tuple[Tensor, int]]
 
+    @property
+    def step_map(self) -> list[int]:
+        """The step that finalized each token of the answer."""
+        return [step for _, step in self.scores[: len(self.token_ids)]]
+
 
 def decode(
     weights: dict[str, Tensor],

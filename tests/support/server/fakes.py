@@ -115,9 +115,11 @@ class FakeEngine:
                 logprobs = None
                 if request.logprobs is not None:
                     logprobs = scores(block + [1] * (last and natural), start, request.logprobs)
+                steps = [place % 3 + 1 for place in range(start, start + len(block))]
                 yield BlockOutput(
                     request_id=request.request_id,
                     token_ids=block,
+                    step_map=steps if request.step_map else None,
                     logprobs=logprobs,
                     denoise_steps=2,
                     forward_passes=3,
