@@ -131,18 +131,23 @@ class BlockOutput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counted(NamedTuple):
-    """The counter ``cdlm_NAME`` that a figure of steps is added to."""
+    """The counter ``cdlm_NAME`` that a figure of steps is added to; ``vllm`` is vLLM's name for it, if it has one."""
 
     name: str
     about: str
+    vllm: str | None = None
 
 
 class Measured(NamedTuple):
-    """The histogram ``cdlm_NAME`` that observes a figure of steps, or each of its items; idle steps have no figure."""
+    """The histogram ``cdlm_NAME`` that observes a figure of steps, or each of its items; idle steps have no figure.
+
+    ``vllm`` is vLLM's name for it, if it has one.
+    """
 
     name: str
     about: str
     buckets: tuple[float, ...]
+    vllm: str | None = None
 
 
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -153,9 +158,22 @@ _STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 _FORWARD = Measured("forward_duration_seconds", "Duration of a forward pass", FAST)
 _FINALIZED = Measured("tokens_finalized_per_forward", "Tokens finalized by a forward pass, all rows", (0, *_POWERS))
 _BLOCK_STEPS = Measured("denoise_steps_per_block", "Denoise steps per block", _STEPS)
-_QUEUE = Measured("queue_time_seconds", "Wait of a sequence before its first step", SLOW)
-_LOOKED_UP = Counted("prefix_cache_queries", "Prompt tokens looked up in the prefix cache")
-_NONFINITE = Counted("nonfinite_sequences", "Sequences ended by logits that are NaN or infinite")
+_QUEUE = Measured(
+    "queue_time_seconds", "Wait of a sequence before its first step", SLOW, vllm="request_queue_time_seconds"
+)
+_LOOKED_UP = Counted("prefix_cache_queries", "Prompt tokens looked up in the prefix cache", vllm="prefix_cache_queries")
+_FOUND = Counted("prefix_cache_hits", "Prompt tokens found in the prefix cache", vllm="prefix_cache_hits")
+_PREEMPTED = Counted("preemptions", "Sequences that gave up their pages", vllm="num_preemptions")
+_VERIFICATIONS = Counted(
+    "draft_verifications", "Forwards of a request that verified or drafted", vllm="spec_decode_num_drafts"
+)
+_DRAFTED = Counted("draft_tokens", "Drafted tokens that were verified", vllm="spec_decode_num_draft_tokens")
+_ACCEPTED = Counted(
+    "accepted_draft_tokens", "Drafted tokens that were accepted", vllm="spec_decode_num_accepted_tokens"
+)
+_NONFINITE = Counted(
+    "nonfinite_sequences", "Sequences ended by logits that are NaN or infinite", vllm="corrupted_requests"
+)
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,14 +189,14 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     batch_rows: Annotated[int, Measured("batch_rows", "Rows of a forward pass", _POWERS)] = 0
     batch_tokens: Annotated[int, Measured("batch_tokens", "Tokens of a forward pass", _TOKENS)] = 0
     finalized_tokens: Annotated[int, _FINALIZED] = 0
-    verifications: Annotated[int, Counted("draft_verifications", "Forwards of a request that verified or drafted")] = 0
-    draft_tokens: Annotated[int, Counted("draft_tokens", "Drafted tokens that were verified")] = 0
-    accepted_draft_tokens: Annotated[int, Counted("accepted_draft_tokens", "Drafted tokens that were accepted")] = 0
+    verifications: Annotated[int, _VERIFICATIONS] = 0
+    draft_tokens: Annotated[int, _DRAFTED] = 0
+    accepted_draft_tokens: Annotated[int, _ACCEPTED] = 0
     steps_per_block: Annotated[list[int], _BLOCK_STEPS] = []
     queue_seconds: Annotated[list[float], _QUEUE] = []
     admitted_prompt_tokens: Annotated[int, _LOOKED_UP] = 0
-    cached_prompt_tokens: Annotated[int, Counted("prefix_cache_hits", "Prompt tokens found in the prefix cache")] = 0
-    preemptions: Annotated[int, Counted("preemptions", "Sequences that gave up their pages")] = 0
+    cached_prompt_tokens: Annotated[int, _FOUND] = 0
+    preemptions: Annotated[int, _PREEMPTED] = 0
     halved_steps: Annotated[int, Counted("halved_steps", "Steps taken in halves for want of GPU memory")] = 0
     recomputed_tokens: Annotated[int, Counted("recomputed_tokens", "Tokens computed again after preemption")] = 0
     early_stop_saved_blocks: Annotated[

@@ -55,7 +55,7 @@ class Services:
         self.version = package_version()
         self.created = int(time.time())
         self.model_name = settings.model_name
-        self.metrics = Metrics(self.model_name, self.version)
+        self.metrics = Metrics(self.model_name, self.version, settings.metrics_compat)
         self.metrics.watch(engine)
         self.grammars = GrammarChecker()
         self.gate = Gate(self._most_sequences, self.metrics)

@@ -117,6 +117,11 @@ class ServerSettings(BaseSettings, EngineOptions):
         description="OTLP/HTTP collector that a span of every request goes to, such as http://localhost:4318; needs "
         "the extra tracing. Default: that of the variables OTEL_EXPORTER_OTLP_*, else none.",
     )
+    metrics_compat: Literal["vllm"] | None = Field(
+        default=None,
+        description="vllm: expose the metrics that vLLM has too by its names as well, for dashboards, routers and "
+        "benchmarks that know them.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe messages to log: debug, info, warning or error."
     )

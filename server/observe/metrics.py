@@ -1,8 +1,8 @@
 """Prometheus metrics of one server, in their own registry. Times are in seconds."""
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import Protocol, get_type_hints
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, Protocol, get_type_hints
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -10,6 +10,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from cdlm.scheduler.messages import FAST, SLOW, Counted, EngineReady, EngineStats, Measured
+from cdlm.server.observe.vllm_names import WithVllmNames
 
 
 class EngineView(Protocol):
@@ -28,30 +29,44 @@ class EngineView(Protocol):
 
 
 class Metrics:
-    """All metrics. ``observe_step`` records engine steps, the other methods record requests."""
+    """All metrics. ``observe_step`` records engine steps, the other methods record requests.
 
-    def __init__(self, model_name: str, version: str) -> None:
+    ``compat`` says whose names are exposed beside ours, for metrics that this server has too.
+    """
+
+    def __init__(self, model_name: str, version: str, compat: Literal["vllm"] | None = None) -> None:
         self.registry = CollectorRegistry()
-        self._model = model_name
-        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of accepted requests")
-        self.generation_tokens = self._counter("generation_tokens", "Tokens returned to clients")
+        self._model, self._compat = model_name, compat
+        self._vllm: dict[str, str] = {}
+        self._engine: EngineView | None = None
+        self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of accepted requests", vllm="prompt_tokens")
+        self.generation_tokens = self._counter(
+            "generation_tokens", "Tokens returned to clients", vllm="generation_tokens"
+        )
         self._discarded = self._counter("discarded_tokens", "Generated tokens no client got", "reason")
         self._passes = self._counter("forward_passes", "Forward passes of the engine", "phase")
         self._counted: dict[str, Counter] = {}
         self._measured: dict[str, Histogram] = {}
         for field, hint in get_type_hints(EngineStats, include_extras=True).items():
             match getattr(hint, "__metadata__", None):
-                case (Counted(name, about),):
-                    self._counted[field] = self._counter(name, about)
-                case (Measured(name, about, buckets),):
-                    self._measured[field] = self._histogram(name, about, buckets)
+                case (Counted(name, about, vllm),):
+                    self._counted[field] = self._counter(name, about, vllm=vllm)
+                case (Measured(name, about, buckets, vllm),):
+                    self._measured[field] = self._histogram(name, about, buckets, vllm=vllm)
         self._block = self._histogram("block_duration_seconds", "Time from one block to the next", SLOW)
-        self._first = self._histogram("time_to_first_token_seconds", "Arrival to first block", SLOW)
-        self._between = self._histogram(
-            "inter_token_latency_seconds", "Gap before a block over its tokens, once a token", FAST
+        self._first = self._histogram(
+            "time_to_first_token_seconds", "Arrival to first block", SLOW, vllm="time_to_first_token_seconds"
         )
-        self._latency = self._histogram("e2e_request_latency_seconds", "Arrival to last token", SLOW)
-        self._finished = self._counter("requests_finished", "Finished sequences", "reason")
+        self._between = self._histogram(
+            "inter_token_latency_seconds",
+            "Gap before a block over its tokens, once a token",
+            FAST,
+            vllm="inter_token_latency_seconds",
+        )
+        self._latency = self._histogram(
+            "e2e_request_latency_seconds", "Arrival to last token", SLOW, vllm="e2e_request_latency_seconds"
+        )
+        self._finished = self._counter("requests_finished", "Finished sequences", "reason", vllm="request_success")
         self._rejected = self._counter("requests_rejected", "Requests answered without running", "reason")
         self._cancelled = self._counter("requests_cancelled", "Sequences whose client left", "stage")
         for reason in ("stop", "length", "error"):
@@ -69,7 +84,8 @@ class Metrics:
 
     def watch(self, engine: EngineView) -> None:
         """Adds gauges that read ``engine`` at each scrape."""
-        self.registry.register(_EngineCollector(engine, self._model))
+        self._engine = engine
+        self.registry.register(_EngineCollector(engine, self._model, self._name_of_vllm))
 
     def observe_step(self, stats: EngineStats) -> None:
         """Records the figures of one engine step."""
@@ -126,18 +142,31 @@ class Metrics:
     def render(self, accept: str) -> tuple[bytes, str]:
         """The metrics in the format of an Accept header, and their content type."""
         encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        exposed: Collector = self.registry
+        if self._compat == "vllm":
+            exposed = WithVllmNames(self.registry, self._vllm, self._block_length)
+        return encode(exposed), content_type
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+    def _block_length(self) -> int | None:
+        ready = None if self._engine is None else self._engine.ready
+        return None if ready is None else ready.block_length
+
+    def _counter(self, name: str, text: str, *labels: str, vllm: str | None = None) -> Counter:
+        self._name_of_vllm(name, vllm)
         counter = Counter(f"cdlm_{name}", text, ["model_name", *labels], registry=self.registry)
         if not labels:
             counter.labels(self._model)
         return counter
 
-    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], vllm: str | None = None) -> Histogram:
+        self._name_of_vllm(name, vllm)
         histogram = Histogram(f"cdlm_{name}", text, ["model_name"], registry=self.registry, buckets=tuple(buckets))
         histogram.labels(self._model)
         return histogram
+
+    def _name_of_vllm(self, name: str, vllm: str | None) -> None:
+        if vllm is not None:
+            self._vllm[name] = vllm
 
 
 def _unix_time(monotonic: float) -> float:
@@ -145,9 +174,10 @@ def _unix_time(monotonic: float) -> float:
 
 
 class _EngineCollector(Collector):
-    def __init__(self, engine: EngineView, model_name: str) -> None:
+    def __init__(self, engine: EngineView, model_name: str, name: Callable[[str, str | None], None]) -> None:
         self._engine = engine
         self._model = model_name
+        self._name_of_vllm = name
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         engine, stats = self._engine, self._engine.stats
@@ -155,18 +185,20 @@ class _EngineCollector(Collector):
         # The last stats of a dead engine are outdated; a hung one has not counted later requests.
         running = stats.running if engine.ready is not None else 0
         waiting = max(stats.waiting, engine.in_flight - running) if engine.ready is not None else 0
-        for name, text, value in (
-            ("num_requests_running", "Sequences in the batch", running),
-            ("num_requests_waiting", "Sequences waiting for a place in the batch", waiting),
-            ("kv_cache_usage_ratio", "Share of the KV pages in use", used / total if total else 0.0),
-            ("engine_up", "1 while the engine takes requests", float(engine.ready is not None)),
+        usage = used / total if total else 0.0
+        for name, text, value, vllm in (
+            ("num_requests_running", "Sequences in the batch", running, "num_requests_running"),
+            ("num_requests_waiting", "Sequences waiting for a place in the batch", waiting, "num_requests_waiting"),
+            ("kv_cache_usage_ratio", "Share of the KV pages in use", usage, "kv_cache_usage_perc"),
+            ("engine_up", "1 while the engine takes requests", float(engine.ready is not None), None),
             (
                 "engine_last_step_timestamp_seconds",
                 "Unix time of the last step; 0 before the first",
                 _unix_time(engine.last_step_time),
+                None,
             ),
         ):
-            yield self._gauge(name, text, {(): value})
+            yield self._gauge(name, text, {(): value}, vllm=vllm)
         pages: dict[tuple[str, ...], float] = {
             ("free",): stats.pages_free,
             ("active",): stats.pages_active,
@@ -179,14 +211,17 @@ class _EngineCollector(Collector):
             labels: dict[tuple[str, ...], float] = {(size, count, size, count): 1.0}
             # Request routers read the last two.
             names = ("page_size", "num_pages", "block_size", "num_gpu_blocks")
-            yield self._gauge("cache_config_info", "The KV pool", labels, *names)
+            yield self._gauge("cache_config_info", "The KV pool", labels, *names, vllm="cache_config_info")
         restarts = CounterMetricFamily(
             "cdlm_engine_restarts", "Times the engine was started again", labels=["model_name"]
         )
         restarts.add_metric([self._model], engine.restarts)
         yield restarts
 
-    def _gauge(self, name: str, text: str, values: dict[tuple[str, ...], float], *labels: str) -> GaugeMetricFamily:
+    def _gauge(
+        self, name: str, text: str, values: dict[tuple[str, ...], float], *labels: str, vllm: str | None = None
+    ) -> GaugeMetricFamily:
+        self._name_of_vllm(name, vllm)
         family = GaugeMetricFamily(f"cdlm_{name}", text, labels=["model_name", *labels])
         for keys, value in values.items():
             family.add_metric([self._model, *keys], value)

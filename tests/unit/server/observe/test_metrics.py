@@ -76,6 +76,10 @@ async def test_every_metric_is_there_before_the_first_request(bench: Bench) -> N
             assert sample.labels["model_name"] == "tiny"
 
 
+async def test_ours_are_all_there_is_unless_others_are_asked_for(bench: Bench) -> None:
+    assert all("cdlm_" in row for row in series(bench))
+
+
 async def test_labels_never_come_from_clients(bench: Bench) -> None:
     before = series(bench)
     hostile = {"x-request-id": "evil-1", "user-agent": "evil-2"}
