@@ -9,7 +9,7 @@ from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.engines import Answer, assert_equal_to_oracle, random_requests, run
-from tests.support.models.checkpoints import axes, build_checkpoint
+from tests.support.models.checkpoints import ONE_HALF, OTHER_HALF, axes, build_checkpoint
 
 
 def make_engine(directory: Path, **options: object) -> Engine:
@@ -34,7 +34,7 @@ def prompt_of(length: int, start: int = 1) -> list[int]:
     return [(start + 7 * index) % 61 for index in range(length)]
 
 
-@axes()
+@axes(sample=ONE_HALF)
 def test_the_same_prompts_again_equal_oracle(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=5)
     requests = random_requests(10, seed=5)
@@ -47,7 +47,7 @@ def test_the_same_prompts_again_equal_oracle(tmp_path: Path, axis: str) -> None:
     assert_equal_to_oracle(directory, requests, warm)
 
 
-@axes()
+@axes(sample=OTHER_HALF)
 def test_requests_that_begin_alike_equal_oracle(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=6)
     engine = make_engine(directory, max_num_seqs=3)

@@ -11,7 +11,7 @@ from cdlm.scheduler.messages import BlockOutput, GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.steps.batch import Batch
 from tests.support.engines import assert_equal_to_oracle, random_requests, run
-from tests.support.models.checkpoints import axes, build_checkpoint
+from tests.support.models.checkpoints import ONE_HALF, axes, build_checkpoint
 
 
 def engine_of(directory: Path, **options: object) -> Engine:
@@ -32,7 +32,7 @@ def to_the_end(engine: Engine) -> list[BlockOutput]:
     return outputs
 
 
-@axes()
+@axes(sample=ONE_HALF)
 def test_mixed_batch_with_staged_prompts_equals_oracle(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=6)
     requests = random_requests(12, seed=6)

@@ -13,7 +13,7 @@ from cdlm.scheduler.errors import RequestError
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.engines import assert_equal_to_oracle, engine_with_few_pages, random_requests, run
-from tests.support.models.checkpoints import EOS, MASK, VOCAB, axes, build_checkpoint
+from tests.support.models.checkpoints import EOS, MASK, ONE_HALF, OTHER_HALF, VOCAB, axes, build_checkpoint
 
 RULES = (
     {},
@@ -44,7 +44,7 @@ def some_allowed(rng: random.Random) -> dict:
     return {"allowed_token_ids": rng.sample(range(EOS + 1), 5), "logit_bias": {3: 2.0, 4: -100.0}}
 
 
-@axes()
+@axes(sample=ONE_HALF)
 def test_rows_that_allow_some_tokens_equal_oracle(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=6)
     requests = asking(21, 6, some_allowed, axis)
@@ -77,7 +77,7 @@ def holds(line: list[int], word: list[int]) -> bool:
     return any(line[start : start + len(word)] == word for start in range(len(line)))
 
 
-@axes()
+@axes(sample=OTHER_HALF)
 def test_rows_that_may_not_write_some_words_equal_oracle(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=6)
     engine = Engine(EngineOptions(model=str(directory), max_num_seqs=32, page_size=4))

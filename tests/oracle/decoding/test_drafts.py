@@ -67,7 +67,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(("kind", "agreement"), matrix(list(KINDS), [0.0, 0.6, 1.0]))
+@pytest.mark.parametrize(("kind", "agreement"), matrix(list(KINDS), [0.0, 0.6, 1.0], strength=1))
 def test_drafts_change_no_token(
     base: Path, adapter: Path, kind: str, agreement: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from tests.support.engines import (
     random_requests,
     run,
 )
-from tests.support.models.checkpoints import EOS, MASK, VOCAB, axes, build_checkpoint
+from tests.support.models.checkpoints import EOS, MASK, OTHER_HALF, VOCAB, axes, build_checkpoint
 
 EDITS: tuple[DecodingParams, ...] = (
     DecodingParams(presence_penalty=2.0),
@@ -45,7 +45,7 @@ def edited_requests(count: int, seed: int) -> list[GenerateRequest]:
     return requests
 
 
-@axes()
+@axes(sample=OTHER_HALF)
 def test_edited_rows_of_a_mixed_batch_equal_oracle(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=6)
     requests = edited_requests(16, seed=6)

@@ -20,7 +20,7 @@ from tests.support.engines import (
     random_requests,
     run,
 )
-from tests.support.models.checkpoints import MASKED_AXES, axes, build_checkpoint
+from tests.support.models.checkpoints import MASKED_AXES, OTHER_HALF, axes, build_checkpoint
 
 PARAMS = (
     DecodingParams(guidance_scale=1.5),
@@ -39,7 +39,7 @@ def guided_requests(count: int, seed: int) -> list[GenerateRequest]:
     ]
 
 
-@axes(*MASKED_AXES)
+@axes(*MASKED_AXES, sample=OTHER_HALF)
 def test_guided_and_plain_rows_of_one_batch_equal_oracle(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=6)
     requests = guided_requests(12, seed=6)

@@ -10,7 +10,7 @@ from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import BlockOutput, GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.engines import Answer, random_requests
-from tests.support.models.checkpoints import axes, build_checkpoint
+from tests.support.models.checkpoints import ONE_HALF, axes, build_checkpoint
 
 
 def outputs_of(engine: Engine, requests: list[GenerateRequest]) -> dict[str, list[BlockOutput]]:
@@ -24,7 +24,7 @@ def outputs_of(engine: Engine, requests: list[GenerateRequest]) -> dict[str, lis
     return outputs
 
 
-@axes()
+@axes(sample=ONE_HALF)
 def test_prefixes_join_to_the_answer_by_blocks(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=1)
     requests = [

@@ -18,7 +18,7 @@ from tests.support.engines import (
     random_requests,
     run,
 )
-from tests.support.models.checkpoints import EOS, MASK, VOCAB, axes, build_checkpoint
+from tests.support.models.checkpoints import EOS, MASK, OTHER_HALF, VOCAB, axes, build_checkpoint
 
 
 def pin(requests: list[GenerateRequest], seed: int) -> list[GenerateRequest]:
@@ -30,7 +30,7 @@ def pin(requests: list[GenerateRequest], seed: int) -> list[GenerateRequest]:
     ]
 
 
-@axes()
+@axes(sample=OTHER_HALF)
 def test_pinned_rows_of_a_mixed_batch_equal_oracle(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=9)
     requests = pin(random_requests(16, seed=9), seed=9)

@@ -11,7 +11,7 @@ from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import RequestError
 from cdlm.scheduler.messages import BlockOutput, GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
-from tests.support.models.checkpoints import EOS, axes, build_checkpoint
+from tests.support.models.checkpoints import EOS, OTHER_HALF, axes, build_checkpoint
 from tests.support.oracle.scoring import score_prompt
 
 
@@ -39,7 +39,7 @@ def truth(directory: Path, ids: list[int], start: int) -> list[float]:
     return [float(line[token]) for line, token in zip(found, ids[1:], strict=True)][start - 1 :]
 
 
-@axes()
+@axes(sample=OTHER_HALF)
 def test_ends_of_texts_share_what_is_before_them(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=5)
     rng = random.Random(3)

@@ -11,7 +11,7 @@ from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import RequestError
 from cdlm.scheduler.messages import BlockOutput, GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
-from tests.support.models.checkpoints import EOS, MASK, VOCAB, axes, build_checkpoint
+from tests.support.models.checkpoints import EOS, MASK, ONE_HALF, VOCAB, axes, build_checkpoint
 from tests.support.oracle.scoring import score_prompt
 
 
@@ -47,7 +47,7 @@ def assert_scores(directory: Path, prompt: list[int], output: BlockOutput, top: 
         assert entry.step == 0
 
 
-@axes()
+@axes(sample=ONE_HALF)
 def test_scores_equal_the_slow_chain_rule_beside_generation(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=5)
     # Pages smaller than a block, and pages in which several blocks begin.

@@ -21,7 +21,7 @@ from cdlm.scheduler.options import EngineOptions
 from cdlm.training.batches.attention import RowAttention
 from tests.support.engines import assert_equal_to_oracle, random_requests, run
 from tests.support.matrix import matrix
-from tests.support.models.checkpoints import axes, build_checkpoint
+from tests.support.models.checkpoints import OTHER_HALF, axes, build_checkpoint
 
 pytestmark = pytest.mark.skipif(not packable(), reason="this processor has no AVX-512")
 
@@ -116,7 +116,7 @@ def test_the_search_of_a_packed_head(monkeypatch: pytest.MonkeyPatch, dtype: tor
 
 
 @pytest.mark.usefixtures("everything")
-@axes()
+@axes(sample=OTHER_HALF)
 def test_a_packed_engine_equals_the_oracle(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=8)
     requests = random_requests(12, seed=8)

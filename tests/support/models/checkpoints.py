@@ -97,6 +97,10 @@ SAMPLED_AXES = (
     "autoregressive_without_mask",
 )
 
+# Each of these has most of those values, and the two together have all: tests of one feature share them out.
+ONE_HALF = ("shifted", "absolute", "causal_commit", "autoregressive_without_mask")
+OTHER_HALF = ("qk_norm_tied", "first_token_autoregressive", "causal_prompt", "experts")
+
 
 def axes(*names: str, sample: Sequence[str] = SAMPLED_AXES) -> Any:
     """Parametrizes ``axis`` with these names, or all; those outside the sample have the marker ``whole``."""

@@ -112,7 +112,7 @@ def decode(
                 raw[position] = logits.log_softmax(-1)
                 if edits is not None and edits != OracleEdits():
                     logits = edit(logits, edits, prompt, generated, position - len(prompt), tuple(stops))
-                for token in range(len(logits) if words else 0):
+                for token in {token for word in words for token in word}:  # No other token completes one.
                     if completes(answered({position: token}), position - len(prompt), words):
                         logits[token] = -math.inf
                 edited[position] = logits
