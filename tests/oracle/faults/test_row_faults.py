@@ -54,10 +54,20 @@ VICTIMS = ("bad", "bad staged", "bad score")
 AXES = ("plain", "absolute_shifted")
 
 
-@pytest.fixture(scope="module", params=AXES)
-def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    directory = build_json_checkpoint(tmp_path_factory.mktemp("checkpoint"), request.param, seed=2, max_model_len=128)
-    return Engine(EngineOptions(model=str(directory), page_size=4, max_prefill_tokens=24, enable_prefix_caching=True))
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Engine]:
+    """One engine per axis, which all tests use one after the other."""
+    made = {}
+    for axis in AXES:
+        directory = build_json_checkpoint(tmp_path_factory.mktemp("checkpoint"), axis, seed=2, max_model_len=128)
+        options = EngineOptions(model=str(directory), page_size=4, max_prefill_tokens=24, enable_prefix_caching=True)
+        made[axis] = Engine(options)
+    return made
+
+
+@pytest.fixture(params=AXES)
+def engine(request: pytest.FixtureRequest, engines: dict[str, Engine]) -> Engine:
+    return engines[request.param]
 
 
 Answers = dict[str, list[BlockOutput]]
@@ -88,15 +98,27 @@ def told(outputs: list[BlockOutput]) -> tuple[list[int], list[tuple[int, int]], 
     return [token for output in outputs for token in output.token_ids], entries, outputs[-1].finish_reason
 
 
+Told = dict[str, tuple[list[int], list[tuple[int, int]], str | None]]
+
+
 @pytest.fixture(scope="module")
-def expected(engine: Engine) -> dict[str, tuple[list[int], list[tuple[int, int]], str | None]]:
-    """What everybody is told when nothing fails; the greedy ones by the slow decoder."""
-    answers = {name: told(outputs) for name, outputs in run(engine, REQUESTS, lambda: None).items()}
-    for request in REQUESTS:
-        if request.request_id in GREEDY:
-            assert isinstance(request, GenerateRequest)
-            assert answers[request.request_id][0] == oracle_answer(Path(engine.options.model), request).token_ids
-    return answers
+def undisturbed(engines: dict[str, Engine]) -> dict[str, Told]:
+    """What everybody is told on each axis when nothing fails; the greedy ones by the slow decoder."""
+    found = {}
+    for engine in engines.values():
+        answers = {name: told(outputs) for name, outputs in run(engine, REQUESTS, lambda: None).items()}
+        for request in REQUESTS:
+            if request.request_id in GREEDY:
+                assert isinstance(request, GenerateRequest)
+                truth = oracle_answer(Path(engine.options.model), request)
+                assert answers[request.request_id][0] == truth.token_ids
+        found[engine.options.model] = answers
+    return found
+
+
+@pytest.fixture
+def expected(engine: Engine, undisturbed: dict[str, Told]) -> Told:
+    return undisturbed[engine.options.model]
 
 
 def failures() -> list[Any]:
