@@ -1,9 +1,10 @@
 """The guide model: a small causal model that says how many predictions of a step may be finalized.
 
 It reads what is in front of a block, and the block with the diffusion model's predictions in its masked positions, all
-in one forward. At each masked position it makes a choice of its own. The predictions from the left up to the first that
-differs from its choice, this one included, become tokens (guided diffusion, as FreeCache does it, arXiv 2505.21467):
-the answer is the diffusion model's, the guide only says how many of its tokens one step decides.
+in one forward. At each masked position it makes a choice of its own. The predictions from the left that equal its
+choice become tokens, and at least the first prediction does (guided diffusion, after FreeCache, arXiv 2505.21467): the
+answer is the diffusion model's, the guide only says how many of its tokens one step decides. The first that differs
+waits where others stand before it: it was predicted without them.
 
 The guide's keys and values lie in a pool of its own, under the page numbers of the diffusion model's. Whatever fills a
 page of the one with finished positions fills that of the other, so that the scheduler and the prefix cache know one
@@ -168,7 +169,7 @@ class GuideStep:
             masked: [rows, block] bool, positions without a token.
 
         Returns:
-            [rows] int64, how many masked positions from the left may be finalized, valid in rows that ask; and [rows]
+            [rows] int64, on how many masked positions from the left both agree, valid in rows that ask; and [rows]
             bool, whether the guide's hidden states are not finite.
         """
         transformer, block = self.guiding.transformer, blocks.shape[1]
@@ -187,7 +188,7 @@ class GuideStep:
         agreed = torch.ones_like(masked).view(-1)
         agreed[chosen] = choices == step.token.index_select(0, self.at)
         run = agreed.view(masked.shape).cumprod(-1).bool() & masked
-        return run.sum(-1) + 1, broken
+        return run.sum(-1), broken
 
     def _choices(self, asked: Tensor, chosen: Tensor) -> Tensor:
         """The guide's own token at each position, [positions] int64: the most probable one, or a draw with the

@@ -1,4 +1,4 @@
-"""Guide models: autoregressive checkpoints that say how many tokens a step of a diffusion model finalizes."""
+"""Guide models: autoregressive checkpoints that say how many tokens each step of a diffusion model finalizes."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING

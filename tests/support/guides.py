@@ -34,9 +34,17 @@ def favor_two_tokens(directory: Path, tokens: tuple[int, int] = FAVORITES) -> Pa
         shape, count = load_checkpoint(directory).transformer.config, len(embedding)
         sees = torch.ones(count, count).tril().bool()
         common = hidden_states(weights, shape, torch.arange(count), sees).mean(0)
-        weights["lm_head.weight"][list(tokens)] += 2 * common / common.norm()
+        weights["lm_head.weight"][list(tokens)] += 2.5 * common / common.norm()
 
     return _change(directory, change)
+
+
+def pair(directory: Path, axis: str = "plain", seed: int = 4, **manifest: Any) -> tuple[Path, Path]:
+    """A diffusion model and a guide that agree now and then."""
+    model = build_checkpoint(directory / "model", axis, seed, **manifest)
+    if "tied" not in axis:
+        favor_two_tokens(model)
+    return model, favor_two_tokens(build_guide(directory / "guide"))
 
 
 def flatten_head(directory: Path) -> Path:

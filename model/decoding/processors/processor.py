@@ -1,5 +1,6 @@
 """The base class of logits processors."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -53,7 +54,7 @@ def positions(wanting: list[bool], counts: list[int]) -> NDArray[np.int64]:
     return np.flatnonzero(np.repeat(wanting, counts))
 
 
-class Processor(Generic[State]):
+class Processor(ABC, Generic[State]):
     """A logits processor with state per row; rows without state cost nothing. ``Rows`` calls all processors in order.
 
     ``states`` maps a row to its state, from ``open_row`` to ``release``. Of the processors that some row wants, a step
@@ -71,9 +72,9 @@ class Processor(Generic[State]):
         self.device = canvas.tokens.device
         self.states: dict[int, State] = {}
 
+    @abstractmethod
     def state(self, settings: RowSettings) -> State | None:
         """The initial state for a row with these settings; ``None`` if the row does not need this processor."""
-        raise NotImplementedError
 
     def open_row(self, row: int, settings: RowSettings) -> None:
         """Assigns a row to a request."""

@@ -1,6 +1,7 @@
 """Questions of a decision: how the model is asked, and the texts that it may answer."""
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,7 @@ _KINDS = ("predicate", "choice", "score")
 _Name = Annotated[str, Field(max_length=1024)]
 
 
-class _Question(ApiModel):
+class _Question(ApiModel, ABC):
     """Fields that all questions have."""
 
     place = QUESTION
@@ -31,13 +32,13 @@ class _Question(ApiModel):
     def _kind_is_known(cls, data: Any) -> Any:
         return check_kind(data, _KINDS)
 
+    @abstractmethod
     def asked(self) -> str:
         """The question as the model reads it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def texts(self) -> list[str]:
         """The answers that are possible, in order."""
-        raise NotImplementedError
 
     def check(self, param: str) -> None:
         """Raises ``ApiError`` 400 for values that the fields' types allow and the question does not."""

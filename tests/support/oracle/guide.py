@@ -28,7 +28,7 @@ def pass_guide(
     temperature: float,
     seed: int,
 ) -> list[int]:
-    """Walks over the predicted positions from the left until the guide would have written another token.
+    """The predicted positions from the left on which the guide would have written the same token; at least the first.
 
     Args:
         ids: the tokens so far; ``None`` where there is none.
@@ -47,7 +47,7 @@ def pass_guide(
         logits[: last + 1] = (head @ hidden[position - 1])[: last + 1]
         logits[banned] = float("-inf")
         choice = draw(logits, temperature, seed, position) if temperature else int(logits.argmax())
-        passing.append(position)
         if choice != token:
             break
-    return passing
+        passing.append(position)
+    return passing or list(predicted)[:1]
