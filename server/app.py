@@ -18,6 +18,8 @@ from cdlm.server.observe.request_log import RequestLog
 from cdlm.server.openai.chat import route as chat
 from cdlm.server.openai.completions import route as completions
 from cdlm.server.openai.decisions import route as decisions
+from cdlm.server.openai.edit import route as edit
+from cdlm.server.openai.fim import route as fim
 from cdlm.server.openai.responses import route as responses
 from cdlm.server.openai.schema.document import complete, operations
 from cdlm.server.openai.tokens import route as models
@@ -30,7 +32,16 @@ if TYPE_CHECKING:
 
 
 # Served under /v1 and at the root.
-_API = (completions.router, chat.router, responses.router, decisions.router, messages.router, models.router)
+_API = (
+    completions.router,
+    fim.router,
+    edit.router,
+    chat.router,
+    responses.router,
+    decisions.router,
+    messages.router,
+    models.router,
+)
 _OTHERS = (health.router, reference.router)
 
 OPERATIONS = operations(_API, "/v1") | operations(_OTHERS)
@@ -41,9 +52,9 @@ def create_app(services: Services, tracing: "Tracing | None" = None) -> ASGIApp:
     app = FastAPI(
         title="cdlm-serve",
         version=services.version,
-        description="OpenAI's completions, chats, responses and decisions, and Anthropic's messages, from a "
-        "block-causal diffusion model. What lies under /v1 also answers without it. A field is honored or refused with "
-        "a 400 that names it; null means absent.",
+        description="OpenAI's completions, chats, responses and decisions, Anthropic's messages, and Inception's "
+        "infilling and edits, from a block-causal diffusion model. What lies under /v1 also answers without it. A "
+        "field is honored or refused with a 400 that names it; null means absent.",
         docs_url=None,
         redoc_url=None,
         # A redirect would be built from a Host header that the client chose.

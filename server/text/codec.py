@@ -121,19 +121,26 @@ class TextCodec:
         return await _offload(sum(map(len, texts)), lambda: self._encoder.encode(texts, add_special_tokens=special))
 
     async def encode_infill(
-        self, prompts: Sequence[str], suffix: str, suffix_ids: Sequence[int], max_tokens: int, *, special: bool = True
+        self,
+        prompts: Sequence[str],
+        suffix: str,
+        suffix_ids: Sequence[int],
+        max_tokens: int,
+        param: str = "prompt",
+        *,
+        special: bool = True,
     ) -> list[list[int]]:
         """Encodes prompts that also contain ``suffix``, the text after the answer (docs/infilling.md).
 
-        Raises ``ApiError`` 400 if one is certainly longer than ``max_tokens``.
+        Raises ``ApiError`` 400 that names ``param`` if one is certainly longer than ``max_tokens``.
         """
         if not suffix:
-            return await self.encode(prompts, max_tokens, special=special)
+            return await self.encode(prompts, max_tokens, param, special=special)
         if self._infill is None:
             texts = [suffix + INFILL_SEPARATOR + prompt for prompt in prompts]
-            return await self.encode(texts, max_tokens, special=special)
+            return await self.encode(texts, max_tokens, param, special=special)
         before, between, after = self._infill
-        encoded = await self.encode(prompts, max_tokens, special=False)
+        encoded = await self.encode(prompts, max_tokens, param, special=False)
         return [[before, *ids, between, *suffix_ids, after] for ids in encoded]
 
     async def encode_chat(

@@ -1,6 +1,6 @@
 """The body of a completion request."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, PlainValidator
 
@@ -60,6 +60,10 @@ class CompletionRequest(GenerationFields, FormFields):
     """``POST /v1/completions``."""
 
     place = COMPLETIONS
+
+    # Names of the fields in errors; a body of another route may stand behind the completion.
+    prompt_param: ClassVar[str] = "prompt"
+    suffix_param: ClassVar[str] = "suffix"
 
     prompt: Annotated[Prompts, PlainValidator(check_prompt, json_schema_input_type=PromptInput)] = Field(
         description="Text, several texts, token ids, or several lists of them."

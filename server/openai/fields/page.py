@@ -4,17 +4,17 @@ import json
 import sys
 from collections.abc import Iterator
 
-from cdlm.server.openai.fields.row import ANTHROPIC, NOTHING, PEERS, ROUTES, Row, Verdict
+from cdlm.server.openai.fields.row import ANTHROPIC, INCEPTION, NOTHING, PEERS, ROUTES, Row, Verdict
 from cdlm.server.openai.fields.table import TABLE
 
 _HEAD = f"""# Fields of requests
 
 Made by `python -m cdlm.server.openai.fields.page` from the table in `server/openai/fields/`, which
 requests are read by. It has every field that requests of {", ".join(PEERS[:-1])} or {PEERS[-1]}
-may have on these routes, and those of {ANTHROPIC}'s API on the routes of messages. A field has its
-effect, or is refused with a 400 that names it, or is a hint without effect. A name that is in no
-list is refused too, at every depth, and the message suggests the nearest one. `null` means absent
-everywhere.
+may have on these routes, those of {ANTHROPIC}'s API on the routes of messages, and those of
+{INCEPTION}'s on `/fim/completions` and `/edit/completions`. A field has its effect, or is refused
+with a 400 that names it, or is a hint without effect. A name that is in no list is refused too, at
+every depth, and the message suggests the nearest one. `null` means absent everywhere.
 
 Objects inside of bodies are named by their paths: `tools[].function` is the function of a tool.
 Blocks of messages are named by their types: `content[] (text)` is a text, wherever it is.

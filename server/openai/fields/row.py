@@ -10,15 +10,18 @@ Verdict = Literal["honored", "refused", "harmless"]
 OPENAI, VLLM, SGLANG, LLAMA = "OpenAI", "vLLM", "SGLang", "llama.cpp"
 PEERS = (OPENAI, VLLM, SGLANG, LLAMA)
 ANTHROPIC = "Anthropic"
+INCEPTION = "Inception"
 
 COMPLETIONS, CHATS, RESPONSES = "/v1/completions", "/v1/chat/completions", "/v1/responses"
 TOKENIZE, DETOKENIZE = "/v1/tokenize", "/v1/detokenize"
 MESSAGES, COUNT_TOKENS = "/v1/messages", "/v1/messages/count_tokens"
 DECISIONS = "/v1/decisions"
-ROUTES = (COMPLETIONS, CHATS, RESPONSES, DECISIONS, MESSAGES, COUNT_TOKENS, TOKENIZE, DETOKENIZE)
+FIM, EDIT = "/v1/fim/completions", "/v1/edit/completions"
+ROUTES = (COMPLETIONS, FIM, EDIT, CHATS, RESPONSES, DECISIONS, MESSAGES, COUNT_TOKENS, TOKENIZE, DETOKENIZE)
 
 # Objects inside of bodies, as paths.
 MESSAGE, PART = "messages[]", "messages[].content[]"
+EDIT_MESSAGE = "messages[] (/v1/edit/completions)"
 CALL, CALLED = "messages[].tool_calls[]", "messages[].tool_calls[].function"
 TOOL, FUNCTION = "tools[]", "tools[].function"
 CHOICE, CHOSEN_FUNCTION = "tool_choice", "tool_choice.function"
@@ -40,6 +43,7 @@ MESSAGES_TOOL, MESSAGES_CHOICE = "tools[] (/v1/messages)", "tool_choice (/v1/mes
 METADATA, OUTPUT_CONFIG, OUTPUT_FORMAT = "metadata", "output_config", "output_config.format"
 INNER = (
     MESSAGE,
+    EDIT_MESSAGE,
     PART,
     CALL,
     CALLED,

@@ -12,10 +12,11 @@ from cdlm.server.openai.fields.decisions import DECISION_FIELDS
 from cdlm.server.openai.fields.decoding import DECODING
 from cdlm.server.openai.fields.harmless import HARMLESS
 from cdlm.server.openai.fields.honored import HONORED
+from cdlm.server.openai.fields.infilling import INFILLING
 from cdlm.server.openai.fields.refused import REFUSED
 from cdlm.server.openai.fields.row import Row
 
-TABLE: tuple[Row, ...] = (*HONORED, *DECODING, *HARMLESS, *REFUSED, *DECISION_FIELDS, *ANTHROPICS)
+TABLE: tuple[Row, ...] = (*HONORED, *DECODING, *HARMLESS, *REFUSED, *DECISION_FIELDS, *INFILLING, *ANTHROPICS)
 
 # Error type of an unwanted field; the error's context has its name.
 UNWANTED = "unwanted_field"

@@ -40,6 +40,19 @@ class Usage(Work):
     completion_tokens: int = Field(description="Tokens of all answers, also of those that best_of drops.")
 
 
+class InfillUsage(Usage):
+    """Tokens and work, with the names of Inception's API besides."""
+
+    reasoning_tokens: int = Field(description="Always 0: what a model thinks is not told apart from its answer.")
+    cached_input_tokens: int = Field(description="The cached_tokens of prompt_tokens_details.")
+
+    @classmethod
+    def of(cls, usage: Usage) -> "InfillUsage":
+        """The same figures with both names."""
+        cached = usage.prompt_tokens_details.cached_tokens
+        return cls(**dict(usage), reasoning_tokens=0, cached_input_tokens=cached)
+
+
 class Canvas(Answer):
     """The block being denoised; parallel lists, null where nothing is finalized."""
 

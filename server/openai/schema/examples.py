@@ -83,6 +83,12 @@ _RESPONSE = {
     "truncation": "disabled",
     "user": None,
 }
+_INFILL_USAGE = _USAGE | {"reasoning_tokens": 0, "cached_input_tokens": 0}
+_EDIT = (
+    "<|recently_viewed_code_snippets|>\n<|/recently_viewed_code_snippets|>\n\n"
+    "<|current_file_content|>\ncurrent_file_path: add.py\n<|code_to_edit|>\ndef add(a, b):\n    return a<|cursor|>\n"
+    "<|/code_to_edit|>\n<|/current_file_content|>\n\n<|edit_diff_history|>\n<|/edit_diff_history|>"
+)
 _MESSAGE = {
     "id": "msg_5c",
     "type": "message",
@@ -109,6 +115,8 @@ _QUESTIONS = [
 
 EXAMPLES: dict[str, Any] = {
     "CompletionRequest": {"prompt": _QUESTION, "max_tokens": 96, "stop": ["\n\n"], "seed": 7},
+    "FimRequest": {"prompt": "def add(a, b):\n    return ", "suffix": "\n\nprint(add(2, 3))", "max_tokens": 64},
+    "EditRequest": {"messages": [{"role": "user", "content": _EDIT}], "max_tokens": 64},
     "ChatRequest": {
         "messages": [{"role": "user", "content": _QUESTION}],
         "max_completion_tokens": 96,
@@ -141,6 +149,26 @@ EXAMPLES: dict[str, Any] = {
     },
     "CompletionChunk": _COMPLETION
     | {"choices": [{"index": 0, "text": _TEXT, "logprobs": None, "finish_reason": "stop", "stop_reason": None}]},
+    "FimCompletion": _COMPLETION
+    | {
+        "choices": [{"index": 0, "text": "a + b", "logprobs": None, "finish_reason": "stop", "stop_reason": None}],
+        "usage": _INFILL_USAGE,
+    },
+    "FimChunk": _COMPLETION
+    | {"choices": [{"index": 0, "text": "a + b", "logprobs": None, "finish_reason": "stop", "stop_reason": None}]},
+    "EditCompletion": _COMPLETION
+    | {
+        "object": "edit.completion",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "```\ndef add(a, b):\n    return a + b\n\n```"},
+                "finish_reason": "stop",
+                "stop_reason": None,
+            }
+        ],
+        "usage": _INFILL_USAGE,
+    },
     "ChatCompletion": _CHAT
     | {
         "object": "chat.completion",

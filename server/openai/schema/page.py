@@ -11,6 +11,8 @@ from cdlm.server.anthropic.messages.request import CountTokensRequest, MessagesR
 from cdlm.server.openai.chat.request import ChatRequest
 from cdlm.server.openai.completions.request import CompletionRequest
 from cdlm.server.openai.decisions.request import DecisionsRequest
+from cdlm.server.openai.edit.request import EditRequest
+from cdlm.server.openai.fim.request import FimRequest
 from cdlm.server.openai.responses.request import ResponsesRequest
 from cdlm.server.openai.tokens.request import DetokenizeRequest, TokenizeRequest
 
@@ -32,6 +34,9 @@ def page() -> Iterator[str]:
     yield from _section("Completions and chats", {name: row for name, row in both.items() if name not in shared})
     for title, rows in (("Completions", completions), ("Chats", chats), ("Responses", responses)):
         yield from _section(f"{title} alone", {name: row for name, row in rows.items() if name not in both | shared})
+    for title, model in (("Infilling", FimRequest), ("Edits", EditRequest)):
+        alone = {name: row for name, row in _rows(model).items() if completions.get(name) != row}
+        yield from _section(f"{title}, where it differs from completions", alone)
     yield from _section("Decisions", _rows(DecisionsRequest))
     yield from _section("Messages", _rows(MessagesRequest))
     yield from _section("Count tokens", _rows(CountTokensRequest))

@@ -32,6 +32,10 @@ def test_openai_decisions(server: Server, run: Run) -> None:
     assert run(python_of("openai-decisions"), SCRIPTS / "openai_decisions.py", server.url).count("ok ") == 6
 
 
+def test_inception(server: Server, run: Run) -> None:
+    assert run(python_of("inception"), SCRIPTS / "inception_client.py", server.url).count("ok ") == 5
+
+
 def test_langchain(server: Server, run: Run) -> None:
     assert run(python_of("langchain"), SCRIPTS / "langchain_client.py", server.url).count("ok ") == 6
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from cdlm.server.app import OPERATIONS
 from tests.support.server.bench import Bench
-from tests.unit.server.fields.test_protocol import JSON, PLAIN
+from tests.unit.server.fields.test_protocol import EDIT, JSON, PLAIN
 
 CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 TOOL = {
@@ -31,6 +31,16 @@ COMMON: dict[str, Any] = {
 FULL: dict[str, list[dict[str, Any]]] = {
     "/v1/completions": [
         {"prompt": "hi", **COMMON}, {"prompt": ["a", "b"]}, {"prompt": [5, 6]}, {"prompt": [[5], [6, 7]]},
+    ],
+    "/v1/fim/completions": [
+        {
+            "prompt": "hi", "suffix": "x", "max_tokens": 5, "stop": ["a"], "top_k": -1, "presence_penalty": 1.5, "n": 1,
+            "stream": True, "stream_options": {"include_usage": True}, "diffusing": True, "seed": 7, "tools": [],
+        },
+    ],
+    "/v1/edit/completions": [
+        {**PLAIN["/v1/edit/completions"], "max_tokens": 5, "temperature": 0.3, "stream": False, "stop": "a"},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": EDIT}]}], "stream_granularity": "block"},
     ],
     "/v1/chat/completions": [
         {

@@ -11,9 +11,11 @@ from cdlm.server.anthropic.messages.request import CountTokensRequest, MessagesR
 from cdlm.server.openai.chat.request import ChatRequest
 from cdlm.server.openai.completions.request import CompletionRequest
 from cdlm.server.openai.decisions.request import DecisionsRequest
+from cdlm.server.openai.edit.request import EditRequest
 from cdlm.server.openai.fields.page import page
-from cdlm.server.openai.fields.row import ANTHROPIC, INNER, PEERS, ROUTES, Row
+from cdlm.server.openai.fields.row import ANTHROPIC, INCEPTION, INNER, PEERS, ROUTES, Row
 from cdlm.server.openai.fields.table import TABLE, rows_of
+from cdlm.server.openai.fim.request import FimRequest
 from cdlm.server.openai.protocol.fields import ApiModel
 from cdlm.server.openai.responses.request import ResponsesRequest
 from cdlm.server.openai.tokens.request import DetokenizeRequest, TokenizeRequest
@@ -37,12 +39,18 @@ BODIES: dict[str, type[ApiModel]] = {
     model.place: model
     for model in (
         CompletionRequest, ChatRequest, ResponsesRequest, DecisionsRequest, MessagesRequest, CountTokensRequest,
-        TokenizeRequest, DetokenizeRequest,
+        TokenizeRequest, DetokenizeRequest, FimRequest, EditRequest,
     )
 }  # fmt: skip
 USER = {"role": "user", "content": "hi"}
+EDIT = {
+    "role": "user",
+    "content": "<|current_file_content|><|code_to_edit|>a<|cursor|><|/code_to_edit|><|/current_file_content|>",
+}
 PLAIN: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "hi"},
+    "/v1/fim/completions": {"prompt": "hi"},
+    "/v1/edit/completions": {"messages": [EDIT]},
     "/v1/chat/completions": {"messages": [USER]},
     "/v1/responses": {"input": "hi"},
     "/v1/decisions": {"input": "hi", "questions": [{"type": "predicate", "instructions": "hello"}]},
@@ -72,6 +80,8 @@ def within(place: str, extra: dict[str, JsonValue]) -> tuple[str, dict[str, Any]
     match place:
         case "messages[]":
             return CHAT, {"messages": [USER, USER | extra]}, "messages[1]"
+        case "messages[] (/v1/edit/completions)":
+            return "/v1/edit/completions", {"messages": [EDIT | extra]}, "messages[0]"
         case "messages[].content[]":
             return (
                 CHAT,
@@ -188,7 +198,7 @@ def test_the_table_is_whole() -> None:
     assert not {where for where, count in places.items() if count > 1}
     assert {place for place, _ in places} <= {*ROUTES, *INNER}
     for row in TABLE:
-        assert list(row.peers) == sorted(row.peers, key=(*PEERS, ANTHROPIC).index)
+        assert list(row.peers) == sorted(row.peers, key=(*PEERS, ANTHROPIC, INCEPTION).index)
 
 
 @pytest.mark.parametrize("route", BODIES)

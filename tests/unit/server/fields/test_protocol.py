@@ -24,8 +24,11 @@ JSON = st.recursive(
     max_leaves=12,
 )  # fmt: skip
 
+EDIT = "<|current_file_content|><|code_to_edit|>a<|cursor|><|/code_to_edit|><|/current_file_content|>"
 PLAIN: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "hi"},
+    "/v1/fim/completions": {"prompt": "hi"},
+    "/v1/edit/completions": {"messages": [{"role": "user", "content": EDIT}]},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hi"}]},
     "/v1/responses": {"input": "hi"},
     "/v1/decisions": {"input": "hi", "questions": [{"type": "predicate", "instructions": "a"}]},
@@ -39,10 +42,14 @@ def names(path: str) -> list[str]:
     from cdlm.server.openai.chat.request import ChatRequest
     from cdlm.server.openai.completions.request import CompletionRequest
     from cdlm.server.openai.decisions.request import DecisionsRequest
+    from cdlm.server.openai.edit.request import EditRequest
+    from cdlm.server.openai.fim.request import FimRequest
     from cdlm.server.openai.responses.request import ResponsesRequest
 
     models: dict[str, Any] = {
         "/v1/completions": CompletionRequest,
+        "/v1/fim/completions": FimRequest,
+        "/v1/edit/completions": EditRequest,
         "/v1/chat/completions": ChatRequest,
         "/v1/responses": ResponsesRequest,
         "/v1/decisions": DecisionsRequest,

@@ -34,6 +34,11 @@ REQUESTS: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/completions", {"prompt": "hi", "return_step_map": True}, "Completion"),
     ("/v1/completions", {"prompt": "hi", "return_step_map": True, "stream": True}, "CompletionChunk"),
     ("/v1/completions", {"prompt": "hi", "logprobs": 0, "echo": True, "n": 2} | MORE | STREAM, "CompletionChunk"),
+    ("/v1/fim/completions", {"prompt": "hi"}, "FimCompletion"),
+    ("/v1/fim/completions", {"prompt": "hi", "suffix": "x"} | MORE, "FimCompletion"),
+    ("/v1/fim/completions", {"prompt": "hi", "suffix": "x"} | MORE | STREAM, "FimChunk"),
+    ("/v1/edit/completions", EXAMPLES["EditRequest"], "EditCompletion"),
+    ("/v1/edit/completions", EXAMPLES["EditRequest"] | MORE, "EditCompletion"),
     ("/v1/chat/completions", CHAT, "ChatCompletion"),
     ("/v1/chat/completions", CHAT | {"logprobs": True, "top_logprobs": 2, "n": 2} | MORE, "ChatCompletion"),
     ("/v1/chat/completions", CHAT | {"stream": True}, "ChatCompletionChunk"),
@@ -79,7 +84,7 @@ def payloads(text: str) -> list[Any]:
 
 @pytest.mark.parametrize(("path", "body", "model"), REQUESTS)
 async def test_answers_are_as_documented(bench: Bench, path: str, body: dict[str, Any], model: str) -> None:
-    if path == "/v1/decisions":
+    if path in ("/v1/decisions", "/v1/edit/completions"):
         widen(bench)
     document, operation = await document_of(bench), OPERATIONS[path]
     assert model in {shown.__name__ for shown in (operation.answer, operation.event) if shown}

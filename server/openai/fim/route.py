@@ -1,0 +1,43 @@
+"""``POST /v1/fim/completions``, in the shape of Inception's API for Mercury (docs/infilling.md)."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from cdlm.server.answer import reply
+from cdlm.server.http.sse import open_stream, unless_gone
+from cdlm.server.openai.answers.stream import answer_events
+from cdlm.server.openai.completions.answer import CompletionInProgress
+from cdlm.server.openai.completions.plan import plan_completion
+from cdlm.server.openai.fim.request import FimRequest
+from cdlm.server.openai.fim.response import FimChunk, FimCompletion
+from cdlm.server.openai.protocol.body import read_body
+from cdlm.server.openai.protocol.response import InfillUsage
+from cdlm.server.operation import GENERATE, Operation
+from cdlm.server.services import Services
+
+router = APIRouter()
+
+
+@router.post("/fim/completions")
+@Operation(FimCompletion, GENERATE, FimRequest, FimChunk, "generate")
+async def fill(request: Request) -> Response:
+    """Writes the text between a prompt and a suffix, in the shape of Inception's API."""
+    services: Services = request.app.state.services
+    body = await read_body(request, FimRequest)
+    services.check_model(body.model)
+    completion = body.completion()
+    completion.check_supported(services.settings)
+    ready, codec = services.require_ready()
+    job, _ = await plan_completion(services, completion, ready, codec, request.state.record)
+    answer = _FimInProgress(services, completion, job, codec, [])
+    if body.stream:
+        return await open_stream(request, answer_events(job, answer))
+    return reply(await unless_gone(request, answer.whole()))
+
+
+class _FimInProgress(CompletionInProgress):
+    answer_type = FimCompletion
+    chunk_type = FimChunk
+
+    def usage(self) -> InfillUsage:
+        return InfillUsage.of(super().usage())
