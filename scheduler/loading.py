@@ -64,8 +64,6 @@ def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
         EngineStartError: it cannot be loaded; the message says why.
     """
     size = options.tensor_parallel_size
-    if options.draft_adapter and size > 1:
-        raise EngineStartError(f"draft_adapter {options.draft_adapter} needs tensor_parallel_size 1, not {size}")
     check_guide_options(options)
     device = rank_device(options, rank)
     if device.type == "cuda":
@@ -77,7 +75,7 @@ def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
             Path(options.model),
             adapter=Path(options.adapter) if options.adapter else None,
             draft_adapter=Path(options.draft_adapter) if options.draft_adapter else None,
-            guide_model=Path(options.guide_model) if options.guide_model else None,
+            guide_model=Path(options.guide_model) if options.guide_model and rank == 0 else None,
             device=device,
             dtype=dtype,
             block_length=options.block_length,
@@ -197,8 +195,6 @@ def check_guide_options(options: EngineOptions) -> None:
         raise EngineStartError("decoding guide needs guide_model, the model that guides")
     if guide is not None and options.draft_adapter is not None:
         raise EngineStartError(f"guide_model {guide} and draft_adapter {options.draft_adapter} exclude each other")
-    if guide is not None and options.tensor_parallel_size > 1:
-        raise EngineStartError(f"guide_model {guide} needs tensor_parallel_size 1, not {options.tensor_parallel_size}")
 
 
 def check_step_size(options: EngineOptions, manifest: Manifest) -> None:

@@ -205,7 +205,7 @@ class ServerSettings(BaseSettings, EngineOptions):
     @property
     def can_draft(self) -> bool:
         """Whether an engine with these settings could draft."""
-        return self.tensor_parallel_size == 1 and self.attention_backend != "flex" and self.guide_model is None
+        return self.attention_backend != "flex" and self.guide_model is None
 
     @property
     def chosen(self) -> bool:

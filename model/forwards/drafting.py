@@ -10,10 +10,11 @@ from cdlm.model.decoding.denoiser import Denoiser
 from cdlm.model.decoding.verifier import Verifier
 from cdlm.model.forwards.layout import StepLayout
 from cdlm.model.loading.checkpoint import Checkpoint
+from cdlm.model.loading.drafter import Drafter
 from cdlm.model.loading.packing import PackedProduct, packable, worthwhile
 from cdlm.model.network.gate import attach
 from cdlm.model.network.product import Product
-from cdlm.model.network.transformer import Attention
+from cdlm.model.network.transformer import Attention, Transformer
 
 
 class Drafting:
@@ -35,27 +36,35 @@ class Drafting:
         drafts = checkpoint.drafter.drafts
         self.mask_token_id, self.window, self.in_place = drafts.mask_token_id, drafts.window, drafts.in_place
         self._transformer = checkpoint.transformer
-        self._gate = attach(checkpoint.transformer, checkpoint.drafter.updates, self._product)
+        attach_drafter(checkpoint.transformer, checkpoint.drafter)
         self.verifier = Verifier(checkpoint.transformer, checkpoint.manifest, denoiser)
-
-    def _product(self, weight: Tensor) -> Callable[[Tensor], Tensor]:
-        like = self._transformer.norm.weight
-        weight = weight.to(like.device, like.dtype)
-        return PackedProduct(weight) if packable() and worthwhile(weight, self.window) else Product(weight, None)
 
     def with_groups(self, layout: StepLayout) -> Callable[[Tensor, Tensor, Attention], Tensor]:
         """The transformer's forward, with the groups that draft behind the given tokens; the adapter acts on these."""
-        count = layout.drafting
+        count, gate = layout.drafting, self._transformer.gate
+        assert gate is not None
 
         def run(ids: Tensor, positions: Tensor, attention: Attention) -> Tensor:
             masks = ids.new_full((count,), self.mask_token_id)
             if layout.leads is not None:
                 masks[layout.leads.places] = layout.leads.ids
-            self._gate.first = len(ids) if count else None
+            gate.first = len(ids) if count else None
             try:
                 hidden: Tensor = self._transformer(torch.cat((ids, masks)), positions, attention)
                 return hidden
             finally:
-                self._gate.first = None
+                gate.first = None
 
         return run
+
+
+def attach_drafter(transformer: Transformer, drafter: Drafter) -> None:
+    """Attaches the updates of a gated adapter to a transformer, or a rank's share of one, that is ready to run."""
+    like = transformer.norm.weight
+
+    def product(weight: Tensor) -> Callable[[Tensor], Tensor]:
+        weight = weight.to(like.device, like.dtype)
+        good = packable() and worthwhile(weight, drafter.drafts.window)
+        return PackedProduct(weight) if good else Product(weight, None)
+
+    attach(transformer, drafter.updates, product)

@@ -13,7 +13,10 @@ from cdlm.model.network.transformer import Transformer
 
 @dataclass(frozen=True, slots=True)
 class Drafter:
-    """A gated adapter that fits its base; ``updates`` are by names of the transformer's linear layers."""
+    """A gated adapter that fits its base.
+
+    ``updates`` are by names of the transformer's linear layers; a rank has its shares.
+    """
 
     drafts: GatedDrafts
     updates: Mapping[str, LowRankUpdate]
@@ -44,4 +47,7 @@ def read_drafter(transformer: Transformer, adapter: Adapter, backbone: Backbone,
     updates = check_adapter(transformer, adapter, backbone)
     if "lm_head" in updates:
         raise CheckpointError(f"{adapter.path}: the LM head cannot be gated")
+    for name, update in updates.items():
+        down, up = transformer.share(name, update.down, update.up)
+        updates[name] = LowRankUpdate(down, up, update.scale)
     return Drafter(drafts, updates)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cdlm.model.network.mlp import MLP
-from cdlm.model.network.transformer import SelfAttention, Transformer
+from cdlm.model.network.transformer import Gate, SelfAttention, Transformer
 
 MakeProduct = Callable[[Tensor], Callable[[Tensor], Tensor]]
 
@@ -19,16 +19,6 @@ class LowRankUpdate:
     down: Tensor
     up: Tensor
     scale: float
-
-
-class Gate:
-    """Opens the updates for the last rows of a forward.
-
-    Attributes:
-        first: the first flat row that gets the updates, all later ones do too; ``None`` for no row.
-    """
-
-    first: int | None = None
 
 
 class GatedUpdate:
@@ -64,8 +54,19 @@ class GatedUpdate:
         return out
 
 
-def attach(transformer: Transformer, updates: Mapping[str, LowRankUpdate], make: MakeProduct) -> Gate:
-    """Adds gated updates to a transformer that is ready to run: fused, packed or quantized.
+class UpdatedLinear(nn.Linear):
+    """A linear layer that adds a gated update to its product by itself, since more happens to its output after that."""
+
+    update: GatedUpdate | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]; x is [T, in] if there is an update."""
+        out = super().forward(x)
+        return out if self.update is None else self.update.add(x, out)
+
+
+def attach(transformer: Transformer, updates: Mapping[str, LowRankUpdate], make: MakeProduct) -> None:
+    """Adds gated updates to a transformer that is ready to run: fused, packed or quantized; sets its gate.
 
     Args:
         updates: by names of the transformer's linear layers; none is the LM head.
@@ -85,9 +86,11 @@ def attach(transformer: Transformer, updates: Mapping[str, LowRankUpdate], make:
             if len(group) > 1:
                 assert module.fused is not None
                 module.fused = _gated(module.fused, update)
+            elif isinstance(layers[0], UpdatedLinear):
+                layers[0].update = update
             else:
                 layers[0].register_forward_hook(_hook(update))
-    return gate
+    transformer.gate = gate
 
 
 def _groups(module: SelfAttention | MLP) -> list[tuple[str, ...]]:

@@ -160,8 +160,22 @@ def _embedding(rows: int, width: int) -> nn.Embedding:
     return nn.Embedding(rows, width, _weight=weight)
 
 
+class Gate:
+    """Opens gated updates (``gate.py``) for the last rows of a forward.
+
+    Attributes:
+        first: the first flat row that gets the updates, all later ones do too; ``None`` for no row.
+    """
+
+    first: int | None = None
+
+
 class Transformer(nn.Module):
-    """The transformer with embedding and LM head."""
+    """The transformer with embedding and LM head.
+
+    Attributes:
+        gate: of the gated updates that are attached; ``None`` without any.
+    """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -172,6 +186,7 @@ class Transformer(nn.Module):
         self.lm_head = LmHead(config.hidden_size, config.vocab_size, bias=False)
         self.rotary = RotaryEmbedding(config.rotary_dim, config.rope_theta, config.rotary_scaling)
         self.kernels: Kernels | None = None
+        self.gate: Gate | None = None
         self.tie_weights()
 
     def tie_weights(self) -> None:
@@ -204,6 +219,10 @@ class Transformer(nn.Module):
         ``name``.
         """
         yield self.memory(name), whole
+
+    def share(self, name: str, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """What a gated update ``up @ down`` of the linear layer ``name`` is of: down [r, in] and up [out, r]."""
+        return down, up
 
     def fuse(self) -> None:
         """Fuses products that share their input, for inference, unless their weights are quantized. Call it once.

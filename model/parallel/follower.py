@@ -10,7 +10,6 @@ from torch import Tensor
 from cdlm.model.attention.backends import find_attention
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import PagedAttention
-from cdlm.model.attention.segments import Segment
 from cdlm.model.network.head import Search
 from cdlm.model.parallel.messages import (
     Attend,
@@ -71,9 +70,11 @@ class Follower:
                 assert self._factory is not None
                 for each in gone:
                     del self._attention[each]
-                self._attention[number] = self._factory(self._cache, [Segment(*each) for each in segments])
-            case RunLayers(attention=number, tokens=tokens, first=first, last=last):
+                self._attention[number] = self._factory(self._cache, segments)
+            case RunLayers(attention=number, tokens=tokens, first=first, last=last, gated=gated):
                 attention = self._attention[number]
+                if self._transformer.gate is not None:
+                    self._transformer.gate.first = gated
                 self._transformer.run_layers(self._receive(tokens), attention.positions, attention, first, last)
             case WriteLayer(attention=number, tokens=tokens, layer=layer):
                 attention = self._attention[number]

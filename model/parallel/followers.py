@@ -89,8 +89,7 @@ class Followers:
             attention = factory(cache, segments, place)
             number, self._next = self._next, self._next + 1
             gone, self._gone = self._gone, []
-            described = [(each.start, each.length, each.pages, each.causal, each.ahead) for each in segments]
-            self.send(Attend(number=number, segments=described, gone=gone))
+            self.send(Attend(number=number, segments=segments, gone=gone))
             self._numbers[attention] = number
             weakref.finalize(attention, self._forget, number)
             return attention

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from cdlm.model.attention.segments import Segment
 from cdlm.model.config import AttentionBackend
 
 
@@ -32,22 +33,25 @@ class Attend(msgspec.Struct, frozen=True, tag="attend"):
 
     Attributes:
         number: a new number.
-        segments: start, length, pages, ``causal`` and ``ahead`` of each.
         gone: layouts that no later command uses.
     """
 
     number: int
-    segments: list[tuple[int, int, list[int], bool, int]]
+    segments: list[Segment]
     gone: list[int]
 
 
 class RunLayers(msgspec.Struct, frozen=True, tag="layers"):
-    """Receive hidden states [tokens, hidden] and run layers ``first`` to ``last`` (exclusive)."""
+    """Receive hidden states [tokens, hidden] and run layers ``first`` to ``last`` (exclusive).
+
+    ``gated`` is the first token that gets gated updates, see ``Gate``.
+    """
 
     attention: int
     tokens: int
     first: int
     last: int
+    gated: int | None
 
 
 class WriteLayer(msgspec.Struct, frozen=True, tag="write"):

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cdlm.model.config import CheckpointError, TransformerConfig
+from cdlm.model.network.gate import UpdatedLinear
 from cdlm.model.network.head import LmHead, Peaks, Search
 from cdlm.model.network.mixture import GroupedProduct, Mixture, gated, grouped_product
 from cdlm.model.network.mlp import MLP
@@ -22,7 +23,7 @@ from cdlm.model.parallel.peaks import combined, packed, peaks_of_share
 _CUT = {"q_proj": 0, "k_proj": 0, "v_proj": 0, "gate_proj": 0, "up_proj": 0, "o_proj": 1, "down_proj": 1, "lm_head": 0}
 
 
-class SummedLinear(nn.Linear):
+class SummedLinear(UpdatedLinear):
     """A linear layer whose inputs are split over the ranks; sums the ranks' products (row-parallel)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -131,6 +132,15 @@ class RankTransformer(Transformer):
         else:
             yield kept, whole
 
+    def share(self, name: str, down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+        """Like ``Transformer.share``: those rows of ``up`` or columns of ``down`` that belong to this rank's weight."""
+        cut = _CUT.get(name.rpartition(".")[2])
+        if cut == 0:
+            up = up.tensor_split(self.size)[self.rank]
+        elif cut == 1:
+            down = down.tensor_split(self.size, dim=1)[self.rank]
+        return down, up
+
     def run_layers(
         self, x: Tensor, positions: Tensor, attention: Attention, first: int = 0, last: int | None = None
     ) -> Tensor:
@@ -140,7 +150,8 @@ class RankTransformer(Transformer):
         end = len(self.layers) if last is None else last
         with self.followers.together():
             number = self.followers.number(attention)
-            self.followers.send(RunLayers(attention=number, tokens=len(x), first=first, last=end))
+            gated = None if self.gate is None else self.gate.first
+            self.followers.send(RunLayers(attention=number, tokens=len(x), first=first, last=end, gated=gated))
             dist.broadcast(x, src=0)
             return super().run_layers(x, positions, attention, first, end)
 

@@ -22,6 +22,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from cdlm.model.attention.backends import resolve_attention
 from cdlm.model.decoding.logits.reader import find_reader
 from cdlm.model.device import free_memory, keep_freed_memory
+from cdlm.model.forwards.drafting import attach_drafter
 from cdlm.model.parallel.follower import Follower
 from cdlm.model.parallel.transformer import RankTransformer
 from cdlm.scheduler import child
@@ -97,10 +98,11 @@ def main() -> int:
         connection.send_bytes(encode(RankHere()))
         try:
             join(start.options, start.rank, TCPStore(HOST, start.port, is_master=False))
-            transformer = load_weights(start.options, start.rank).transformer
+            checkpoint = load_weights(start.options, start.rank)
         except EngineStartError as error:
             connection.send_bytes(encode(RankFailed(message=str(error))))
             return 1
+        transformer = checkpoint.transformer
         assert isinstance(transformer, RankTransformer)
         device = transformer.lm_head.weight.device
         free = free_memory(device)
@@ -108,5 +110,8 @@ def main() -> int:
             keep_freed_memory()
         connection.send_bytes(encode(RankReady(free_memory=free)))
         reader = find_reader(resolve_attention(start.options.attention_backend, device))
-        Follower(transformer, reader.peaks).serve(connection)
+        follower = Follower(transformer, reader.peaks)
+        if checkpoint.drafter is not None:
+            attach_drafter(transformer, checkpoint.drafter)
+        follower.serve(connection)
     return 0

@@ -102,19 +102,23 @@ def test_a_model_of_longer_blocks_drafts_as_a_next_token_model(
     assert counted()[2] > 5
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [*BACKENDS, "two ranks"])
 @pytest.mark.parametrize(("kind", "in_place"), [("greedy", False), ("sampled", False), ("sampled", True)])
 def test_masked_rows_draft_what_a_forward_of_their_own_does(
-    base: Path, tmp_path: Path, kind: str, in_place: bool, backend: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    base: Path, tmp_path: Path, kind: str, in_place: bool, backend: str, monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    """On two ranks each has its share of the adapter, and the gate opens on both."""
     adapter = build_draft_adapter(tmp_path / "drafts", base, in_place=in_place)
+    options = {"tensor_parallel_size": 2} if backend == "two ranks" else {"attention_backend": backend}
     few = backend == "triton"  # It is interpreted.
     requests = [
-        msgspec.structs.replace(request, params=KINDS[kind], max_tokens=4 if few else 16, ignore_eos=True)
-        for request in random_requests(2 if few else 5, seed=3)
+        msgspec.structs.replace(each, params=KINDS[kind], max_tokens=4 if few else 16, ignore_eos=True)
+        for each in random_requests(2 if few else 5, seed=3)
     ]
     truth = truth_of(base, requests)
-    engine = drafting_engine(base, adapter, page_size=4, attention_backend=backend)
+    engine = drafting_engine(base, adapter, page_size=4, **options)
+    request.addfinalizer(engine.close)
     propose(engine, monkeypatch, truth, 0.6)
     assert engine.runner.drafting is not None
     given, seen = engine.runner.drafting.verifier.propose, 0

@@ -71,6 +71,16 @@ def test_a_mixed_batch_equals_the_slow_decoder(tmp_path: Path, axis: str, block:
     assert_equal_to_oracle(model, requests, answers, oracle_guide(guide))
 
 
+def test_ranks_share_the_model_and_the_leader_has_the_guide(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    model, guide = pair(tmp_path)
+    engine = guided_engine(model, guide, tensor_parallel_size=2, max_num_seqs=4, max_prefill_tokens=3)
+    request.addfinalizer(engine.close)
+    requests = random_requests(6, seed=4)
+    for _ in range(2):  # The second time from the prefix cache.
+        answers = run(engine, requests, join_every=2)
+        assert_equal_to_oracle(model, requests, answers, oracle_guide(guide))
+
+
 @pytest.mark.parametrize(
     ("axis", "kind"), matrix(["plain", "shifted", "absolute_shifted", "causal_prompt"], list(KINDS), strength=1)
 )

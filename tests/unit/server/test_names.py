@@ -149,8 +149,12 @@ def test_the_drafts_of_a_name_are_for_its_own_adapter(tmp_path: Path, monkeypatc
     settings = fetched("--model", "cdlm-smol", "--draft-adapter", "/tmp/mine")
     assert (settings.draft_adapter, settings.model_name) == ("/tmp/mine", "cdlm-smol")
     assert fetched("--model", "cdlm-smol", "--adapter", "/tmp/mine").draft_adapter is None
-    for flags in (("--tensor-parallel-size", "2"), ("--attention-backend", "flex")):
-        assert fetched("--model", "cdlm-smol", *flags).draft_adapter is None  # It could not draft.
+    shared, flex = (
+        fetched("--model", "cdlm-smol", flag, value)
+        for flag, value in (("--tensor-parallel-size", "2"), ("--attention-backend", "flex"))
+    )
+    assert shared.draft_adapter == str(tmp_path / "draft")
+    assert flex.draft_adapter is None  # It could not draft.
 
 
 def test_the_adapters_of_the_package_fit_into_25_mb() -> None:

@@ -109,12 +109,11 @@ def test_damaged_weights_of_a_guide_are_found_before_any_are_loaded(tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tensor_parallel_size": 2}, "guide_model .* needs tensor_parallel_size 1, not 2"),
         ({"draft_adapter": True}, "guide_model .* and draft_adapter .* exclude each other"),
         ({"guide_model": None, "decoding": "guide"}, "decoding guide needs guide_model"),
         ({"guide_model": "nowhere"}, "nowhere"),
     ],
-    ids=["ranks", "drafts", "none", "missing"],
+    ids=["drafts", "none", "missing"],
 )
 def test_options_that_contradict_each_other_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     model, guide = build_checkpoint(tmp_path / "model"), build_guide(tmp_path / "guide")

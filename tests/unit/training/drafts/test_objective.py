@@ -75,10 +75,9 @@ def test_masked_rows_are_those_of_one_forward_per_group_with_the_served_gate(bas
     with torch.no_grad():
         drafted = objective(transformer).draft(rows)
         served = load(base)
-        gate = attach(
-            served, check_adapter(served, read_adapter(tmp_path / "drafts"), backbone), lambda w: Product(w, None)
-        )
-        expected, plain = [], []
+        attach(served, check_adapter(served, read_adapter(tmp_path / "drafts"), backbone), lambda w: Product(w, None))
+        gate, expected, plain = served.gate, [], []
+        assert gate is not None
         for row, group, offset in rows.asked.nonzero().tolist():
             known = int(rows.known[row, group])
             ids = torch.cat((rows.token_ids[row, : known + 1], torch.full((WINDOW,), MASK)))
