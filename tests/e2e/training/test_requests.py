@@ -11,6 +11,26 @@ from cdlm.training.natural.problems.requests import (
 from cdlm.training.sandbox import passes
 
 TRAINING, HELD_OUT = training_requests(), read_requests("held_out.txt")
+# In one process: each code with its assertions alone, which must be true or false as is said.
+EACH = """
+for code, checks in {cases!r}:
+    scope = {{"__name__": "candidate"}}
+    exec(code, scope)
+    try:
+        exec(checks, scope)
+    except Exception:
+        true = False
+    else:
+        true = True
+    assert true is {true}
+"""
+
+
+def exceptions(cases: list[tuple[str, str]], true: bool) -> list[str]:
+    """The codes whose assertions are not all true, or are, by ``true``; looked for one by one only if there is one."""
+    if passes("", EACH.format(cases=cases, true=true), timeout_s=60):
+        return []
+    return [code for code, checks in cases if passes(code, checks) is not true]
 
 
 def name(signature: str) -> str:
@@ -51,14 +71,22 @@ def test_assertions_tell_right_code_from_wrong_code() -> None:
         assert not passes(code.replace("return ", "return None and "), by_name[function].checks)
     for request in TRAINING + HELD_OUT:
         assert request.checks.count("assert ") >= 2
-        assert not passes(f"def {name(request.signature)}(*arguments):\n    return object()", request.checks)
+    wrong = "def {}(*arguments):\n    return object()"
+    assert not exceptions([(wrong.format(name(each.signature)), each.checks) for each in TRAINING + HELD_OUT], False)
 
 
 def test_references_pass_their_own_assertions() -> None:
-    for request in TRAINING:
-        problem = request.problem(TRAINING_WORDINGS[0], request.purposes[0])
-        assert solves(problem, problem.completion), problem.completion
+    problems = [request.problem(TRAINING_WORDINGS[0], request.purposes[0]) for request in TRAINING]
+    assert not exceptions([(code_of(problem.completion), problem.check) for problem in problems], True)
     assert 200 < sum(map(teachable, TRAINING)) < len(TRAINING)
+
+
+def test_wrong_code_and_wrong_assertions_are_found_among_many() -> None:
+    right = [("def f(x):\n    return x", "assert f(1) == 1"), ("def g(x):\n    return 2 * x", "assert g(1) == 2")]
+    wrong = ("def h(x):\n    return f(x)", "assert h(1) == 1")  # What another code defines is not there.
+    assert exceptions(right, True) == []
+    assert exceptions([*right, wrong], True) == [wrong[0]]
+    assert exceptions([wrong, right[1]], False) == [right[1][0]]
 
 
 def test_code_is_found_in_prose_and_outside_of_it() -> None:
