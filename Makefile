@@ -37,13 +37,15 @@ $(VENV)/.installed-training: $(VENV)/.installed
 serve: $(VENV)/.installed ## Serves cdlm-smol on 127.0.0.1:8000, or cdlm-nano without a network; ARGS="--port 9000" passes flags.
 	$(BIN)/cdlm serve $(ARGS)
 
-# Files of tests are shared out over processes. Each core has one, and each of them about a gigabyte.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(1, min(4, os.cpu_count())))')
+# Files of tests are shared out over processes, of about a gigabyte each: one per core, and one for when others wait.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(min(4, os.cpu_count()) + 1)')
 # Files are dealt out in their order: what starts servers first, and the many short tests last.
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # Several engines at once are faster with a thread each.
 test test-unit test-all: export OMP_NUM_THREADS ?= 1
-test: $(VENV)/.installed-dev ## Runs the tests, a process per core; ARGS="-k oracle" passes pytest arguments, WORKERS=0 is one process.
+# Tests start processes by the hundred: none should compile anew what the one before it compiled.
+test test-unit test-all: export PYTHONDONTWRITEBYTECODE :=
+test: $(VENV)/.installed-dev ## Runs the tests, a process per core and one more; ARGS="-k oracle" passes pytest arguments, WORKERS=0 is one process.
 	$(PYTEST) $(ARGS)
 
 test-unit: $(VENV)/.installed-dev ## Runs the tests that start no process and no server (a minute or two).

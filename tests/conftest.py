@@ -1,10 +1,12 @@
 """What holds for all tests: how Triton runs, which model is the default, and what is only run when it is asked for."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
 
+from cdlm import garbage
 from tests.support.forks import starts
 
 # Without a GPU Triton runs kernels on CPU tensors, in its interpreter. This must be set before anything imports it.
@@ -16,7 +18,9 @@ os.environ["CDLM_MODEL"] = "cdlm-nano"
 
 
 # Their processes are forked from one that has imported what servers and engines import (``tests/support/forks``).
-_FORKED = ("tests/e2e/", "tests/oracle/weights/test_ranks.py")
+_FORKED = (
+    "tests/e2e/", "tests/oracle/weights/test_ranks.py", "tests/external/page/", "tests/external/monitoring/",
+)  # fmt: skip
 _ASKED_FOR = ("clients", "images", "fakecuda")
 
 
@@ -32,6 +36,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if found:
             config.hook.pytest_deselected(items=found)
             items[:] = [item for item in items if item not in found]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported for tests is not searched for garbage, then or later."""
+    with garbage.ignored():
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)

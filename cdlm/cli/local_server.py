@@ -82,13 +82,14 @@ def stop(process: "subprocess.Popen[bytes]", timeout_s: float) -> None:
 
 def _wait_ready(process: "subprocess.Popen[bytes]", url: str, timeout_s: float, log: IO[bytes]) -> None:
     deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            log.seek(0)
-            end = log.read().decode(errors="replace")[-2000:]
-            raise LocalServerError(f"the server exited with {process.returncode}:\n{end}")
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(f"{url}/readyz", timeout=2.0, trust_env=False).status_code == 200:
-                return
-        time.sleep(0.2)
+    with httpx.Client(timeout=2.0, trust_env=False) as client:
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                log.seek(0)
+                end = log.read().decode(errors="replace")[-2000:]
+                raise LocalServerError(f"the server exited with {process.returncode}:\n{end}")
+            with contextlib.suppress(httpx.HTTPError):
+                if client.get(f"{url}/readyz").status_code == 200:
+                    return
+            time.sleep(0.2)
     raise LocalServerError(f"the server was not ready within {timeout_s:.0f} s")

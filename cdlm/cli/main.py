@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from cdlm import garbage
 from cdlm.cli.commands import LazyCommands
 
 
@@ -35,4 +36,5 @@ def _cdlm(
 
 def main() -> None:
     """Entry point of the console script."""
-    app()
+    with garbage.sought_seldom():
+        app()

@@ -207,6 +207,19 @@ def _override(manifest: Manifest, block_length: int | None, confidence_threshold
     )
 
 
+def _allocate(transformer: Transformer, device: torch.device) -> None:
+    """Gives a transformer on the meta device room on this one.
+
+    ``to_empty`` would ask the meta tensors, for which torch imports its compiler.
+    """
+    for module in transformer.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            room = torch.empty(weight.shape, dtype=weight.dtype, device=device)
+            setattr(module, name, torch.nn.Parameter(room, requires_grad=weight.requires_grad))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
+
+
 def _filled(
     described: Description,
     device: torch.device,
@@ -216,7 +229,7 @@ def _filled(
     """The transformer of a checkpoint with its weights; adapters are left out."""
     with torch.device("meta"):
         transformer = build(described.shape).to(dtype)
-    transformer.to_empty(device=device)
+    _allocate(transformer, device)
     transformer.tie_weights()
     transformer.rotary.reset(device)
     backbone, directory = described.backbone, described.directory

@@ -190,7 +190,7 @@ class Transformer(nn.Module):
         self.tie_weights()
 
     def tie_weights(self) -> None:
-        """Ties the LM head to the embedding if the configuration says so; call it again after ``to_empty``."""
+        """Ties the LM head to the embedding if the configuration says so; call it again when weights are replaced."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
 

@@ -14,14 +14,13 @@ from cdlm.model.assets import BUNDLED_STUDENT
 from tests.support.command import cdlm
 from tests.support.models.checkpoints import build_checkpoint
 
-pytestmark = pytest.mark.spawns
-
 
 def process(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cdlm", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
+@pytest.mark.spawns
 def test_help_lists_every_command() -> None:
     result = process("--help")
     assert result.returncode == 0
@@ -37,6 +36,7 @@ def test_every_command_has_help(name: str) -> None:
     assert f"cdlm {name}" in result.stdout
 
 
+@pytest.mark.spawns
 def test_the_version_is_that_of_the_package() -> None:
     result = process("--version")
     assert (result.returncode, result.stdout) == (0, f"cdlm {importlib.metadata.version('cdlm-serve')}\n")
@@ -78,10 +78,14 @@ MISSING = (
     ("torchao", ("doctor", "--quantization", "int8"), "cdlm-serve[quantization]"),
     ("opentelemetry.sdk", ("serve", "--otlp-endpoint", "http://127.0.0.1:9"), "cdlm-serve[tracing]"),
 )  # fmt: skip
-# Each command in a child of a process that has what all of them import first.
+# Each command in a child of a process that has what several of them import, and none of what is missing.
 CHILDREN = """
 import json, os, sys
-import torch
+from cdlm import garbage
+with garbage.ignored():
+    import torch
+    import cdlm.cli.main, cdlm.model.tokens.tokenizer, cdlm.scheduler.offline, cdlm.server.run
+assert not {hidden for hidden, _ in json.loads(sys.argv[1])} & sys.modules.keys()
 for number, (hidden, words) in enumerate(json.loads(sys.argv[1])):
     child = os.fork()
     if child == 0:
@@ -119,6 +123,7 @@ def test_a_missing_extra_names_its_pip_line(case: int, told_of_missing: list[tup
     assert "Traceback" not in output
 
 
+@pytest.mark.spawns
 def test_generate_shows_the_canvas_fill_up_and_prints_the_answer() -> None:
     result = process("generate", "hello", "--show-steps", "--confidence-threshold", "1.0", "--max-tokens", "6")
     assert result.returncode == 0, result.stderr

@@ -22,7 +22,7 @@ Body = tuple[str, dict[str, Any]]
 
 WORKERS = 8
 LEAVING, BAD = 0.2, 0.1
-SHORT_S = 9.0
+SHORT_S = 5.0
 RESIDENT_GROWTH = 1.25
 
 SCHEMA = {
@@ -178,6 +178,7 @@ def soak(server: Server, seconds: float, report: Report, questions: int = 6) -> 
     counts: Counter[str] = sum((worker.counts for worker in workers), Counter())
     wrong = [each for worker in workers for each in worker.wrong]
     assert not wrong, wrong[:3]
+    assert all(counts[kind] for kind in ("answered", "left", "bad", "told")), counts
     assert server.metric("cdlm_engine_restarts_total") == 1
     assert after["series"] == before["series"]
     assert after["threads"] <= before["threads"] + 2

@@ -48,7 +48,7 @@ def test_a_clock_that_jumps(tmp_path: Path, report: Report) -> None:
     flags = ("--confidence-threshold", "1", "--request-timeout-s", "120", "--engine-hang-timeout-s", "60")
     with running_server(tmp_path / "log", *flags, **variables) as server:
         expected = server.complete()["choices"]
-        body = {"prompt": "hello", "max_tokens": 600, "ignore_eos": True}
+        body = {"prompt": "hello", "max_tokens": 300, "ignore_eos": True}
         streams = Streams(server, [body] * 8)
         server.wait_for(lambda: all(answer.begun for answer in streams.answers), 60)
         for jump in ("+1d", "-1d", "+0"):
@@ -78,7 +78,7 @@ def test_a_process_limit_on_open_files(tmp_path: Path, report: Report) -> None:
     server = Server(process, f"http://127.0.0.1:{port}", tmp_path / "log")
     try:
         server.wait_ready()
-        answers = Streams(server, [{"prompt": "hello", "max_tokens": 64}] * 100).join()
+        answers = Streams(server, [{"prompt": "hello", "max_tokens": 32}] * 100).join()
         served = sum(answer.complete for answer in answers)
         check_well(server)
         assert served

@@ -55,7 +55,7 @@ def missing_programs() -> list[str]:
 def configuration(directory: Path, target: str) -> Path:
     """The configuration of docker/, aimed at ``target``, with every path and interval fit for this machine."""
     settings = yaml.safe_load((ROOT / "docker/prometheus/prometheus.yml").read_text())
-    settings["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    settings["global"] = {"scrape_interval": "500ms", "evaluation_interval": "1s"}
     settings["rule_files"] = [str(RULES)]
     (job,) = (job for job in settings["scrape_configs"] if job["job_name"] == "cdlm-serve")
     job["static_configs"] = [{"targets": [target]}]

@@ -13,8 +13,8 @@ from tests.external.monitoring.monitored import Prometheus, configuration, load,
 from tests.support.server.served import Server
 from tests.unit.project.expressions import RULES, Expression, alerts, everything, panels
 
-WINDOW = "20s"
-LOAD_S = 25.0
+WINDOW = "6s"
+LOAD_S = 10.0
 
 needs_prometheus = pytest.mark.skipif(
     bool(missing_programs()), reason=f"not installed: {', '.join(missing_programs())}; 'make prometheus' installs it"
@@ -56,7 +56,7 @@ def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitored]:
         start = time.time()
         received = load(running, LOAD_S)
         running.wait_idle()
-        time.sleep(2.5)  # The last scrapes.
+        time.sleep(1.5)  # The last scrapes.
         yield Monitored(running, scraping, start, time.time(), received)
 
 

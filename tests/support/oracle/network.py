@@ -1,6 +1,7 @@
 """The forward of the slow decoder: the whole sequence, layer by layer and head by head."""
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -28,6 +29,13 @@ def _speeds(half: int, theta: float, scaling: Any) -> list[float]:
     return [speed * (1 - part + part / scaling.factor) for speed, part in zip(speeds, slow, strict=True)]
 
 
+@lru_cache(maxsize=1024)
+def _turns(n: int, half: int, theta: float, scaling: Any) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [n, half] of the angles of n positions."""
+    angle = torch.arange(n, dtype=torch.float32)[:, None] * torch.tensor(_speeds(half, theta, scaling))
+    return angle.cos(), angle.sin()
+
+
 def _rope(x: Tensor, theta: float, scaling: Any, factor: float) -> Tensor:
     """x [heads, n, head_dim]; of the first d = factor * head_dim, pair (i, i + d / 2) turns by position * its speed.
 
@@ -35,8 +43,8 @@ def _rope(x: Tensor, theta: float, scaling: Any, factor: float) -> Tensor:
     """
     n, dim = x.shape[-2], int(x.shape[-1] * factor)
     half = dim // 2
-    angle = torch.arange(n, dtype=torch.float32)[:, None] * torch.tensor(_speeds(half, theta, scaling))
-    low, high, rest, cos, sin = x[..., :half], x[..., half:dim], x[..., dim:], angle.cos(), angle.sin()
+    cos, sin = _turns(n, half, theta, scaling)
+    low, high, rest = x[..., :half], x[..., half:dim], x[..., dim:]
     turned = torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
     return torch.cat((turned if scaling is None else turned * scaling.attention_factor, rest), dim=-1)
 
@@ -136,6 +144,7 @@ def hidden_states(
     return _norm(x, weights["norm.weight"], shape.rms_norm_eps)
 
 
+@lru_cache(maxsize=1024)
 def visibility(length: int, origin: int, prompt_attention: str, block: int, commit_attention: str = "block") -> Tensor:
     """[length, length] bool: whether a query (row) sees a key, pair by pair, from the definition.
 
