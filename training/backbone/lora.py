@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from functools import partial
 
+import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -54,6 +55,13 @@ def start_from(model: Transformer, updates: Mapping[str, LowRankUpdate], section
             raise TrainingError(f"start: {name} has another rank or scale than [lora] says")
         down.copy_(update.down)
         up.copy_(update.up)
+
+
+def compile_layers(model: Transformer) -> None:
+    """Compiles each layer with ``torch.compile``; all layers share the code. It needs a C++ compiler."""
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    for layer in model.layers:
+        layer.forward = torch.compile(layer.forward, dynamic=True)
 
 
 def checkpoint_gradients(model: Transformer) -> None:

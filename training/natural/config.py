@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from cdlm.training.backbone.config import LoraSection
-from cdlm.training.config import DescentSection, Section
+from cdlm.training.backbone.config import CompiledDescentSection, LoraSection
+from cdlm.training.config import Section
 
 Source = Literal["words", "sums", "gsm8k", "functions", "references"]
 
@@ -61,7 +61,7 @@ class TaskAdapterConfig(Section):
     chat_every: int = Field(default=1, ge=1)
     divergence: float = Field(gt=0)
     lora: LoraSection
-    optimization: DescentSection
+    optimization: CompiledDescentSection
 
     @field_validator("mixture")
     @classmethod

@@ -17,7 +17,14 @@ from cdlm.model.loading.adapter_config import AdapterDecoding
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.network.transformer import Transformer
 from cdlm.model.tokens.tokenizer import load_tokenizer
-from cdlm.training.backbone.lora import AdapterParameters, adapter_weights, add_adapter, start_from, without_adapter
+from cdlm.training.backbone.lora import (
+    AdapterParameters,
+    adapter_weights,
+    add_adapter,
+    compile_layers,
+    start_from,
+    without_adapter,
+)
 from cdlm.training.batches.rows import Example, RowBatch, next_token_rows
 from cdlm.training.descent.loop import Loop
 from cdlm.training.errors import TrainingError
@@ -49,6 +56,8 @@ def train_task_adapter(config: TaskAdapterConfig, directory: Path) -> None:
     add_adapter(transformer, config.lora)
     if begun is not None:
         start_from(transformer, begun, config.lora)
+    if config.optimization.compile:
+        compile_layers(transformer)
     objective = TaskObjective(transformer, pad_id=int(tokenizer.eos_token_id), divergence=config.divergence)
     kept = stream.formatter.encode(stream.kept_chat[:_MEASURED], random.Random(0))
     parameters = AdapterParameters(transformer)

@@ -101,6 +101,23 @@ def test_a_training_begins_with_another_adapter(place: Path) -> None:
         train_task_adapter(following.model_copy(update={"lora": wider}), place / "next")
 
 
+@pytest.mark.whole
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("default")  # Of torch's compiler about torch.
+def test_compiled_layers_learn_the_same(place: Path) -> None:
+    """The losses of the first steps agree; bfloat16 rounds fused operations otherwise."""
+    settings, losses = config(place, steps=4), []
+    for compiled in (False, True):
+        optimization = settings.optimization.model_copy(update={"compile": compiled})
+        directory = place / f"compiled-{compiled}"
+        shutil.copytree(place / "run", directory)
+        train_task_adapter(settings.model_copy(update={"optimization": optimization}), directory)
+        losses.append([json.loads(line)["tasks"] for line in (directory / "log.jsonl").read_text().splitlines()])
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[0][-1] < losses[0][0]
+
+
 def _train_until(settings: TaskAdapterConfig, directory: Path, step: int) -> None:
     """Trains and is killed behind the checkpoint of ``step``."""
     original = TaskObjective.__call__
