@@ -77,7 +77,7 @@ class Metrics:
             self._cancelled.labels(model_name, stage)
         for phase in ("prefill", "denoise", "commit", "score", "mixed"):
             self._passes.labels(model_name, phase)
-        for reason in ("stop_string", "best_of", "cancelled", "error"):
+        for reason in ("stop_string", "best_of", "vote", "cancelled", "error"):
             self._discarded.labels(model_name, reason)
         build = Gauge("cdlm_build_info", "Version of the server", ["model_name", "version"], registry=self.registry)
         build.labels(model_name, version).set(1)
@@ -122,7 +122,8 @@ class Metrics:
     def discarded(self, reason: str, tokens: int) -> None:
         """Records ``tokens`` generated tokens that were not sent to a client.
 
-        ``reason``: ``stop_string`` (they came after it), ``best_of`` (another answer won), ``cancelled`` or ``error``.
+        ``reason``: ``stop_string`` (they came after it), ``best_of`` or ``vote`` (another answer won), ``cancelled`` or
+        ``error``.
         """
         self._discarded.labels(self._model, reason).inc(tokens)
 

@@ -65,6 +65,31 @@ async def complete(client: httpx.AsyncClient, body: dict[str, Any], endpoint: En
     raise CompletionError("the stream ended without [DONE]")
 
 
+async def complete_whole(
+    client: httpx.AsyncClient, body: dict[str, Any], endpoint: Endpoint = "completions"
+) -> Completion:
+    """Sends one completion or chat that is answered in one piece.
+
+    Raises:
+        CompletionError: the status is not 200, or the answer is malformed.
+    """
+    started = time.perf_counter()
+    try:
+        response = await client.post(_PATHS[endpoint], json=body)
+    except httpx.HTTPError as error:
+        raise CompletionError(f"{type(error).__name__}: {error}") from error
+    latency = time.perf_counter() - started
+    if response.status_code != 200:
+        raise CompletionError(f"{response.status_code}: {_shown(response.text)}")
+    try:
+        answer = response.json()
+        choice = answer["choices"][0]
+        text = choice["text"] if "text" in choice else choice["message"]["content"]
+        return Completion(text or "", answer["usage"], choice["finish_reason"], latency, latency, [latency])
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise CompletionError(f"malformed answer ({type(error).__name__}): {_shown(response.text)}") from error
+
+
 def _merge(result: Completion, event: dict[str, Any], started: float) -> None:
     if event.get("error"):
         error = event["error"]

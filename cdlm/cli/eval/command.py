@@ -10,7 +10,14 @@ from typing import Annotated, Any, cast, get_args
 import typer
 from rich.console import Console
 
-from cdlm.cli.bench.client import Completion, CompletionError, complete, make_client, served_model
+from cdlm.cli.bench.client import (
+    Completion,
+    CompletionError,
+    complete,
+    complete_whole,
+    make_client,
+    served_model,
+)
 from cdlm.cli.display import progress_bar
 from cdlm.cli.eval.sets import EvaluationTask, draw_evaluation, is_natural, judge, request_fields
 from cdlm.cli.local_server import LocalServerError, server_address
@@ -19,7 +26,8 @@ from cdlm.training.data.problem import Problem
 from cdlm.training.errors import TrainingError
 
 _SERVED_OPTIONS = (
-    "url", "model", "adapter", "data", "concurrency", "confidence_threshold", "max_tokens", "failures",
+    "url", "model", "adapter", "data", "concurrency", "confidence_threshold", "temperature", "vote", "max_tokens",
+    "failures",
 )  # fmt: skip
 _TABLE_OPTIONS = ("latency_count", "generation_length", "runs", "rows", "answers", "picture")
 
@@ -45,6 +53,13 @@ def evaluate(
     concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 16,
     confidence_threshold: Annotated[
         float | None, typer.Option(min=0.001, max=1, help="Sent with every request. [server's]")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, max=2, help="Sent with every request, with --seed as its seed. [greedy]")
+    ] = None,
+    vote: Annotated[
+        int | None,
+        typer.Option(min=2, max=128, help="Draw this many answers per problem; their last numbers vote."),
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1)] = 256,
     api_key: Annotated[str | None, typer.Option(envvar="CDLM_API_KEY", show_envvar=False)] = None,
@@ -89,7 +104,13 @@ def evaluate(
             raise typer.Exit(1) from None
         return
     task = task or "words"
-    extra = {} if confidence_threshold is None else {"confidence_threshold": confidence_threshold}
+    if vote is not None and not temperature:
+        raise typer.BadParameter("--vote needs --temperature above 0: greedy answers are all the same")
+    if vote is not None and "words" not in task and task != "svamp":
+        raise typer.BadParameter(f"--vote compares numbers, and {task} asks for code")
+    extra: dict[str, Any] = {} if confidence_threshold is None else {"confidence_threshold": confidence_threshold}
+    extra |= {} if temperature is None else {"temperature": temperature, "seed": seed}
+    extra |= {} if vote is None else {"n": vote, "vote": True}
     console = Console(stderr=True)
     try:
         problems = draw_evaluation(task, data, count, seed, split)
@@ -105,7 +126,8 @@ def evaluate(
         typer.echo(f"cdlm eval: {error}", err=True)
         raise typer.Exit(1) from None
     drawn = {} if is_natural(task) else {"split": split}
-    result = {"task": task, **drawn, "seed": seed, **summarize(answered)}
+    sent = {name: value for name, value in (("temperature", temperature), ("vote", vote)) if value is not None}
+    result = {"task": task, **drawn, "seed": seed, **sent, **summarize(answered)}
     if failures is not None:
         wrong = ((p, r) for p, r, ok in answered.rows if r and not ok)
         lines = ({"prompt": p.prompt, "got": r.text, "expected": p.completion or p.check} for p, r in wrong)
@@ -149,7 +171,8 @@ async def _answer_all(
             async with gate:
                 try:
                     endpoint, fields = request_fields(task, problem)
-                    done = await complete(client, {"model": name, **fields, **options}, endpoint)
+                    body = {"model": name, **fields, **options}
+                    done = await (complete_whole if "vote" in options else complete)(client, body, endpoint)
                 except CompletionError as error:
                     runs.first_error = runs.first_error or str(error)
                     return problem, None, False

@@ -16,7 +16,9 @@ from cdlm.scheduler.messages import GenerateRequest, ScoreRequest, TokenLogprob
 from cdlm.server.errors import ApiError
 from cdlm.server.observe.request_log import Outcome, RequestRecord, SequenceTrace
 from cdlm.server.openai.answers.choice import Choice
+from cdlm.server.openai.answers.selection import Selection
 from cdlm.server.openai.answers.text import TextRules
+from cdlm.server.openai.answers.vote import Ballot
 from cdlm.server.openai.protocol.fields import AnswerFields
 from cdlm.server.openai.protocol.response import CachedTokens, Usage
 from cdlm.server.services import Services
@@ -28,9 +30,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Job:
-    """All choices of one HTTP request; choice ``i * candidates + j`` is answer j to prompt i.
+    """All choices of one HTTP request; choice ``i * selection.generated + j`` is answer j to prompt i.
 
-    ``prompts`` are token ids; ``record`` gets the outcome; ``returned`` is the number of answers to return per prompt.
+    ``prompts`` are token ids; ``record`` gets the outcome; ``selection`` says which answers are returned, and
+    ``selected`` has these at the end, unless they are streamed.
     If prompts are scored, ``scoring`` has one request per prompt, and ``prompt_scores`` maps a prompt's number to the
     scores of all tokens but the first, before the first update of its choices. ``streamed`` says whether updates are
     sent as they come.
@@ -40,12 +43,13 @@ class Job:
     record: RequestRecord
     prompts: list[list[int]]
     choices: list[Choice]
-    returned: int
+    selection: Selection
     scoring: list[ScoreRequest] = field(default_factory=list)
     streamed: bool = False
     prompt_scores: dict[int, list[TokenLogprob]] = field(default_factory=dict)
     arrived: float = field(default_factory=time.monotonic)
     first_block: float | None = None
+    selected: list[Choice] = field(default_factory=list)
 
     @classmethod
     def plan(
@@ -105,27 +109,16 @@ class Job:
             )
             for index, prompt in enumerate(prompts if score_prompts else [])
         ]
-        return cls(services, record, prompts, choices, fields.returned, scoring, fields.stream)
-
-    def answers(self) -> list[Choice]:
-        """The finished choices to return, renumbered; of more candidates, those with the best mean log-probability."""
-        candidates = len(self.choices) // len(self.prompts)
-        best: list[Choice] = []
-        for start in range(0, len(self.choices), candidates):
-            group = self.choices[start : start + candidates]
-            if candidates > self.returned:
-                group = sorted(group, key=lambda choice: -choice.mean_logprob)[: self.returned]
-            best += group
-        for index, choice in enumerate(best):
-            choice.index = index
-        return best
+        ballot = None if fields.vote_pattern is None else Ballot(fields.vote_pattern)
+        selection = Selection(fields.candidates, fields.returned, ballot)
+        return cls(services, record, prompts, choices, selection, scoring, fields.stream)
 
     async def finish(self) -> list[Choice]:
-        """Waits for all choices and returns ``answers()``; raises ``ApiError`` as ``updates()`` does."""
+        """Waits for all choices and returns those that are selected; raises ``ApiError`` as ``updates()`` does."""
         async with aclosing(self.updates()) as updates:
             async for _ in updates:
                 pass
-        return self.answers()
+        return self.selected
 
     async def updates(self) -> AsyncGenerator[Update, None]:
         """Yields updates of all choices as they come; ends when all choices have finished.
@@ -161,10 +154,11 @@ class Job:
                     for task in tasks:
                         task.cancel()
                     await asyncio.gather(*tasks, return_exceptions=True)
-            outcome, status = "finished", 200
             if not self.streamed:
-                for choice in self.answers():
+                self.selected = await self.selection.select(self.choices)
+                for choice in self.selected:
                     self._deliver(choice, len(choice.token_ids))
+            outcome, status = "finished", 200
         except ApiError as error:
             outcome, status = "error", error.status
             raise
@@ -177,7 +171,7 @@ class Job:
         completion = sum(len(choice.token_ids) for choice in self.choices)
         passes = sum(choice.forward_passes for choice in self.choices)
         # A prompt counts once: later answers to it always find it cached.
-        first = self.choices[:: len(self.choices) // len(self.prompts)]
+        first = self.choices[:: self.selection.generated]
         return Usage(
             prompt_tokens=prompt,
             completion_tokens=completion,
@@ -257,6 +251,11 @@ class Job:
         choice.delivered += tokens
         self.services.metrics.delivered(tokens)
 
+    @property
+    def _loss(self) -> str:
+        """Why answers of a finished request were not returned."""
+        return "best_of" if self.selection.ballot is None else "vote"
+
     def _account(self, outcome: Outcome, status: int, *, admitted: bool) -> None:
         elapsed = time.monotonic() - self.arrived
         if admitted and self.record.key is not None:
@@ -265,8 +264,7 @@ class Job:
         for choice in self.choices if admitted else []:
             lost = len(choice.token_ids) - choice.delivered
             if lost:
-                # The answers of a finished request that are not returned lost under best_of.
-                self.services.metrics.discarded("best_of" if outcome == "finished" else outcome, lost)
+                self.services.metrics.discarded(self._loss if outcome == "finished" else outcome, lost)
             if choice.finish_reason is None and outcome == "cancelled":
                 self.services.metrics.cancelled(started=bool(choice.token_ids))
             elif choice.finish_reason is None:

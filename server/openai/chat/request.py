@@ -58,6 +58,8 @@ class ChatRequest(ChatPromptFields, GenerationFields, FormFields):
         super().check_supported(options)
         if self.top_logprobs and not self.logprobs:
             raise invalid("top_logprobs needs logprobs to be true", "top_logprobs")
+        if self.vote and self.tool_use.functions:
+            raise invalid("vote cannot be combined with tools: it compares texts", "vote")
         constraint = self.constraint
         if (self.tool_use.functions or constraint) and self.ignore_eos:
             what = "tools" if constraint is None else constraint.param

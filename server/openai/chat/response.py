@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cdlm.server.answer import Answer
-from cdlm.server.openai.protocol.response import Canvas, ScoredToken, StepMap, StopReason, TokenIds, Usage
+from cdlm.server.openai.protocol.response import Canvas, ScoredToken, StepMap, StopReason, TokenIds, Usage, Vote
 
 
 class ChatLogprobs(Answer):
@@ -49,6 +49,7 @@ class ChatChoice(Answer):
     stop_reason: StopReason
     token_ids: TokenIds = None
     step_map: StepMap = None
+    vote: Vote = None
 
 
 class CalledFunctionPiece(Answer):

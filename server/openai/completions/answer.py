@@ -13,6 +13,7 @@ from cdlm.server.openai.answers.diffusing import diffusing
 from cdlm.server.openai.answers.generation import Job
 from cdlm.server.openai.answers.logprobs import token_name, top_map
 from cdlm.server.openai.answers.text import place_prompt
+from cdlm.server.openai.answers.vote import vote_result
 from cdlm.server.openai.completions.request import CompletionRequest
 from cdlm.server.openai.completions.response import (
     Completion,
@@ -87,6 +88,8 @@ class CompletionInProgress:
             result.prompt_token_ids = choice.request.prompt_ids
         if self._body.return_step_map:
             result.step_map = choice.step_map
+        if choice.tally is not None:
+            result.vote = vote_result(choice.tally)
         return result
 
     def _chunk(self, update: Update, *, first: bool) -> CompletionChunk:
@@ -128,11 +131,11 @@ class CompletionInProgress:
         """The prompt's tokens for choice ``index``, if the response includes them."""
         if not self._body.scores_prompts:
             return []
-        number = index // self._body.n
+        number = index // self._body.returned
         # Text prompts are echoed unchanged: an added token has no characters. Prompts of ids show all tokens.
         special = isinstance(self._body.prompt[number], list)
         decode = partial(self._codec.decode, keep_special=special)
         return place_prompt(self._job.prompts[number], self._job.prompt_scores[number], decode)
 
     def _echo(self, index: int) -> str:
-        return self._echoes[index // self._body.n] if self._echoes else ""
+        return self._echoes[index // self._body.returned] if self._echoes else ""

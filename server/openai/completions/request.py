@@ -107,6 +107,8 @@ class CompletionRequest(GenerationFields, FormFields):
         super().check_supported(options)
         if self.candidates < self.n:
             raise invalid(f"best_of ({self.candidates}) must not be below n ({self.n})", "best_of")
+        if self.best_of is not None and self.vote:
+            raise invalid("vote and best_of both say which answers are returned; send one of them", "vote")
         if self.candidates > self.n and self.stream:
             raise invalid("best_of above n cannot be streamed: which answers are best is known at the end", "best_of")
         if self.suffix and self.echo:

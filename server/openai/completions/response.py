@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cdlm.server.answer import Answer
-from cdlm.server.openai.protocol.response import Canvas, StepMap, StopReason, TokenIds, Usage
+from cdlm.server.openai.protocol.response import Canvas, StepMap, StopReason, TokenIds, Usage, Vote
 
 
 class CompletionLogprobs(Answer):
@@ -32,6 +32,7 @@ class CompletionChoice(_CompletionChoice):
 
     finish_reason: Literal["stop", "length"]
     prompt_token_ids: TokenIds = None
+    vote: Vote = None
 
 
 class CompletionPiece(_CompletionChoice):

@@ -27,7 +27,7 @@ HONORED = (
     *honored(_ANSWERS, (VLLM,), "include_stop_str_in_output"),
     *honored(_ANSWERS, (), "diffusing", "stream_granularity"),
     *honored(_BOTH, (VLLM,), "return_tokens_as_token_ids"),
-    *honored(_BOTH, (), "return_step_map"),
+    *honored(_BOTH, (), "return_step_map", "vote"),
     *honored(_BOTH, PEERS, "n", "max_tokens", "logprobs"),
     *honored(_BOTH, (OPENAI, VLLM, SGLANG, LLAMA), "reasoning_effort", "response_format"),
     *honored(_BOTH, (VLLM,), "structured_outputs"),

@@ -73,6 +73,7 @@ REFUSED = (
     refused("best_of", (CHATS,), SGLANG, "use n"),
     refused("best_of", (RESPONSES,), (), "a response is one answer"),
     refused("n", (RESPONSES,), LLAMA, "a response is one answer", 1),
+    refused("vote", (RESPONSES,), (), "a response is one answer"),
     refused("n_cmpl", _BOTH, LLAMA, "use n", 1),
     refused("n_cmpl", (RESPONSES,), LLAMA, "a response is one answer", 1),
     refused("echo", (CHATS,), (VLLM, LLAMA), "/v1/completions has it"),

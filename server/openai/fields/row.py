@@ -29,6 +29,7 @@ ALLOWED, ALLOWED_TOOL = "tool_choice.allowed_tools", "tool_choice.allowed_tools.
 ANSWER_FORMAT, JSON_SCHEMA = "response_format", "response_format.json_schema"
 STRUCTURED = "structured_outputs"
 STREAM_OPTIONS = "stream_options"
+VOTE = "vote"
 ITEM, ITEM_PART = "input[]", "input[].content[]"
 CALL_ITEM, RESULT_ITEM = "input[] (function_call)", "input[] (function_call_output)"
 REASONING_ITEM = "input[] (reasoning)"
@@ -56,6 +57,7 @@ INNER = (
     ANSWER_FORMAT,
     JSON_SCHEMA,
     STREAM_OPTIONS,
+    VOTE,
     ITEM,
     ITEM_PART,
     TEXT,

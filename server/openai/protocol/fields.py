@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainValidator, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.decoding.rules import RULE_NUMBERS, RuleName
 from cdlm.scheduler.options import EngineOptions
 from cdlm.server.errors import invalid
-from cdlm.server.openai.fields.row import STREAM_OPTIONS
+from cdlm.server.openai.fields.row import STREAM_OPTIONS, VOTE
 from cdlm.server.openai.fields.table import UNWANTED, describe_rows, settle
 from cdlm.server.openai.protocol.conditions import Condition
 from cdlm.server.openai.protocol.effort import Effort, effort_threshold
@@ -81,6 +81,24 @@ class StreamOptions(AnyStreamOptions):
     continuous_usage_stats: bool = Field(default=False, description="Send the usage so far on every chunk.")
 
 
+class VoteOptions(ApiModel):
+    """How answers are compared."""
+
+    place = VOTE
+
+    pattern: Annotated[str, Field(min_length=1, max_length=1024)] = Field(
+        r"(-?\d+(?:,\d{3})*(?:\.\d+)?)",
+        description="A regular expression of RE2 with one group, which is compared; an answer's last match counts.",
+    )
+
+
+# A tag in brackets is distinguished from field names in the locations of errors.
+Vote = Annotated[
+    Annotated[bool, Tag("<bool>")] | Annotated[VoteOptions, Tag("<object>")],
+    Discriminator(lambda value: "<object>" if isinstance(value, dict | VoteOptions) else "<bool>"),
+]
+
+
 class SamplingFields(ApiModel, DecodingParams):
     """Decoding and stop fields of all routes."""
 
@@ -140,6 +158,11 @@ class AnswerFields(SamplingFields):
         return self.returned
 
     @property
+    def vote_pattern(self) -> str | None:
+        """The pattern by which answers are compared for a vote; ``None`` without a vote."""
+        return None
+
+    @property
     def effort(self) -> Effort | None:
         """The requested reasoning effort, by the route's name for it."""
         return None
@@ -192,6 +215,11 @@ class GenerationFields(AnswerFields):
     """Fields of completions and chats."""
 
     n: int = Field(1, ge=1, le=128, description="Answers per prompt.")
+    vote: Vote = Field(
+        False,
+        description="Return one of the n answers: the first of those that agree most often. true compares the last "
+        "number of each answer, pattern what it finds.",
+    )
     return_tokens_as_token_ids: bool = Field(
         False, description="Name tokens in log-probabilities token_id:N, which is unambiguous."
     )
@@ -211,7 +239,23 @@ class GenerationFields(AnswerFields):
 
     @property
     def returned(self) -> int:
+        return 1 if self.vote else self.n
+
+    @property
+    def candidates(self) -> int:
         return self.n
+
+    @property
+    def vote_pattern(self) -> str | None:
+        options = VoteOptions() if self.vote is True else self.vote
+        return options.pattern if isinstance(options, VoteOptions) else None
+
+    def check_supported(self, options: EngineOptions) -> None:
+        super().check_supported(options)
+        if self.vote and self.n == 1:
+            raise invalid("vote needs n above 1", "vote")
+        if self.vote and self.stream:
+            raise invalid("vote cannot be streamed: which answer wins is known at the end", "vote")
 
     @property
     def effort(self) -> Effort | None:

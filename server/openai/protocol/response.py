@@ -17,6 +17,18 @@ StopReason = Annotated[
 ]
 
 
+class VoteResult(Answer):
+    """What the answers to a prompt agreed on."""
+
+    answer: str | None = Field(description="The text that won; null if the pattern found nothing in any answer.")
+    count: int = Field(description="Answers with this text.")
+    counts: dict[str, int] = Field(description="Answers with each text.")
+    unmatched: int = Field(description="Answers in which the pattern found nothing.")
+
+
+Vote = Annotated[VoteResult | None, Field(description="Only with vote.")]
+
+
 class CachedTokens(Answer):
     """Prompt tokens that came from the prefix cache."""
 

@@ -159,6 +159,8 @@ def test_generate_takes_the_steps_it_is_given() -> None:
         (("eval", "--task", "natural-words", "--data", "x"), "--task natural-words does not take --data FILE"),
         (("eval", "--task", "mbpp", "--data", "/nowhere.json"), "/nowhere.json: cannot be read"),
         (("eval", "--table", "--task", "natural-words"), "natural-words cannot be used with --table"),
+        (("eval", "--vote", "3"), "--vote needs --temperature above 0"),
+        (("eval", "--vote", "3", "--temperature", "1", "--task", "functions"), "functions asks for code"),
         (("eval", "--adapter", "/nowhere"), "--adapter /nowhere needs --model"),
         (("bench", "--url", "http://127.0.0.1:9"), "cannot reach http://127.0.0.1:9"),
         (("serve", "--prot", "1"), "prot"),
@@ -182,6 +184,12 @@ def test_eval_and_bench_measure_a_running_server(tmp_path: Path) -> None:
         score = json.loads((tmp_path / "eval.json").read_text())
         assert (score["task"], score["n"], score["errors"], score["seed"]) == ("words", 6, 0, 3)
         assert 0.0 <= score["score"] <= 1.0
+        voted = ("--temperature", "1", "--vote", "3", "--json", str(tmp_path / "v.json"))
+        result = cdlm("eval", "--url", url, "--count", "6", "--seed", "3", *voted)
+        assert result.exit_code == 0, result.stderr
+        votes = json.loads((tmp_path / "v.json").read_text())
+        assert (votes["vote"], votes["temperature"], votes["n"], votes["errors"]) == (3, 1.0, 6, 0)
+        assert votes["completion_tokens"] > 2 * score["completion_tokens"]
         result = cdlm("eval", "--url", url, "--task", "functions", "--count", "3", "--json", str(tmp_path / "f.json"))
         assert json.loads((tmp_path / "f.json").read_text())["errors"] == 0
         svamp = tmp_path / "svamp.json"

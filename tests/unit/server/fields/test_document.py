@@ -52,6 +52,7 @@ FULL: dict[str, list[dict[str, Any]]] = {
             ],
             "tools": [TOOL], "tool_choice": NAMED, **COMMON,
         },
+        {"messages": [{"role": "user", "content": "a"}], "n": 2, "vote": {"pattern": "(a)"}},
         {
             "messages": [{"role": "assistant"}], "tools": [TOOL], "response_format": {"type": "json_object"},
             "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [NAMED]}},

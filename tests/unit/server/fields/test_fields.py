@@ -116,6 +116,8 @@ def within(place: str, extra: dict[str, JsonValue]) -> tuple[str, dict[str, Any]
             return CHAT, PLAIN[CHAT] | {"response_format": FORMAT | {"json_schema": inner | extra}}, place
         case "structured_outputs":
             return CHAT, PLAIN[CHAT] | {place: {"regex": "a"} | extra}, place
+        case "vote":
+            return CHAT, PLAIN[CHAT] | {"n": 2, "vote": {"pattern": "(a)"} | extra}, place
         case "stream_options":
             return CHAT, PLAIN[CHAT] | {"stream": True, "stream_options": {"include_usage": True} | extra}, place
         case "input[]":

@@ -41,6 +41,8 @@ REQUESTS: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/edit/completions", EXAMPLES["EditRequest"] | MORE, "EditCompletion"),
     ("/v1/chat/completions", CHAT, "ChatCompletion"),
     ("/v1/chat/completions", CHAT | {"logprobs": True, "top_logprobs": 2, "n": 2} | MORE, "ChatCompletion"),
+    ("/v1/completions", {"prompt": ["hi", "a"], "n": 2, "vote": True}, "Completion"),
+    ("/v1/chat/completions", CHAT | {"n": 2, "vote": {"pattern": "(world)"}}, "ChatCompletion"),
     ("/v1/chat/completions", CHAT | {"stream": True}, "ChatCompletionChunk"),
     ("/v1/chat/completions", CHAT | {"return_step_map": True}, "ChatCompletion"),
     ("/v1/chat/completions", CHAT | {"return_step_map": True, "stream": True}, "ChatCompletionChunk"),
