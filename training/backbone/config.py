@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cdlm.training.config import CollectionSection, DescentSection, Section, StepsSection, read_config
+from cdlm.training.config import CollectionSection, Section, StepsSection, read_config
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -37,16 +37,6 @@ class LossSection(Section):
     distillation: float = Field(default=1.0, ge=0)
     consistency: float = Field(default=0.5, ge=0)
     dlm: float = Field(ge=0)
-
-
-class CompiledDescentSection(DescentSection):
-    """Optimization of an adapter over rows of any length.
-
-    ``compile`` compiles the layers with ``torch.compile``: it takes a C++ compiler and two minutes, and makes a step on
-    a CPU about 1.7 times as fast.
-    """
-
-    compile: bool = False
 
 
 class OptimizationSection(StepsSection):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from cdlm.training.backbone.config import CompiledDescentSection, LoraSection, LossSection
-from cdlm.training.config import Section
+from cdlm.training.backbone.config import LoraSection, LossSection
+from cdlm.training.config import DescentSection, Section
 
 
 class DraftAdapterConfig(Section):
@@ -38,4 +38,4 @@ class DraftAdapterConfig(Section):
     offset_decay: float = Field(default=1.0, gt=0, le=1)
     losses: LossSection
     lora: LoraSection
-    optimization: CompiledDescentSection
+    optimization: DescentSection

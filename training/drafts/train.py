@@ -13,7 +13,7 @@ from cdlm.model.loading.adapter import write_adapter
 from cdlm.model.loading.adapter_config import AdapterDecoding, GatedDrafts
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.tokens.tokenizer import load_tokenizer
-from cdlm.training.backbone.lora import AdapterParameters, adapter_weights, add_adapter, compile_layers
+from cdlm.training.backbone.lora import AdapterParameters, adapter_weights, add_adapter
 from cdlm.training.descent.loop import Loop
 from cdlm.training.drafts.config import DraftAdapterConfig
 from cdlm.training.drafts.objective import DraftObjective
@@ -44,8 +44,6 @@ def train_draft_adapter(config: DraftAdapterConfig, directory: Path) -> None:
     transformer = base.transformer
     backbone = find_backbone(read_json(checkpoint_directory(config.model), "config.json"))
     add_adapter(transformer, config.lora)
-    if config.optimization.compile:
-        compile_layers(transformer)
     weights = LossWeights(**config.losses.model_dump())
     objective = DraftObjective(transformer, mask_id=mask_id, weights=weights, offset_decay=config.offset_decay)
     parameters, kept = AdapterParameters(transformer), stream.kept()

@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from cdlm.training.backbone.config import CompiledDescentSection, LoraSection
-from cdlm.training.config import Section
+from cdlm.training.backbone.config import LoraSection
+from cdlm.training.config import DescentSection, Section
 
 Source = Literal["words", "sums", "gsm8k", "functions", "references"]
 
@@ -35,6 +35,16 @@ class FilesSection(Section):
 
     gsm8k: Path | None = None
     measured: dict[Literal["svamp", "mbpp", "humaneval"], Path] = {}
+
+
+class CompiledDescentSection(DescentSection):
+    """Optimization of an adapter over rows of any length.
+
+    ``compile`` compiles the layers with ``torch.compile``: it takes a C++ compiler and two minutes, and makes a step on
+    a CPU about 1.7 times as fast.
+    """
+
+    compile: bool = False
 
 
 class TaskAdapterConfig(Section):

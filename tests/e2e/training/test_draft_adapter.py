@@ -111,23 +111,6 @@ def test_training_writes_a_gated_adapter_and_resumes_where_it_was_killed(place: 
     assert read_decoding(run / "adapter") == AdapterDecoding(drafts=GatedDrafts(mask_token_id=mask_id, window=4))
 
 
-@pytest.mark.whole
-@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.timeout(900)
-@pytest.mark.filterwarnings("default")  # Of torch's compiler about torch.
-def test_compiled_layers_learn_the_same(place: Path) -> None:
-    """The losses of the first steps agree; bfloat16 rounds fused operations otherwise."""
-    losses = []
-    for compiled in (False, True):
-        settings = config(place)
-        optimization = settings.optimization.model_copy(update={"steps": 4, "compile": compiled})
-        directory = place / f"compiled-{compiled}"
-        train_draft_adapter(settings.model_copy(update={"optimization": optimization}), directory)
-        losses.append([json.loads(line)["loss"] for line in (directory / "log.jsonl").read_text().splitlines()])
-    assert losses[1] == pytest.approx(losses[0], rel=0.02)
-    assert losses[0][-1] < losses[0][0]
-
-
 def _train_until(settings: DraftAdapterConfig, directory: Path, step: int) -> None:
     """Trains and is killed behind the checkpoint of ``step``."""
     original, calls = DraftObjective.__call__, 0
