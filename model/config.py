@@ -148,6 +148,10 @@ class TransformerConfig:
             )
 
 
+# Why a checkpoint cannot replace decided tokens.
+CANNOT_REPLACE = "the first token of a block comes from the block before it, and cannot be replaced"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """How a checkpoint's blocks are decoded; follows from its training.
@@ -158,6 +162,8 @@ class Manifest:
         mask_token_id: the id that stands for "not yet known"; never generated.
         stop_token_ids: ids that end a request.
         max_model_len: most tokens of a request, prompt plus answer.
+        edit_threshold: confidence above which a step replaces a decided token of the current block; ``None`` if the
+            weights were not trained for that.
         trained_len: positions that the weights were trained for, if more than ``max_model_len``.
         shift: the prediction for position i is read from the hidden state at i - 1.
         block_origin: where the first block begins: at the end of the prompt, or at position 0.
@@ -182,12 +188,17 @@ class Manifest:
     first_token: FirstToken = "masked"
     bidirectional: bool = False
     trained_len: int | None = None
+    edit_threshold: float | None = None
 
     def __post_init__(self) -> None:
         if self.block_length < 1:
             raise CheckpointError(f"block_length must be positive, got {self.block_length}")
         if not 0.0 < self.confidence_threshold <= 1.0:
             raise CheckpointError(f"confidence_threshold must lie in (0, 1], got {self.confidence_threshold}")
+        if self.edit_threshold is not None and not 0.0 < self.edit_threshold <= 1.0:
+            raise CheckpointError(f"edit_threshold must lie in (0, 1], got {self.edit_threshold}")
+        if self.edit_threshold is not None and not self.can_replace:
+            raise CheckpointError(f"edit_threshold: {CANNOT_REPLACE}")
         if self.max_model_len < 2:
             raise CheckpointError(f"max_model_len must be at least 2, got {self.max_model_len}")
         if self.block_origin == "absolute" and self.prompt_attention == "full":
@@ -195,6 +206,11 @@ class Manifest:
             raise CheckpointError("block_origin 'absolute' needs prompt_attention 'block_causal' or 'causal'")
         if self.commit_attention == "causal" and self.prompt_attention != "causal":
             raise CheckpointError("commit_attention 'causal' needs prompt_attention 'causal'")
+
+    @property
+    def can_replace(self) -> bool:
+        """Whether a step can replace decided tokens: not where a block's first token comes from the commit pass."""
+        return self.first_token == "masked"
 
     @property
     def has_border(self) -> bool:

@@ -128,14 +128,16 @@ class RowResult:
 
     Attributes:
         tokens: the block's ids; the mask token at masked positions.
-        frontier: number of leading positions that are finalized.
+        frontier: number of leading positions whose tokens are final. In rows that replace decided tokens, no generated
+            token is before the block is finished.
         stop: offset of the first stop token; the block length if there is none.
-        finalized: number of positions finalized in this step.
+        finalized: number of masked positions that got a token in this step.
         steps: denoise steps the block has taken.
-        scores: offset -> score, for positions finalized in this step, if the request wants them.
+        scores: offset -> score, for tokens written in this step, if the request wants them.
         error: why the row cannot continue; ``None`` if it can.
         following: the results of the blocks after it, if drafts for them were verified in the same step.
         drafted: drafted tokens behind the last of these blocks.
+        replaced: offsets of decided positions whose token this step replaced.
     """
 
     tokens: list[int]
@@ -147,3 +149,4 @@ class RowResult:
     error: str | None = None
     following: "list[RowResult]" = field(default_factory=list)
     drafted: list[int] = field(default_factory=list)
+    replaced: list[int] = field(default_factory=list)

@@ -225,8 +225,7 @@ class ModelRunner:
             self.followers is None
             and not launched.decision.processors
             and not (self.reader.waits and any(work.sampling for work in works))
-            and all(work.denoise and canvas.left[work.row] > 2 * canvas.pace[work.row] for work in works)
-            and all(canvas.at_least(work.row) < canvas.left[work.row] for work in works)
+            and all(work.denoise and canvas.goes_on(work.row) for work in works)
         )
 
     def _launch_ahead(self, before: "_Launched") -> "_Launched | None":

@@ -12,7 +12,7 @@ from cdlm.model.row import RowResult
 from cdlm.model.runner import ModelRunner
 from cdlm.scheduler.errors import EngineStartError, RequestError
 from cdlm.scheduler.kv.cache import KVCache
-from cdlm.scheduler.loading import check_step_size, rows_and_pages
+from cdlm.scheduler.loading import check_edit_threshold, check_step_size, rows_and_pages
 from cdlm.scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest, StepReport
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.ranks.leader import leave, load
@@ -57,6 +57,7 @@ class Engine:
                 options.model,
             )
         check_step_size(options, self.manifest)
+        check_edit_threshold(options, self.manifest)
         options, num_pages = rows_and_pages(options, checkpoint)
         self.options = options
         try:
@@ -140,7 +141,7 @@ class Engine:
             self.runner.transformer.config.vocab_size,
             self.cache,
             self.max_guided_len,
-            guide=self.runner.guiding is not None,
+            self.options,
         )
         sequence = Sequence.from_request(request, self.manifest, self.options)
         if request.grammar is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from cdlm.model.attention.cache import PagedCache
-from cdlm.model.config import CheckpointError, Manifest, TransformerConfig
+from cdlm.model.config import CANNOT_REPLACE, CheckpointError, Manifest, TransformerConfig
 from cdlm.model.device import free_memory, resolve_device, resolve_dtype
 from cdlm.model.loading.checkpoint import Checkpoint, load_checkpoint
 from cdlm.model.loading.packing import pack, packable, worthwhile
@@ -195,6 +195,17 @@ def check_guide_options(options: EngineOptions) -> None:
         raise EngineStartError("decoding guide needs guide_model, the model that guides")
     if guide is not None and options.draft_adapter is not None:
         raise EngineStartError(f"guide_model {guide} and draft_adapter {options.draft_adapter} exclude each other")
+
+
+def check_edit_threshold(options: EngineOptions, manifest: Manifest) -> None:
+    """Raises ``EngineStartError`` if the option ``edit_threshold`` could have no effect on any request."""
+    value = options.edit_threshold
+    if value is None or value >= 1.0:
+        return
+    if not manifest.can_replace:
+        raise EngineStartError(f"edit_threshold {value:g}: {CANNOT_REPLACE}")
+    if options.default_rule == "guide":
+        raise EngineStartError(f"edit_threshold {value:g} and decoding guide exclude each other")
 
 
 def check_step_size(options: EngineOptions, manifest: Manifest) -> None:

@@ -93,12 +93,14 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 class BlockCanvas(msgspec.Struct, frozen=True, array_like=True):
     """A block after a denoise step: its generated positions up to ``max_tokens``, ``None`` at masked positions.
 
-    ``steps`` has the denoise step that finalized each position, counted from 1.
+    ``steps`` has the denoise step that wrote each position last, counted from 1. ``final`` is false while these tokens
+    may still be replaced.
     """
 
     step: int
     token_ids: list[int | None]
     steps: list[int | None]
+    final: bool = True
 
 
 class BlockOutput(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,6 +173,7 @@ _DRAFTED = Counted("draft_tokens", "Drafted tokens that were verified", vllm="sp
 _ACCEPTED = Counted(
     "accepted_draft_tokens", "Drafted tokens that were accepted", vllm="spec_decode_num_accepted_tokens"
 )
+_REPLACED = Counted("replaced_tokens", "Decided tokens that a later step of their block replaced")
 _NONFINITE = Counted(
     "nonfinite_sequences", "Sequences ended by logits that are NaN or infinite", vllm="corrupted_requests"
 )
@@ -189,6 +192,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     batch_rows: Annotated[int, Measured("batch_rows", "Rows of a forward pass", _POWERS)] = 0
     batch_tokens: Annotated[int, Measured("batch_tokens", "Tokens of a forward pass", _TOKENS)] = 0
     finalized_tokens: Annotated[int, _FINALIZED] = 0
+    replaced_tokens: Annotated[int, _REPLACED] = 0
     verifications: Annotated[int, _VERIFICATIONS] = 0
     draft_tokens: Annotated[int, _DRAFTED] = 0
     accepted_draft_tokens: Annotated[int, _ACCEPTED] = 0
@@ -226,13 +230,15 @@ class StepBegun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
 class EngineReady(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     """The engine has loaded its checkpoint and accepts requests.
 
-    Prompt plus answer have at most ``max_guided_len`` tokens with guidance, else ``max_model_len``.
+    Prompt plus answer have at most ``max_guided_len`` tokens with guidance, else ``max_model_len``. ``can_replace``:
+    whether requests may have an ``edit_threshold``.
     """
 
     max_model_len: int
     max_guided_len: int
     block_length: int
     confidence_threshold: float
+    can_replace: bool
     vocab_size: int
     mask_token_id: int
     stop_token_ids: list[int]

@@ -86,6 +86,13 @@ class EngineOptions(BaseModel):
         le=4096,
         description="Number of the rule fixed_steps if a request sends none. Default: one step per token.",
     )
+    edit_threshold: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Confidence above which a step replaces a decided token of the block, if a request sends none; 1 "
+        "replaces none. Default: the checkpoint's, which few have: LLaDA2.1 wants 0.9.",
+    )
     max_model_len: int | None = Field(
         default=None, ge=2, description="Most tokens of prompt and answer together. Default: the checkpoint's."
     )

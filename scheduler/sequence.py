@@ -23,6 +23,7 @@ class Sequence:
 
     Attributes:
         params: the request's parameters, with a seed if it samples.
+        replace_above: the confidence above which a step replaces a decided token; ``None`` replaces none.
         token_ids: the prompt and all finished blocks; without masked positions.
         computed: positions below this have exact keys and values in the KV cache.
         block_start: position of the current block.
@@ -56,6 +57,7 @@ class Sequence:
     stop_ids: list[int]
     rule: FinalizationRule
     max_steps: int
+    replace_above: float | None = None
     arrival: float = field(default_factory=time.monotonic)
     computed: int = 0
     row: int | None = None
@@ -98,6 +100,7 @@ class Sequence:
             stop_ids=stop_ids + [token for token in request.stop_token_ids if token not in stop_ids],
             rule=rule,
             max_steps=min(max_steps, int(rule.limit)) if rule.name == "fixed_steps" else max_steps,
+            replace_above=replacing(request, manifest, options),
         )
 
     @property
@@ -123,6 +126,20 @@ class Sequence:
     def pinned(self, block_length: int) -> dict[int, int]:
         """Offset in the current block -> known token after the end of the answer."""
         return dict(zip(range(self.wanted, block_length), self.request.pinned, strict=False))
+
+
+def replacing(request: GenerateRequest, manifest: Manifest, options: EngineOptions) -> float | None:
+    """The confidence above which a step of the request replaces a decided token; ``None`` if none is replaced.
+
+    It comes from the request, else from options or checkpoint. A default gives way to what hinders it.
+    """
+    params = request.params
+    given = [params.edit_threshold, options.edit_threshold, manifest.edit_threshold]
+    value = next((value for value in given if value is not None), None)
+    if value is None or value >= 1.0 or not manifest.can_replace:
+        return None
+    grammar = None if request.grammar is None else "grammar"
+    return None if params.hinders_replacing(params.rule(options.default_rule), grammar) else value
 
 
 def finalization_rule(params: DecodingParams, manifest: Manifest, options: EngineOptions) -> FinalizationRule:

@@ -10,6 +10,7 @@ import msgspec
 from pydantic import ValidationError
 
 import cdlm
+from cdlm.model.config import CANNOT_REPLACE
 from cdlm.model.decoding.params import DecodingParams, ParameterError, check_token_ids
 from cdlm.scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest
 from cdlm.server.errors import ApiError, invalid, too_long
@@ -165,6 +166,24 @@ def decoding_params(fields: AnswerFields, budget: int, ready: EngineReady, codec
         stop_ids = [*ready.stop_token_ids, *fields.stop_token_ids]
         params.check_fit(ready.vocab_size, ready.mask_token_id, stop_ids, budget)
     return params
+
+
+def check_replacing(
+    fields: AnswerFields,
+    params: DecodingParams,
+    grammar: AnswerGrammar | None,
+    ready: EngineReady,
+    settings: ServerSettings,
+) -> None:
+    """Raises ``ApiError`` 400 if a request names an ``edit_threshold`` that the model or its other fields forbid."""
+    if not params.replaces:
+        return
+    if not ready.can_replace:
+        raise invalid("edit_threshold: " + CANNOT_REPLACE, "edit_threshold")
+    rule = fields.rule(settings.default_rule)
+    hindrance = params.hinders_replacing(rule, None if grammar is None else grammar.param)
+    if hindrance is not None:
+        raise invalid(f"edit_threshold cannot be combined with {hindrance}", "edit_threshold")
 
 
 @contextmanager

@@ -64,8 +64,13 @@ class BlockCausalBackbone(DecoderNames):
             trained_len=keys.positions(config),
             block_origin="absolute",
             prompt_attention="block_causal",
+            edit_threshold=self.edit_threshold(config),
         )
         return shape, manifest
+
+    def edit_threshold(self, config: Mapping[str, Any]) -> float | None:  # noqa: ARG002
+        """The confidence above which decided tokens are replaced; ``None`` if the weights were not trained for that."""
+        return None
 
     def shape(self, config: Mapping[str, Any]) -> TransformerConfig:
         """The shape, from a configuration in which no key is absent that ``assumed`` has."""

@@ -13,6 +13,11 @@ from cdlm.model.uploads import Place, place_on
 
 MAX_STOP_IDS = 32
 
+# Most steps of a block after its last mask, in rows that replace decided tokens (LLaDA 2.1, arXiv 2602.08676).
+SETTLING_STEPS = 16
+# No confidence exceeds it: nothing is replaced.
+_NEVER = float("inf")
+
 # Rules that decide each position by its own confidence.
 BY_THRESHOLD = ("threshold", "fixed_steps")
 
@@ -27,6 +32,8 @@ class Canvas:
         known: [S, B] bool, positions whose token was known before the block's first step.
         rule: [S] int64, how positions are finalized: index into ``rules.RULES``.
         limit: [S] fp32, the rule's number (``FinalizationRule.limit``).
+        replace_above: [S] fp32, the confidence above which another prediction replaces a decided token; infinite in
+            rows that replace none.
         stop_ids: [S, MAX_STOP_IDS] int64, padded with -1.
         border: [2 * S, H], if the manifest has borders: the hidden state that predicts the block's first position; the
             second half is for the unconditional passes of guided rows.
@@ -35,10 +42,14 @@ class Canvas:
 
     On the host, a list entry a row, so that a step can be prepared without asking the device:
         left: positions without a token.
+        generated: positions whose token was not known before the block's first step.
         first: offset of the first generated position (the end of the prompt may share the block).
         steps: denoise steps the block has taken.
         pace: positions that the row's last step finalized.
-        max_steps: most denoise steps per block.
+        max_steps: most denoise steps until the block has no masks.
+        last_step: most denoise steps per block, those after the last mask included.
+        settling: steps that found no masks in the block.
+        replaces: whether the row may replace decided tokens of the block.
         by_threshold: whether ``choose_by_threshold`` implements the rule.
         stop_tokens: the stop ids.
     """
@@ -54,12 +65,14 @@ class Canvas:
         self.masked, self.known = (torch.zeros(shape, dtype=torch.bool, device=device) for _ in range(2))
         self.rule = torch.zeros(rows + 1, dtype=torch.long, device=device)
         self.limit = torch.full((rows + 1,), manifest.confidence_threshold, device=device)
+        self.replace_above = torch.full((rows + 1,), _NEVER, device=device)
         self.stop_ids = torch.full((rows + 1, MAX_STOP_IDS), -1, device=device)
         self.border = torch.zeros((2 * rows + 1, hidden_size), dtype=dtype, device=device)
-        self.left, self.first, self.steps, self.pace, self.max_steps = ([0] * rows for _ in range(5))
+        self.left, self.generated, self.first, self.steps, self.pace = ([0] * rows for _ in range(5))
+        self.max_steps, self.last_step, self.settling = ([0] * rows for _ in range(3))
         self.stop_tokens: list[list[int]] = [[] for _ in range(rows)]
-        self.by_threshold = [True] * rows
-        self._new_rows: dict[int, tuple[FinalizationRule, list[int]]] = {}
+        self.by_threshold, self.replaces = [True] * rows, [False] * rows
+        self._new_rows: dict[int, tuple[FinalizationRule, float, list[int]]] = {}
         self._new_blocks: dict[int, dict[int, int]] = {}
 
     def open_row(
@@ -70,8 +83,12 @@ class Canvas:
         max_steps: int,
         stop_ids: list[int],
         border: Tensor | None = None,
+        replace_above: float | None = None,
+        last_step: int | None = None,
     ) -> None:
         """Assigns a row to a request; ``border`` [H] is its border state if no forward will compute it.
+
+        Without ``last_step``, a row with ``replace_above`` has ``SETTLING_STEPS`` after ``max_steps``.
 
         Raises:
             ValueError: more than ``MAX_STOP_IDS`` stop tokens.
@@ -82,8 +99,10 @@ class Canvas:
         stop_ids = [token for token in stop_ids if token != self.mask_token_id]
         if border is not None:
             self.border[row] = border
-        self._new_rows[row] = rule, stop_ids
+        self._new_rows[row] = rule, _NEVER if replace_above is None else replace_above, stop_ids
         self.max_steps[row], self.stop_tokens[row] = max_steps, stop_ids
+        self.last_step[row] = max_steps + SETTLING_STEPS if last_step is None else last_step
+        self.replaces[row] = replace_above is not None
         self.by_threshold[row] = rule.name in BY_THRESHOLD
 
     def open_block(self, row: int, given: list[int], pinned: Mapping[int, int] | None = None) -> None:
@@ -94,7 +113,8 @@ class Canvas:
         """
         known = {**dict(enumerate(given)), **(pinned or {})}
         self._new_blocks[row] = known
-        self.left[row], self.first[row], self.steps[row] = self.block_length - len(known), len(given), 0
+        self.left[row] = self.generated[row] = self.block_length - len(known)
+        self.first[row], self.steps[row], self.settling[row] = len(given), 0, 0
 
     def write_new(self, place: Place) -> Callable[[], None]:
         """Brings what was opened since the last time to the device; what is returned writes it, once it is there."""
@@ -103,12 +123,13 @@ class Canvas:
         if rows:
             at = place(np.array(list(rows)))
             stop_ids = np.full((len(rows), MAX_STOP_IDS), -1)
-            for line, (_, ids) in zip(stop_ids, rows.values(), strict=True):
+            for line, (_, _, ids) in zip(stop_ids, rows.values(), strict=True):
                 line[: len(ids)] = ids
-            rules = np.array([RULES.index(rule.name) for rule, _ in rows.values()])
-            limits = np.array([rule.limit for rule, _ in rows.values()], dtype=np.float32)
+            rules = np.array([RULES.index(rule.name) for rule, _, _ in rows.values()])
+            limits = np.array([rule.limit for rule, _, _ in rows.values()], dtype=np.float32)
+            above = np.array([confidence for _, confidence, _ in rows.values()], dtype=np.float32)
             writes += [(self.rule, at, place(rules)), (self.limit, at, place(limits))]
-            writes.append((self.stop_ids, at, place(stop_ids)))
+            writes += [(self.replace_above, at, place(above)), (self.stop_ids, at, place(stop_ids))]
         if blocks:
             at = place(np.array(list(blocks)))
             known = np.zeros((len(blocks), self.block_length), dtype=bool)
@@ -139,6 +160,7 @@ class Canvas:
     def count(self, works: list[RowWork], results: list[RowResult]) -> None:
         """Brings what the host remembers up to a step's results, in the order of ``works``."""
         for work, result in zip(works, results, strict=True):
+            self.settling[work.row] += not self.left[work.row]
             self.left[work.row] -= result.finalized
             self.steps[work.row], self.pace[work.row] = result.steps, result.finalized
 
@@ -146,9 +168,14 @@ class Canvas:
         """Asserts that what the host remembers is what the device holds."""
         self.write_new(place_on(self.tokens.device))()
         given = self.known.long().cumprod(dim=1).sum(dim=1)
-        held = torch.stack((self.masked.sum(dim=1), given, (self.stop_ids >= 0).sum(dim=1), self.rule), dim=1)
-        for row, (left, first, stops, rule) in enumerate(held[: self.rows].tolist()):
+        replaces, generated = self.replace_above.isfinite().long(), (~self.known).sum(dim=1)
+        stop_ids = (self.stop_ids >= 0).sum(dim=1)
+        held = torch.stack((self.masked.sum(dim=1), generated, given, stop_ids, self.rule, replaces), dim=1)
+        for row, (left, open_, first, stops, rule, replacing) in enumerate(held[: self.rows].tolist()):
             assert self.left[row] == left, f"row {row} has {left} masked positions, not {self.left[row]}"
+            generates = self.generated[row]
+            assert not replacing or generates == open_, f"row {row} generates {open_} positions, not {generates}"
+            assert self.replaces[row] == bool(replacing), f"row {row} differs in whether it replaces tokens"
             assert self.first[row] == first, f"row {row} begins with {first} known tokens, not {self.first[row]}"
             known = len(self.stop_tokens[row])
             assert known == stops, f"row {row} has {stops} stop tokens, not {known}"
@@ -160,6 +187,24 @@ class Canvas:
         """Fewest positions that the next step must finalize to finish the block within ``max_steps``."""
         return max(1, -(-self.left[row] // self.steps_left(row)))
 
+    def finished(self, row: int, left: int, replaced: int) -> bool:
+        """Whether a block is finished by the next step: one that leaves so many masks, and replaces so many tokens.
+
+        A row that replaces tokens goes on after the last mask, until a step changes nothing.
+        """
+        if left or not self.replaces[row]:
+            return not left
+        settling = self.settling[row] + (not self.left[row])
+        settled = settling > 0 and not replaced
+        return settled or settling >= SETTLING_STEPS or self.steps[row] + 1 >= self.last_step[row]
+
+    def goes_on(self, row: int) -> bool:
+        """Whether a block will probably need another step after the next one; sure where tokens are replaced."""
+        left = self.left[row]
+        if self.replaces[row]:
+            return left > 0 and self.steps[row] + 1 < self.last_step[row]
+        return left > 2 * self.pace[row] and self.at_least(row) < left
+
     def steps_left(self, row: int) -> int:
-        """Denoise steps that the block may still take; at least one."""
+        """Denoise steps in which the block may still have masks; at least one."""
         return max(1, self.max_steps[row] - self.steps[row])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cdlm.model.config import Manifest
-from cdlm.model.decoding.finalize import choose, choose_by_threshold, first_stop
+from cdlm.model.decoding.finalize import choose, choose_by_threshold, choose_replaced, first_stop
 from cdlm.model.decoding.logits.reader import DrawSettings, LogitReader
 from cdlm.model.decoding.processors.guidance import Guide
 from cdlm.model.decoding.processors.processor import Processor, Step
@@ -115,9 +115,14 @@ class Denoiser:
         # How many positions have a prediction is known here, so the device need not be asked for it.
         counts = self._counts(works, unread)
         tokens, masked = canvas.tokens.index_select(0, rows), canvas.masked.index_select(0, rows)
+        decided = above = None
         predictable = masked
+        if any(canvas.replaces[work.row] for work in works):
+            above = canvas.replace_above.index_select(0, rows)
+            decided = above.isfinite()[:, None] & ~(masked | canvas.known.index_select(0, rows))
+            predictable = masked | decided
         if denoised is not None:
-            predictable = masked.clone()
+            predictable = predictable.clone()
             predictable[:, 1:] &= denoised[:, None]
         # Where there are fewer than the bound says, the rest are an index past the last position.
         chosen = torch.nonzero_static(predictable.view(-1), size=sum(counts), fill_value=masked.numel())[:, 0]
@@ -141,15 +146,19 @@ class Denoiser:
         if inputs.guide is not None:
             blocks = torch.where(predictable, _spread(step.token, chosen, masked.shape), tokens)
             leading, astray = inputs.guide.run(step, blocks, masked)
-        steps_left = inputs.steps_left - since
-        step.now, broken = self._rules(step, rows, masked, confidence, entropies, leading, steps_left)
+        sure = _spread(confidence, chosen, masked.shape)
+        broken = sure.sum(-1).isnan()  # NaN if a logit is NaN or +inf, or all are -inf.
+        step.now = self._rules(step, rows, masked, sure, entropies, leading, inputs.steps_left - since)
         broken = broken if astray is None else torch.where(broken, 1, 2 * astray)
         for processor in wanted:
             processor.decide(step)
         # ``now`` is a subset of ``masked``.
-        predicted = _spread(step.token, chosen, masked.shape)
-        tokens, masked = torch.where(step.now, predicted, tokens), masked ^ step.now
-        figures = self._figures(works, rows, inputs.first, tokens, masked, broken)
+        predicted, replaced = _spread(step.token, chosen, masked.shape), None
+        if decided is not None and above is not None:
+            replaced = choose_replaced(sure, predicted, tokens, decided, above)
+            step.now = step.now | replaced
+        tokens, masked = torch.where(step.now, predicted, tokens), masked & ~step.now
+        figures = self._figures(works, rows, inputs.first, tokens, masked, broken, replaced)
         return Decision(step, wanted, rows, tokens, masked, figures)
 
     def results(self, decision: Decision) -> list[RowResult]:
@@ -157,26 +166,43 @@ class Denoiser:
         canvas, block, works = self.canvas, self.canvas.block_length, decision.step.works
         results = []
         for index, (work, line) in enumerate(zip(works, decision.figures.read(), strict=True)):
-            stop, broken, still, tokens = line[0], line[1], line[2 : 2 + block], line[2 + block :]
-            left = sum(still)
-            reached, finalized = still.index(1) if left else block, canvas.left[work.row] - left
+            stop, broken, still, tokens = line[0], line[1], line[2 : 2 + block], line[2 + block : 2 + 2 * block]
+            replaced = [offset for offset, changed in enumerate(line[2 + 2 * block :]) if changed]
+            left, before = sum(still), canvas.left[work.row]
+            reached, finalized = still.index(1) if left else block, before - left
+            if canvas.replaces[work.row] and not canvas.finished(work.row, left, len(replaced)):
+                reached = canvas.first[work.row]
             error = (decision.step.failed.get(index), NOT_FINITE, GUIDE_NOT_FINITE)[broken]
-            if error is None and not finalized:
+            if error is None and before and not finalized:
                 error = "a step finalized none of its tokens"  # The row would loop forever.
             steps = canvas.steps[work.row] + 1
-            results.append(RowResult(tokens, reached, stop, finalized, steps, error=error))
+            results.append(RowResult(tokens, reached, stop, finalized, steps, error=error, replaced=replaced))
         for processor in decision.processors:
             processor.report(decision.step, results)
         return results
 
     def _counts(self, works: list[RowWork], unread: int = 0) -> list[int]:
         """Predicted positions per row; an upper bound if the host lacks the results of ``unread`` steps."""
-        return [self.canvas.left[work.row] - unread if work.denoise else 1 for work in works]
+        return [self._count(work, unread) for work in works]
+
+    def _count(self, work: RowWork, unread: int) -> int:
+        if not work.denoise:
+            return 1
+        canvas = self.canvas
+        return canvas.generated[work.row] if canvas.replaces[work.row] else canvas.left[work.row] - unread
 
     def _figures(
-        self, works: list[RowWork], rows: Tensor, first: Tensor, tokens: Tensor, masked: Tensor, broken: Tensor
+        self,
+        works: list[RowWork],
+        rows: Tensor,
+        first: Tensor,
+        tokens: Tensor,
+        masked: Tensor,
+        broken: Tensor,
+        replaced: Tensor | None,
     ) -> Readback:
-        """Starts the transfer of [rows, 2 + 2 * block]: first stop, ``broken``, ``masked``, ``tokens``.
+        """Starts the transfer of [rows, 2 + 2 * block]: first stop, ``broken``, ``masked``, ``tokens``; where a row
+        may replace tokens also ``replaced``, [rows, 2 + 3 * block].
 
         ``broken`` [rows] is 1 where logits are not finite, 2 where the guide is to blame.
         """
@@ -185,34 +211,38 @@ class Denoiser:
             stop = first_stop(tokens, self.canvas.stop_ids[rows, :width], first, masked)
         else:
             stop = torch.full_like(first, self.canvas.block_length)
-        return Readback(torch.cat((stop[:, None], broken[:, None], masked, tokens), dim=1))
+        parts = (stop[:, None], broken[:, None], masked, tokens)
+        return Readback(torch.cat(parts if replaced is None else (*parts, replaced), dim=1))
 
     def _rules(
         self,
         step: Step,
         rows: Tensor,
         masked: Tensor,
-        confidence: Tensor,
+        sure: Tensor,
         entropies: Tensor | None,
         leading: Tensor | None,
         steps_left: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """The positions that each row's rule finalizes, [rows, block] bool, and whose logits are not finite, [rows]."""
+    ) -> Tensor:
+        """The masked positions that each row's rule finalizes, [rows, block] bool; ``sure`` are confidences."""
         canvas, works, chosen = self.canvas, step.works, step.chosen
-        sure, limit = _spread(confidence, chosen, masked.shape), canvas.limit.index_select(0, rows)
-        broken = sure.sum(-1).isnan()  # NaN if a logit is NaN or +inf, or all are -inf.
+        limit = canvas.limit.index_select(0, rows)
         at_least: Tensor | int
         if all(canvas.at_least(work.row) == 1 for work in works):
             at_least = 1  # If this is all that a block needs in each step, so it is in the steps after.
         else:
             remaining = steps_left.clamp(min=1)
             at_least = ((masked.sum(-1) + remaining - 1) // remaining).clamp_(min=1)
+        # Rows that replace tokens have predictions at others than masked positions, and there may be no masked one.
+        replacing = any(canvas.replaces[work.row] for work in works)
         if all(canvas.by_threshold[work.row] for work in works):
-            return choose_by_threshold(sure, limit, at_least), broken
-        predicted = _spread(torch.ones_like(chosen, dtype=torch.bool), chosen, masked.shape)
+            if not replacing:
+                return choose_by_threshold(sure, limit, at_least)
+            return choose_by_threshold(sure.masked_fill(~masked, 0.0), limit, at_least) & masked
+        predicted = _spread(torch.ones_like(chosen, dtype=torch.bool), chosen, masked.shape) & masked
         wide = None if entropies is None else _spread(entropies, chosen, masked.shape)
         fewest = torch.full_like(steps_left, at_least) if isinstance(at_least, int) else at_least
-        return choose(sure, predicted, canvas.rule[rows], limit, fewest, wide, leading), broken
+        return choose(sure, predicted, canvas.rule[rows], limit, fewest, wide, leading)
 
 
 def _spread(values: Tensor, chosen: Tensor, shape: torch.Size) -> Tensor:

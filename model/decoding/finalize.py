@@ -78,6 +78,15 @@ def choose_by_threshold(confidence: Tensor, limit: Tensor, at_least: Tensor | in
     return now.logical_and_(confidence > 0)
 
 
+def choose_replaced(confidence: Tensor, predicted: Tensor, tokens: Tensor, decided: Tensor, above: Tensor) -> Tensor:
+    """Decided positions whose token is replaced now: another one is predicted, with a confidence above the row's
+    number.
+
+    confidence, predicted, tokens and decided [rows, block]; above [rows] -> [rows, block] bool.
+    """
+    return decided & (predicted != tokens) & (confidence > above[:, None])
+
+
 def first_stop(tokens: Tensor, stop_ids: Tensor, first: Tensor, masked: Tensor) -> Tensor:
     """Offset of each block's first generated stop token, [rows] int64; the block length if there is none.
 

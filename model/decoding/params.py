@@ -100,6 +100,13 @@ class DecodingParams(BaseModel):
         None, ge=1, le=4096, description="For decoding fixed_steps; absent: the server's value. Smaller is faster."
     )
     max_steps_per_block: int | None = Field(None, ge=1, le=4096, description="Most denoise steps per block.")
+    edit_threshold: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Confidence above which a step replaces a decided token of the block by another prediction, until "
+        "the block is finished: LLaDA 2.1's edits. 1 replaces none; absent: the server's value.",
+    )
     presence_penalty: float = Field(0.0, ge=-2, le=2, description="Subtracted from logits of tokens already generated.")
     frequency_penalty: float = Field(
         0.0, ge=-2, le=2, description="Subtracted once per occurrence of a generated token."
@@ -144,6 +151,22 @@ class DecodingParams(BaseModel):
     def edits_logits(self) -> bool:
         """Whether the request has a penalty, bias, ban or other edit of logits."""
         return any(getattr(self, name) != DecodingParams.model_fields[name].default for name in _EDITS)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether the request asks for decided tokens to be replaced."""
+        return self.edit_threshold is not None and self.edit_threshold < 1.0
+
+    def hinders_replacing(self, rule: RuleName, grammar: str | None = None) -> str | None:
+        """What of a request under ``rule`` forbids to replace decided tokens, by its field; ``None`` if nothing does.
+
+        ``grammar`` names the field that its grammar comes from, if it has one.
+        """
+        if rule == "guide":
+            return "decoding 'guide'"
+        if any(len(word) > 1 for word in self.bad_words):
+            return "bad_words of several tokens"
+        return grammar
 
     @property
     def names_threshold(self) -> bool:

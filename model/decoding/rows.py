@@ -52,6 +52,8 @@ class Rows:
             max_steps=settings.max_steps,
             stop_ids=settings.stop_ids,
             border=settings.border,
+            replace_above=settings.replace_above,
+            last_step=settings.params.max_steps_per_block,
         )
         for processor in self.processors:
             processor.open_row(row, settings)

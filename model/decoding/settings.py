@@ -25,6 +25,8 @@ class RowSettings:
             log-probabilities.
         border: [hidden], for shifted backbones: the hidden state of the last known token, if no forward will compute
             it.
+        replace_above: the confidence above which another prediction replaces a decided token of the block; ``None``
+            replaces none.
     """
 
     params: DecodingParams
@@ -35,6 +37,7 @@ class RowSettings:
     grammar: CompiledGrammar | None = None
     logprobs: int | None = None
     border: Tensor | None = None
+    replace_above: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

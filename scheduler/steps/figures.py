@@ -23,6 +23,7 @@ def step_figures(batch: Batch, result: StepResult, outputs: list[BlockOutput], b
         "batch_rows": len(works) + staged + result.score_rows,
         "batch_tokens": result.tokens,
         "finalized_tokens": sum(each.finalized + len(each.following) for _, each in result.done),
+        "replaced_tokens": sum(len(each.replaced) for _, each in result.done),
         "verifications": len(verified),
         "draft_tokens": sum(len(draft.candidates) for draft, _ in verified),
         "accepted_draft_tokens": sum(accepted for _, accepted in verified),

@@ -17,6 +17,7 @@ def engine_ready(runner: ModelRunner, cache: KVCache, max_guided_len: int) -> En
         max_model_len=manifest.max_model_len,
         max_guided_len=max_guided_len,
         block_length=manifest.block_length,
+        can_replace=manifest.can_replace,
         confidence_threshold=manifest.confidence_threshold,
         vocab_size=transformer.config.vocab_size,
         mask_token_id=manifest.mask_token_id,
@@ -121,10 +122,12 @@ def _block_output(
 
 
 def _note_steps(sequence: Sequence, result: RowResult, manifest: Manifest) -> None:
-    """Records in the sequence which tokens the step finalized: those that no step before did."""
+    """Records in the sequence which tokens the step wrote: those that no step before did, and those it replaced."""
     for offset in range(len(sequence.given), min(sequence.wanted, manifest.block_length)):
         if result.tokens[offset] != manifest.mask_token_id:
             sequence.finalized_at.setdefault(offset, result.steps)
+    for offset in result.replaced:
+        sequence.finalized_at[offset] = result.steps
 
 
 def _block_canvas(sequence: Sequence, result: RowResult, manifest: Manifest) -> BlockCanvas:
@@ -132,4 +135,6 @@ def _block_canvas(sequence: Sequence, result: RowResult, manifest: Manifest) -> 
     offsets = range(len(sequence.given), min(sequence.wanted, manifest.block_length))
     tokens = [result.tokens[offset] for offset in offsets]
     shown = [None if token == manifest.mask_token_id else token for token in tokens]
-    return BlockCanvas(result.steps, shown, [sequence.finalized_at.get(offset) for offset in offsets])
+    steps = [sequence.finalized_at.get(offset) for offset in offsets]
+    final = sequence.replace_above is None or result.frontier >= manifest.block_length
+    return BlockCanvas(result.steps, shown, steps, final)

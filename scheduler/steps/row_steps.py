@@ -110,6 +110,7 @@ class RowSteps:
                 grammar=sequence.grammar,
                 logprobs=sequence.request.logprobs,
                 border=sequence.border,
+                replace_above=sequence.replace_above,
             )
             self.runner.rows.open(row, settings)
             sequence.row_open, sequence.border = True, None

@@ -1,25 +1,26 @@
 """Validates requests to the engine."""
 
-from cdlm.model.config import Manifest
+from cdlm.model.config import CANNOT_REPLACE, Manifest
 from cdlm.model.decoding.canvas import MAX_STOP_IDS
 from cdlm.model.decoding.params import ParameterError
 from cdlm.scheduler.errors import RequestError
 from cdlm.scheduler.kv.cache import KVCache
 from cdlm.scheduler.messages import GenerateRequest
+from cdlm.scheduler.options import EngineOptions
 
 MAX_LOGPROBS = 20
 MAX_PRIORITY = 2**31 - 1
 
 
 def check_request(
-    request: GenerateRequest, manifest: Manifest, vocab_size: int, cache: KVCache, max_guided_len: int, *, guide: bool
+    request: GenerateRequest,
+    manifest: Manifest,
+    vocab_size: int,
+    cache: KVCache,
+    max_guided_len: int,
+    options: EngineOptions,
 ) -> None:
-    """Raises ``RequestError`` if the engine can never serve the request.
-
-    Args:
-        vocab_size: the model's.
-        guide: whether there is a guide model.
-    """
+    """Raises ``RequestError`` if the engine can never serve the request; ``vocab_size`` is the model's."""
     length, limit = len(request.prompt_ids), manifest.max_model_len
     if not request.prompt_ids:
         raise RequestError("prompt is empty")
@@ -31,8 +32,10 @@ def check_request(
         raise RequestError(f"prompt has a token id outside 0..{vocab_size - 1}")
     if cache.pages_for(length + request.max_tokens + manifest.block_length) > cache.num_pages:
         raise RequestError(f"prompt and max_tokens need more than the {cache.num_pages} KV pages there are")
-    if request.params.decoding == "guide" and not guide:
+    if request.params.decoding == "guide" and options.guide_model is None:
         raise RequestError("decoding: the rule guide needs a guide model, and there is none")
+    if request.params.replaces:
+        _check_replacing(request, manifest, options)
     if request.params.guidance_scale > 0.0 and manifest.mask_token_id >= vocab_size:
         raise RequestError(
             "guidance_scale: the model has no mask token, which guidance puts in the place of the prompt"
@@ -58,6 +61,15 @@ def check_request(
         request.params.check_fit(vocab_size, manifest.mask_token_id, stop_ids, request.max_tokens)
     except ParameterError as error:
         raise RequestError(str(error)) from None
+
+
+def _check_replacing(request: GenerateRequest, manifest: Manifest, options: EngineOptions) -> None:
+    if not manifest.can_replace:
+        raise RequestError("edit_threshold: " + CANNOT_REPLACE)
+    params, grammar = request.params, None if request.grammar is None else "grammar"
+    hindrance = params.hinders_replacing(params.rule(options.default_rule), grammar)
+    if hindrance is not None:
+        raise RequestError(f"edit_threshold cannot be combined with {hindrance}")
 
 
 def _ends(request: GenerateRequest, manifest: Manifest, vocab_size: int) -> bool:

@@ -97,6 +97,7 @@ def oracle_answer(directory: Path, request: GenerateRequest, guide: OracleGuide 
             bad_words=tuple(tuple(word) for word in request.params.bad_words),
         ),
         pinned=request.pinned,
+        edit_threshold=None if request.params.edit_threshold == 1.0 else request.params.edit_threshold,
         guide=guide,
     )
 

@@ -9,6 +9,9 @@ from cdlm.model.backbones.block_causal import BlockCausalBackbone
 from cdlm.model.backbones.decoder import read_shape
 from cdlm.model.config import CheckpointError, MixtureConfig, TransformerConfig
 
+# The default of the decoder published with LLaDA 2.1.
+_EDIT_THRESHOLD = 0.9
+
 # Per key: the configuration class's default, and the one value that is implemented.
 _RUNNABLE: dict[str, tuple[object, object]] = {
     "norm_head": (False, False),
@@ -91,6 +94,12 @@ class Llada2Backbone(BlockCausalBackbone):
         return read_shape(
             config, qkv_bias=False, qk_norm=self.qk_norm, turned=turned, mixture=mixture, implemented=_READ
         )
+
+    def edit_threshold(self, config: Mapping[str, Any]) -> float | None:
+        """LLaDA 2.1 differs from 2.0 by its weights alone: ``edit_threshold`` or its name may tell."""
+        if config.get("edit_threshold") is not None:
+            return keys.number(config, "edit_threshold")
+        return _EDIT_THRESHOLD if "LLaDA2.1" in str(config.get("_name_or_path")) else None
 
     def module_name(self, stored: str) -> str | None:
         """Queries, keys and values are stored as one matrix."""

@@ -134,6 +134,8 @@ class Edits(Processor[_RowState]):
         added -= batch.presence * present
         seen = present | torch.stack([state.in_prompt for state in states])
         divisor = torch.where(seen, batch.repetition, 1.0)
+        replacing = any(self.canvas.replaces[work.row] for work in step.works if work.row in self.states)
+        again = self._again(step, written) if replacing else None
         banned = stops = None
         if batch.until is not None:
             offsets = step.chosen.index_select(0, batch.at) % self.canvas.block_length
@@ -148,6 +150,31 @@ class Edits(Processor[_RowState]):
             if banned is not None and stops is not None:
                 values.masked_fill_(banned[:, None] & stops[:, part].index_select(0, batch.owner), float("-inf"))
             logits[:, part].index_copy_(0, batch.at, values.to(logits.dtype))
+        if again is not None:
+            own, decided, edited = again
+            logits[batch.at, own] = torch.where(decided, edited.to(logits.dtype), logits[batch.at, own])
+
+    def _again(self, step: Step, written: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The edited logits of the tokens that decided positions have: a token is not penalized for itself.
+
+        ``written`` [rows, vocab] counts all tokens. Returns the token of each edited position, 0 where it is masked;
+        whether it is decided; and the edited logit of the token, all [P].
+        """
+        canvas, batch = self.canvas, self._batch
+        offsets = step.chosen.index_select(0, batch.at) % canvas.block_length
+        rows = batch.rows.index_select(0, batch.owner)
+        decided = ~canvas.masked[rows, offsets]
+        own = canvas.tokens[rows, offsets].masked_fill(~decided, 0)
+        others = written[batch.owner, own] - 1
+        in_prompt = torch.stack([state.in_prompt for state in batch.states])[batch.owner, own]
+        bias = torch.stack([state.bias for state in batch.states])[batch.owner, own]
+        frequency, presence, repetition = (
+            column[:, 0].index_select(0, batch.owner) for column in (batch.frequency, batch.presence, batch.repetition)
+        )
+        divisor = torch.where((others > 0) | in_prompt, repetition, 1.0)
+        values = step.logits[batch.at, own].float()
+        values = torch.where(values > 0, values / divisor, values * divisor)
+        return own, decided, values + (bias - frequency * others - presence * (others > 0))
 
     def _written(self, batch: "_Batch") -> Tensor:
         """[rows, vocab] fp32: how often each token was generated, in finished blocks and in the current one."""

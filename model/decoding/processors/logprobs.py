@@ -1,4 +1,4 @@
-"""Log-probabilities of the tokens that a step finalizes, from the logits before any edit (docs/sampling.md)."""
+"""Log-probabilities of the tokens that a step writes, from the logits before any edit (docs/sampling.md)."""
 
 from dataclasses import replace
 
@@ -31,12 +31,12 @@ class Logprobs(Processor[int]):
         self._logits = step.logits.index_select(0, self._at)
 
     def report(self, step: Step, results: list[RowResult]) -> None:
-        """Adds the log-probabilities of the finalized tokens; needs one more transfer from the device."""
+        """Adds the log-probabilities of the written tokens; needs one more transfer from the device."""
         tops = {index: self.states[work.row] for index, work in enumerate(step.works) if work.row in self.states}
         places, logits = step.chosen.index_select(0, self._at), self._logits
         del self._logits
         # The results are on the host: no need to ask the device.
-        count = sum(results[index].finalized for index in tops)
+        count = sum(results[index].finalized + len(results[index].replaced) for index in tops)
         fresh = torch.nonzero_static(step.now.view(-1).index_select(0, places), size=count)[:, 0]
         tokens = step.token.index_select(0, self._at.index_select(0, fresh))
         top = max(tops.values())

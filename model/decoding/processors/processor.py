@@ -28,7 +28,8 @@ class Step:
         logits: [positions, vocab].
         unprompted: [positions of guided rows, vocab], the logits without prompt; set if any row is guided.
         token: [positions] int64, the predicted tokens; set once the logits are final.
-        now: [rows, block] bool, positions to finalize; set once the finalization rules have run.
+        now: [rows, block] bool, positions that get a token; set once the finalization rules have run, and again, with
+            those whose token is replaced, before ``report``.
         failed: index in ``works`` -> why that row cannot continue; none of its positions is finalized.
     """
 

@@ -8,7 +8,7 @@ from cdlm.server.text import TextCodec
 def diffusing(block: int, canvas: BlockCanvas, codec: TextCodec, *, keep_special: bool) -> Canvas:
     """Builds ``diffusing``: parallel lists with one entry per position, null at masked positions.
 
-    ``block`` counts from 0; ``steps`` has the denoise step that finalized each token. Part of a character is shown as
+    ``block`` counts from 0; ``steps`` has the denoise step that wrote each token last. Part of a character is shown as
     the replacement character, a special token as "" unless ``keep_special``.
     """
     return Canvas(
@@ -18,4 +18,5 @@ def diffusing(block: int, canvas: BlockCanvas, codec: TextCodec, *, keep_special
             None if token is None else codec.decode([token], keep_special=keep_special) for token in canvas.token_ids
         ],
         steps=canvas.steps,
+        final=canvas.final,
     )

@@ -35,7 +35,7 @@ ANTHROPICS = (
     *honored((MESSAGES,), (), "seed", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
     *honored((MESSAGES,), (), "logit_bias", "min_tokens", "allowed_token_ids", "bad_words"),
     *honored((MESSAGES,), (), "decoding", "confidence_threshold", "decoding_factor", "entropy_bound"),
-    *honored((MESSAGES,), (), "steps_per_block", "max_steps_per_block", "guidance_scale"),
+    *honored((MESSAGES,), (), "steps_per_block", "max_steps_per_block", "edit_threshold", "guidance_scale"),
     _ok("cache_control", _CACHED, "prompts that begin alike share what is cached by themselves"),
     _ok("service_tier", (MESSAGES,), "all requests are served alike"),
     _ok("user_profile_id", _BOTH, "nothing is reported about users"),

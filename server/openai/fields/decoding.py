@@ -23,7 +23,7 @@ DECODING = (
     *honored(_ANSWERS, (VLLM, SGLANG), "repetition_penalty", "min_tokens"),
     *honored(_ANSWERS, (VLLM,), "allowed_token_ids", "bad_words"),
     *honored(_ANSWERS, (), "decoding", "confidence_threshold", "decoding_factor", "entropy_bound", "steps_per_block"),
-    *honored(_ANSWERS, (), "max_steps_per_block", "guidance_scale"),
+    *honored(_ANSWERS, (), "max_steps_per_block", "edit_threshold", "guidance_scale"),
     refused("repeat_penalty", _ANSWERS, LLAMA, "use repetition_penalty, which looks at the whole prompt and answer", 1),
     refused("repeat_last_n", _ANSWERS, LLAMA, "penalties look at the whole answer", -1),
     refused("typical_p", _ANSWERS, LLAMA, _SAMPLERS, 1),

@@ -15,7 +15,7 @@ INFILLING = (
     *honored((EDIT,), (), "top_k", "frequency_penalty", "repetition_penalty", "stop"),
     *honored(_BOTH, (), "seed", "min_p", "logit_bias", "min_tokens", "allowed_token_ids", "bad_words"),
     *honored(_BOTH, (), "decoding", "confidence_threshold", "decoding_factor", "entropy_bound"),
-    *honored(_BOTH, (), "steps_per_block", "max_steps_per_block", "guidance_scale"),
+    *honored(_BOTH, (), "steps_per_block", "max_steps_per_block", "edit_threshold", "guidance_scale"),
     *honored(_BOTH, (), "stop_token_ids", "ignore_eos", "skip_special_tokens", "include_stop_str_in_output"),
     *honored(_BOTH, (), "priority", "cache_salt", "return_token_ids", "user"),
     *honored((FIM,), (), "diffusing", "stream_granularity"),

@@ -71,7 +71,8 @@ class Canvas(Answer):
     block: int = Field(description="Number of the block, from 0.")
     step: int = Field(description="Denoise step of the block, from 1.")
     tokens: list[str | None]
-    steps: list[int | None] = Field(description="The step that finalized each token.")
+    steps: list[int | None] = Field(description="The step that wrote each token, the last one if several did.")
+    final: bool = Field(description="Whether tokens stay as they are: not while an edit_threshold may replace them.")
 
 
 class LikelyToken(Answer):

@@ -4,7 +4,7 @@ import { settle } from "./settle.js";
 
 /**
  * A block after a denoise step, as a stream with `diffusing` shows it: null where nothing is finalized.
- * @typedef {{block: number, step: number, tokens: (string | null)[], steps: (number | null)[]}} Canvas
+ * @typedef {{block: number, step: number, tokens: (string | null)[], steps: (number | null)[], final: boolean}} Canvas
  *
  * The canvas of one step, the text that was certain then, the usage so far, and milliseconds since sending.
  * @typedef {{canvas: Canvas, text: string, usage: object | null, at: number}} Frame
@@ -86,7 +86,9 @@ export class Recording {
  */
 function positions(canvases, text, whole) {
   // The text of a block comes with its last step, and a position that it did not need stays masked.
-  const finished = canvases.filter((canvas, i) => whole || i < canvases.length - 1 || !canvas.tokens.includes(null));
+  const finished = canvases.filter(
+    (canvas, i) => whole || i < canvases.length - 1 || (canvas.final && !canvas.tokens.includes(null)),
+  );
   const texts = settle(finished.flatMap((canvas) => canvas.tokens), text);
   let place = 0;
   return canvases.map((canvas, i) =>

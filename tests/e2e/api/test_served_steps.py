@@ -50,6 +50,7 @@ def test_the_canvas_fills_up(server: Server, granularity: str) -> None:
     for choice in choices:
         shown = choice["diffusing"]
         assert len(shown["tokens"]) == len(shown["steps"]) == 32
+        assert shown["final"]
         before = blocks.get(shown["block"])
         assert shown["step"] == (1 if before is None else before["step"] + 1)
         if before is not None:
@@ -59,6 +60,20 @@ def test_the_canvas_fills_up(server: Server, granularity: str) -> None:
     text = "".join(texts(chunks))
     assert text.startswith("".join(token or "" for token in blocks[0]["tokens"]))
     assert text == server.complete(**BODY)["choices"][0]["text"]
+    server.wait_idle()
+
+
+def test_the_canvas_says_while_its_tokens_may_be_replaced(server: Server) -> None:
+    """They are final with the block's text; the answer is the same without a stream."""
+    fields = {"edit_threshold": 0.3, "confidence_threshold": 0.3, "return_step_map": True}
+    chunks = server.stream("/v1/completions", STREAMED | fields | {"diffusing": True, "stream_granularity": "step"})
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    assert len(choices) == chunks[-1]["usage"]["denoise_steps"]
+    assert {choice["diffusing"]["final"] for choice in choices if choice["text"]} == {True}
+    assert not any(choice["text"] for choice in choices if not choice["diffusing"]["final"])
+    unmasked = [choice["diffusing"] for choice in choices if None not in choice["diffusing"]["tokens"]]
+    assert {shown["final"] for shown in unmasked} == {False, True}
+    assert "".join(texts(chunks)) == server.complete(**BODY | fields)["choices"][0]["text"]
     server.wait_idle()
 
 

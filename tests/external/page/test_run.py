@@ -231,9 +231,9 @@ def events(*chunks: object) -> str:
     return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
 
 
-def shown(text: str, tokens: list[str | None], finish: str | None = None) -> dict[str, object]:
+def shown(text: str, tokens: list[str | None], finish: str | None = None, *, final: bool = True) -> dict[str, object]:
     steps = [None if token is None else place + 1 for place, token in enumerate(tokens)]
-    diffusing = {"block": 0, "step": 1, "tokens": tokens, "steps": steps}
+    diffusing = {"block": 0, "step": 1, "tokens": tokens, "steps": steps, "final": final}
     return {"choices": [{"index": 0, "text": text, "finish_reason": finish, "diffusing": diffusing}], "usage": None}
 
 
@@ -255,6 +255,14 @@ def test_markup_from_a_model_stays_text(opened: Callable[..., Opened]) -> None:
     assert page.canvas() == attack + "&lt;"
     assert page.page.locator(".canvas img, .canvas script").count() == 0
     assert page.page.title() == "cdlm-serve playground"
+
+
+def test_a_block_without_masks_whose_tokens_may_be_replaced_is_shown(opened: Callable[..., Opened]) -> None:
+    """Its text has not come yet."""
+    page = opened()
+    page.load()
+    answered(page, events(shown("", ["Tom", None]), shown("", ["Tom", " had"], final=False)))
+    assert page.canvas() == "Tom had"
 
 
 def test_parts_of_characters_become_whole_at_the_end(opened: Callable[..., Opened]) -> None:

@@ -1,5 +1,6 @@
 """LLaDA 2 and SDAR with experts compute and decode what independent plain implementations do."""
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from cdlm.model.loading.checkpoint import load_checkpoint
 from tests.support.matrix import some
 from tests.support.models.hf_references import STD, logits
 from tests.support.models.mixtures import EOS, MASK, VOCAB, build_llada2, build_sdar_moe
-from tests.support.models.published import Logits, Published, check_prompts, logits_of
+from tests.support.models.published import Logits, Published, check_edited_prompts, check_prompts, logits_of
 
 RULES = {"llada2": Published(32, MASK, EOS, 0.95), "sdar": Published(4, MASK, EOS, 0.9)}
 
@@ -51,3 +52,18 @@ def test_logits_equal_the_plain_implementation(tmp_path: Path, name: str, change
 @pytest.mark.parametrize("name", RULES)
 def test_prompts_of_every_length_modulo_the_block(tmp_path: Path, name: str, seed: int) -> None:
     check_prompts(tmp_path, build(name, tmp_path, seed), RULES[name], seed)
+
+
+# The default of the published decoder, and the two modes of the model card; the second edits whatever differs.
+MODES = [(0.95, 0.9), (0.7, 0.5), (0.5, 1e-6)]
+
+
+@pytest.mark.parametrize("case", some(list(product(MODES, range(5))), every=5))
+def test_llada21_replaces_what_the_published_decoder_replaces(
+    tmp_path: Path, case: tuple[tuple[float, float], int]
+) -> None:
+    """With prompts of every length modulo the block."""
+    (threshold, editing), seed = case
+    named = {"_name_or_path": "inclusionAI/LLaDA2.1-mini"} if editing == 0.9 else {"edit_threshold": editing}
+    logits = build("llada2", tmp_path, seed, std=0.5, **named)  # Surer than the others.
+    assert check_edited_prompts(tmp_path, logits, Published(32, MASK, EOS, threshold, editing), seed) > 0

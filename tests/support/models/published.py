@@ -18,12 +18,16 @@ Logits = Callable[[Tensor, Tensor], Tensor]  # ids [n], sees [n, n] bool -> [n, 
 
 @dataclass(frozen=True)
 class Published:
-    """What the decoder published with a format's checkpoints does; not read from our manifest."""
+    """What the decoder published with a format's checkpoints does; not read from our manifest.
+
+    ``editing`` is the confidence above which LLaDA 2.1 replaces decided tokens; ``None`` where nothing is replaced.
+    """
 
     block: int
     mask: int
     eos: int
     threshold: float
+    editing: float | None = None
 
 
 def logits_of(model: Any) -> Logits:
@@ -66,17 +70,63 @@ def plain_answer(logits: Logits, rules: Published, prompt: list[int], count: int
             return answer, steps[:-1]
 
 
+def edited_answer(logits: Logits, rules: Published, prompt: list[int], count: int) -> tuple[list[int], list[int], int]:
+    """As ``plain_answer``, for LLaDA 2.1, with the steps of all blocks and the number of replaced tokens."""
+    assert rules.editing is not None
+    first = len(prompt) // rules.block
+    last = -(-(len(prompt) + count) // rules.block)
+    canvas = torch.tensor(prompt + [rules.mask] * (last * rules.block - len(prompt)))
+    steps, edits = [], 0
+    for number in range(first, last):
+        begin, end = number * rules.block, (number + 1) * rules.block
+        ours = torch.arange(begin, end) >= len(prompt)
+        blocks = torch.arange(end) // rules.block
+        sees = blocks[None, :] <= blocks[:, None]
+        masked = ours.clone()
+        steps.append(0)
+        after = 0
+        while after <= 16:
+            after += not masked.any()
+            if after > 16:
+                break
+            found = logits(canvas[:end], sees)[begin:]
+            found[:, rules.mask] = float("-inf")
+            confidence, best = found.softmax(-1).max(-1)
+            fill = masked & (confidence > rules.threshold)
+            if masked.any() and not fill.any():
+                fill[torch.where(masked, confidence, torch.tensor(-1.0)).argmax()] = True
+            change = ours & ~masked & (confidence > rules.editing) & (best != canvas[begin:end])
+            canvas[begin:end] = torch.where(fill | change, best, canvas[begin:end])
+            steps[-1] += 1
+            edits += int(change.sum())
+            if not masked.any() and not change.any():
+                break
+            masked &= ~fill
+        if rules.eos in canvas[len(prompt) : end].tolist():
+            break
+    answer = canvas[len(prompt) :].tolist()[:count]
+    if rules.eos in answer:
+        answer = answer[: answer.index(rules.eos)]
+    return answer, steps, edits
+
+
+def check_edited_prompts(directory: Path, logits: Logits, rules: Published, seed: int) -> int:
+    """As ``check_prompts``, for LLaDA 2.1; returns how many tokens were replaced."""
+    requests = _requests(rules, seed)
+    engine = Engine(EngineOptions(model=str(directory), confidence_threshold=rules.threshold, max_num_seqs=8))
+    answers = run(engine, requests, join_every=2)
+    edits = 0
+    for request in requests:
+        tokens, steps, replaced = edited_answer(logits, rules, list(request.prompt_ids), request.max_tokens)
+        answer = answers[request.request_id]
+        assert (answer.token_ids, answer.steps) == (tokens, steps), request
+        edits += replaced
+    return edits
+
+
 def check_prompts(directory: Path, logits: Logits, rules: Published, seed: int) -> None:
     """Asserts that an engine answers prompts of every length modulo the block as the plain loop does."""
-    generator = torch.Generator().manual_seed(seed)
-    requests = [
-        GenerateRequest(
-            request_id=str(length),
-            prompt_ids=torch.randint(6, rules.eos, (length,), generator=generator).tolist(),
-            max_tokens=2 + (5 * length + seed) % 40,
-        )
-        for length in range(1, max(rules.block, 16) + 2)
-    ]
+    requests = _requests(rules, seed)
     engine = Engine(EngineOptions(model=str(directory), max_num_seqs=8, page_size=4))
     answers = run(engine, requests, join_every=2)
     whole = []
@@ -89,3 +139,15 @@ def check_prompts(directory: Path, logits: Logits, rules: Published, seed: int) 
     # Guards the comparison: some blocks take several steps, and some steps finalize more than one token.
     assert max(whole) > 1
     assert min(whole) < rules.block
+
+
+def _requests(rules: Published, seed: int) -> list[GenerateRequest]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        GenerateRequest(
+            request_id=str(length),
+            prompt_ids=torch.randint(6, rules.eos, (length,), generator=generator).tolist(),
+            max_tokens=2 + (5 * length + seed) % 40,
+        )
+        for length in range(1, max(rules.block, 16) + 2)
+    ]

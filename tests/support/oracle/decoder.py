@@ -22,7 +22,8 @@ class OracleAnswer:
     """The slow decoder's answer; ``margin`` is the smallest distance to a decision, a probability, to compare with
     float noise.
 
-    ``scores`` has the log-probabilities of all tokens at the step that finalized each answer position, and that step.
+    ``scores`` has the log-probabilities of all tokens at the step that wrote each answer position last, and that step;
+    ``replaced`` counts the decided tokens that a step replaced.
     """
 
     token_ids: list[int]
@@ -30,10 +31,11 @@ class OracleAnswer:
     steps: list[int]
     margin: float
     scores: list[tuple[Tensor, int]]
+    replaced: int
 
     @property
     def step_map(self) -> list[int]:
-        """The step that finalized each token of the answer."""
+        """The step that wrote each token of the answer last."""
         return [step for _, step in self.scores[: len(self.token_ids)]]
 
 
@@ -57,8 +59,12 @@ def decode(
     grammar: OracleGrammar | None = None,
     pinned: Sequence[int] = (),
     guide: OracleGuide | None = None,
+    edit_threshold: float | None = None,
 ) -> OracleAnswer:
     """Block-causal decoding of one prompt; the margin is kept for the rule ``threshold`` and greedy decoding only.
+
+    With ``edit_threshold`` a step replaces decided tokens of the block as well, and a block without masks takes up to
+    16 steps more, until one changes nothing. Only then are its tokens looked at.
 
     ``pinned`` are tokens behind ``max_tokens`` generated ones; a block that reaches so far begins with them in place.
     """
@@ -71,7 +77,7 @@ def decode(
     ids: list[int | None] = list(prompt)
     pins = {len(prompt) + max_tokens + place: token for place, token in enumerate(pinned)}
     steps: list[int] = []
-    margin = 1.0
+    margin, replaced = 1.0, 0
     scores: dict[int, tuple[Tensor, int]] = {}
     words = edits.bad_words if edits is not None else ()
 
@@ -83,12 +89,13 @@ def decode(
     def answer(end: int, reason: str) -> OracleAnswer:
         """The answer up to position ``end``; scores include that of a stop token after it."""
         scored = [scores[position] for position in range(len(prompt), end + (reason == "stop"))]
-        return OracleAnswer([int(t) for t in ids[len(prompt) : end]], reason, steps, margin, scored)  # type: ignore[arg-type]
+        return OracleAnswer([int(t) for t in ids[len(prompt) : end]], reason, steps, margin, scored, replaced)  # type: ignore[arg-type]
 
     while True:
         start = origin + len(steps) * block
         ids += [pins.get(position) for position in range(len(ids), start + block)]
         steps.append(0)
+        settling = 0
         sees = visibility(len(ids), origin, manifest.prompt_attention, block, manifest.commit_attention)
         while True:
             steps[-1] += 1
@@ -97,12 +104,18 @@ def decode(
             blind = torch.cat((torch.full((len(prompt),), mask), canvas[len(prompt) :]))
             unguided = hidden_states(weights, shape, blind, sees) if guidance_scale else hidden
             masked = [position for position in range(start, start + block) if ids[position] is None]
-            alone = manifest.first_token == "autoregressive" and masked[0] == start
+            alone = manifest.first_token == "autoregressive" and start in masked
             masked = [start] if alone else masked
+            decided = [
+                position
+                for position in range(max(start, len(prompt)), start + block)
+                if edit_threshold is not None and position not in pins and position not in masked
+            ]
+            settling += not masked
             found, entropy, raw, edited = {}, {}, {}, {}
             written = [position for position in range(len(prompt), len(ids)) if position not in pins]
             generated = [token for position in written if (token := ids[position]) is not None]
-            for position in masked:
+            for position in masked + decided:
                 row = position - 1 if manifest.shift or alone else position
                 logits = head @ hidden[row]
                 if guidance_scale:
@@ -111,18 +124,25 @@ def decode(
                 logits[banned] = float("-inf")
                 raw[position] = logits.log_softmax(-1)
                 if edits is not None and edits != OracleEdits():
-                    logits = edit(logits, edits, prompt, generated, position - len(prompt), tuple(stops))
+                    others = [token for at in written if at != position and (token := ids[at]) is not None]
+                    logits = edit(logits, edits, prompt, others, position - len(prompt), tuple(stops))
                 for token in {token for word in words for token in word}:  # No other token completes one.
                     if completes(answered({position: token}), position - len(prompt), words):
                         logits[token] = -math.inf
                 edited[position] = logits
                 found[position] = logits.softmax(-1).topk(2)
-                if rule == "entropy_bound":
+                if rule == "entropy_bound" and position in masked:
                     entropy[position] = -sum(p * math.log(p) for p in logits.softmax(-1).tolist() if p > 0)
-            confidence = {position: float(top.values[0]) for position, top in found.items()}
+            confidence = {position: float(found[position].values[0]) for position in masked}
+            changes: dict[int, int] = {}
+            for position in decided:
+                best = int(found[position].indices[0])
+                token = draw(edited[position], temperature, seed, position) if temperature else best
+                if token != ids[position] and float(found[position].values[0]) > (edit_threshold or 0):
+                    changes[position] = token
             ranked = sorted(masked, key=lambda position: -confidence[position])  # Stable: ties go to the left.
             margin = min([margin, *(abs(value - tau) for value in confidence.values())])
-            if confidence[ranked[0]] <= tau and len(ranked) > 1:
+            if len(ranked) > 1 and confidence[ranked[0]] <= tau:
                 margin = min(margin, confidence[ranked[0]] - confidence[ranked[1]])
             empty = sum(token is None for token in ids[start:])
             due = share(empty, (steps_per_block or block) - steps[-1] + 1) if rule == "fixed_steps" else 1
@@ -172,6 +192,11 @@ def decode(
                     first, ids[position] = False, token
                     scores[position] = (raw[position], steps[-1])
                     margin = min(margin, float(found[position].values[0] - found[position].values[1]))
+            for position, token in changes.items():
+                ids[position], scores[position] = token, (raw[position], steps[-1])
+            replaced += len(changes)
+            if edit_threshold is not None and (masked or (changes and settling < 16)):
+                continue
             left = start
             while left < start + block and ids[left] is not None:
                 left += 1

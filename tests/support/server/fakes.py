@@ -66,6 +66,7 @@ class FakeEngine:
             max_model_len=CONTEXT,
             max_guided_len=CONTEXT // 2,
             block_length=BLOCK,
+            can_replace=True,
             confidence_threshold=0.9,
             vocab_size=vocab_size,
             mask_token_id=0,

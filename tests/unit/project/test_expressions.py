@@ -17,7 +17,7 @@ from tests.unit.project.expressions import DASHBOARDS, Expression, alerts, dashb
 RATES = {"rate", "increase"}
 ROWS = {
     "serving": ["Throughput", "Requests", "Latency", "Waits", "Errors"],
-    "engine": ["Diffusion", "Batch", "Forward passes", "KV pages", "Preemption", "Verified drafts"],
+    "engine": ["Diffusion", "Batch", "Forward passes", "KV pages", "Preemption", "Verified drafts", "Replaced tokens"],
 }
 EVERYTHING = pytest.mark.parametrize("expression", everything(), ids=lambda item: item.where)
 

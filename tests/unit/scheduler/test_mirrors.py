@@ -50,6 +50,8 @@ DIFFERENCES: dict[str, tuple[Callable[[Engine], None], str]] = {
     "stop ids": (lambda engine: engine.runner.canvas.stop_ids[0].fill_(5), "stop tokens, not 2"),
     "rule": (lambda engine: engine.runner.canvas.rule[0].fill_(1), "has the rule factor"),
     "by threshold": (lambda engine: engine.runner.canvas.by_threshold.__setitem__(0, False), "has the rule threshold"),
+    "replaces": (lambda engine: engine.runner.canvas.replaces.__setitem__(0, True), "whether it replaces tokens"),
+    "replace above": (lambda engine: engine.runner.canvas.replace_above[0].fill_(0.5), "whether it replaces tokens"),
     "tokens": (lambda engine: engine.runner.canvas.tokens[0, -1:].fill_(9), "a masked position has a token"),
     "finalized": (lambda engine: engine.runner.canvas.tokens[0, :1].fill_(MASK), "row 0"),
     "counts": (lambda engine: states(engine, Edits)[0].counts[5].add_(1), "counted other tokens"),
@@ -65,6 +67,17 @@ def test_a_difference_is_found(directory: Path, difference: tuple[Callable[[Engi
     engine, _ = running(directory)
     change(engine)
     with pytest.raises(AssertionError, match=message):
+        engine.check()
+
+
+def test_a_difference_in_what_a_row_that_replaces_tokens_generates_is_found(directory: Path) -> None:
+    engine = Engine(EngineOptions(model=str(directory), page_size=4, max_num_seqs=2))
+    params = DecodingParams(edit_threshold=0.5)
+    engine.add(GenerateRequest(request_id="a", prompt_ids=[40, 50, 60], max_tokens=40, params=params))
+    engine.step()
+    engine.check()
+    engine.runner.canvas.generated[0] += 1
+    with pytest.raises(AssertionError, match="row 0 generates 5 positions, not 6"):
         engine.check()
 
 

@@ -91,7 +91,11 @@ def test_the_rule_and_its_number_reach_the_engine(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("CDLM_DECODING_FACTOR", "1.5")
     options = parse().engine_options()
     assert (options.decoding, options.decoding_factor, options.steps_per_block) == ("factor", 1.5, None)
-    for flag, value in (("decoding", "greedy"), ("steps-per-block", "0"), ("decoding-factor", "0")):
+    assert (parse("--edit-threshold", "0.9").engine_options().edit_threshold, options.edit_threshold) == (0.9, None)
+    for flag, value in (
+        ("decoding", "greedy"), ("steps-per-block", "0"), ("decoding-factor", "0"), ("edit-threshold", "0"),
+        ("edit-threshold", "1.5"),
+    ):  # fmt: skip
         with pytest.raises(SettingsError, match=f"--{flag}='?{value}"):
             parse(f"--{flag}", value)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cdlm.model.decoding.finalize import choose, choose_by_threshold, first_stop
+from cdlm.model.decoding.finalize import choose, choose_by_threshold, choose_replaced, first_stop
 from cdlm.model.decoding.logits.confidence import entropy
 from cdlm.model.decoding.rules import RULES, RuleName
 from tests.support.oracle.rules import pass_entropy_bound, pass_factor
@@ -31,6 +31,15 @@ def test_the_short_way_for_thresholds_chooses_the_same(seed: int) -> None:
     assert choose_by_threshold(confidence, limit, at_least).equal(choose(confidence, masked, rule, limit, at_least))
     rule[:3], limit[:3] = RULES.index("fixed_steps"), 4.0
     assert choose_by_threshold(confidence, limit, at_least).equal(choose(confidence, masked, rule, limit, at_least))
+
+
+def test_a_decided_token_is_replaced_by_a_surer_other_one() -> None:
+    """Not where the prediction is the token, the confidence is no more than the limit, or nothing is decided."""
+    confidence = torch.tensor([[0.95, 0.95, 0.9, 0.95], [0.95, 0.95, 0.9, 0.95]])
+    predicted, tokens = torch.tensor([[1, 2, 3, 4]] * 2), torch.tensor([[1, 9, 9, 9]] * 2)
+    decided = torch.tensor([[True, True, True, False]] * 2)
+    now = choose_replaced(confidence, predicted, tokens, decided, torch.tensor([0.9, float("inf")]))
+    assert now.tolist() == [[False, True, False, False], [False] * 4]
 
 
 def test_everything_above_the_threshold_passes() -> None:

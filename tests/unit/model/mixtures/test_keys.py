@@ -69,10 +69,24 @@ def test_absent_keys_of_llada2() -> None:
     assert not one.normalized  # As in the published code.
 
 
+def test_llada21_is_told_by_its_name_or_by_a_key() -> None:
+    """Nothing else in its ``config.json`` differs from that of LLaDA 2.0."""
+    assert read("llada2_moe")[1].edit_threshold is None
+    assert read("llada2_moe", _name_or_path="inclusionAI/LLaDA2.0-mini")[1].edit_threshold is None
+    named = {"_name_or_path": "inclusionAI/LLaDA2.1-mini"}
+    assert read("llada2_moe", **named)[1].edit_threshold == 0.9
+    assert read("llada2_moe", **named, edit_threshold=0.5)[1].edit_threshold == 0.5
+    assert read("llada2_moe", **named, edit_threshold=1)[1].edit_threshold == 1.0
+    assert read("sdar_moe", **named)[1].edit_threshold is None
+
+
 REFUSED: list[tuple[str, str, object, str]] = [
     ("llada2_moe", "score_function", "softmax", "score_function is 'softmax'; only 'sigmoid' can be run"),
     ("llada2_moe", "norm_topk_prob", False, "norm_topk_prob is False; only True can be run"),
     ("llada2_moe", "router_dtype", "bf16", "router_dtype is 'bf16'; only 'fp32' can be run"),
+    ("llada2_moe", "edit_threshold", "0.9", "edit_threshold is '0.9', not a number"),
+    ("llada2_moe", "edit_threshold", 0, "edit_threshold must lie in (0, 1], got 0.0"),
+    ("llada2_moe", "edit_threshold", 1.5, "edit_threshold must lie in (0, 1], got 1.5"),
     ("llada2_moe", "use_bias", True, "use_bias is True"),
     ("llada2_moe", "use_bias", ABSENT, "use_bias is True where it is absent"),
     ("llada2_moe", "use_qkv_bias", True, "use_qkv_bias is True"),

@@ -35,6 +35,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "early_stop_saved_blocks": ("counter", set()),
     "preemptions": ("counter", set()),
     "halved_steps": ("counter", set()),
+    "replaced_tokens": ("counter", set()),
     "draft_verifications": ("counter", set()),
     "draft_tokens": ("counter", set()),
     "accepted_draft_tokens": ("counter", set()),

@@ -27,6 +27,8 @@ DECODING: list[tuple[dict[str, Any], DecodingParams]] = [
         DecodingParams(decoding="entropy_bound", entropy_bound=0.0),
     ),
     ({"decoding": "fixed_steps"}, DecodingParams(decoding="fixed_steps")),
+    ({"edit_threshold": 0.9}, DecodingParams(edit_threshold=0.9)),
+    ({"edit_threshold": 1, "decoding": "factor"}, DecodingParams(edit_threshold=1.0, decoding="factor")),
     ({"decoding": "fixed_steps", "steps_per_block": 4}, DecodingParams(decoding="fixed_steps", steps_per_block=4)),
 ]
 
@@ -63,6 +65,10 @@ async def test_decoding_reaches_the_engine(bench: Bench, fields: dict[str, Any],
         ({"decoding": "fixed_steps", "steps_per_block": 2.5}, "steps_per_block"),
         ({"decoding": "fixed_steps", "confidence_threshold": 0.9}, "confidence_threshold"),
         ({"decoding": "factor", "steps_per_block": 4}, "steps_per_block"),
+        ({"edit_threshold": 0}, "edit_threshold"),
+        ({"edit_threshold": 1.1}, "edit_threshold"),
+        ({"edit_threshold": "0.9"}, "edit_threshold"),
+        ({"edit_threshold": 0.9, "bad_words": ["hello there"]}, "edit_threshold"),
     ],
 )
 async def test_decoding_values_that_are_refused(bench: Bench, fields: dict[str, Any], param: str) -> None:
@@ -108,6 +114,47 @@ async def test_with_a_guide_its_rule_is_the_default_and_others_may_be_named(make
     ):
         response = await bench.post("/v1/completions", {"prompt": "hi"} | fields)
         assert response.status_code == status, response.text
+
+
+ROUTES: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
+    ("/v1/completions", {"prompt": "hi"}, {"structured_outputs": {"regex": "a+"}}),
+    ("/v1/chat/completions", {"messages": CHAT}, {"response_format": {"type": "json_object"}}),
+    ("/v1/responses", {"input": "hi"}, {"text": {"format": {"type": "json_object"}}}),
+)
+
+
+@pytest.mark.parametrize(("path", "body", "form"), ROUTES)
+async def test_replacing_tokens_is_refused_with_what_hinders_it(
+    make_bench: Callable[..., Bench], path: str, body: dict[str, Any], form: dict[str, Any]
+) -> None:
+    """By both fields' names; a number that replaces nothing conflicts with nothing."""
+    bench = make_bench(model="/models/large", guide_model="/models/small")
+    [field] = form
+    for fields, value, hindrance in (
+        ({"decoding": "threshold"}, 0.9, None),
+        ({}, 0.9, "decoding 'guide'"),
+        ({}, 1, None),
+        (form | {"decoding": "factor"}, 0.9, field),
+        (form | {"decoding": "factor"}, 1, None),
+        ({"decoding": "factor", "bad_words": ["hello, there"]}, 0.9, "bad_words of several tokens"),
+    ):
+        response = await bench.post(path, body | fields | {"edit_threshold": value})
+        if hindrance is None:
+            assert response.status_code == 200, response.text
+            assert bench.engine.requests[-1].params.edit_threshold == value
+        else:
+            assert (response.status_code, response.json()["error"]["param"]) == (400, "edit_threshold")
+            assert f"edit_threshold cannot be combined with {hindrance}" in response.json()["error"]["message"]
+
+
+async def test_replacing_tokens_is_refused_where_the_model_cannot(bench: Bench) -> None:
+    assert bench.engine.ready is not None
+    bench.engine.ready = msgspec.structs.replace(bench.engine.ready, can_replace=False)
+    for path, body, _ in ROUTES:
+        assert (await bench.post(path, body | {"edit_threshold": 1})).status_code == 200
+        response = await bench.post(path, body | {"edit_threshold": 0.9})
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "edit_threshold")
+        assert "comes from the block before it, and cannot be replaced" in response.json()["error"]["message"]
 
 
 async def test_guidance_reaches_the_engine_and_has_its_own_length(bench: Bench) -> None:
