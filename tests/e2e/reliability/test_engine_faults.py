@@ -92,11 +92,11 @@ def test_a_lost_rank_costs_what_a_lost_engine_does(count: int, tmp_path: Path, r
     with running_server(tmp_path / "log", *flags) as server:
         expected = server.complete()["choices"]
         streams = Streams(server, bodies(count, 1500))
-        server.wait_for(lambda: all(answer.begun for answer in streams.answers))
+        server.wait_for(lambda: all(answer.begun for answer in streams.answers), 60)
         (rank,) = children(engine_of(server))
         os.kill(rank, signal.SIGKILL)
         struck = time.monotonic()
-        server.wait_for(lambda: not ready(server))
+        server.wait_for(lambda: not ready(server), 60)
         server.wait_ready()
         recovery_s = time.monotonic() - struck
         answers = streams.join()
