@@ -71,6 +71,24 @@ MUTATIONS = [
     ("server/text/stops.py", "text = self._held + text", "text = text + self._held", "unit/server/text"),
     ("server/http/sse.py", '.encode() + b"\\n\\n"', '.encode() + b"\\n"', "unit/server/routes"),
     ("server/access/quotas.py", "self._requests.take(1)", "self._requests.take(0)", "unit/server/access"),
+    (
+        "server/openai/answers/generation.py",
+        'client = record.key.name if record.key else ""',
+        'client = ""',
+        "e2e/reliability/test_overload.py",
+    ),
+    (
+        "model/loading/checkpoint.py",
+        "_allocate(transformer, device)",
+        "transformer.to_empty(device=device)",
+        "e2e/start/test_imports.py",
+    ),
+    (
+        "training/natural/problems/requests.py",
+        "return {expression}",
+        "return ({expression},)",
+        "e2e/training/test_requests.py",
+    ),
     ("server/access/quotas.py", "self.in_flight -= sequences", "self.in_flight -= 1", "unit/server/access"),
 ]
 
