@@ -43,9 +43,10 @@ class _Asset:
 
 def playground_routes() -> list[Route]:
     """Routes of the page and its files, for GET and HEAD, with ETags. Reads the files now."""
-    paths = {"/static/" + path.name: path for path in sorted(_FOLDER.iterdir()) if path.suffix in _TYPES}
+    files = [path for path in sorted(_FOLDER.rglob("*")) if path.suffix in _TYPES]
+    paths = {f"/static/{path.relative_to(_FOLDER).as_posix()}": path for path in files}
     paths["/"] = paths.pop("/static/index.html")
-    return [Route(url, _endpoint(_load(path)), methods=["GET"], name=path.name) for url, path in paths.items()]
+    return [Route(url, _endpoint(_load(path)), methods=["GET"], name=url) for url, path in paths.items()]
 
 
 def _load(path: Path) -> _Asset:

@@ -31,6 +31,7 @@ _CARD = {
     "root": _MODEL,
     "parent": None,
     "max_model_len": 2048,
+    "block_length": 32,
 }
 _PLACE = {"item_id": "msg_41", "output_index": 0, "content_index": 0}
 _RESPONSE = {

@@ -16,7 +16,10 @@ class ModelCard(Answer):
     owned_by: str
     root: str
     parent: None
-    max_model_len: int | None
+    max_model_len: int | None = Field(description="Tokens of prompt and answer; null while the model loads.")
+    block_length: int | None = Field(
+        description="Tokens that are denoised together; 1 for a next-token model, null while the model loads."
+    )
 
 
 class ModelList(Answer):

@@ -82,4 +82,5 @@ def _card(services: Services) -> ModelCard:
         root=services.model_name,
         parent=None,
         max_model_len=ready.max_model_len if ready else None,
+        block_length=ready.block_length if ready else None,
     )

@@ -1,6 +1,8 @@
 """The playground in a real headless Chromium, on a real server with the bundled student."""
 
+import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,6 +46,9 @@ class Opened:
         """Opens the page and waits until it knows the model."""
         self.page.goto(self.server.url + "/")
         expect(self.page.locator("#model")).to_have_text("cdlm-nano")
+
+    def send_as(self, endpoint: str) -> None:
+        self.page.check(f"#as-{endpoint}")
 
     def run(self) -> None:
         """Sends what the controls say and waits for the end."""
@@ -134,12 +139,28 @@ def opened(browser: Browser, server: Server, shots: Path) -> Iterator[Callable[.
 
 
 @contextmanager
-def changed_body(page: Page, change: dict[str, Any]) -> Iterator[None]:
-    """Adds fields to completions, such as no control sets."""
+def changed_body(page: Page, change: dict[str, Any], path: str = "**/v1/completions") -> Iterator[None]:
+    """Adds fields to requests, such as no control sets."""
 
     def alter(route: Route) -> None:
         route.continue_(post_data=route.request.post_data_json | change)
 
-    page.route("**/v1/completions", alter)
+    page.route(path, alter)
     yield
-    page.unroute("**/v1/completions", alter)
+    page.unroute(path, alter)
+
+
+def request_of(page: Opened) -> dict[str, Any]:
+    """The body in the curl command of the page."""
+    words = shlex.split(page.page.locator("#curl").inner_text())
+    body: dict[str, Any] = json.loads(words[words.index("-d") + 1])
+    return body
+
+
+def answer_of(server: Server, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Text and usage of the same request, asked without a stream."""
+    plain = {key: value for key, value in body.items() if key not in ("stream", "stream_options", "diffusing")}
+    chat = "messages" in body
+    response = server.post("/v1/chat/completions" if chat else "/v1/completions", plain).json()
+    choice = response["choices"][0]
+    return choice["message"]["content"] if chat else choice["text"], response["usage"]

@@ -78,7 +78,12 @@ def test_a_phone_scrolls_one_way_only(opened: Callable[..., Opened], scheme: str
     page.page.get_by_role("button", name="Apples").click()
     page.run()
     assert page.page.evaluate("document.documentElement.scrollWidth") == 360
-    small = page.page.locator("button:visible, input:visible, select:visible").evaluate_all(
+    page.send_as("chat")
+    page.settings(prompt="y" * 200)
+    page.run()
+    page.page.get_by_role("button", name="Edit turn 1").click()
+    assert page.page.evaluate("document.documentElement.scrollWidth") == 360
+    small = page.page.locator("button:visible, input:visible").evaluate_all(
         "all => all.filter(one => (one.closest('label') ?? one).getBoundingClientRect().height < 40).map(one => one.id)"
     )
     assert small == []
@@ -86,10 +91,13 @@ def test_a_phone_scrolls_one_way_only(opened: Callable[..., Opened], scheme: str
     page.screenshot(f"phone-{scheme}")
 
 
-@pytest.mark.parametrize("options", [{}, PHONE])
-def test_nothing_moves_while_an_answer_comes(opened: Callable[..., Opened], options: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("options", "endpoint"), [({}, "completion"), ({}, "chat"), (PHONE, "completion")])
+def test_nothing_moves_while_an_answer_comes(
+    opened: Callable[..., Opened], options: dict[str, Any], endpoint: str
+) -> None:
     page = opened(**options)
     page.load()
+    page.send_as(endpoint)
     page.page.check("#race")
     places = """() => [...document.querySelectorAll(".panel:not([hidden]), .canvas, dl")]
         .map((one) => one.getBoundingClientRect()).map((box) => [box.left, box.top + scrollY, box.width, box.height])"""
@@ -102,7 +110,7 @@ def test_the_keyboard_is_enough(opened: Callable[..., Opened]) -> None:
     page = opened()
     page.load()
     reached: list[str] = []
-    for _ in range(40):
+    for _ in range(60):
         page.page.keyboard.press("Tab")
         name, outline = page.page.evaluate(
             "() => [document.activeElement.id || document.activeElement.innerText,"
@@ -112,7 +120,7 @@ def test_the_keyboard_is_enough(opened: Callable[..., Opened]) -> None:
             break
         reached.append(name)
         assert outline == "solid", name
-    for wanted in ("prompt", "Apples", "tau", "tau-slide", "steps", "max-tokens", "seed", "race", "send", "copy"):
+    for wanted in ("prompt", "Apples", "tau", "tau-slide", "steps", "max-tokens", "seed", "race", "send", "copy", "link", "reset"):
         assert wanted in reached
     page.page.focus("#seed")
     page.page.keyboard.press("Control+Enter")
@@ -126,7 +134,7 @@ def test_the_keyboard_is_enough(opened: Callable[..., Opened]) -> None:
 def test_every_control_has_a_name(opened: Callable[..., Opened]) -> None:
     page = opened()
     page.load()
-    nameless = page.page.locator("input, select, textarea, button, [role=region]").evaluate_all(
+    nameless = page.page.locator("input, textarea, button, [role=region]").evaluate_all(
         "all => all.filter((one) => !(one.labels?.length || one.ariaLabel || one.textContent.trim()))"
         ".map((one) => one.id)"
     )

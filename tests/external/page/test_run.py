@@ -1,35 +1,17 @@
-"""Sending, drawing, stopping, replaying, racing."""
+"""Sending, drawing, stopping, replaying."""
 
 import json
-import shlex
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Route, expect
 
-from tests.external.page.conftest import Opened, changed_body
-from tests.support.server.served import Server, running_server
+from tests.external.page.conftest import Opened, answer_of, changed_body, request_of
+from tests.support.server.served import Server
 
 BLOCK = 32
-
-
-def request_of(page: Opened) -> dict[str, Any]:
-    """The body in the curl command of the page."""
-    words = shlex.split(page.page.locator("#curl").inner_text())
-    body: dict[str, Any] = json.loads(words[words.index("-d") + 1])
-    return body
-
-
-def answer_of(server: Server, body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Text and usage of the same request, asked without a stream."""
-    plain = {key: value for key, value in body.items() if key not in ("stream", "stream_options", "diffusing")}
-    chat = "messages" in body
-    response = server.post("/v1/chat/completions" if chat else "/v1/completions", plain).json()
-    choice = response["choices"][0]
-    return choice["message"]["content"] if chat else choice["text"], response["usage"]
 
 
 @pytest.mark.parametrize("endpoint", ["completion", "chat"])
@@ -40,7 +22,7 @@ def test_the_canvas_ends_as_the_answer(
     page = opened()
     page.load()
     page.page.get_by_role("button", name=example).click()
-    page.page.select_option("#endpoint", endpoint)
+    page.send_as(endpoint)
     page.run()
     text, usage = answer_of(server, request_of(page))
     assert page.canvas() == text != ""
@@ -52,35 +34,6 @@ def test_the_canvas_ends_as_the_answer(
     assert page.figure("finish") == "stop"
     assert page.page.locator(".masked:visible").count() == 1  # That of the legend.
     page.screenshot(f"{example}-{endpoint}")
-
-
-@pytest.fixture(scope="module")
-def other(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of a model with another name."""
-    with running_server(tmp_path_factory.mktemp("other") / "log", "--served-model-name", "other") as running:
-        yield running
-
-
-def test_the_page_begins_with_prompts_that_suit_the_model(opened: Callable[..., Opened], other: Server) -> None:
-    page = opened()
-    page.load()
-    assert page.page.locator("#examples button").all_inner_texts() == [
-        "Apples",
-        "Stickers",
-        "count_even",
-        "remove_repeats",
-    ]
-    assert request_of(page)["prompt"].startswith("Tom has 14 apples. Then Tom buys 3 bags of 12 apples.")
-    page = opened(other)
-    page.page.goto(other.url + "/")
-    expect(page.page.locator("#model")).to_have_text("other")
-    assert page.page.locator("#examples button").all_inner_texts() == ["Sky", "Owl", "Apples", "add"]
-    body = request_of(page)
-    assert body["model"] == "other"
-    assert body["messages"] == [{"role": "user", "content": "Why is the sky blue? Answer in two sentences."}]
-    page.page.fill("#prompt", "mine")
-    page.page.get_by_role("button", name="Owl").click()
-    assert request_of(page)["messages"][0]["content"] == "Tell me a short story about an owl and a lighthouse."
 
 
 def test_every_step_has_its_color(opened: Callable[..., Opened]) -> None:
@@ -154,31 +107,6 @@ def test_stop_ends_the_request_on_the_server(opened: Callable[..., Opened], serv
     page.settings(tau="", max_tokens="192")
     page.run()
     assert page.figure("finish") == "stop"
-
-
-def test_a_race_shows_both(opened: Callable[..., Opened], server: Server) -> None:
-    page = opened(viewport={"width": 1200, "height": 985})
-    page.load()
-    page.settings(steps="4")
-    assert page.page.locator(".lane:visible").count() == 1
-    page.page.check("#race")
-    assert page.page.locator(".lane:visible").count() == 2
-    page.run()
-    body = request_of(page)
-    assert page.canvas(0) == answer_of(server, body)[0]
-    del body["max_steps_per_block"]
-    slow, usage = answer_of(server, body | {"confidence_threshold": 1})
-    assert page.canvas(1) == slow
-    assert int(page.figure("denoise steps", 1)) == usage["denoise_steps"] > 2 * int(page.figure("denoise steps", 0))
-    titles = page.page.locator(".lane h2").all_inner_texts()
-    assert titles == ["This model", "This model, one token a step"]
-    steps = page.page.locator(".canvas").nth(1).locator("span > span[data-step]")
-    found = steps.evaluate_all("all => all.slice(0, 32).map(one => Number(one.dataset.step))")
-    assert sorted(found) == list(range(1, BLOCK + 1))
-    status = page.page.locator("#status").inner_text()
-    assert "Same text." in status or "The texts differ." in status
-    page.replay(4)
-    page.screenshot("race")  # docs/playground.png is one of these.
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.anyio
 
 FOLDER = Path(cdlm.server.page.playground.__file__).parent / "static"
 TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-FILES = sorted(path.name for path in FOLDER.iterdir() if path.name != "index.html")
+FILES = sorted(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.*") if path.name != "index.html")
 
 
 async def test_the_page_allows_itself_nothing_but_this_server(bench: Bench) -> None:
@@ -51,7 +51,8 @@ async def test_a_browser_asks_again_and_is_told_that_nothing_changed(bench: Benc
 
 
 @pytest.mark.parametrize(
-    "path", ["/static", "/static/", "/static/index.html", "/static/../app.py", "/static/%2e%2e/app.py", "/index.html"]
+    "path",
+    ["/static", "/static/", "/static/answer", "/static/answer/", "/static/index.html", "/static/../app.py", "/static/%2e%2e/app.py", "/index.html"],
 )
 async def test_other_paths_are_unknown_as_before(bench: Bench, path: str) -> None:
     response = await bench.client.get(path)
@@ -110,3 +111,6 @@ def test_files_name_no_other_host_and_no_inline_code() -> None:
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", text), name
     for used in re.findall(r'(?:href|src)="([^"]+)"', page):
         assert used.removeprefix("static/") in FILES
+    for name in FILES:
+        for used in re.findall(r'from "([^"]+)"', (FOLDER / name).read_text("utf-8")):
+            assert (FOLDER / name).parent.joinpath(used).resolve().relative_to(FOLDER.resolve()).as_posix() in FILES

@@ -159,6 +159,14 @@ async def test_metrics_follow_the_engine(bench: Bench) -> None:
     assert counter(bench, f"cdlm_engine_restarts_total{{{label}}}") == 0
 
 
+async def test_the_model_says_how_many_tokens_it_denoises_together(bench: Bench) -> None:
+    [card] = (await bench.client.get("/v1/models")).json()["data"]
+    assert (card["max_model_len"], card["block_length"]) == (64, bench.engine.ready.block_length)
+    bench.engine.ready = None  # It loads.
+    [card] = (await bench.client.get("/v1/models")).json()["data"]
+    assert (card["max_model_len"], card["block_length"]) == (None, None)
+
+
 async def test_tokenizer_routes(bench: Bench) -> None:
     response = await bench.post("/tokenize", {"prompt": "hello <|mask|>"})
     body = response.json()

@@ -30,6 +30,7 @@ export class Lane {
     this.canvas.element.setAttribute("aria-label", `Answer: ${title}`);
     this.values = Object.fromEntries([...Object.keys(FIGURES), "finish"].map((name) => [name, this.addFigure(name)]));
     this.start();
+    this.canvas.element.toggleAttribute("data-idle", true);
   }
 
   addFigure(name) {
@@ -43,9 +44,23 @@ export class Lane {
     return value;
   }
 
-  /** Forgets the last request. */
-  start() {
+  /**
+   * Forgets the last request.
+   *
+   * @param {number} masks how many positions are masked at first, as far as that is known
+   * @param {{prompt: string, suffix: string} | null} around text to show around the answer
+   */
+  start(masks = 0, around = null) {
     this.recording = new Recording();
+    this.masks = Array.from({ length: masks }, () => ({ kind: "masked", text: "", step: null }));
+    const { element } = this.canvas;
+    element.toggleAttribute("data-idle", false);
+    for (const [side, text] of [["before", around?.prompt], ["after", around?.suffix]]) {
+      element.removeAttribute(`data-${side}`);
+      if (text) {
+        element.dataset[side] = text;
+      }
+    }
     this.draw();
   }
 
@@ -59,6 +74,9 @@ export class Lane {
     const view = this.recording.view(count);
     if (now !== undefined && this.recording.finish === null) {
       view.at = now;
+      if (view.steps === 0 && this.masks.length > 0) {
+        view.blocks = [this.masks];
+      }
     }
     this.canvas.draw(view.blocks);
     for (const [name, figure] of Object.entries(FIGURES)) {
