@@ -7,7 +7,7 @@ CONSTRAINTS ?= constraints.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test test-unit test-all mutations clients images fakecuda check docs load reliability soak bench gpu gpu-site eval table train-nano secrets prometheus chromium dashboards clean
+.PHONY: help install serve test test-unit test-all mutations clients images fakecuda check docs load reliability soak bench gpu gpu-site eval table train-nano secrets prometheus chromium dashboards animation clean
 
 help: ## Lists the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -143,6 +143,9 @@ chromium: ## Installs Chromium on Debian, which the tests of the page at / need 
 
 dashboards: $(VENV)/.installed-dev ## Draws the dashboards of a server under load; ARGS="--output DIR".
 	$(BIN)/python -m tests.external.monitoring.render $(ARGS)
+
+animation: $(VENV)/.installed-dev ## Films the playground into docs/ (needs `make chromium`); ARGS=DIR for another folder.
+	$(BIN)/python -m tests.external.page.film $(ARGS)
 
 clean: ## Removes the environment and caches.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist

@@ -181,7 +181,7 @@ function draw(taking, isChat, now) {
 
 /** The text around an infilled answer; of a long prompt the end. */
 function around({ prompt, suffix }) {
-  return suffix === "" ? null : { prompt: prompt.length > 160 ? `\u2026${prompt.slice(-160)}` : prompt, suffix };
+  return suffix === "" ? null : { prompt: prompt.length > 160 ? `\u2026 ${prompt.slice(-160).replace(/^\S*\s/, "")}` : prompt, suffix };
 }
 
 /** On a phone the answer lies below the controls. */

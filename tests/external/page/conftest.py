@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, Route, expect, sync_playwright
 
+from tests.external.page.browser import find_chromium, launched
 from tests.support.server.served import Server, running_server
 
 # Under load a run takes longer than Playwright's five seconds.
@@ -85,7 +85,7 @@ class Opened:
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """The browser's program; every server of these tests needs it, so that none starts in vain."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    found = find_chromium()
     if found is None:
         pytest.skip("no Chromium on this machine; `make chromium` installs Debian's")
     return found
@@ -100,12 +100,8 @@ def server(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 # Of a module: while Playwright runs, the thread has an event loop, which keeps asyncio tests from running.
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
-    # Its sandbox does not start as root.
-    flags = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=chromium, args=flags)
-        yield launched
-        launched.close()
+    with sync_playwright() as playwright, launched(playwright, chromium) as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")

@@ -111,7 +111,7 @@ def test_infilling_meets_both_ends(opened: Callable[..., Opened], name: str, mid
     page.run()
     assert page.canvas() == middle
     canvas = page.page.locator(".canvas").first
-    assert body["prompt"].endswith(canvas.get_attribute("data-before").removeprefix("\u2026"))
+    assert body["prompt"].endswith(canvas.get_attribute("data-before").removeprefix("\u2026 "))
     assert canvas.get_attribute("data-after") == body["suffix"]
     page.screenshot(name.replace(" ", "-").lower())
     press(page, "Apples")

@@ -24,9 +24,9 @@ export function restore(controls) {
   }
   try {
     const stored = JSON.parse(kept);
-    const values = Object.entries(stored);
-    if (typeof stored === "object" && values.every(([name, value]) => KEPT.includes(name) && controls.takes(name, value))) {
-      controls.write(Object.fromEntries(values));
+    const isKept = ([name, value]) => KEPT.includes(name) && controls.takes(name, value);
+    if (typeof stored === "object" && Object.entries(stored).every(isKept)) {
+      controls.write(stored);
       return "read";
     }
   } catch {
