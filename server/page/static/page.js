@@ -153,7 +153,7 @@ async function send(again = false) {
   if (back !== "" && controls.read("prompt") === "") {
     controls.write({ prompt: back });
   }
-  setRunning(false, isChat);
+  setRunning(false);
   show();
   if (failed !== null) {
     report(failed, taking);
@@ -192,7 +192,7 @@ function bringIntoView(element) {
 }
 
 /** A button that goes out of use hands the focus on, so that the keyboard stays where it is. */
-function setRunning(on, isChat = false) {
+function setRunning(on) {
   const { activeElement } = document;
   find("stop").disabled = !on;
   if (on && (activeElement === find("send") || activeElement === document.body)) {
@@ -200,7 +200,8 @@ function setRunning(on, isChat = false) {
   }
   find("send").disabled = on;
   if (!on && (activeElement === find("stop") || activeElement === document.body)) {
-    find(isChat ? "prompt" : "send").focus({ preventScroll: true });
+    // Not to the message: on a phone its keyboard would cover the answer.
+    find("send").focus({ preventScroll: true });
   }
   find("race").disabled = on;
   document.querySelectorAll("#prompts button, #shows button").forEach((button) => (button.disabled = on));

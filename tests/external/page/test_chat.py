@@ -118,7 +118,9 @@ def test_a_turn_is_answered_again(chat: Chat) -> None:
 def test_a_new_chat_forgets_the_turns(chat: Chat) -> None:
     expect(chat.page.page.locator("#new-chat")).to_be_disabled()
     chat.ask(APPLES)
+    expect(chat.page.page.locator("#send")).to_be_focused()
     chat.press("New chat")
+    expect(chat.page.page.locator("#prompt")).to_be_focused()
     assert chat.said == []
     chat.ask(STICKERS)
     assert chat.sent[-1]["messages"] == [user(STICKERS)]
