@@ -72,6 +72,22 @@ class ServerSettings(BaseSettings, EngineOptions):
         ge=0,
         description="Sequences that may wait beyond max_num_seqs; more are answered with 429.",
     )
+    threshold_under_load: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Lower the confidence threshold of requests that set none, down to this one, while sequences wait: "
+        "faster, less certain answers. Default: never.",
+    )
+    load_begins_at: int = Field(
+        default=0, ge=0, description="Waiting sequences beyond which --threshold-under-load begins to lower thresholds."
+    )
+    load_full_at: int | None = Field(
+        default=None,
+        ge=1,
+        description="Waiting sequences at which --threshold-under-load is reached. Default: --load-begins-at and "
+        "--max-num-seqs together.",
+    )
     max_body_bytes: ByteSize = Field(
         default=10_000_000, ge=1024, description="Largest request body; more is answered with 413."
     )
@@ -156,6 +172,14 @@ class ServerSettings(BaseSettings, EngineOptions):
                 raise ValueError(f"{flag} {given} needs --model, the checkpoint that it was trained on")
         if self.guide_model is not None and not self.chosen:
             raise ValueError(f"--guide-model {self.guide_model} needs --model, the checkpoint that it guides")
+        return self
+
+    @model_validator(mode="after")
+    def _load_is_a_range(self) -> Self:
+        if self.threshold_under_load is None and self.model_fields_set & {"load_begins_at", "load_full_at"}:
+            raise ValueError("--load-begins-at and --load-full-at need --threshold-under-load")
+        if self.load_full_at is not None and self.load_full_at <= self.load_begins_at:
+            raise ValueError(f"--load-full-at {self.load_full_at} must be above --load-begins-at {self.load_begins_at}")
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,8 @@ from prometheus_client.registry import Collector
 from cdlm.scheduler.messages import FAST, SLOW, Counted, EngineReady, EngineStats, Measured
 from cdlm.server.observe.vllm_names import WithVllmNames
 
+_THRESHOLDS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99, 1.0)
+
 
 class EngineView(Protocol):
     """The properties of the engine client that a scrape reads."""
@@ -65,6 +67,9 @@ class Metrics:
         )
         self._latency = self._histogram(
             "e2e_request_latency_seconds", "Arrival to last token", SLOW, vllm="e2e_request_latency_seconds"
+        )
+        self._thresholds = self._histogram(
+            "chosen_threshold", "Confidence thresholds chosen by the load for requests that set none", _THRESHOLDS
         )
         self._finished = self._counter("requests_finished", "Finished sequences", "reason", vllm="request_success")
         self._rejected = self._counter("requests_rejected", "Requests answered without running", "reason")
@@ -126,6 +131,10 @@ class Metrics:
         ``error``.
         """
         self._discarded.labels(self._model, reason).inc(tokens)
+
+    def threshold_chosen(self, threshold: float) -> None:
+        """Records the confidence threshold that the load has chosen for a request."""
+        self._thresholds.labels(self._model).observe(threshold)
 
     def finished(self, reason: str, seconds: float) -> None:
         """Records the end of a sequence, ``seconds`` after arrival; ``reason`` is ``stop``, ``length`` or ``error``."""

@@ -18,6 +18,7 @@ from cdlm.server.observe.request_log import Outcome, RequestRecord, SequenceTrac
 from cdlm.server.openai.answers.choice import Choice
 from cdlm.server.openai.answers.selection import Selection
 from cdlm.server.openai.answers.text import TextRules
+from cdlm.server.openai.answers.thresholds import choose_threshold
 from cdlm.server.openai.answers.vote import Ballot
 from cdlm.server.openai.protocol.fields import AnswerFields
 from cdlm.server.openai.protocol.response import CachedTokens, Usage
@@ -50,6 +51,7 @@ class Job:
     arrived: float = field(default_factory=time.monotonic)
     first_block: float | None = None
     selected: list[Choice] = field(default_factory=list)
+    threshold: float | None = None  # Of a server whose load chooses it.
 
     @classmethod
     def plan(
@@ -129,6 +131,7 @@ class Job:
         services = self.services
         outcome: Outcome = "cancelled"
         status = 499
+        self.threshold = choose_threshold(services, self.choices)
         self.record.asked(self.choices[0].request, len(self.choices), streamed=self.streamed)
         queue: asyncio.Queue[Update | ApiError] = asyncio.Queue()
         tasks: list[asyncio.Task[None]] = []
@@ -172,7 +175,7 @@ class Job:
         passes = sum(choice.forward_passes for choice in self.choices)
         # A prompt counts once: later answers to it always find it cached.
         first = self.choices[:: self.selection.generated]
-        return Usage(
+        usage = Usage(
             prompt_tokens=prompt,
             completion_tokens=completion,
             total_tokens=prompt + completion,
@@ -181,6 +184,9 @@ class Job:
             tokens_per_forward=round(completion / passes, 4) if passes else 0.0,
             prompt_tokens_details=CachedTokens(cached_tokens=sum(choice.cached_tokens for choice in first)),
         )
+        if self.threshold is not None:
+            usage.confidence_threshold = self.threshold
+        return usage
 
     async def _next(self, queue: asyncio.Queue[Update | ApiError]) -> Update | ApiError:
         limit = self.services.settings.request_timeout_s
@@ -278,7 +284,7 @@ class Job:
             "ttft_ms": None if self.first_block is None else _ms(self.first_block - self.arrived),
             "e2e_ms": _ms(elapsed),
             "blocks": sum(choice.blocks for choice in self.choices),
-            **self.usage().model_dump(),
+            **self.usage().model_dump(exclude_unset=True),
         }
         self.record.worked(outcome, status, figures)
 

@@ -42,6 +42,9 @@ class Work(Answer):
     denoise_steps: int = Field(description="Denoise steps of all blocks.")
     forward_passes: int = Field(description="Forward passes that the request took part in.")
     tokens_per_forward: float = Field(description="Answer tokens per forward pass.")
+    confidence_threshold: float | None = Field(
+        None, description="Only with --threshold-under-load and the rule threshold: the threshold that was used."
+    )
 
 
 class Usage(Work):
@@ -62,7 +65,7 @@ class InfillUsage(Usage):
     def of(cls, usage: Usage) -> "InfillUsage":
         """The same figures with both names."""
         cached = usage.prompt_tokens_details.cached_tokens
-        return cls(**dict(usage), reasoning_tokens=0, cached_input_tokens=cached)
+        return cls(**usage.model_dump(exclude_unset=True), reasoning_tokens=0, cached_input_tokens=cached)
 
 
 class Canvas(Answer):

@@ -183,7 +183,7 @@ class ResponseObject:
         """The usage of the request, with this route's field names."""
         usage = self._job.usage()
         cached = usage.prompt_tokens_details.cached_tokens
-        return ResponseUsage(
+        found = ResponseUsage(
             input_tokens=usage.prompt_tokens,
             input_tokens_details=InputDetails(cached_tokens=cached, cache_write_tokens=0),
             output_tokens=usage.completion_tokens,
@@ -193,6 +193,9 @@ class ResponseObject:
             forward_passes=usage.forward_passes,
             tokens_per_forward=usage.tokens_per_forward,
         )
+        if usage.confidence_threshold is not None:
+            found.confidence_threshold = usage.confidence_threshold
+        return found
 
 
 def _format(asked: TextFormat) -> PlainFormat | SchemaFormat:
