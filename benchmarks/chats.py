@@ -1,6 +1,6 @@
-"""Answers of a base model and of its task adapter to the same chat prompts, side by side on a page, for people to compare.
+"""Answers of a base model and of its task adapter to the same chat prompts, side by side on a page.
 
-    python -m benchmarks.chats --base base --adapter model/assets/cdlm-smol/tasks > page.md
+python -m benchmarks.chats --base base --adapter model/assets/cdlm-smol/tasks > page.md
 """
 
 from pathlib import Path
@@ -68,7 +68,7 @@ def main(
             answers.append([output.text for output in llm.chat(messages, params)])
     for number, (prompt, *texts) in enumerate(zip(PROMPTS, *answers, strict=True), 1):
         quoted = ["> " + text.strip().replace("\n", "\n> ") for text in texts]
-        print(f"## {number}. {prompt}\n\nBase:\n\n{quoted[0]}\n\nWith the adapter:\n\n{quoted[1]}\n")
+        typer.echo(f"## {number}. {prompt}\n\nBase:\n\n{quoted[0]}\n\nWith the adapter:\n\n{quoted[1]}\n")
 
 
 if __name__ == "__main__":

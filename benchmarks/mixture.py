@@ -21,13 +21,11 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from benchmarks.experts import MODELS, random_mixture, read_bytes, weights_per_token
 from cdlm.cli.plan.presets import PRESETS
 from cdlm.model.backbones import find_backbone
-from cdlm.model.config import MixtureConfig
 from cdlm.model.device import DTYPES
-from cdlm.model.network.mixture import Mixture
 
-MODELS = ("llada2-mini", "sdar-30b-a3b")
 ROWS = (1, 16)
 REPEATS = 7
 
@@ -55,7 +53,7 @@ def measure(model: str, dtype: torch.dtype) -> list[dict[str, Any]]:
     """The figures of one shape, for each number of rows."""
     shape, manifest = find_backbone(PRESETS[model]).read(PRESETS[model])
     assert shape.mixture is not None
-    mixture = random_mixture(shape.hidden_size, shape.mixture, dtype)
+    mixture = random_mixture(shape.hidden_size, shape.mixture, torch.device("cpu"), dtype)
     bytes_per_s = bandwidth()
     figures = []
     for rows in ROWS:
@@ -87,30 +85,6 @@ def measure(model: str, dtype: torch.dtype) -> list[dict[str, Any]]:
             }
         )
     return figures
-
-
-def random_mixture(hidden_size: int, config: MixtureConfig, dtype: torch.dtype) -> Mixture:
-    """Every weight is written: memory that never was is one page, which stays in the cache."""
-    with torch.device("meta"):
-        mixture = Mixture(hidden_size, config).to(dtype)
-    mixture.to_empty(device="cpu").requires_grad_(False)
-    for name, parameter in mixture.named_parameters():
-        nn.init.uniform_(parameter, -0.02, 0.02) if "bias" not in name else nn.init.zeros_(parameter)
-    if mixture.shared_experts is not None:
-        mixture.shared_experts.fuse()
-    return mixture
-
-
-def read_bytes(mixture: Mixture, used: int) -> int:
-    """Bytes of all weights, but of the experts only ``used``."""
-    stacks = mixture.experts.gate_up, mixture.experts.down
-    others = sum(parameter.nbytes for parameter in mixture.parameters()) - sum(stack.nbytes for stack in stacks)
-    return others + used * sum(stack[0].nbytes for stack in stacks)
-
-
-def weights_per_token(hidden_size: int, config: MixtureConfig) -> int:
-    """Weights that a token is multiplied with."""
-    return hidden_size * (config.experts + 3 * (config.experts_per_token * config.width + config.shared_width))
 
 
 def bandwidth() -> float:

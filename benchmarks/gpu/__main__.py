@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).parents[2] / "build" / "gpu-site"))
 
 import torch
 
-from benchmarks.gpu import decoding, kernels, memory, profile, speed
+from benchmarks.gpu import decoding, kernels, memory, mixture, profile, speed
 from benchmarks.gpu.report import Budget, table
 from benchmarks.speed.machine import commit, machine
 
@@ -27,6 +27,7 @@ PARTS = {
     "kernels": kernels.run,
     "decoding": decoding.run,
     "speed": speed.run,
+    "mixture": mixture.run,
     "profile": profile.run,
     "memory": memory.run,
 }

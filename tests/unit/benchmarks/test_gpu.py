@@ -34,6 +34,7 @@ def test_every_part_runs_and_holds_and_is_kept(tmp_path: Path) -> None:
     assert {row["kernel"] for row in found["kernels"]["rows"]} >= {"norm", "rotation", "row statistics", "draws"}
     assert {row["agreement"] for row in found["decoding"]["rows"]} == {1.0}
     assert {row["step"] for row in found["speed"]["rows"]} == {"denoise", "commit and denoise", "autoregressive"}
+    assert [(row["model"], row["rows"]) for row in found["mixture"]["rows"]] == [("tiny", 1), ("tiny", 2)]
     assert found["profile"]["figures"]["launches"] > 0
     assert found["memory"]["figures"]["weights_gib"] > 0
     # What is there is not measured again; a part that failed is.
