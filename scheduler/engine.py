@@ -99,7 +99,7 @@ class Engine:
             drafts=drafts,
         )
         self.staging = Staging(self.runner, options.max_prefill_tokens)
-        self.scores = ScoreQueue(self.manifest, self.cache, self.runner)
+        self.scores = ScoreQueue(self.manifest, self.cache, self.runner, options.max_num_batched_tokens)
         vocab_size = checkpoint.transformer.config.vocab_size
         self.grammars = GrammarCompiler(Path(options.model), vocab_size, self.manifest.max_model_len)
         self.sequences: dict[str, Sequence] = {}

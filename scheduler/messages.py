@@ -46,17 +46,28 @@ class GenerateRequest(msgspec.Struct, frozen=True, kw_only=True, tag="generate")
     cache_salt: str = ""
 
 
+class Slot(msgspec.Struct, frozen=True, array_like=True):
+    """A masked position, and the tokens whose log-probabilities there are wanted."""
+
+    position: int
+    candidates: list[int]
+
+
 class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, tag="score"):
     """Compute the log-probability of each prompt token from position ``start`` on, given those before it, and of
     ``logprobs`` alternatives.
 
-    The answer is one ``BlockOutput`` whose ``logprobs`` begin with the token at ``start``; their ``step`` is 0.
-    ``client``, ``priority`` and ``cache_salt`` work as in ``GenerateRequest``.
+    With ``slots`` instead, in rising order, all their positions are masked at once, in one forward, whatever tokens the
+    prompt has there; what is computed is the log-probability of each candidate of each slot (docs/decide.md).
+
+    The answer is one ``BlockOutput`` whose ``logprobs`` begin with the token at ``start``, or are those of all slots'
+    candidates in order; their ``step`` is 0. ``client``, ``priority`` and ``cache_salt`` are as in ``GenerateRequest``.
     """
 
     request_id: str
     prompt_ids: list[int]
     start: int = 1
+    slots: list[Slot] = []
     logprobs: int = 0
     client: str = ""
     priority: int = 0

@@ -20,7 +20,7 @@ class ScoreWork:
     Attributes:
         segments: its segments of the forward, in order.
         token_ids: the tokens of all segments, concatenated.
-        rows: indices in ``token_ids`` of the hidden states that predict a scored token.
+        rows: indices in ``token_ids`` of the hidden states that predict a scored token; one may predict several.
         targets: the scored tokens, one per entry of ``rows``.
         top: how many of the most likely tokens to report per scored token.
     """
@@ -52,8 +52,11 @@ def score(
         start += len(work.token_ids)
     if not rows:
         return [[] for _ in works]
-    logits = transformer.logits(hidden.index_select(0, place(rows)))
+    # Each state is asked once, however many tokens it predicts: vocabularies are large.
+    places = {row: number for number, row in enumerate(dict.fromkeys(rows))}
+    logits = transformer.logits(hidden.index_select(0, place(list(places))))
     top = max(work.top for work in works)
     targets = place([token for work in works for token in work.targets])
-    lines = iter(token_logprobs(logits, targets, mask_token_id, top).tolist())
+    asked = place([places[row] for row in rows])
+    lines = iter(token_logprobs(logits, targets, mask_token_id, top, asked).tolist())
     return [[token_score(next(lines), work.top, top) for _ in work.targets] for work in works]

@@ -25,7 +25,9 @@ class ScoreQueue:
     clients, by the tokens of their scored prompts. An admitted request holds all pages that it needs to finish.
     """
 
-    def __init__(self, manifest: Manifest, cache: KVCache, runner: ModelRunner) -> None:
+    def __init__(self, manifest: Manifest, cache: KVCache, runner: ModelRunner, step_tokens: int) -> None:
+        # What a step reserves at least, so that no request waits for ever.
+        self.slot_tokens = step_tokens // _SHARE
         self.manifest, self.cache, self.runner = manifest, cache, runner
         self.waiting: FairQueue[Scoring] = FairQueue()
         self.running: list[Scoring] = []
@@ -65,11 +67,14 @@ class ScoreQueue:
             raise RequestError("prompt has the mask token, which has no probability")
         if not 1 <= request.start < max(2, len(request.prompt_ids)):
             raise RequestError(f"start ({request.start}) must be the position of a token that is not the first")
+        _check_slots(request, self.manifest, vocab)
         check_logprobs(request.logprobs, vocab)
         check_priority(request.priority)
         scoring = Scoring(request, self.manifest, self.cache)
         if scoring.pages_needed > self.cache.num_pages:
             raise RequestError(f"prompt needs more than the {self.cache.num_pages} KV pages there are")
+        if request.slots and scoring.canvas_tokens > self.slot_tokens:
+            raise RequestError(f"the slots and what is between them have more than {self.slot_tokens} positions")
         self._scorings[request.request_id] = scoring
         self.waiting.append(scoring)
 
@@ -163,6 +168,21 @@ class ScoreQueue:
         self._clear(scoring)
         self._leave(scoring)
         return BlockOutput(request_id=scoring.request.request_id, token_ids=[], finish_reason="error", error=reason)
+
+
+def _check_slots(request: ScoreRequest, manifest: Manifest, vocab: int) -> None:
+    """Raises ``RequestError`` for slots that cannot be masked or have no candidates."""
+    positions = [slot.position for slot in request.slots]
+    if not positions:
+        return
+    if manifest.block_length == 1 or manifest.mask_token_id >= vocab:
+        raise RequestError("slots need a model that denoises blocks, with a mask token in its vocabulary")
+    if positions != sorted(set(positions)) or not 1 <= positions[0] <= positions[-1] < len(request.prompt_ids):
+        raise RequestError("slots must be positions of the prompt but the first, in rising order")
+    for slot in request.slots:
+        valid = all(0 <= token < vocab and token != manifest.mask_token_id for token in slot.candidates)
+        if not slot.candidates or not valid:
+            raise RequestError(f"slot {slot.position} needs candidates that are tokens of the vocabulary")
 
 
 def _book(scoring: Scoring, plan: ScoringPlan, scores: list[TokenScore]) -> Fault | None:

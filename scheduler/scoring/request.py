@@ -46,6 +46,7 @@ class Scoring:
         keys: prefix cache keys of its whole units so far.
         left: positions that still need a state; the next one is last.
         scores: position -> score.
+        slot_scores: scores of all candidates, once they are computed.
     """
 
     request: ScoreRequest
@@ -59,9 +60,12 @@ class Scoring:
     keys: list[bytes] = field(default_factory=list)
     left: list[int] = field(default_factory=list)
     scores: dict[int, TokenScore] = field(default_factory=dict)
+    slot_scores: list[TokenScore] = field(default_factory=list)
     forwards: int = 0
 
     def __post_init__(self) -> None:
+        if self.request.slots:
+            return
         # If there is a border state, a block's first token is predicted from the clean token before it.
         by_commit = self.manifest.block_length if self.manifest.has_border else len(self.ids)
         start = self.request.start
@@ -74,14 +78,17 @@ class Scoring:
 
     @property
     def finished_blocks(self) -> int:
-        """Number of positions in all blocks but the last, which no later token sees."""
-        block = self.manifest.block_length
-        return (len(self.ids) - 1) // block * block
+        """Number of positions in the blocks before those that are computed with masks: the last block, or all blocks
+        from the token that predicts the first slot on.
+        """
+        block, slots = self.manifest.block_length, self.request.slots
+        last = slots[0].position - 1 if slots else len(self.ids) - 1
+        return last // block * block
 
     @property
     def _unread(self) -> int:
         """Positions below this are in blocks whose hidden states predict no scored token."""
-        if not self.manifest.has_border:
+        if not self.manifest.has_border or self.request.slots:
             return self.finished_blocks
         block = self.manifest.block_length
         return min(self.finished_blocks, (self.request.start - 1) // block * block)
@@ -89,6 +96,8 @@ class Scoring:
     @property
     def done(self) -> bool:
         """Whether every token has a score."""
+        if self.request.slots and not self.slot_scores:
+            return False
         return self.committed == self.finished_blocks and not self.left
 
     @property
@@ -100,7 +109,15 @@ class Scoring:
     def _tail(self) -> int:
         """Most positions in a state's own pages: its block, and earlier tokens in the page where the block begins."""
         block, size = self.manifest.block_length, self.cache.page_size
+        if self.request.slots:
+            return self.finished_blocks % size + self.canvas_tokens
         return max(start % size for start in range(0, len(self.ids), block)) + block
+
+    @property
+    def canvas_tokens(self) -> int:
+        """Number of positions that are computed with the slots: whole blocks."""
+        block = self.manifest.block_length
+        return -(-len(self.ids) // block) * block - self.finished_blocks
 
     def admit(self) -> bool:
         """Allocates the pages it needs; false, and no pages, if there are too few."""
@@ -124,12 +141,17 @@ class Scoring:
 
     def plan(self, budget: int) -> ScoringPlan | None:
         """Plans its next step within ``budget`` tokens; ``None`` if that is too few."""
-        return self._plan_commit(budget) if self.committed < self.finished_blocks else self._plan_states(budget)
+        if self.committed < self.finished_blocks:
+            return self._plan_commit(budget)
+        return self._plan_slots(budget) if self.request.slots else self._plan_states(budget)
 
     def take(self, plan: ScoringPlan, scores: list[TokenScore]) -> None:
         """Stores the scores of a step."""
         self.forwards += 1
         self.committed = plan.committed
+        if self.request.slots:
+            self.slot_scores += scores
+            return
         self.scores.update(zip(plan.positions, scores, strict=True))
         scored = set(plan.positions)
         self.left = [position for position in self.left if position not in scored]
@@ -140,10 +162,10 @@ class Scoring:
 
         Offers the finished blocks to the prefix cache: scores that are finite show that keys and values are.
         """
-        entries = [
-            TokenLogprob(self.ids[position], score.logprob, 0, score.top_ids, score.top_logprobs)
-            for position, score in sorted(self.scores.items())
-        ]
+        scored = [(self.ids[position], score) for position, score in sorted(self.scores.items())]
+        if self.request.slots:
+            scored = list(zip(self._candidates, self.slot_scores, strict=True))
+        entries = [TokenLogprob(token, score.logprob, 0, score.top_ids, score.top_logprobs) for token, score in scored]
         self.cache.store_text(self, self.cached, self.finished_blocks)
         return BlockOutput(
             request_id=self.request.request_id,
@@ -153,6 +175,27 @@ class Scoring:
             finish_reason="length",
             logprobs=entries,
         )
+
+    @property
+    def _candidates(self) -> list[int]:
+        return [token for slot in self.request.slots for token in slot.candidates]
+
+    def _plan_slots(self, budget: int) -> ScoringPlan | None:
+        if budget < self.canvas_tokens:
+            return None
+        block, size, start = self.manifest.block_length, self.cache.page_size, self.finished_blocks
+        whole, own = start // size, self.scratch[0]
+        table = self.pages[:whole] + own
+        copies = [(self.pages[whole], own[0])] if start % size else []
+        segments = [Segment(first, block, table) for first in range(start, start + self.canvas_tokens, block)]
+        ids = self.ids[start:] + [self.manifest.mask_token_id] * (start + self.canvas_tokens - len(self.ids))
+        rows: list[int] = []
+        for slot in self.request.slots:
+            ids[slot.position - start] = self.manifest.mask_token_id
+            before = self.manifest.shift or (self.manifest.has_border and slot.position % block == 0)
+            rows += [slot.position - start - int(before)] * len(slot.candidates)
+        work = ScoreWork(segments, ids, rows, self._candidates, self.request.logprobs)
+        return ScoringPlan(work, [], copies, self.committed)
 
     def _plan_commit(self, budget: int) -> ScoringPlan | None:
         block = self.manifest.block_length
@@ -165,7 +208,7 @@ class Scoring:
         else:
             segments = [Segment(start, block, self.pages) for start in range(self.committed, end, block)]
         firsts = range((self.committed // block + 1) * block, end + 1, block) if self.manifest.has_border else []
-        positions = [position for position in firsts if position >= self.request.start]
+        positions = [position for position in firsts if position >= self.request.start and not self.request.slots]
         rows = [position - 1 - self.committed for position in positions]
         targets = [self.ids[position] for position in positions]
         return ScoringPlan(ScoreWork(segments, ids, rows, targets, self.request.logprobs), positions, [], end)

@@ -12,6 +12,7 @@ from cdlm.scheduler.errors import EngineDeadError, EngineError
 from cdlm.scheduler.messages import BlockOutput, ScoreRequest
 from cdlm.server.errors import ApiError
 from cdlm.server.observe.request_log import Outcome, RequestRecord
+from cdlm.server.openai.decisions.canvas import Canvas
 from cdlm.server.openai.decisions.response import DecisionInputDetails, DecisionOutputDetails, DecisionUsage
 from cdlm.server.services import Services
 
@@ -21,7 +22,8 @@ class DecisionJob:
     """The texts of all questions of one HTTP request.
 
     ``prompts`` has the ids of each question's prompt, ``texts`` those of each text that may follow it. At most
-    ``width`` texts are with the engine at once. ``logs`` gets the log-probability of each text, ``cached`` the number
+    ``width`` texts are with the engine at once. With a ``canvas``, which is the only text of the only prompt, all
+    questions are answered on it. ``logs`` gets the log-probability of each text, ``cached`` the number
     of each prompt's tokens that the prefix cache had.
     """
 
@@ -31,6 +33,7 @@ class DecisionJob:
     texts: Sequence[Sequence[list[int]]]
     priority: int = 0
     cache_salt: str = ""
+    canvas: Canvas | None = None
     arrived: float = field(default_factory=time.monotonic)
     cached: dict[int, int] = field(default_factory=dict)
     name: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -124,12 +127,17 @@ class DecisionJob:
                 request_id=f"{self.name}-{question}-{text}",
                 prompt_ids=prompt + ids,
                 start=len(prompt),
+                slots=[] if self.canvas is None else self.canvas.slots,
                 client=self.record.key.name if self.record.key else "",
                 priority=self.priority,
                 cache_salt=self.cache_salt,
             )
             scored = await self._score(request)
-            self.logs[question][text] = sum(entry.logprob for entry in scored.logprobs or [])
+            found = [entry.logprob for entry in scored.logprobs or []]
+            if self.canvas is None:
+                self.logs[question][text] = sum(found)
+            else:
+                self.logs = [[sum(found[read] for read in reads) for reads in each] for each in self.canvas.reads]
             if text == 0:
                 self.cached[question] = min(len(prompt), scored.cached_tokens)
 
@@ -154,7 +162,7 @@ class DecisionJob:
         usage = self.usage()
         figures = {
             "engine_id": self.name,
-            "questions": len(self.prompts),
+            "questions": len(self.prompts if self.canvas is None else self.canvas.reads),
             "texts": sum(map(len, self.texts)),
             "e2e_ms": round(elapsed * 1000, 1),
             "prompt_tokens": usage.input_tokens,

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from cdlm.scheduler.messages import EngineReady
-from cdlm.server.errors import ApiError, too_long
+from cdlm.server.errors import ApiError, invalid, too_long
 from cdlm.server.observe.request_log import RequestRecord
+from cdlm.server.openai.decisions.canvas import Canvas, joined, labels
 from cdlm.server.openai.decisions.job import DecisionJob
 from cdlm.server.openai.decisions.request import DecisionsRequest
 from cdlm.server.services import Services
@@ -16,6 +17,8 @@ async def plan_decisions(
 ) -> DecisionJob:
     """The work for a request; raises ``ApiError`` 400 for what does not fit the model."""
     end = answer_end(ready, codec)
+    if body.joint:
+        return await _plan_joint(services, body, ready, codec, record, end)
     context, prompts, texts = scored_context(ready), [], []
     for question in body.questions:
         chat = Chat(body.messages(question.asked()))
@@ -28,6 +31,36 @@ async def plan_decisions(
         prompts.append(prompt)
         texts.append(own)
     return DecisionJob(services, record, prompts, texts, body.priority, body.cache_salt)
+
+
+async def _plan_joint(
+    services: Services,
+    body: DecisionsRequest,
+    ready: EngineReady,
+    codec: TextCodec,
+    record: RequestRecord,
+    end: list[int],
+) -> DecisionJob:
+    if ready.block_length == 1 or ready.mask_token_id >= ready.vocab_size:
+        raise invalid("joint needs a model that denoises blocks, and this one does not", "joint")
+    chat = Chat(body.messages(joined([question.asked() for question in body.questions])))
+    prompt = await codec.encode_chat(chat, ready.max_model_len, "input")
+    lines = await codec.encode(labels(len(body.questions)), ready.max_model_len, "questions", special=False)
+    # Behind its label a text begins after a space.
+    texts = [
+        await codec.encode([f" {text}" for text in question.texts()], ready.max_model_len, "questions", special=False)
+        for question in body.questions
+    ]
+    canvas = Canvas.of(len(prompt), lines, texts, end)
+    whole = len(prompt) + len(canvas.ids)
+    # The canvas is computed in whole blocks.
+    if whole + 2 * ready.block_length > scored_context(ready):
+        raise too_long(scored_context(ready), str(whole), "input")
+    most = services.settings.max_num_batched_tokens // 4 - 2 * ready.block_length
+    if len(canvas.ids) > most:
+        message = f"joint: the canvas has {len(canvas.ids)} tokens, and a step has room for {max(0, most)}"
+        raise invalid(message, "joint")
+    return DecisionJob(services, record, [prompt], [[canvas.ids]], body.priority, body.cache_salt, canvas)
 
 
 def scored_context(ready: EngineReady) -> int:

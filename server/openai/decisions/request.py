@@ -37,6 +37,9 @@ class DecisionsRequest(ApiModel):
     questions: list[Question] = Field(
         min_length=1, max_length=MAX_QUESTIONS, description="Predicates, choices and scores; answered in this order."
     )
+    joint: bool = Field(
+        False, description="Answer all questions at once, in one denoise step over a canvas with a slot for each."
+    )
     priority: int = Field(
         0,
         ge=-(2**31),

@@ -22,7 +22,7 @@ def _ok(name: str, places: tuple[str, ...], peers: tuple[str, ...], note: str) -
 
 DECISION_FIELDS = (
     *honored((DECISIONS,), (OPENAI, VLLM), "model", "input", "questions"),
-    *honored((DECISIONS,), (), "priority", "cache_salt"),
+    *honored((DECISIONS,), (), "joint", "priority", "cache_salt"),
     _ok("safety_identifier", (DECISIONS,), (OPENAI, VLLM), "nothing is reported about users"),
     _ok("prompt_cache_key", (DECISIONS,), (OPENAI,), "prompts that begin alike share what is cached by themselves"),
     _ok("prompt_cache_options", (DECISIONS,), (OPENAI,), "as prompt_cache_key"),

@@ -144,12 +144,16 @@ def hidden_states(
     return _norm(x, weights["norm.weight"], shape.rms_norm_eps)
 
 
-@lru_cache(maxsize=1024)
 def visibility(length: int, origin: int, prompt_attention: str, block: int, commit_attention: str = "block") -> Tensor:
     """[length, length] bool: whether a query (row) sees a key, pair by pair, from the definition.
 
-    The last block is not committed yet.
+    The last block is not committed yet. The caller may change it.
     """
+    return _visibility(length, origin, prompt_attention, block, commit_attention).clone()
+
+
+@lru_cache(maxsize=1024)
+def _visibility(length: int, origin: int, prompt_attention: str, block: int, commit_attention: str) -> Tensor:
 
     def sees(query: int, key: int) -> bool:
         query_block, key_block = (query - origin) // block, (key - origin) // block

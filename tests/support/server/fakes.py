@@ -138,7 +138,8 @@ class FakeEngine:
             self.held.set()
             await asyncio.Event().wait()
         await asyncio.sleep(0)
-        known = scores(request.prompt_ids[request.start :], request.start, request.logprobs)
+        wanted = [token for slot in request.slots for token in slot.candidates] or request.prompt_ids[request.start :]
+        known = scores(wanted, request.start, request.logprobs)
         yield BlockOutput(
             request_id=request.request_id,
             token_ids=[],
