@@ -159,7 +159,8 @@ def chat_messages(system: Sequence[TextBlock], turns: Sequence[UserTurn | Assist
     messages: list[dict[str, Any]] = [{"role": "system", "content": joined(system)}] if system else []
     called: set[str] = set()
     for number, turn in enumerate(turns):
-        if not turn.content:
+        # Without thoughts a turn may be empty; it still is the assistant's.
+        if all(isinstance(block, ThoughtBlock) for block in turn.content):
             _say(messages, "assistant", "")
         for index, block in enumerate(turn.content):
             match block:

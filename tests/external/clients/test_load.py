@@ -1,14 +1,16 @@
 """Independent load generators, with the bundled tokenizer from a directory."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from cdlm.model.assets import BUNDLED_STUDENT
-from tests.external.clients.conftest import Run
+from tests.external.clients.conftest import HERE, Run
 from tests.external.clients.environments import python_of
-from tests.support.server.served import Server
+from tests.external.clients.peer_sources import source_of
+from tests.support.server.served import Server, running_server
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(2400)]
 
@@ -46,3 +48,23 @@ def test_aiperf(server: Server, run: Run, tmp_path: Path, endpoint: str) -> None
     found = json.loads((tmp_path / "profile_export_aiperf.json").read_text())
     assert (found["completed_request_count"]["avg"], found["error_summary"]) == (8, [])
     assert (found["output_token_count"]["min"], found["output_token_count"]["max"]) == (48, 48)
+
+
+def test_vllm_bench(run: Run, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    with running_server(tmp_path / "log", "--metrics-compat", "vllm") as counted:
+        said = run(
+            python_of("vllm-bench"), HERE / "scripts" / "vllm_bench.py",
+            "--backend", "openai", "--base-url", counted.url, "--model", "cdlm-nano", "--tokenizer", BUNDLED_STUDENT,
+            "--dataset-name", "random", "--input-len", "32", "--output-len", "48",
+            "--num-prompts", "8", "--max-concurrency", "2", "--disable-tqdm",
+            "--save-result", "--result-dir", tmp_path, "--result-filename", report.name,
+            PYTHONPATH=str(source_of("vllm")),
+        )  # fmt: skip
+        steps = counted.metric("cdlm_denoise_steps_per_block_sum")
+        counted.wait_idle()
+    found = json.loads(report.read_text())
+    assert (found["completed"], found["failed"], found["total_output_tokens"]) == (8, 0, 8 * 48)
+    assert steps > 0
+    _, _, table = said.partition("Diffusion Decoding")
+    assert re.findall(r"Denoising steps: +(\d+)", table) == [f"{steps:g}"]

@@ -245,6 +245,14 @@ THOUGHT = {"type": "thinking", "thinking": "hm", "signature": "x"}
             {"messages": [USER, {"role": "assistant", "content": ""}, USER]},
         ),
         (
+            {"messages": [USER, {"role": "assistant", "content": [THOUGHT]}, USER]},
+            {"messages": [USER, {"role": "assistant", "content": ""}, USER]},
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": [THOUGHT]}]},
+            {"messages": [{"role": "assistant", "content": ""}], "continue_final_message": True},
+        ),
+        (
             {"messages": [USER, {"role": "assistant", "content": "The answer is"}]},
             {"messages": [USER, {"role": "assistant", "content": "The answer is"}], "continue_final_message": True},
         ),
