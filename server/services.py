@@ -11,14 +11,13 @@ from pydantic import ValidationError
 
 import cdlm
 from cdlm.model.config import CANNOT_REPLACE
-from cdlm.model.decoding.params import DecodingParams, ParameterError, check_token_ids
+from cdlm.model.decoding.params import MAX_WORD_LENGTH, MAX_WORDS, DecodingParams, ParameterError, check_token_ids
 from cdlm.scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest
 from cdlm.server.errors import ApiError, invalid, too_long
 from cdlm.server.gate import Gate
 from cdlm.server.observe.metrics import EngineView, Metrics
 from cdlm.server.openai.forms.answer_grammar import AnswerGrammar
 from cdlm.server.openai.forms.grammars import GrammarChecker
-from cdlm.server.openai.protocol.body import describe
 from cdlm.server.openai.protocol.fields import AnswerFields
 from cdlm.server.settings import ServerSettings
 from cdlm.server.text import TextCodec
@@ -160,8 +159,12 @@ def decoding_params(fields: AnswerFields, budget: int, ready: EngineReady, codec
     """The engine's decoding parameters; raises ``ApiError`` 400 if they do not fit the model or ``budget`` tokens."""
     try:
         params = fields.decoding_params(ready.confidence_threshold, codec.spellings)
-    except ValidationError as error:  # Tokenized texts have too many ids.
-        raise describe(error, vars(fields)) from None
+    except ValidationError:  # All fields are valid as sent; only the tokenizer knows how many ids a text has.
+        raise invalid(
+            f"bad_words: at most {MAX_WORDS} words of at most {MAX_WORD_LENGTH} tokens; "
+            "a text is two, one after a space",
+            "bad_words",
+        ) from None
     with _naming_the_field():
         stop_ids = [*ready.stop_token_ids, *fields.stop_token_ids]
         params.check_fit(ready.vocab_size, ready.mask_token_id, stop_ids, budget)

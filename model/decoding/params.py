@@ -23,9 +23,12 @@ _EDITS = (
     "bad_words",
     "min_tokens",
 )
+# Bounds of ``bad_words``: entries, and the tokens or characters of one.
+MAX_WORDS = 1024
+MAX_WORD_LENGTH = 256
 _Word = (
-    Annotated[str, Field(min_length=1, max_length=256)]
-    | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=256)]
+    Annotated[str, Field(min_length=1, max_length=MAX_WORD_LENGTH)]
+    | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_WORD_LENGTH)]
 )
 # Most unknown ids that an error names.
 _NAMED = 1024
@@ -125,7 +128,7 @@ class DecodingParams(BaseModel):
     )
     bad_words: list[_Word] = Field(
         [],
-        max_length=1024,
+        max_length=MAX_WORDS,
         description="Texts that are not generated, neither as they are nor after a space, or their token ids.",
     )
     min_tokens: int = Field(0, ge=0, description="No stop token among this many tokens; a stop string still ends.")
