@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from tests.external.page.conftest import Opened
@@ -29,6 +30,7 @@ def test_the_film_in_the_documentation_is_short_and_small() -> None:
         assert image.size == tuple(VIEWPORT.values())
 
 
+@pytest.mark.whole
 def test_the_page_can_be_filmed(opened: Callable[..., Opened]) -> None:
     page = opened(viewport=VIEWPORT)
     made, still = film(page.page, page.server.url)
