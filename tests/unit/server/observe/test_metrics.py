@@ -30,6 +30,7 @@ CONTRACT: dict[str, tuple[str, set[str]]] = {
     "inter_token_latency_seconds": ("histogram", set()),
     "e2e_request_latency_seconds": ("histogram", set()),
     "queue_time_seconds": ("histogram", set()),
+    "chosen_threshold": ("histogram", set()),
     "batch_rows": ("histogram", set()),
     "batch_tokens": ("histogram", set()),
     "early_stop_saved_blocks": ("counter", set()),
