@@ -41,8 +41,14 @@ def matrix(*axes: Sequence[Any], strength: int = 2) -> list[Any]:
 
 
 def some(values: Sequence[Any], every: int, first: int = 0) -> list[Any]:
-    """All values as pytest parameters; all but every ``every``-th have the marker ``whole``."""
+    """All values as pytest parameters; all but every ``every``-th have the marker ``whole``.
+
+    A tuple has a value for each of several names.
+    """
     return [
-        pytest.param(value, marks=[] if place % every == first else [pytest.mark.whole])
+        pytest.param(
+            *(value if isinstance(value, tuple) else (value,)),
+            marks=[] if place % every == first else [pytest.mark.whole],
+        )
         for place, value in enumerate(values)
     ]

@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.external.page.conftest import Opened
+from tests.support.matrix import some
 from tests.support.server.served import Server, running_server
 
 KEY = "s3cret-of-this-test"
@@ -53,6 +54,7 @@ def test_a_key_is_asked_for_and_kept_by_the_tab(opened: Callable[..., Opened], k
     expect(page.page.locator("#key")).to_be_focused()
 
 
+@pytest.mark.whole
 def test_the_command_has_a_place_for_the_key_and_not_the_key(opened: Callable[..., Opened], keyed: Server) -> None:
     page = opened(at=keyed, complaints=REFUSED)
     page.page.goto(keyed.url + "/")
@@ -69,11 +71,14 @@ def test_the_command_has_a_place_for_the_key_and_not_the_key(opened: Callable[..
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [
-        ({"tau": "0"}, ["confidence_threshold", "greater than 0"]),
-        ({"max_tokens": "100000"}, ["maximum context length"]),
-        ({"prompt": ""}, ["prompt", "empty"]),
-    ],
+    some(
+        [
+            ({"tau": "0"}, ["confidence_threshold", "greater than 0"]),
+            ({"max_tokens": "100000"}, ["maximum context length"]),
+            ({"prompt": ""}, ["prompt", "empty"]),
+        ],
+        every=3,
+    ),
 )
 def test_refusals_are_shown_as_the_api_words_them(
     opened: Callable[..., Opened], settings: dict[str, str], words: list[str]
@@ -88,6 +93,7 @@ def test_refusals_are_shown_as_the_api_words_them(
     page.screenshot("refused")
 
 
+@pytest.mark.whole
 def test_a_number_that_is_none_is_not_sent(opened: Callable[..., Opened]) -> None:
     page = opened()
     page.load()
@@ -97,6 +103,7 @@ def test_a_number_that_is_none_is_not_sent(opened: Callable[..., Opened]) -> Non
     assert page.page.locator("#status").inner_text() == "Ready."
 
 
+@pytest.mark.whole
 def test_a_server_that_is_gone_is_named(opened: Callable[..., Opened]) -> None:
     page = opened(complaints=("ERR_INTERNET_DISCONNECTED", "ERR_FAILED"))
     page.load()

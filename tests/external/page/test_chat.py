@@ -77,6 +77,7 @@ def test_each_message_goes_out_with_the_turns_before_it(chat: Chat, server: Serv
     chat.page.screenshot("chat")
 
 
+@pytest.mark.whole
 def test_an_edited_turn_replaces_what_follows(chat: Chat) -> None:
     first = chat.ask(APPLES)
     chat.ask("hello")
@@ -98,6 +99,7 @@ def test_an_edited_turn_replaces_what_follows(chat: Chat) -> None:
     expect(chat.page.page.locator("#editing")).to_be_hidden()
 
 
+@pytest.mark.whole
 def test_a_turn_is_answered_again(chat: Chat) -> None:
     first = chat.ask(APPLES)
     chat.page.settings(prompt="half a mess")
@@ -115,6 +117,7 @@ def test_a_turn_is_answered_again(chat: Chat) -> None:
     assert "The same answer" not in status.inner_text()
 
 
+@pytest.mark.whole
 def test_a_new_chat_forgets_the_turns(chat: Chat) -> None:
     expect(chat.page.page.locator("#new-chat")).to_be_disabled()
     chat.ask(APPLES)
@@ -126,6 +129,7 @@ def test_a_new_chat_forgets_the_turns(chat: Chat) -> None:
     assert chat.sent[-1]["messages"] == [user(STICKERS)]
 
 
+@pytest.mark.whole
 def test_a_message_that_is_refused_comes_back(opened: Callable[..., Opened]) -> None:
     chat = Chat(opened(complaints=("status of 400",)))
     first = chat.ask(APPLES)
@@ -161,6 +165,7 @@ def test_what_was_said_until_a_stop_stays(chat: Chat, server: Server) -> None:
     assert chat.sent[-1]["messages"] == [user(APPLES), assistant(said), user(STICKERS)]
 
 
+@pytest.mark.whole
 def test_an_empty_message_is_not_sent(chat: Chat) -> None:
     chat.page.settings(prompt="  ")
     chat.page.page.click("#send")

@@ -38,6 +38,7 @@ def contrast(one: list[float], other: list[float]) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out(opened: Callable[..., Opened], scheme: str) -> None:
     page = opened(color_scheme=scheme, complaints=("status of 400",))
@@ -57,6 +58,7 @@ def test_text_stands_out(opened: Callable[..., Opened], scheme: str) -> None:
     assert behind == {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 21, 27)"}[scheme]
 
 
+@pytest.mark.whole
 def test_colors_of_steps_differ_in_lightness(opened: Callable[..., Opened]) -> None:
     page = opened()
     page.load()
@@ -68,6 +70,7 @@ def test_colors_of_steps_differ_in_lightness(opened: Callable[..., Opened]) -> N
     assert all(after > before * 1.15 for before, after in zip(levels, levels[1:], strict=False))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_scrolls_one_way_only(opened: Callable[..., Opened], scheme: str) -> None:
     page = opened(color_scheme=scheme, **PHONE)
@@ -91,6 +94,7 @@ def test_a_phone_scrolls_one_way_only(opened: Callable[..., Opened], scheme: str
     page.screenshot(f"phone-{scheme}")
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("options", "endpoint"), [({}, "completion"), ({}, "chat"), (PHONE, "completion")])
 def test_nothing_moves_while_an_answer_comes(
     opened: Callable[..., Opened], options: dict[str, Any], endpoint: str
@@ -133,6 +137,7 @@ def test_the_keyboard_is_enough(opened: Callable[..., Opened]) -> None:
     assert page.canvas() == ""
 
 
+@pytest.mark.whole
 def test_every_control_has_a_name(opened: Callable[..., Opened]) -> None:
     page = opened()
     page.load()
@@ -145,6 +150,7 @@ def test_every_control_has_a_name(opened: Callable[..., Opened]) -> None:
     assert page.page.locator("#error").get_attribute("role") == "alert"
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("motion", "animation"), [("reduce", "none"), ("no-preference", "arrive")])
 def test_motion_can_be_reduced(opened: Callable[..., Opened], motion: str, animation: str) -> None:
     page = opened(reduced_motion=motion)

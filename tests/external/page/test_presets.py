@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from tests.external.page.conftest import Opened, request_of
+from tests.support.matrix import some
 from tests.support.server.served import Server, running_server
 
 
@@ -64,6 +65,7 @@ def test_a_model_without_blocks_is_offered_what_it_can_do(opened: Callable[..., 
     page.screenshot("without-blocks")
 
 
+@pytest.mark.whole
 def test_tokens_of_a_forward_have_the_color_of_their_number(opened: Callable[..., Opened], other: Server) -> None:
     page = opened(other)
     page.page.goto(other.url + "/")
@@ -94,6 +96,7 @@ def test_tokens_of_a_forward_have_the_color_of_their_number(opened: Callable[...
     assert colors == ["step-1"] + ["step-2"] * 2 + ["step-4"] * 4
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("name", "middle"),
     [
@@ -122,7 +125,7 @@ def test_infilling_meets_both_ends(opened: Callable[..., Opened], name: str, mid
     assert canvas.get_attribute("data-after") is None
 
 
-@pytest.mark.parametrize("endpoint", ["completion", "chat"])
+@pytest.mark.parametrize("endpoint", some(["chat", "completion"], every=2))
 def test_an_answer_keeps_its_schema(opened: Callable[..., Opened], endpoint: str) -> None:
     page = opened()
     page.load()
@@ -136,6 +139,7 @@ def test_an_answer_keeps_its_schema(opened: Callable[..., Opened], endpoint: str
     assert int(page.figure("denoise steps")) < int(page.figure("tokens"))
 
 
+@pytest.mark.whole
 def test_a_schema_that_is_none_is_not_sent(opened: Callable[..., Opened]) -> None:
     page = opened()
     page.load()
@@ -150,6 +154,7 @@ def test_a_schema_that_is_none_is_not_sent(opened: Callable[..., Opened]) -> Non
     assert page.canvas() != ""
 
 
+@pytest.mark.whole
 def test_the_page_waits_for_a_model_that_loads(opened: Callable[..., Opened], server: Server) -> None:
     page = opened()
     card = server.client.get("/v1/models").json()

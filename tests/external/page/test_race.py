@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.external.page.conftest import Opened, answer_of, request_of
@@ -52,6 +53,7 @@ def test_a_race_shows_both(opened: Callable[..., Opened], server: Server) -> Non
     page.screenshot("race")
 
 
+@pytest.mark.whole
 def test_the_first_picture_of_a_race_comes_within_a_second(opened: Callable[..., Opened]) -> None:
     page = opened()
     page.load()
@@ -64,6 +66,7 @@ def test_the_first_picture_of_a_race_comes_within_a_second(opened: Callable[...,
     assert max(seen.values()) < 1000
 
 
+@pytest.mark.whole
 def test_a_race_that_is_stopped_ends_both(opened: Callable[..., Opened], server: Server) -> None:
     page = opened()
     page.load()

@@ -9,13 +9,15 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from tests.external.page.conftest import Opened, answer_of, changed_body, request_of
+from tests.support.matrix import matrix, some
 from tests.support.server.served import Server
 
 BLOCK = 32
 
 
-@pytest.mark.parametrize("endpoint", ["completion", "chat"])
-@pytest.mark.parametrize("example", ["Apples", "remove_repeats"])
+@pytest.mark.parametrize(
+    ("endpoint", "example"), matrix(["completion", "chat"], ["Apples", "remove_repeats"], strength=1)
+)
 def test_the_canvas_ends_as_the_answer(
     opened: Callable[..., Opened], server: Server, endpoint: str, example: str
 ) -> None:
@@ -36,6 +38,7 @@ def test_the_canvas_ends_as_the_answer(
     page.screenshot(f"{example}-{endpoint}")
 
 
+@pytest.mark.whole
 def test_every_step_has_its_color(opened: Callable[..., Opened]) -> None:
     page = opened()
     page.load()
@@ -58,6 +61,7 @@ def test_every_step_has_its_color(opened: Callable[..., Opened]) -> None:
     assert len(set(shown)) == 8
 
 
+@pytest.mark.whole
 def test_replay_goes_back_to_the_masks(opened: Callable[..., Opened]) -> None:
     page = opened()
     page.load()
@@ -83,7 +87,7 @@ def test_replay_goes_back_to_the_masks(opened: Callable[..., Opened]) -> None:
     assert page.canvas() == text
 
 
-@pytest.mark.parametrize("how", ["button", "escape"])
+@pytest.mark.parametrize("how", some(["button", "escape"], every=2))
 def test_stop_ends_the_request_on_the_server(opened: Callable[..., Opened], server: Server, how: str) -> None:
     page = opened()
     page.load()
@@ -109,6 +113,7 @@ def test_stop_ends_the_request_on_the_server(opened: Callable[..., Opened], serv
     assert page.figure("finish") == "stop"
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_curl_command_does_the_same(opened: Callable[..., Opened], server: Server) -> None:
     page = opened()
@@ -124,6 +129,7 @@ def test_the_curl_command_does_the_same(opened: Callable[..., Opened], server: S
     assert all("diffusing" in chunk["choices"][0] for chunk in chunks[:-1])
 
 
+@pytest.mark.whole
 def test_the_curl_command_quotes_what_a_shell_would_read(opened: Callable[..., Opened]) -> None:
     page = opened()
     page.load()
@@ -134,6 +140,7 @@ def test_the_curl_command_quotes_what_a_shell_would_read(opened: Callable[..., O
     assert {"confidence_threshold", "max_steps_per_block"}.isdisjoint(body)
 
 
+@pytest.mark.whole
 def test_the_slider_and_the_field_of_the_threshold_agree(opened: Callable[..., Opened]) -> None:
     page = opened()
     page.load()
@@ -147,6 +154,7 @@ def test_the_slider_and_the_field_of_the_threshold_agree(opened: Callable[..., O
     assert "confidence_threshold" not in request_of(page)
 
 
+@pytest.mark.whole
 def test_copy_puts_the_command_on_the_clipboard(opened: Callable[..., Opened]) -> None:
     page = opened(permissions=["clipboard-read", "clipboard-write"])
     page.load()
@@ -185,6 +193,7 @@ def test_markup_from_a_model_stays_text(opened: Callable[..., Opened]) -> None:
     assert page.page.title() == "cdlm-serve playground"
 
 
+@pytest.mark.whole
 def test_a_block_without_masks_whose_tokens_may_be_replaced_is_shown(opened: Callable[..., Opened]) -> None:
     """Its text has not come yet."""
     page = opened()
@@ -193,6 +202,7 @@ def test_a_block_without_masks_whose_tokens_may_be_replaced_is_shown(opened: Cal
     assert page.canvas() == "Tom had"
 
 
+@pytest.mark.whole
 def test_parts_of_characters_become_whole_at_the_end(opened: Callable[..., Opened]) -> None:
     page = opened()
     page.load()
@@ -212,6 +222,7 @@ def test_a_stream_that_breaks_off_says_so(opened: Callable[..., Opened]) -> None
     assert page.figure("finish") == "error"
 
 
+@pytest.mark.whole
 def test_an_error_within_a_stream_is_shown(opened: Callable[..., Opened]) -> None:
     page = opened()
     page.load()

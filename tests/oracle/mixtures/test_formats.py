@@ -58,12 +58,12 @@ def test_prompts_of_every_length_modulo_the_block(tmp_path: Path, name: str, see
 MODES = [(0.95, 0.9), (0.7, 0.5), (0.5, 1e-6)]
 
 
-@pytest.mark.parametrize("case", some(list(product(MODES, range(5))), every=5))
+@pytest.mark.parametrize(("thresholds", "seed"), some(list(product(MODES, range(5))), every=5))
 def test_llada21_replaces_what_the_published_decoder_replaces(
-    tmp_path: Path, case: tuple[tuple[float, float], int]
+    tmp_path: Path, thresholds: tuple[float, float], seed: int
 ) -> None:
     """With prompts of every length modulo the block."""
-    (threshold, editing), seed = case
+    threshold, editing = thresholds
     named = {"_name_or_path": "inclusionAI/LLaDA2.1-mini"} if editing == 0.9 else {"edit_threshold": editing}
     logits = build("llada2", tmp_path, seed, std=0.5, **named)  # Surer than the others.
     assert check_edited_prompts(tmp_path, logits, Published(32, MASK, EOS, threshold, editing), seed) > 0
