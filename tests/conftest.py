@@ -19,7 +19,7 @@ os.environ["CDLM_MODEL"] = "cdlm-nano"
 
 # Their processes are forked from one that has imported what servers and engines import (``tests/support/forks``).
 _FORKED = (
-    "tests/e2e/", "tests/oracle/weights/test_ranks.py", "tests/external/page/", "tests/external/monitoring/",
+    "tests/e2e/", "tests/oracle/", "tests/external/page/", "tests/external/monitoring/",
 )  # fmt: skip
 _ASKED_FOR = ("clients", "images", "fakecuda")
 
@@ -49,6 +49,6 @@ def pytest_collection() -> Iterator[None]:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Says how the processes of a test start, before its fixtures are made."""
     if starts.POSSIBLE and item.nodeid.startswith(_FORKED) and item.get_closest_marker("spawns") is None:
-        starts.fork(starts.tests_zygote())
+        starts.fork(starts.tests_zygote)
     else:
         starts.spawn()

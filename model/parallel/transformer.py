@@ -103,7 +103,8 @@ class RankTransformer(Transformer):
                 layer.mlp.down_proj = SummedLinear(share.intermediate_size, share.hidden_size, bias=False)
         self.lm_head = LmHead(share.hidden_size, self.vocab_rows, bias=False)
         if rank:
-            self.embed_tokens = nn.Embedding(0, share.hidden_size)
+            # With weights, since to draw them would import the compiler of torch.
+            self.embed_tokens = nn.Embedding(0, share.hidden_size, _weight=torch.empty(0, share.hidden_size))
 
     def tie_weights(self) -> None:
         """On the leader, ties its rows of the LM head to its embedding if the configuration says so."""

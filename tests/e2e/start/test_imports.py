@@ -53,6 +53,20 @@ print(len(done.token_ids), sorted({"sympy", "torch._dynamo"} & sys.modules.keys(
 """
 
 
-def test_an_engine_loads_and_answers_without_the_compiler_of_torch() -> None:
-    done = subprocess.run([sys.executable, "-c", LOADS], capture_output=True, text=True, check=True)
-    assert done.stdout == "4 []\n"
+SHARES = """
+import sys
+import torch
+from cdlm.model.assets import BUNDLED_STUDENT
+from cdlm.model.loading.checkpoint import describe_checkpoint
+from cdlm.model.parallel.transformer import RankTransformer
+shape = describe_checkpoint(BUNDLED_STUDENT).shape
+with torch.device("meta"):
+    ranks = [RankTransformer(shape, rank=rank, size=2) for rank in range(2)]
+print(len(ranks[1].embed_tokens.weight), sorted({"sympy", "torch._dynamo"} & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize(("script", "said"), [(LOADS, "4 []\n"), (SHARES, "0 []\n")], ids=["engine", "ranks"])
+def test_an_engine_loads_and_answers_without_the_compiler_of_torch(script: str, said: str) -> None:
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == said

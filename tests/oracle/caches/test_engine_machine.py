@@ -190,8 +190,8 @@ def machine(axis: str, examples: int, *, drafts: bool = False) -> Any:
 
 
 assert set(KINDS) <= set(AXES)
-TestPlain, TestAbsoluteShifted, TestWithoutMask, TestCausalCommit = (machine(axis, 12) for axis in KINDS)
-TestDrafting = machine(DRAFTED, 5, drafts=True)
+TestPlain, TestAbsoluteShifted, TestWithoutMask, TestCausalCommit = (machine(axis, 7) for axis in KINDS)
+TestDrafting = machine(DRAFTED, 4, drafts=True)
 TestDraftingLong = pytest.mark.whole(machine(DRAFTED, 60, drafts=True))
 TestPlainLong, TestAbsoluteShiftedLong, TestWithoutMaskLong, TestCausalCommitLong = (
     pytest.mark.whole(machine(axis, 60)) for axis in KINDS

@@ -20,7 +20,7 @@ from tests.support.models.schemas import schemas
 from tests.support.structured import PARAMS, TOKENIZER, VOCABULARY
 
 PAIRS = schemas(200, seed=20261129)
-PARTS = 8
+PARTS = 16
 
 
 @pytest.mark.slow

@@ -75,6 +75,7 @@ def test_a_step_is_one_copy_to_the_device_and_one_back(tmp_path: Path, monkeypat
     assert written_again > 5
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are compiled here")
 def test_padded_steps_of_graphs_equal_oracle(tmp_path: Path) -> None:
     directory = build_checkpoint(tmp_path, "plain", seed=2, num_layers=1, block_length=4)

@@ -14,6 +14,7 @@ from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.options import EngineOptions
 from tests.support.engines import assert_equal_to_oracle, random_requests, run
+from tests.support.matrix import some
 from tests.support.models.checkpoints import build_checkpoint
 
 
@@ -42,7 +43,7 @@ def short(requests: list[Any], prompt: int, answer: int) -> list[Any]:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are compiled here")
-@pytest.mark.parametrize(("axis", "ahead"), [("plain", True), ("shifted", False)])
+@pytest.mark.parametrize(("axis", "ahead"), some([("plain", True), ("shifted", False)], every=2))
 def test_padded_steps_equal_oracle(tmp_path: Path, axis: str, ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """With keys that are shared among programs, and those that are not, in one shape; launched ahead or not."""
     monkeypatch.setattr("cdlm.model.attention.triton.PART", 16)

@@ -111,6 +111,7 @@ def test_a_conversation_continues_from_any_token(tmp_path: Path, page: int) -> N
         assert_plain(model, [request], {"b": Answer(outputs)}, 8)
 
 
+@pytest.mark.whole
 def test_kernels(tmp_path: Path) -> None:
     model = build(tmp_path, seed=2, block_size=4, num_hidden_layers=1)
     requests = make_requests(range(15, 18), seed=2)

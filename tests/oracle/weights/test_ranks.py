@@ -48,7 +48,7 @@ def ranked(directory: Path, size: int = 2, **options: Any) -> Iterator[Engine]:
 
 # Axes whose weights are cut in different ways: with norms and one matrix for both ends, with experts, without a mask.
 # Biases are in Fast_dLLM_Qwen.
-SHARED = ("qk_norm_tied", "experts", "autoregressive_without_mask")
+SHARED = ("experts", "autoregressive_without_mask")
 
 
 def followers_of(engine: Engine) -> list[int]:

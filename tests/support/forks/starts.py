@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -23,7 +23,16 @@ MOST_DESCRIPTORS = 16
 _PR_SET_CHILD_SUBREAPER = 36  # Of prctl(2).
 # Variables that nothing reads while it is imported, so that they may differ between a zygote and its forks.
 # numpy's own threads compute nothing here.
-_READ_LATER = ("CDLM_", "OTEL_", "PYTEST_", "TMPDIR", "XDG_RUNTIME_DIR", "OPENBLAS_NUM_THREADS", *child.WAITING)
+_READ_LATER = (
+    "CDLM_",
+    "GLOO_",
+    "OTEL_",
+    "PYTEST_",
+    "TMPDIR",
+    "XDG_RUNTIME_DIR",
+    "OPENBLAS_NUM_THREADS",
+    *child.WAITING,
+)
 _AS_USUAL = (True, None, None, None, -1, False, -1)  # The last arguments of ``Popen._execute_child``.
 _spawn = subprocess.Popen._execute_child  # type: ignore[attr-defined]
 
@@ -68,7 +77,8 @@ def tests_zygote() -> Zygote:
         descriptors = (its.fileno(),)
         nothing = subprocess.DEVNULL
         alone = variables | {"OPENBLAS_NUM_THREADS": "1"}  # numpy's library starts its threads when it is loaded.
-        process = subprocess.Popen(command, env=alone, pass_fds=descriptors, stdin=nothing, stdout=nothing)
+        with spawned():
+            process = subprocess.Popen(command, env=alone, pass_fds=descriptors, stdin=nothing, stdout=nothing)
     assert mine.recv(LARGEST) == b"ready"
     atexit.register(_end, process, mine)
     return Zygote(mine, variables)
@@ -96,8 +106,11 @@ def spawned() -> Iterator[None]:
         subprocess.Popen._execute_child = before  # type: ignore[attr-defined]
 
 
-def fork(zygote: Zygote) -> None:
-    """From now on processes of this project are forked from ``zygote``, unless they are started in an unusual way."""
+def fork(zygote: Callable[[], Zygote]) -> None:
+    """From now on processes of this project are forked from a zygote, unless they are started in an unusual way.
+
+    ``zygote`` is called when one is needed, and may start it then.
+    """
 
     def execute(self: Any, args: Any, executable: Any, preexec_fn: Any, close_fds: bool, pass_fds: Any, cwd: Any,
                 env: Any, startupinfo: Any, creationflags: int, shell: bool, *rest: Any) -> None:  # fmt: skip
@@ -105,13 +118,13 @@ def fork(zygote: Zygote) -> None:
         usual = (executable, preexec_fn, close_fds, shell, rest[6:]) == (None, None, True, False, _AS_USUAL)
         run = module_of(args) if usual else None
         variables = dict(os.environ if env is None else env)
-        if run is None or not zygote.fits(variables):
+        if run is None or not zygote().fits(variables):
             command = (args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell)
             _spawn(self, *command, *rest)
             return
         asked = {"module": run[0], "arguments": run[1], "variables": variables, "numbers": [0, 1, 2, *pass_fds]}
         streams = [own if pipe == -1 else pipe for own, pipe in enumerate((stdin, stdout, stderr))]
-        self.pid = zygote.start(asked | {"directory": os.fspath(cwd or os.getcwd())}, [*streams, *pass_fds])
+        self.pid = zygote().start(asked | {"directory": os.fspath(cwd or os.getcwd())}, [*streams, *pass_fds])
         self._child_created = True
         self._close_pipe_fds(*pipes)
 

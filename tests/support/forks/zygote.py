@@ -89,7 +89,8 @@ def attend(connection: socket.socket, variables: dict[str, str]) -> tuple[str, l
             place([nothing, nothing, nothing, its.fileno()], [0, 1, 2, 3])
             return become(*fork_for_each(socket.socket(fileno=3)))
         its.close()
-        starts.fork(starts.Zygote(mine, variables))
+        own = starts.Zygote(mine, variables)
+        starts.fork(lambda: own)
     return module, arguments
 
 

@@ -50,7 +50,7 @@ def walk(grammar: CompiledGrammar, limit: int, rng: random.Random, prefers: tupl
     return b"".join(VOCABULARY.tokens[token] for token in matcher.tokens).decode() if matcher.ended else None
 
 
-@pytest.mark.parametrize("start", some(range(0, len(PAIRS), 20), every=5))
+@pytest.mark.parametrize("start", some(range(0, len(PAIRS), 20), every=10))
 def test_answers_end_where_one_fits(start: int) -> None:
     """From the tokens of the shortest answer that was found on, whatever is written; that has no more than another.
 

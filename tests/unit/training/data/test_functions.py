@@ -71,7 +71,7 @@ def test_same_seed_same_problems(problems: list[Problem]) -> None:
 
 def test_prompts_are_varied_and_determine_the_completion() -> None:
     completions: dict[str, str] = {}
-    many = draw(3000, seed=2)
+    many = draw(1500, seed=2)
     for problem in many:
         assert completions.setdefault(problem.prompt, problem.completion) == problem.completion
     assert len(completions) > 0.8 * len(many)
@@ -79,7 +79,7 @@ def test_prompts_are_varied_and_determine_the_completion() -> None:
 
 def test_description_determines_the_code() -> None:
     codes: dict[str, str] = {}
-    for problem in draw(3000, seed=3):
+    for problem in draw(1500, seed=3):
         name = function_name(problem)
         description = re.sub(r".*?\)( to return | that returns )", "", problem.prompt).rstrip(".?")
         parameters = problem.completion.splitlines()[0].removeprefix(f"def {name}")
@@ -89,7 +89,7 @@ def test_description_determines_the_code() -> None:
 
 def test_few_different_words() -> None:
     words: set[str] = set()
-    for problem in draw(3000, seed=4):
+    for problem in draw(1500, seed=4):
         purpose = problem.prompt.partition(")")[2]
         words |= set(re.findall(r"[a-z]{2,}", purpose.lower()))
     assert len(words) < 220
