@@ -25,8 +25,9 @@ def run(*flags: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_every_part_runs_and_holds_and_is_kept(tmp_path: Path) -> None:
-    kept = tmp_path / "build" / "gpu.json"
+@pytest.mark.whole
+def test_every_part_runs_and_holds(tmp_path: Path) -> None:
+    kept = tmp_path / "gpu.json"
     done = run("--small", "--json", str(kept))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "failed: nothing; not reached: nothing" in done.stdout
@@ -37,12 +38,20 @@ def test_every_part_runs_and_holds_and_is_kept(tmp_path: Path) -> None:
     assert [(row["model"], row["rows"]) for row in found["mixture"]["rows"]] == [("tiny", 1), ("tiny", 2)]
     assert found["profile"]["figures"]["launches"] > 0
     assert found["memory"]["figures"]["weights_gib"] > 0
-    # What is there is not measured again; a part that failed is.
-    found["memory"]["failed"] = ["something"]
+
+
+def test_what_was_measured_is_kept_and_what_failed_is_measured_again(tmp_path: Path) -> None:
+    kept = tmp_path / "build" / "gpu.json"
+    part = ["--small", "--parts", "mixture", "--json", str(kept)]
+    done = run(*part)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "## mixture" in done.stdout
+    assert "## mixture" not in run(*part).stdout
+    found = json.loads(kept.read_text())
+    assert len(found["mixture"]["rows"]) == 2
+    found["mixture"]["failed"] = ["something"]
     kept.write_text(json.dumps(found))
-    again = run("--small", "--json", str(kept))
-    assert again.stdout.splitlines()[0].startswith("## memory")
-    assert "## speed" not in again.stdout
+    assert "## mixture" in run(*part).stdout
 
 
 def test_a_run_that_cannot_be_says_what_to_do(tmp_path: Path) -> None:

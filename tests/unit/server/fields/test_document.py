@@ -193,7 +193,7 @@ def test_the_schema_accepts_what_the_model_accepts(route: str, document: dict[st
     schema = Draft202012Validator(reference)
     names = sorted(document["components"]["schemas"][model.__name__]["properties"])
 
-    @settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
     @given(mutated(route, names))
     def agree(body: Any) -> None:
         try:
