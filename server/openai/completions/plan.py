@@ -1,6 +1,5 @@
 """From the body of a completion to its work in the engine."""
 
-from cdlm.scheduler.messages import EngineReady
 from cdlm.server.errors import too_long
 from cdlm.server.observe.request_log import RequestRecord
 from cdlm.server.openai.answers.generation import Job
@@ -11,12 +10,14 @@ from cdlm.server.text import TextCodec
 
 
 async def plan_completion(
-    services: Services, body: CompletionRequest, ready: EngineReady, codec: TextCodec, record: RequestRecord
-) -> tuple[Job, list[str]]:
-    """The work for a request, and the text to return before the answers of each prompt, if any.
+    services: Services, body: CompletionRequest, record: RequestRecord
+) -> tuple[Job, TextCodec, list[str]]:
+    """The work for a request, the codec of its texts, and the text to return before each prompt's answers, if any.
 
-    Raises ``ApiError`` 400 for fields that the model or other fields do not allow.
+    Raises ``ApiError``: 400 for fields that the server, the model or other fields do not allow, 503 without an engine.
     """
+    body.check_supported(services.settings)
+    ready, codec = services.require_ready()
     # Before encoding, so that a huge list costs no time.
     several = "n" if body.best_of is None else "best_of"
     services.gate.check_size(
@@ -59,4 +60,4 @@ async def plan_completion(
         services, codec, record, body, params, prompts, budgets, echoes=echoes, score_prompts=body.scores_prompts,
         pinned=pinned[: ready.block_length], grammar=grammar,
     )  # fmt: skip
-    return job, echoes
+    return job, codec, echoes

@@ -24,9 +24,7 @@ async def complete(request: Request) -> Response:
     services: Services = request.app.state.services
     body = await read_body(request, CompletionRequest)
     services.check_model(body.model)
-    body.check_supported(services.settings)
-    ready, codec = services.require_ready()
-    job, echoes = await plan_completion(services, body, ready, codec, request.state.record)
+    job, codec, echoes = await plan_completion(services, body, request.state.record)
     answer = CompletionInProgress(services, body, job, codec, echoes)
     if body.stream:
         return await open_stream(request, answer_events(job, answer))

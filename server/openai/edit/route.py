@@ -27,10 +27,7 @@ async def edit(request: Request) -> Response:
     services: Services = request.app.state.services
     body = await read_body(request, EditRequest)
     services.check_model(body.model)
-    completion = body.completion()
-    completion.check_supported(services.settings)
-    ready, codec = services.require_ready()
-    job, _ = await plan_completion(services, completion, ready, codec, request.state.record)
+    job, _, _ = await plan_completion(services, body.completion(), request.state.record)
     choices = await unless_gone(request, job.finish())
     answer = EditCompletion(
         id=f"cmpl-{uuid.uuid4().hex}",

@@ -26,9 +26,7 @@ async def fill(request: Request) -> Response:
     body = await read_body(request, FimRequest)
     services.check_model(body.model)
     completion = body.completion()
-    completion.check_supported(services.settings)
-    ready, codec = services.require_ready()
-    job, _ = await plan_completion(services, completion, ready, codec, request.state.record)
+    job, codec, _ = await plan_completion(services, completion, request.state.record)
     answer = _FimInProgress(services, completion, job, codec, [])
     if body.stream:
         return await open_stream(request, answer_events(job, answer))
