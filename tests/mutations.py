@@ -21,7 +21,7 @@ MUTATIONS = [
         "unit/model/decoding",
     ),
     ("model/decoding/canvas.py", "self.max_steps[row] - self.steps[row]", "self.max_steps[row]", "oracle/decoding"),
-    ("model/runner.py", "self.canvas.opened or launched", "launched", "oracle/decoding/test_ahead.py"),
+    ("model/runner.py", "self.canvas.opened or launched", "launched", "oracle/device/test_ahead.py"),
     (
         "model/decoding/processors/edits.py",
         "seen = present | torch.stack",

@@ -11,7 +11,7 @@ from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import RequestError
 from cdlm.scheduler.messages import BlockOutput, GenerateRequest, ScoreRequest, Slot
 from cdlm.scheduler.options import EngineOptions
-from tests.oracle.decoding.test_scoring import run
+from tests.oracle.scores.test_scoring import run
 from tests.support.models.checkpoints import EOS, MASK, ONE_HALF, axes, build_checkpoint
 from tests.support.oracle.scoring import score_slots
 

@@ -13,8 +13,8 @@ from cdlm.model.readback import Readback
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
-from tests.oracle.decoding.test_ahead import engine_ahead, steps  # noqa: F401
-from tests.oracle.decoding.test_uploads import Recorded, engine_with_uploads
+from tests.oracle.device.test_ahead import engine_ahead, steps  # noqa: F401
+from tests.oracle.device.test_uploads import Recorded, engine_with_uploads
 from tests.oracle.weights.test_graphs import padding_engine, short
 from tests.oracle.weights.test_ranks import ranked
 from tests.support.engines import assert_equal_to_oracle, run

@@ -24,8 +24,8 @@ from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.messages import GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
 from cdlm.training.data.mixture import draw_problems
-from tests.oracle.decoding import test_scoring
 from tests.oracle.faults import test_not_finite
+from tests.oracle.scores import test_scoring
 from tests.support.engines import Answer, assert_equal_to_oracle, random_requests, run
 from tests.support.matrix import some
 from tests.support.models.checkpoints import axes, build_checkpoint

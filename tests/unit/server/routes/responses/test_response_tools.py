@@ -7,7 +7,7 @@ import pytest
 
 from cdlm.scheduler.errors import EngineDeadError
 from tests.support.server.bench import Bench, widen
-from tests.unit.server.routes.test_responses import named_events, respond
+from tests.unit.server.routes.responses.test_responses import named_events, respond
 
 pytestmark = pytest.mark.anyio
 

@@ -7,8 +7,8 @@ import pytest
 
 from cdlm.scheduler.errors import EngineDeadError
 from tests.support.server.bench import Bench
+from tests.unit.server.routes.responses.test_responses import OPENING, PATH, named_events, text_of
 from tests.unit.server.routes.test_api import counter
-from tests.unit.server.routes.test_responses import OPENING, PATH, named_events, text_of
 
 pytestmark = pytest.mark.anyio
 

@@ -9,8 +9,16 @@ from openai.types.responses import Response, ResponseIncludable, ResponseStreamE
 from pydantic import TypeAdapter
 
 from tests.support.server.bench import Bench, widen
-from tests.unit.server.routes.test_response_tools import CALLS, HALT, NAMED, POINT, TOOLS, in_chat, without_ids
-from tests.unit.server.routes.test_responses import PATH, named_events, respond
+from tests.unit.server.routes.responses.test_response_tools import (
+    CALLS,
+    HALT,
+    NAMED,
+    POINT,
+    TOOLS,
+    in_chat,
+    without_ids,
+)
+from tests.unit.server.routes.responses.test_responses import PATH, named_events, respond
 
 pytestmark = pytest.mark.anyio
 

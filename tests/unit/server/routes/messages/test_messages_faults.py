@@ -7,7 +7,7 @@ import pytest
 
 from cdlm.scheduler.errors import EngineDeadError
 from tests.support.server.bench import Bench
-from tests.unit.server.routes.test_messages import ASKED, COUNT, PATH, RESULT, TOOLS, USE, USER, events
+from tests.unit.server.routes.messages.test_messages import ASKED, COUNT, PATH, RESULT, TOOLS, USE, USER, events
 
 pytestmark = pytest.mark.anyio
 

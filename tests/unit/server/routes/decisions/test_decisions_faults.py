@@ -8,7 +8,7 @@ import pytest
 
 from cdlm.scheduler.errors import EngineDeadError, EngineError
 from tests.support.server.bench import Bench, widen
-from tests.unit.server.routes.test_decisions import CHOICE, PATH, PREDICATE, SCORE
+from tests.unit.server.routes.decisions.test_decisions import CHOICE, PATH, PREDICATE, SCORE
 
 pytestmark = pytest.mark.anyio
 
