@@ -19,7 +19,7 @@ from cdlm.training.natural.problems.arithmetic import result_of, worked
 from cdlm.training.natural.public import read_public
 
 _FOLDERS: Mapping[str, tuple[str, ...]] = {
-    "": ("change", "groups", "money", "compare", "rates", "parts", "steps", "extra", "everyday"),
+    "": ("change", "groups", "money", "compare", "rates", "parts", "steps", "extra", "everyday", "short"),
     "more/": ("unneeded", "unknown", "differences", "several", "halves", "spoken"),
     "wide/": (
         *("household", "outdoors", "workplaces", "journeys", "sports", "public"),
@@ -27,6 +27,7 @@ _FOLDERS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 TRAINING_SITUATIONS = tuple(f"{folder}{name}.txt" for folder, names in _FOLDERS.items() for name in names)
+_SHORT_TIMES = 4  # Most people begin with a short question.
 KEPT_CHAT = 24  # Prompts at the end of the file, for measuring only.
 _BARE = ("What is {}?", "Calculate {}.", "{} = ?", "How much is {}?", "Work out {}.")
 _SIGNS = {"+": ("+", "plus"), "-": ("-", "minus"), "*": ("*", "times", "x"), "/": ("/", "divided by")}
@@ -93,7 +94,11 @@ class TaskStream:
     def __init__(self, config: TaskAdapterConfig, directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         self.config, self.formatter = config, Formatter(tokenizer, config.bare_share)
         files = config.files
-        self.kinds = [kind for name in TRAINING_SITUATIONS for kind in situations.read_situations(name)]
+        self.kinds = [
+            kind
+            for name in TRAINING_SITUATIONS
+            for kind in situations.read_situations(name) * (_SHORT_TIMES if name == "short.txt" else 1)
+        ]
         self.measured: set[tuple[str, ...]] = set()
         for kind, path in sorted(files.measured.items()):
             self.measured |= all_shingles(problem.prompt for problem in read_public(path, kind))
