@@ -28,9 +28,12 @@ def sample(*axes: Sequence[Any], strength: int = 2) -> list[tuple[int, ...]]:
     return chosen
 
 
-def matrix(*axes: Sequence[Any], strength: int = 2) -> list[Any]:
-    """All cases as pytest parameters; those outside the sample have the marker ``whole``."""
-    chosen = set(sample(*axes, strength=strength))
+def matrix(*axes: Sequence[Any], strength: int = 2, first: Sequence[Any] | None = None) -> list[Any]:
+    """All cases as pytest parameters; those outside the sample have the marker ``whole``.
+
+    The sample may be restricted to some values of the first axis.
+    """
+    chosen = {places for places in sample(*axes, strength=strength) if first is None or axes[0][places[0]] in first}
     return [
         pytest.param(
             *(axis[place] for axis, place in zip(axes, places, strict=True)),

@@ -26,7 +26,7 @@ from tests.support.guides import (
     pair,
 )
 from tests.support.matrix import matrix
-from tests.support.models.checkpoints import MASK, MASKED_AXES, VOCAB, build_checkpoint
+from tests.support.models.checkpoints import MASK, MASKED_AXES, SAMPLED_AXES, VOCAB, build_checkpoint
 from tests.support.models.grammars import SCHEMAS, FreshGrammar, build_json_checkpoint
 from tests.support.models.grammars import VOCAB as JSON_VOCAB
 from tests.support.models.hf_block_checkpoints import build
@@ -57,7 +57,7 @@ def tokens_per_step(answers: dict[str, Answer]) -> float:
     )
 
 
-@pytest.mark.parametrize(("axis", "block"), matrix(AXES, [4, 8], strength=1))
+@pytest.mark.parametrize(("axis", "block"), matrix(AXES, [4, 8], strength=1, first=SAMPLED_AXES))
 def test_a_mixed_batch_equals_the_slow_decoder(tmp_path: Path, axis: str, block: int) -> None:
     """Prompts of every length modulo the block, and rows of other rules beside those that are guided."""
     model, guide = pair(tmp_path, axis, block_length=block)
@@ -105,7 +105,9 @@ def test_draws_and_edits_equal_the_slow_decoder(tmp_path: Path, axis: str, kind:
                 assert entry.step == step
 
 
-@pytest.mark.parametrize(("family", "block", "kind"), matrix(["Dream", "LLaDA"], [4, 8], ["greedy", "sampled"]))
+@pytest.mark.parametrize(
+    ("family", "block", "kind"), matrix(["Dream", "LLaDA"], [4, 8], ["greedy", "sampled"], strength=1)
+)
 def test_hugging_face_checkpoints_with_a_llama(tmp_path: Path, family: str, block: int, kind: str) -> None:
     """The guide's vocabulary lacks the mask, or is padded."""
     model, guide = tmp_path / "model", tmp_path / "guide"
