@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from cdlm.scheduler import child
-from tests.e2e.reliability.load import engine_of
-from tests.support.forks import starts
+from tests.e2e.reliability.load import children, engine_of
+from tests.support.forks import script, starts
 from tests.support.server.served import running_server
 
 pytestmark = pytest.mark.skipif(not starts.POSSIBLE, reason="forks are made where no GPU is")
@@ -57,12 +57,22 @@ def test_forks_are_what_is_tested_here(tmp_path: Path) -> None:
     assert "libtorch" in maps  # Which a portrait does not import.
 
 
-def test_a_server_and_its_engine_are_forked(tmp_path: Path) -> None:
-    with running_server(tmp_path / "log") as server:
-        maps = [Path(f"/proc/{pid}/maps").read_text() for pid in (server.process.pid, engine_of(server))]
-    first, second = ({line.split("-")[0] for line in text.splitlines() if "libtorch" in line} for text in maps)
-    assert first
-    assert first & second, "it was loaded into the engine anew, at other addresses"
+def test_a_server_its_engine_and_its_rank_are_forked(tmp_path: Path) -> None:
+    with running_server(tmp_path / "log", "--tensor-parallel-size", "2") as server:
+        engine = engine_of(server)
+        (rank,) = children(engine)
+        maps = [Path(f"/proc/{pid}/maps").read_text() for pid in (server.process.pid, engine, rank)]
+    places = [{line.split("-")[0] for line in text.splitlines() if "libtorch" in line} for text in maps]
+    assert places[0]
+    assert set.intersection(*places), "it was loaded into one of them anew, at other addresses"
+
+
+def test_a_script_is_what_it_is_on_a_command_line(tmp_path: Path) -> None:
+    """Its names live until it ends, and its arguments are its own."""
+    code = "import atexit, sys; kept = sys.argv[1:]; atexit.register(lambda: print(kept, __name__)); sys.exit(3)"
+    for command in (script.command(code, "a b"), [sys.executable, "-c", code, "a b"]):
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (3, "['a b'] __main__\n", "")
 
 
 def test_asyncio_gets_its_exit_status() -> None:
@@ -94,4 +104,5 @@ def test_other_programs_are_spawned() -> None:
     for command in ([sys.executable, "-c", "pass"], [sys.executable, "-m", "json"], ["cdlm", "serve"], "cdlm serve"):
         assert starts.module_of(command) is None
     assert starts.module_of([sys.executable, "-m", "cdlm", "key"]) == ("cdlm.cli.main", ["key"])
+    assert starts.module_of(script.command("pass", "5")) == (script.MODULE, ["pass", "5"])
     assert starts.module_of(child.command("cdlm.scheduler.ranks.rank", "5")) == ("cdlm.scheduler.ranks.rank", ["5"])

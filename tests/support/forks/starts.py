@@ -22,17 +22,13 @@ LARGEST = 1 << 20  # Bytes of a message.
 MOST_DESCRIPTORS = 16
 _PR_SET_CHILD_SUBREAPER = 36  # Of prctl(2).
 # Variables that nothing reads while it is imported, so that they may differ between a zygote and its forks.
-# numpy's own threads compute nothing here.
+# numpy's own threads compute nothing here. Of XDG_CACHE_HOME only what fetches from the Hub makes something, and tests
+# of that spawn. The last ones but those of OpenMP say which of several processes one is.
 _READ_LATER = (
-    "CDLM_",
-    "GLOO_",
-    "OTEL_",
-    "PYTEST_",
-    "TMPDIR",
-    "XDG_RUNTIME_DIR",
-    "OPENBLAS_NUM_THREADS",
+    "CDLM_", "GLOO_", "OTEL_", "PYTEST_", "TMPDIR", "XDG_RUNTIME_DIR", "OPENBLAS_NUM_THREADS", "XDG_CACHE_HOME",
+    "PIP_", "MASTER_", "WORLD_SIZE", "RANK", "LOCAL_",
     *child.WAITING,
-)
+)  # fmt: skip
 _AS_USUAL = (True, None, None, None, -1, False, -1)  # The last arguments of ``Popen._execute_child``.
 _spawn = subprocess.Popen._execute_child  # type: ignore[attr-defined]
 

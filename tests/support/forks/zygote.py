@@ -17,7 +17,7 @@ from typing import Any
 import setproctitle
 
 from cdlm import garbage
-from tests.support.forks import starts
+from tests.support.forks import script, starts
 
 NAME = "zygote"
 # What ``cdlm serve``, an engine and a rank import, at once or later.
@@ -25,6 +25,8 @@ _IMPORTED = (
     "cdlm.cli.main", "cdlm.cli.serve", "cdlm.server.run", "cdlm.server.command_line", "cdlm.model.tokens.tokenizer",
     "cdlm.scheduler.process.server", "cdlm.scheduler.ranks.rank",
 )  # fmt: skip
+# A command starts servers and engines, an engine its ranks.
+_STARTING = (script.MODULE, "cdlm.cli.main", "cdlm.scheduler.process.server")
 
 
 def fork_for_each(asked: socket.socket) -> tuple[dict[str, Any], list[int]]:
@@ -79,19 +81,25 @@ def become(asked: dict[str, Any], descriptors: list[int]) -> tuple[str, list[str
 
 
 def attend(connection: socket.socket, variables: dict[str, str]) -> tuple[str, list[str]]:
-    """Waits to be forked; returns what to run. A server gets a zygote of its own for its engines."""
+    """Waits to be forked; returns what to run. What starts processes of its own gets a zygote of its own for them."""
     module, arguments = become(*fork_for_each(connection))
-    if module == "cdlm.cli.main" and arguments[:1] == ["serve"]:
+    while module in _STARTING:
         its, mine = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        if not os.fork():
-            name_it(NAME)
-            nothing = os.open(os.devnull, os.O_RDWR)
-            place([nothing, nothing, nothing, its.fileno()], [0, 1, 2, 3])
-            return become(*fork_for_each(socket.socket(fileno=3)))
-        its.close()
-        own = starts.Zygote(mine, variables)
-        starts.fork(lambda: own)
+        if os.fork():
+            its.close()
+            fork_from(starts.Zygote(mine, variables))
+            break
+        name_it(NAME)
+        nothing = os.open(os.devnull, os.O_RDWR)
+        mine.detach()  # What is collected later would close a descriptor that has got its number by then.
+        place([nothing, nothing, nothing, its.detach()], [0, 1, 2, 3])
+        module, arguments = become(*fork_for_each(socket.socket(fileno=3)))
     return module, arguments
+
+
+def fork_from(zygote: starts.Zygote) -> None:
+    """From now on this process forks what it starts from a zygote that is there."""
+    starts.fork(lambda: zygote)
 
 
 def name_it(name: str) -> None:
