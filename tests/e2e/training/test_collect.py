@@ -1,4 +1,4 @@
-"""Collecting trajectories: what is recorded, resuming, several processes, and the whole stage."""
+"""Collecting trajectories: what is recorded, resuming, and the whole stage."""
 
 import json
 from itertools import islice
@@ -16,7 +16,6 @@ from cdlm.training.config import CollectionSection, RecipeConfig, load_config
 from cdlm.training.data.mixture import training_stream
 from cdlm.training.decoding.full import decode_full
 from cdlm.training.decoding.rules import TopConfidence
-from cdlm.training.descent.parallel import launch
 from cdlm.training.errors import TrainingError
 from cdlm.training.pretraining.tokenizer import EOS as EOS_TOKEN
 from cdlm.training.pretraining.tokenizer import train_tokenizer
@@ -31,7 +30,6 @@ EXAMPLES = [([5, 1, 2][: 1 + n % 3], [n + 1, n + 2, EOS]) for n in range(5)]
 
 
 def run_collect(checkpoint: Path, directory: Path, **changes: Any) -> None:
-    """A worker's entry point; module level, so that processes can import it."""
     loaded = load_checkpoint(checkpoint)
     asked = {name: changes.pop(name, default) for name, default in {"tokenizer": "words", "seed": 11}.items()}
     examples = changes.pop("examples", EXAMPLES)
@@ -118,18 +116,6 @@ def test_shards_of_other_runs_are_not_mixed_in(tmp_path: Path) -> None:
         run_collect(checkpoint, store, examples=EXAMPLES[::-1])
     with pytest.raises(TrainingError, match="no examples"):
         run_collect(checkpoint, store, examples=[])
-
-
-def test_two_processes_write_what_one_writes(tmp_path: Path) -> None:
-    checkpoint = build_checkpoint(tmp_path / "teacher", "shifted", block_length=4)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # As the workers do.
-    try:
-        run_collect(checkpoint, tmp_path / "alone")
-    finally:
-        torch.set_num_threads(threads)
-    launch(run_collect, 2, checkpoint, tmp_path / "together")
-    assert files(tmp_path / "together") == files(tmp_path / "alone")
 
 
 def test_the_stage_collects_from_the_recipes_teacher(tmp_path: Path) -> None:

@@ -49,13 +49,13 @@ learning_rate = 1e-3
 
 def config(place: Path, **changes: Any) -> DraftAdapterConfig:
     optimization = {
-        "steps": 12,
+        "steps": 8,
         "warmup_steps": 1,
         "decay_fraction": 0.5,
         "tokens_per_batch": 512,
         "learning_rate": 1e-2,
         "log_every": 1,
-        "checkpoint_every": 6,
+        "checkpoint_every": 4,
     }
     return DraftAdapterConfig.model_validate(
         {
@@ -89,7 +89,7 @@ def test_training_writes_a_gated_adapter_and_resumes_where_it_was_killed(place: 
     settings, run = config(place), place / "run"
     train_draft_adapter(settings, run)
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(1, 13))
+    assert [line["step"] for line in lines] == list(range(1, 9))
     assert sum(line["distillation"] for line in lines[-3:]) < sum(line["distillation"] for line in lines[:3]) - 0.1
     names = {f"{kept}agreement_{offset}" for kept in ("", "kept_") for offset in range(1, 5)}
     for line in lines:
@@ -97,7 +97,7 @@ def test_training_writes_a_gated_adapter_and_resumes_where_it_was_killed(place: 
         assert all(0 <= line[name] <= 1 for name in names)
         assert 1 <= line["kept_tokens"] <= 5
 
-    _train_until(settings, place / "killed", 6)
+    _train_until(settings, place / "killed", 4)
     train_draft_adapter(settings, place / "killed")
     whole, resumed = (load_file(place / name / "adapter" / "adapter_model.safetensors") for name in ("run", "killed"))
     assert whole.keys() == resumed.keys()

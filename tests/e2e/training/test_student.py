@@ -32,7 +32,7 @@ BLOCK = 8
 def recipe(tmp_path: Path, **student: float) -> RecipeConfig:
     shape = load_checkpoint(tmp_path / "teacher" / "checkpoint").transformer.config
     stage = {
-        "steps": 120,
+        "steps": 60,
         "warmup_steps": 2,
         "decay_fraction": 0.5,
         "tokens_per_batch": 600,
