@@ -12,6 +12,7 @@ from cdlm.cli.commands import COMMANDS
 from cdlm.cli.local_server import LocalServerError, local_server
 from cdlm.model.assets import BUNDLED_STUDENT
 from tests.support.command import cdlm
+from tests.support.forks import script
 from tests.support.models.checkpoints import build_checkpoint
 
 
@@ -109,7 +110,7 @@ def told_of_missing(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int,
     asked = [
         (hidden, [word.format(config=place / "c.toml", out=place) for word in words]) for hidden, words, _ in MISSING
     ]
-    command = [sys.executable, "-c", CHILDREN, json.dumps(asked), str(place)]
+    command = script.command(CHILDREN, json.dumps(asked), str(place))
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     return [(int(status), (place / str(number)).read_text()) for number, status in enumerate(done.stdout.split())]

@@ -12,14 +12,18 @@ from cdlm.cli.doctor.gpus import gpu_warnings, gpus
 from cdlm.cli.doctor.machine import container
 from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.model.fetching.names import NAMES
-from tests.e2e.commands.test_doctor import TORCH, WITHOUT_GPU, command, doctor
+from tests.e2e.commands.test_doctor import TORCH, WITHOUT_GPU, command, commands, doctor
 from tests.support.models.named import index_of, stand_in, tiny_gguf
 
 
-def test_an_id_that_is_not_downloaded_is_not_fetched(tmp_path: Path) -> None:
-    result = command("--json", "--model", "nobody/nothing", HF_HOME=str(tmp_path))
-    assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
+def test_an_id_is_examined_if_it_was_downloaded_and_not_fetched_otherwise(tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "models--nobody--tiny"
+    shutil.copytree(BUNDLED_STUDENT, repository / "snapshots" / ("a" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40)
+    there, found = commands(("--model", "nobody/tiny"), ("--model", "nobody/nothing"), HF_HOME=str(tmp_path))
+    assert (there["model"]["name"], there["problem"]) == ("nobody/tiny", None)
+    assert found["problem"] is None
     assert found["model"] is None
     assert found["warnings"] == [
         "--model nobody/nothing is not downloaded yet: cdlm serve fetches it from the Hub when it starts"
@@ -28,15 +32,6 @@ def test_an_id_that_is_not_downloaded_is_not_fetched(tmp_path: Path) -> None:
     result = command("--model", "nobody/nothing", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
     assert result.returncode == 1
     assert "--model nobody/nothing is not downloaded, and HF_HUB_OFFLINE forbids" in result.stdout
-
-
-def test_an_id_that_was_downloaded_is_examined(tmp_path: Path) -> None:
-    repository = tmp_path / "hub" / "models--nobody--tiny"
-    shutil.copytree(BUNDLED_STUDENT, repository / "snapshots" / ("a" * 40))
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("a" * 40)
-    found = json.loads(command("--json", "--model", "nobody/tiny", HF_HOME=str(tmp_path)).stdout)
-    assert (found["model"]["name"], found["problem"]) == ("nobody/tiny", None)
 
 
 def test_names_are_examined_and_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,12 +89,11 @@ def test_a_container_with_little_shared_memory_for_ranks() -> None:
     inside = ("unshare", "--mount", "sh", "-c", script, "sh")
     if shutil.which("unshare") is None or subprocess.run([*inside, "true"], capture_output=True).returncode:
         pytest.skip("a mount of one's own is not allowed here")
-    result = command("--json", "--tensor-parallel-size", "2", before=inside)
-    found = json.loads(result.stdout)
+    found, alone = commands(("--tensor-parallel-size", "2"), (), before=inside)
     assert found["shared_memory"]["total"] == 64 * 2**20
     [warning] = found["warnings"]
     assert warning.startswith(f"/dev/shm has {found['shared_memory']['free']} bytes free, and the 2 ranks")
-    assert json.loads(command("--json", before=inside).stdout)["warnings"] == []
+    assert alone["warnings"] == []
 
 
 def kernel(root: Path, *, bus: bool = False, driver: bool = False, files: bool = False) -> Path:
