@@ -105,24 +105,22 @@ def test_an_id_is_fetched_once_and_served_under_its_name(hub: ThreadingHTTPServe
     assert {path.name for path in snapshot.iterdir()} == wanted
     assert (snapshot / "config.json").is_symlink()
     Hub.fetched.clear()
-    assert resolved(flags, environment) == str(snapshot)
+    assert resolved(environment, flags) == [str(snapshot)]
     assert not Hub.fetched
     hub.shutdown()
     offline = environment | {"HF_HUB_OFFLINE": "1"}
-    assert resolved(("--model", str(snapshot)), offline) == str(snapshot)
-    with running_server(tmp_path / "log", *flags, **offline) as server:
-        assert server.post("/v1/completions", {"prompt": "hello", "max_tokens": 8}).status_code == 200
+    assert resolved(offline, flags, ("--model", str(snapshot))) == [str(snapshot)] * 2
 
 
-def resolved(flags: tuple[str, ...], environment: dict[str, str]) -> str:
-    """The directory that a server with these flags would serve."""
+def resolved(environment: dict[str, str], *asked: tuple[str, ...]) -> list[str]:
+    """The directories that servers with these flags would serve."""
     code = (
-        "import sys; from cdlm.server.command_line import parse_settings; "
-        "print(parse_settings(sys.argv[1:]).fetched().model)"
+        "import json, sys; from cdlm.server.command_line import parse_settings; "
+        "print(*(parse_settings(flags).fetched().model for flags in json.loads(sys.argv[1])))"
     )
-    command = [sys.executable, "-c", code, *flags]
+    command = [sys.executable, "-c", code, json.dumps(asked)]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    return done.stdout.split()
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,13 @@
 
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.forks import script
 from tests.support.models.named import NOWHERE, index_of, stand_in, tiny_gguf, variables
 from tests.support.places import ROOT
 from tests.support.server.package_index import Index
@@ -37,7 +37,7 @@ class User:
         self, *arguments: str, then: str = MAIN, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE,
         **more: str,
     ) -> "subprocess.Popen[str]":  # fmt: skip
-        command = [sys.executable, "-c", START.format(model=self._model, then=then), *arguments]
+        command = script.command(START.format(model=self._model, then=then), *arguments)
         environment = variables(self._cache, self.index.address) | more
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=stdout, stderr=stderr, text=True)
 

@@ -130,7 +130,6 @@ def refuse(*flags: str, **variables: str) -> str:
     return done.stderr
 
 
-@pytest.mark.spawns
 def test_what_refuses_to_start(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

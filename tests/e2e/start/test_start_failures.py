@@ -69,7 +69,6 @@ def test_an_engine_that_is_killed_while_it_loads(tmp_path: Path) -> None:
 
 # The first is read by the engine, the last by the server.
 @pytest.mark.parametrize("name", some(["model.safetensors", "config.json", "tokenizer_config.json"], every=2))
-@pytest.mark.spawns
 def test_a_file_of_the_model_that_cannot_be_read(name: str, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(BUNDLED_STUDENT, model)

@@ -17,6 +17,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from tests.e2e.start.collector import Collector, collecting, values
 from tests.e2e.start.test_process import refuse
 from tests.support.command import cdlm
+from tests.support.forks import script
 from tests.support.places import ROOT
 from tests.support.server.served import Server, running_server
 
@@ -248,7 +249,7 @@ def without_packages(*flags: str) -> str:
     """What ``cdlm serve`` says where the packages of tracing are not installed."""
     code = "import sys; sys.modules['opentelemetry.sdk'] = None; from cdlm.cli.main import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, "serve", *flags],
+        script.command(code, "serve", *flags),
         cwd=ROOT,
         capture_output=True,
         text=True,

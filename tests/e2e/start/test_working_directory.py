@@ -64,7 +64,7 @@ def test_a_server_and_its_processes_import_nothing_of_it(standing: Path, ranks: 
     assert executed(standing) == ""
 
 
-@pytest.mark.parametrize("command", [[CDLM], [sys.executable, "-m", "cdlm"]])
+@pytest.mark.parametrize("command", some([[sys.executable, "-m", "cdlm"], [CDLM]], every=2))
 def test_commands_in_one_process_import_nothing_of_it(standing: Path, command: list[str]) -> None:
     (standing / "cdlm.py").unlink()  # With -m the user asks for it.
     arguments = ["generate", "hello", "--max-tokens", "4"]
