@@ -113,7 +113,7 @@ def test_an_engine_without_memory_ends_requests_and_serves_again(tmp_path: Path,
     """Allocations fail for real: the engine's address space is limited to what it has, under load."""
     with running_server(tmp_path / "log", "--max-num-seqs", "16", *SLOW) as server:
         expected = server.complete()["choices"]
-        streams = Streams(server, bodies(8, 200))
+        streams = Streams(server, bodies(8, 120))
         server.wait_for(lambda: all(answer.begun for answer in streams.answers), 60)
         engine = engine_of(server)
         limits = resource.prlimit(engine, resource.RLIMIT_AS)

@@ -141,7 +141,7 @@ def test_clients_that_leave_at_any_time(tmp_path: Path, report: Report) -> None:
 
 def test_clients_that_never_read(tmp_path: Path, report: Report) -> None:
     """What they are sent stays bounded, and others are served meanwhile."""
-    with running_server(tmp_path / "log", "--request-timeout-s", "6", "--confidence-threshold", "1") as server:
+    with running_server(tmp_path / "log", "--request-timeout-s", "4", "--confidence-threshold", "1") as server:
         expected = server.complete()["choices"]
         before = resident_mb(server.process.pid)
         connections = [open_stream(server, 1900, receive_buffer=4096) for _ in range(20)]

@@ -198,6 +198,7 @@ def run(
     return workers
 
 
+@pytest.mark.whole
 def test_a_short_while(tmp_path: Path, report: Report) -> None:
     with running_server(tmp_path / "log", "--max-num-seqs", "8") as server:
         soak(server, SHORT_S, report, questions=3)

@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.reliability.load import Streams, check_well
 from tests.e2e.reliability.report import Report
+from tests.support.forks import script
 from tests.support.places import ROOT
 from tests.support.server.served import Server, free_port, running_server
 
@@ -66,23 +67,23 @@ def test_a_clock_that_jumps(tmp_path: Path, report: Report) -> None:
 
 def test_a_process_limit_on_open_files(tmp_path: Path, report: Report) -> None:
     """More clients than file descriptors: those that get none wait or fail, and the server goes on."""
-    script = (
+    limited = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)); from cdlm.cli.main import main; main()"
     )
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CDLM_")}
     environment["CDLM_MODEL"] = "cdlm-nano"
     with (tmp_path / "log").open("wb") as sink:
-        command = [sys.executable, "-c", script, "serve", "--port", str(port), "--threads", "1"]
+        command = script.command(limited, "serve", "--port", str(port), "--threads", "1")
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=sink, stderr=sink)
     server = Server(process, f"http://127.0.0.1:{port}", tmp_path / "log")
     try:
         server.wait_ready()
-        answers = Streams(server, [{"prompt": "hello", "max_tokens": 32}] * 100).join()
+        answers = Streams(server, [{"prompt": "hello", "max_tokens": 32}] * 80).join()
         served = sum(answer.complete for answer in answers)
         check_well(server)
         assert served
-        report.row("100 clients, 64 file descriptors", tried=100, survived=served)
+        report.row("80 clients, 64 file descriptors", tried=80, survived=served)
     finally:
         server.client.close()
         process.terminate()
