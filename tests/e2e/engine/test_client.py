@@ -18,6 +18,7 @@ from cdlm.scheduler.errors import EngineDeadError, EngineStartError
 from cdlm.scheduler.messages import BlockOutput, GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from cdlm.scheduler.process.client import EngineClient
+from tests.support.forks import script
 from tests.support.models.checkpoints import build_checkpoint
 
 SLOW = DecodingParams(confidence_threshold=1.0)  # One token a step.
@@ -193,7 +194,9 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("moment", ["loaded", "loading"])
 def test_the_engine_leaves_when_its_parent_is_killed(directory: Path, moment: str) -> None:
-    command = [sys.executable, "-c", PARENT, str(directory), moment]
+    # Until a spawned engine has imported what it needs, it cannot ask to be ended with its parent.
+    loading = [sys.executable, "-c", PARENT]
+    command = [*(loading if moment == "loading" else script.command(PARENT)), str(directory), moment]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         engine = int(parent.stdout.readline())

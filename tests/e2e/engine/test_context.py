@@ -13,7 +13,7 @@ from cdlm.scheduler.options import EngineOptions
 TOKENIZER = load_tokenizer(BUNDLED_STUDENT)
 
 
-@pytest.mark.parametrize("prompt_length", [pytest.param(1, marks=pytest.mark.whole), 1900, 2047])
+@pytest.mark.parametrize("prompt_length", [pytest.param(1, marks=pytest.mark.whole), 1990, 2047])
 def test_it_serves_its_whole_context(prompt_length: int) -> None:
     engine = Engine(EngineOptions(model=str(BUNDLED_STUDENT), max_num_seqs=4))
     assert engine.manifest.max_model_len == 2048

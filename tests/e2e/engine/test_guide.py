@@ -11,7 +11,7 @@ GUIDE = BUNDLED_STUDENT.parent / "cdlm-nano-autoregressive"
 
 
 def test_a_guided_student_solves_problems_in_fewer_steps_than_by_its_threshold(tmp_path: Path) -> None:
-    problems = draw_problems("words", 24, seed=0)
+    problems = draw_problems("words", 10, seed=0)
     with running_server(tmp_path / "log", "--guide-model", str(GUIDE)) as server:
         found = {}
         for rule in ("guide", "threshold"):
@@ -24,5 +24,5 @@ def test_a_guided_student_solves_problems_in_fewer_steps_than_by_its_threshold(t
                 for problem, answer in zip(problems, answers, strict=True)
             ]
             found[rule] = (sum(right), sum(answer["usage"]["denoise_steps"] for answer in answers))
-    assert found["guide"][0] >= 22
+    assert found["guide"][0] >= 8
     assert found["guide"][1] < found["threshold"][1]

@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import cdlm
 from tests.e2e.engine.test_llm import QUESTION, gone
+from tests.support.forks import script
 from tests.support.places import ROOT
 
 
@@ -49,14 +49,13 @@ def test_it_closes_after_an_exception_and_twice() -> None:
         "del llm; gc.collect()",
     ],
 )
-def test_the_engine_ends_with_the_program(end: str, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
+def test_the_engine_ends_with_the_program(end: str) -> None:
+    code = (
         "import cdlm, gc, os\nllm = cdlm.LLM('cdlm-nano', threads=1)\nprint(llm._app.client.pid, flush=True)\n"
         f"print(llm.generate('Hello', cdlm.SamplingParams(max_tokens=2))[0].outputs[0].finish_reason)\n{end}\n"
         "print('after', flush=True)\n"
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(script.command(code), capture_output=True, text=True, timeout=120, check=False)
     pid, reason, *_ = done.stdout.split()
     assert reason in ("length", "stop")
     assert gone([int(pid)])
@@ -65,9 +64,8 @@ def test_the_engine_ends_with_the_program(end: str, tmp_path: Path) -> None:
     assert "INFO" not in done.stderr
 
 
-def test_an_interrupt_ends_the_call_and_not_the_engine(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
+def test_an_interrupt_ends_the_call_and_not_the_engine() -> None:
+    code = (
         "import cdlm, os, signal, threading\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # Jobs in the background ignore it.
         "with cdlm.LLM('cdlm-nano', threads=1) as llm:\n"
@@ -78,7 +76,7 @@ def test_an_interrupt_ends_the_call_and_not_the_engine(tmp_path: Path) -> None:
         "        print('interrupted')\n"
         "    print(llm.generate('Hello', cdlm.SamplingParams(max_tokens=2))[0].outputs[0].finish_reason)\n"
     )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(script.command(code), capture_output=True, text=True, timeout=200, check=False)
     assert done.stdout.split() == ["interrupted", "length"], done.stderr
 
 
