@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.server.served import running_server
 
-FIELDS: dict[str, Any] = {"max_tokens": 160, "ignore_eos": True, "return_token_ids": True}
+FIELDS: dict[str, Any] = {"max_tokens": 96, "ignore_eos": True, "return_token_ids": True}
 OWN = 0.995  # Of cdlm-nano.
 
 

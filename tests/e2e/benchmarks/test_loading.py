@@ -7,12 +7,13 @@ import pytest
 
 from benchmarks.loading.__main__ import BAR, probe
 from benchmarks.loading.checkpoint import write_random_checkpoint
+from tests.support.matrix import matrix
 
 # What the allocator and the reader's own lists take; a thirteenth of what the weights do.
 SLACK = 4 << 20
 
 
-@pytest.fixture(scope="module", params=[0, 32], ids=["dense", "experts"])
+@pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """As large with experts, which are as many small matrices that become one."""
     experts: int = request.param
@@ -24,7 +25,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, request: pytest.Fixture
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's peak is read from /proc")
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    ("checkpoint", "dtype"), matrix([0, 32], ["bfloat16", "float32"], strength=1), indirect=["checkpoint"]
+)
 def test_the_peak_is_the_model_and_a_shard(checkpoint: Path, dtype: str) -> None:
     figures = probe(checkpoint, dtype)
     shard, model = figures["largest_shard_bytes"], figures["model_bytes"]
