@@ -90,6 +90,7 @@ def log(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.parametrize("collected", some(["llada", "dream"], every=2), indirect=True)
 def test_an_adapter_is_trained_and_loads_over_its_base(place: Path) -> None:
     train_adapter(config(place), place / "run")
     assert all(math.isfinite(value) for entry in log(place / "run") for value in entry.values())

@@ -1,9 +1,12 @@
 """Two processes: they collect what one collects, train one model, and their parent says why they stopped."""
 
+import multiprocessing
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch.multiprocessing.spawn import start_processes
 
 from cdlm.training.config import RecipeConfig
 from cdlm.training.descent.parallel import launch
@@ -21,8 +24,13 @@ def collect_train_and_fail(checkpoint: Path, recipe: RecipeConfig, directory: Pa
     run_teacher(recipe, directory / "empty")
 
 
-def test_two_workers_do_what_one_does(tmp_path: Path) -> None:
-    """One start of two processes does all of it: most of the time of such a test is what they import."""
+def test_two_workers_do_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One start of two processes does all of it, forked from one that has imported what they import.
+
+    Those of a command are spawned (``tests/e2e/commands/test_recipe.py``).
+    """
+    multiprocessing.set_forkserver_preload([__name__])
+    monkeypatch.setattr("cdlm.training.descent.parallel.spawn", partial(start_processes, start_method="forkserver"))
     checkpoint = build_checkpoint(tmp_path / "teacher", "shifted", block_length=4)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # As the workers do.
