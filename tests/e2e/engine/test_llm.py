@@ -110,8 +110,8 @@ def test_what_ended_an_answer(llm: cdlm.LLM) -> None:
 
 
 def test_more_prompts_than_rows(llm: cdlm.LLM) -> None:
-    answers = llm.generate([f"Number {index}" for index in range(200)], cdlm.SamplingParams(max_tokens=2))
-    assert len(answers) == 200
+    answers = llm.generate([f"Number {index}" for index in range(80)], cdlm.SamplingParams(max_tokens=2))
+    assert len(answers) == 80  # 64 run at once.
     assert all(len(answer.outputs[0].token_ids) <= 2 for answer in answers)
 
 

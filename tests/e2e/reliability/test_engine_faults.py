@@ -37,7 +37,8 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+# How a hang is found is in tests/e2e/engine/test_client.py as well; what follows is the same.
+@pytest.mark.parametrize("fault", some([signal.SIGKILL, signal.SIGSTOP], every=2))
 def test_streams_that_had_begun_end_with_an_error_and_queued_ones_are_served(
     fault: int, slow: Server, report: Report
 ) -> None:

@@ -14,7 +14,7 @@ from tests.support.server.served import Server
 from tests.unit.project.expressions import RULES, Expression, alerts, everything, panels
 
 WINDOW = "6s"
-LOAD_S = 10.0
+LOAD_S = 8.0
 
 needs_prometheus = pytest.mark.skipif(
     bool(missing_programs()), reason=f"not installed: {', '.join(missing_programs())}; 'make prometheus' installs it"

@@ -137,7 +137,9 @@ def test_a_script_beside_packages_of_the_same_names(venv: Path, project: Path, r
     assert done.stdout == "5\n", done.stderr
 
 
-@pytest.mark.parametrize("command", some([["python", "-m", "cdlm"], ["cdlm"]], every=2))
+# The wheel serves in a case below; commands beside such files are in tests/e2e/start/test_working_directory.py.
+@pytest.mark.whole
+@pytest.mark.parametrize("command", [["python", "-m", "cdlm"], ["cdlm"]])
 def test_commands_beside_packages_of_the_same_names(venv: Path, project: Path, command: list[str]) -> None:
     arguments = [f"{venv}/bin/{command[0]}", *command[1:], "generate", "Hello", "--max-tokens", "4", "--threads", "1"]
     done = subprocess.run(arguments, cwd=project, env=VARIABLES, capture_output=True, text=True, timeout=200)
