@@ -56,7 +56,9 @@ class MessageInProgress:
         """Encodes the start of the message first, then the pieces of its blocks."""
         if not self._opened:
             self._opened = True
-            yield _event(MessageStart(type="message_start", message=self._message([], None)))
+            message = self._message([], None)
+            message.usage.output_tokens = 0  # Those of the first block, which has begun this, come after it.
+            yield _event(MessageStart(type="message_start", message=message))
         for piece in self._reader.take(update):
             begins = not self._in_text if isinstance(piece, TextPiece) else piece.begins
             if begins:

@@ -13,7 +13,7 @@ EXPECTED = Path(__file__).parent / "expected"
 
 
 def expected_failures(name: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Reason by test, of the tests that fail, and of those whose outcome depends on how busy the machine is.
+    """Reason by test, of the tests that fail, and of those that do at times: on a busy machine, or by their draws.
 
     A line that begins with ``#`` is the reason of the tests in the lines behind it, with ``#?`` of such that may pass.
     """

@@ -102,6 +102,7 @@ async def test_a_message_whole_and_streamed(bench: Bench) -> None:
     ]  # fmt: skip
     assert [event["type"] for event in found].count("content_block_delta") > 1
     assert (found[0]["message"]["content"], found[0]["message"]["stop_reason"]) == ([], None)
+    assert found[0]["message"]["usage"] == answer["usage"] | {"output_tokens": 0}
     assert without_ids(assembled(found)) == without_ids(answer)
 
 
