@@ -22,6 +22,7 @@ _FORKED = (
     "tests/e2e/", "tests/oracle/", "tests/external/page/", "tests/external/monitoring/",
 )  # fmt: skip
 _ASKED_FOR = ("clients", "images", "fakecuda")
+_THREADS = torch.get_num_threads()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -47,7 +48,10 @@ def pytest_collection() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Says how the processes of a test start, before its fixtures are made."""
+    """Says how the processes of a test start, before its fixtures are made, and with how many threads it computes."""
+    # A command that runs in this process sets them; more than there are free cores cost the others several times more.
+    if torch.get_num_threads() != _THREADS:
+        torch.set_num_threads(_THREADS)
     if starts.POSSIBLE and item.nodeid.startswith(_FORKED) and item.get_closest_marker("spawns") is None:
         starts.fork(starts.tests_zygote)
     else:
