@@ -73,7 +73,7 @@ def test_reset_goes_back_to_the_beginning(opened: Callable[..., Opened]) -> None
             '{"temperature": "0", "prompt": "mine"}',
             '{"length": "1"}',
         ],
-        every=4,
+        every=11,
     ),
 )
 def test_what_cannot_be_read_is_forgotten(opened: Callable[..., Opened], broken: str) -> None:

@@ -90,7 +90,7 @@ def test_the_link_of_a_chat_has_its_last_question_alone(opened: Callable[..., Op
             ("toString&end=1", "it asks for toString="),
             ("prompt=" + "x" * 9000 + "&end=1", "it has 9014 characters, and 8000 are the most"),
         ],
-        every=4,
+        every=10,
     ),
 )
 def test_a_broken_link_says_so(opened: Callable[..., Opened], fragment: str, why: str) -> None:

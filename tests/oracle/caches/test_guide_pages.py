@@ -15,7 +15,9 @@ from tests.support.guides import guided_engine, oracle_guide, pair
 from tests.support.models.checkpoints import EOS, axes
 
 
-@axes("plain", "shifted", "absolute", "first_token_autoregressive", "causal_prompt")
+@axes(
+    "plain", "shifted", "absolute", "first_token_autoregressive", "causal_prompt", sample=("absolute", "causal_prompt")
+)
 def test_cached_prefixes_preemption_and_prompts_in_pieces(tmp_path: Path, axis: str) -> None:
     """The guide's pages are those of the diffusion model: what is shared, dropped or staged is so for both."""
     model, guide = pair(tmp_path, axis, max_model_len=96)

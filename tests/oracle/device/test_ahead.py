@@ -17,7 +17,7 @@ from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
 from tests.support.engines import assert_equal_to_oracle, random_requests, run
-from tests.support.models.checkpoints import axes, build_checkpoint
+from tests.support.models.checkpoints import ONE_HALF, axes, build_checkpoint
 
 
 def engine_ahead(directory: Path, **options: Any) -> Engine:
@@ -43,7 +43,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return launched
 
 
-@axes()
+@axes(sample=ONE_HALF)
 def test_every_axis_equals_oracle(tmp_path: Path, axis: str, steps: Counter[str]) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=2)
     engine, requests = engine_ahead(directory), random_requests(8, seed=2)

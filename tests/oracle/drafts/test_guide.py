@@ -26,7 +26,7 @@ from tests.support.guides import (
     pair,
 )
 from tests.support.matrix import matrix
-from tests.support.models.checkpoints import MASK, MASKED_AXES, SAMPLED_AXES, VOCAB, build_checkpoint
+from tests.support.models.checkpoints import MASK, MASKED_AXES, ONE_HALF, VOCAB, build_checkpoint
 from tests.support.models.grammars import SCHEMAS, FreshGrammar, build_json_checkpoint
 from tests.support.models.grammars import VOCAB as JSON_VOCAB
 from tests.support.models.hf_block_checkpoints import build
@@ -57,7 +57,7 @@ def tokens_per_step(answers: dict[str, Answer]) -> float:
     )
 
 
-@pytest.mark.parametrize(("axis", "block"), matrix(AXES, [4, 8], strength=1, first=SAMPLED_AXES))
+@pytest.mark.parametrize(("axis", "block"), matrix(AXES, [4, 8], strength=1, first=ONE_HALF))
 def test_a_mixed_batch_equals_the_slow_decoder(tmp_path: Path, axis: str, block: int) -> None:
     """Prompts of every length modulo the block, and rows of other rules beside those that are guided."""
     model, guide = pair(tmp_path, axis, block_length=block)
@@ -136,6 +136,7 @@ def test_hugging_face_checkpoints_with_a_llama(tmp_path: Path, family: str, bloc
 
 
 @pytest.mark.slow
+@pytest.mark.whole
 def test_with_kernels_the_tokens_are_the_same(tmp_path: Path) -> None:
     """In Triton's interpreter, which also draws for both models on what would be the device."""
     model, guide = pair(tmp_path, "shifted")

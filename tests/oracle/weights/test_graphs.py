@@ -64,6 +64,7 @@ def test_padded_steps_equal_oracle(tmp_path: Path, axis: str, ahead: bool, monke
     assert len(engine.runner.graphs._graphs) == len({id(layout) for layout in forwards})
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are compiled here")
 def test_padded_steps_of_blocks_that_are_committed_by_themselves(tmp_path: Path) -> None:
     directory = build_checkpoint(tmp_path, "causal_commit", seed=2, num_layers=1, block_length=4)

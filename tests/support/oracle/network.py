@@ -1,4 +1,4 @@
-"""The forward of the slow decoder: the whole sequence, layer by layer and head by head."""
+"""The forward of the slow decoder: the whole sequence, layer by layer."""
 
 import math
 from functools import lru_cache
@@ -62,7 +62,8 @@ def _experts(y: Tensor, weights: dict[str, Tensor], name: str, mixture: Any) -> 
 
     def feed_forward(x: Tensor, part: str) -> Tensor:
         gate, up, down = (weights[f"{name}.{part}.{matrix}_proj.weight"] for matrix in ("gate", "up", "down"))
-        return down @ ((gate @ x) * (gate @ x).sigmoid() * (up @ x))
+        opened = gate @ x
+        return down @ (opened * opened.sigmoid() * (up @ x))
 
     out = []
     for token in y:
@@ -130,11 +131,10 @@ def hidden_states(
             heads[name] = z
         heads["q"] = _late(heads["q"], shape.rotary_scaling)
         group = shape.num_heads // shape.num_kv_heads
-        outs = []
-        for head in range(shape.num_heads):
-            scores = heads["q"][head] @ heads["k"][head // group].T / shape.head_dim**0.5
-            outs.append(scores.masked_fill(~sees, float("-inf")).softmax(-1) @ heads["v"][head // group])
-        x = x + product(torch.cat(outs, dim=-1), f"layers.{index}.self_attn.o_proj.weight")
+        keys, values = (heads[name].repeat_interleave(group, dim=0) for name in ("k", "v"))
+        scores = (heads["q"] @ keys.transpose(1, 2) / shape.head_dim**0.5).masked_fill(~sees, float("-inf"))
+        out = (scores.softmax(-1) @ values).transpose(0, 1).reshape(n, -1)
+        x = x + product(out, f"layers.{index}.self_attn.o_proj.weight")
         y = _norm(x, layer["post_attention_layernorm.weight"], shape.rms_norm_eps)
         if shape.mixture is not None and index >= shape.mixture.dense_layers:
             x = x + _experts(y, weights, f"layers.{index}.mlp", shape.mixture)
