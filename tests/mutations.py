@@ -47,7 +47,7 @@ MUTATIONS = [
         "oracle/faults/test_row_faults.py",
     ),
     ("model/decoding/grammar/matcher.py", "self._in_sight(room + 1)", "self._in_sight(room + 2)", "unit/model/grammar"),
-    ("model/attention/sdpa.py", "causal = segments[0].causal", "causal = False", "unit/model/attention"),
+    ("model/attention/sdpa.py", "each.causal or each.branches else", "each.branches else", "unit/model/attention"),
     ("model/loading/adapter.py", "update.scale * (up @ down)", "(up @ down)", "unit/model/loading"),
     ("model/network/mixture.py", "scores.gather(-1, chosen)", "preferred.gather(-1, chosen)", "unit/model/mixtures"),
     ("model/network/mixture.py", ".topk(2, dim=-1).values", ".topk(1, dim=-1).values", "unit/model/mixtures"),
@@ -61,7 +61,7 @@ MUTATIONS = [
         "unit/scheduler",
     ),
     ("scheduler/kv/keys.py", "sha256(kind + salt)", "sha256(kind)", "oracle/caches"),
-    ("scheduler/kv/keys.py", "_digest(keys[-1], ", "_digest(keys[0], ", "unit/scheduler"),
+    ("scheduler/kv/keys.py", "_digest(keys[-1] if", "_digest(keys[0] if", "unit/scheduler"),
     (
         "scheduler/process/client.py",
         "if not finished and self._ready",
