@@ -11,21 +11,9 @@ from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import RequestError
 from cdlm.scheduler.messages import BlockOutput, GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
+from tests.oracle.scores.test_scoring import run
 from tests.support.models.checkpoints import EOS, OTHER_HALF, axes, build_checkpoint
 from tests.support.oracle.scoring import score_prompt
-
-
-def run(engine: Engine, *requests: GenerateRequest | ScoreRequest) -> dict[str, BlockOutput]:
-    for request in requests:
-        engine.add(request)
-    last = {}
-    while engine.busy:
-        for output in engine.step().outputs:
-            assert output.error is None
-            last[output.request_id] = output
-        engine.check()
-    assert engine.cache.pool.active == 0
-    return last
 
 
 def scores(output: BlockOutput) -> list[float]:

@@ -20,7 +20,10 @@ def prompts(count: int, seed: int, longest: int = 40) -> list[list[int]]:
     return [[rng.randrange(EOS + 1) for _ in range(rng.randint(1, longest))] for _ in range(count)]
 
 
-def run(engine: Engine) -> dict[str, BlockOutput]:
+def run(engine: Engine, *requests: GenerateRequest | ScoreRequest) -> dict[str, BlockOutput]:
+    """Adds requests; returns the last output of each that the engine had or got."""
+    for request in requests:
+        engine.add(request)
     last = {}
     while engine.busy:
         for output in engine.step().outputs:
