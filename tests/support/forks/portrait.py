@@ -1,5 +1,6 @@
 """A program that writes what it finds of its own process: the same whether it was forked or spawned."""
 
+import atexit
 import gc
 import json
 import os
@@ -11,8 +12,16 @@ import threading
 from pathlib import Path
 
 
+def _outlive() -> None:
+    threading.main_thread().join()
+    sys.stdout.write("a thread has ended\n")
+
+
 def main() -> int:
-    """Writes its portrait, and stops at a signal or exits with the status that its first argument says."""
+    """Writes its portrait, and stops at a signal or exits with the status that its first argument says.
+
+    A line of a thread and one of a function registered for the exit come after it.
+    """
     status = Path("/proc/self/status").read_text().splitlines()
     kept = ("Name", "Umask", "PPid", "Threads", "SigBlk", "SigIgn", "SigCgt", "CapEff", "NoNewPrivs")
     files = [os.readlink(f"/proc/self/fd/{number}") for number in (0, 1, 2)]
@@ -40,4 +49,6 @@ def main() -> int:
     sys.stdout.flush()
     if sys.argv[1] == "wait":
         signal.pause()
+    atexit.register(sys.stdout.write, "the end\n")
+    threading.Thread(target=_outlive).start()
     return int(sys.argv[1])

@@ -4,6 +4,7 @@ The imports are most of a start. A forked process is a real one: its own standar
 arguments and signals; its parent is the process that asked. No thread runs at a fork, so that no lock is held.
 """
 
+import atexit
 import contextlib
 import importlib
 import json
@@ -11,8 +12,9 @@ import os
 import socket
 import sys
 import tempfile
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import setproctitle
 
@@ -108,8 +110,27 @@ def name_it(name: str) -> None:
         file.write(name)
 
 
-def main() -> Any:
-    """Entry point, with the number of a socket that starts are asked for at; each fork returns what its module does."""
+def run(module: str) -> NoReturn:
+    """Runs a module's ``main`` and ends this process as the interpreter would, but leaves its modules as they are.
+
+    To take apart what the zygote has imported takes longer than the start of a server, since a fork copies what it
+    touches. A script, whose names live until the very end, and an error that nobody caught have the usual end.
+    """
+    try:
+        status = importlib.import_module(module).main()
+    except SystemExit as end:
+        status = end.code
+    if module != script.MODULE and isinstance(status, int | None):
+        threading._shutdown()  # type: ignore[attr-defined]  # Waits for threads, as multiprocessing does in its forks.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit((status or 0) & 0xFF)
+    sys.exit(status)
+
+
+def main() -> NoReturn:
+    """Entry point, with the number of a socket that starts are asked for at; each fork runs a module in it."""
     name_it(NAME)
     tests = socket.socket(fileno=int(sys.argv[1]))
     at_import = dict(os.environ)
@@ -119,4 +140,4 @@ def main() -> Any:
     setproctitle.getproctitle()  # It looks for its room in what the system gave, which a fork changes.
     tests.send(b"ready")
     module, sys.argv[1:] = attend(tests, at_import)
-    return importlib.import_module(module).main()
+    run(module)
