@@ -124,7 +124,6 @@ def test_a_missing_extra_names_its_pip_line(case: int, told_of_missing: list[tup
     assert "Traceback" not in output
 
 
-@pytest.mark.spawns
 def test_generate_shows_the_canvas_fill_up_and_prints_the_answer() -> None:
     result = process("generate", "hello", "--show-steps", "--confidence-threshold", "1.0", "--max-tokens", "6")
     assert result.returncode == 0, result.stderr

@@ -34,18 +34,18 @@ def test_a_burst_of_ten_times_what_fits(tmp_path: Path, report: Report) -> None:
     count = 10 * CAPACITY
     flags = ("--max-num-seqs", str(ROWS), "--max-waiting-requests", str(WAITING))
     with running_server(tmp_path / "log", *flags) as server:
-        alone = [server.complete(**body(number))["choices"][0]["text"] for number in range(10)]
-        calm = Streams(server, [body(number % 10) for number in range(CAPACITY)]).join()
+        alone = [server.complete(**body(number))["choices"][0]["text"] for number in range(CAPACITY)]
+        calm = Streams(server, [body(number) for number in range(CAPACITY)]).join()
         assert all(answer.complete for answer in calm)
         before = resident_mb(server.process.pid), resident_mb(engine_of(server))
-        answers = Streams(server, [body(number % 10) for number in range(count)]).join()
+        answers = Streams(server, [body(number % CAPACITY) for number in range(count)]).join()
         after = resident_mb(server.process.pid), resident_mb(engine_of(server))
         admitted = [(number, answer) for number, answer in enumerate(answers) if answer.status == 200]
         refused = [answer for answer in answers if answer.status == 429 and answer.refused]
         assert len(admitted) >= CAPACITY
         assert refused
         assert all(answer.headers["retry-after"] == "1" for answer in refused)
-        right = [answer for number, answer in admitted if answer.complete and text(answer) == alone[number % 10]]
+        right = [answer for number, answer in admitted if answer.complete and text(answer) == alone[number % CAPACITY]]
         check_well(server)
         report.row(
             f"burst of {count} for {CAPACITY} places", tried=count, survived=len(right) + len(refused),
@@ -82,14 +82,14 @@ def bearer(key: str) -> dict[str, str]:
 def test_requests_that_do_not_fit_the_pool_together_are_preempted_and_right(
     server: Server, tmp_path: Path, report: Report
 ) -> None:
-    bodies = [body(number, 128) for number in range(8)]
+    bodies = [body(number, 128) for number in range(4)]
     alone = [server.complete(**each)["choices"][0]["text"] for each in bodies]
     page_bytes = page_size_in_bytes()
     # One full context and a little: far less than eight requests of five pages.
     flags = ("--kv-cache-memory", str(page_bytes * 24), "--max-model-len", "640", "--enable-prefix-caching", "false")
     with running_server(tmp_path / "log", *flags) as tight:
-        answers = Streams(tight, bodies).join()
-        right = [answer for answer, expected in zip(answers, alone, strict=True) if text(answer) == expected]
+        answers = Streams(tight, bodies * 2).join()
+        right = [answer for answer, expected in zip(answers, alone * 2, strict=True) if text(answer) == expected]
         check_well(tight)
         preemptions = tight.metric("cdlm_preemptions_total")
         assert preemptions > 0
@@ -141,16 +141,16 @@ def test_clients_that_leave_at_any_time(tmp_path: Path, report: Report) -> None:
 
 def test_clients_that_never_read(tmp_path: Path, report: Report) -> None:
     """What they are sent stays bounded, and others are served meanwhile."""
-    with running_server(tmp_path / "log", "--request-timeout-s", "4", "--confidence-threshold", "1") as server:
+    with running_server(tmp_path / "log", "--request-timeout-s", "2", "--confidence-threshold", "1") as server:
         expected = server.complete()["choices"]
         before = resident_mb(server.process.pid)
-        connections = [open_stream(server, 1900, receive_buffer=4096) for _ in range(20)]
+        connections = [open_stream(server, 1900, receive_buffer=4096) for _ in range(10)]
         server.wait_for(lambda: server.metric("cdlm_num_requests_running") > 0)
-        right = sum(server.complete()["choices"] == expected for _ in range(10))
+        right = sum(server.complete()["choices"] == expected for _ in range(5))
         server.wait_for(lambda: server.metric("cdlm_num_requests_running") == 0, 120)
         grown = resident_mb(server.process.pid) - before
         check_well(server, expected)
         for connection in connections:
             connection.close()
-        assert grown < 200
-        report.row("10 requests beside 20 clients that never read", tried=10, survived=right, grown_mb=round(grown, 1))
+        assert grown < 100
+        report.row("5 requests beside 10 clients that never read", tried=5, survived=right, grown_mb=round(grown, 1))

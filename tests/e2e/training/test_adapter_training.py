@@ -25,6 +25,7 @@ from cdlm.training.backbone.train import train_adapter
 from cdlm.training.batches.attention import RowAttention
 from cdlm.training.config import ConfigError
 from cdlm.training.errors import TrainingError
+from tests.support.forks import script
 from tests.support.matrix import some
 from tests.support.models.hf_checkpoints import LAYERS, build_dream, build_llada
 from tests.support.server.served import free_port
@@ -135,26 +136,31 @@ def _torchrun(*words: str) -> str:
     return done.stderr
 
 
+CHILDREN = """
+import os, sys
+from cdlm import garbage
+with garbage.ignored():
+    import cdlm.cli.main, cdlm.scheduler.child, cdlm.training.backbone.train
+parent, children = os.getpid(), []
+for rank in ("0", "1"):
+    children.append(os.fork())
+    if not children[-1]:
+        cdlm.scheduler.child.die_with(parent)
+        os.environ |= {"RANK": rank, "LOCAL_RANK": rank}
+        del sys.argv[0]
+        sys.exit(cdlm.cli.main.main())
+sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
+"""
+
+
 def _start_both(*words: str) -> str:
-    """The same with the variables that torchrun sets, and without the time that it takes itself."""
+    """The same with the variables that torchrun sets, in children of a process that has imported what both import."""
     variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     variables |= {"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", *words],
-            env={**os.environ, **variables, "RANK": rank, "LOCAL_RANK": rank},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    try:
-        said = [process.communicate(timeout=120)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], said
-    return "".join(said)
+    command = script.command(CHILDREN, *words)
+    done = subprocess.run(command, env={**os.environ, **variables}, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
 @pytest.mark.parametrize(
