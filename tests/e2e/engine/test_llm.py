@@ -14,6 +14,7 @@ from cdlm.model.assets import BUNDLED_STUDENT
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.offline import OfflineEngine
 from cdlm.scheduler.options import EngineOptions
+from tests.support.server.served import POOL
 
 QUESTION = "Tom has 14 apples. Then Tom buys 3 bags of 12 apples. How many apples does Tom have now?"
 TOOL = {
@@ -24,7 +25,7 @@ TOOL = {
 
 @pytest.fixture(scope="module")
 def llm() -> Iterator[cdlm.LLM]:
-    with cdlm.LLM("cdlm-nano", threads=1) as llm:
+    with cdlm.LLM("cdlm-nano", threads=1, kv_cache_memory=POOL) as llm:
         yield llm
 
 

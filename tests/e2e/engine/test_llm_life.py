@@ -11,10 +11,11 @@ import cdlm
 from tests.e2e.engine.test_llm import QUESTION, gone
 from tests.support.forks import script
 from tests.support.places import ROOT
+from tests.support.server.served import POOL
 
 
 def test_a_killed_engine_fails_the_call_and_comes_back() -> None:
-    with cdlm.LLM("cdlm-nano", threads=1) as llm:
+    with cdlm.LLM("cdlm-nano", threads=1, kv_cache_memory=POOL) as llm:
         pid = llm._app.client.pid
         assert pid is not None
         stream = llm.stream(QUESTION, cdlm.SamplingParams(max_tokens=1000, ignore_eos=True))
@@ -26,7 +27,7 @@ def test_a_killed_engine_fails_the_call_and_comes_back() -> None:
 
 
 def test_it_closes_after_an_exception_and_twice() -> None:
-    llm = cdlm.LLM("cdlm-nano", threads=1)
+    llm = cdlm.LLM("cdlm-nano", threads=1, kv_cache_memory=POOL)
     pid = llm._app.client.pid
     with pytest.raises(ZeroDivisionError), llm:
         _ = 1 / 0

@@ -17,6 +17,8 @@ import httpx
 from tests.support.places import ROOT
 
 START_LIMIT_S = 120.0
+# Room for sixteen rows of cdlm-nano. By default it has 400 MB for 64 of them, and to write those takes most of a start.
+POOL = "100MB"
 
 
 class Server:
@@ -97,6 +99,7 @@ def running_server(log: Path, *flags: str, **variables: str) -> Iterator[Server]
     port = free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CDLM_")}
     environment["CDLM_MODEL"] = "cdlm-nano"  # The default would be fetched.
+    environment["CDLM_KV_CACHE_MEMORY"] = POOL
     with log.open("wb") as sink:
         process = subprocess.Popen(
             [sys.executable, "-m", "cdlm", "serve", "--port", str(port), "--threads", "1", *flags],
