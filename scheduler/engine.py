@@ -197,7 +197,7 @@ class Engine:
     def check(self) -> None:
         """Asserts that each page is owned by a running request or the prefix cache, and that host and device agree.
 
-        Needs one transfer from the device.
+        Waits for transfers from the device.
         """
         tables = [table for sequence in self.scheduler for table in sequence.tables]
         self.cache.check([*tables, *self.scores.tables])

@@ -167,21 +167,22 @@ class Canvas:
     def check(self) -> None:
         """Asserts that what the host remembers is what the device holds."""
         self.write_new(place_on(self.tokens.device))()
-        given = self.known.long().cumprod(dim=1).sum(dim=1)
-        replaces, generated = self.replace_above.isfinite().long(), (~self.known).sum(dim=1)
-        stop_ids = (self.stop_ids >= 0).sum(dim=1)
-        held = torch.stack((self.masked.sum(dim=1), generated, given, stop_ids, self.rule, replaces), dim=1)
-        for row, (left, open_, first, stops, rule, replacing) in enumerate(held[: self.rows].tolist()):
+        held = self.tokens, self.masked, self.known, self.stop_ids, self.rule, self.replace_above
+        tokens, masked, known, stop_ids, rules, above = (each.cpu().numpy() for each in held)
+        columns = (
+            masked.sum(1), (~known).sum(1), known.cumprod(1).sum(1), (stop_ids >= 0).sum(1), rules, np.isfinite(above)
+        )  # fmt: skip
+        for row, (left, open_, first, stops, rule, replacing) in enumerate(np.stack(columns, 1)[: self.rows].tolist()):
             assert self.left[row] == left, f"row {row} has {left} masked positions, not {self.left[row]}"
             generates = self.generated[row]
             assert not replacing or generates == open_, f"row {row} generates {open_} positions, not {generates}"
             assert self.replaces[row] == bool(replacing), f"row {row} differs in whether it replaces tokens"
             assert self.first[row] == first, f"row {row} begins with {first} known tokens, not {self.first[row]}"
-            known = len(self.stop_tokens[row])
-            assert known == stops, f"row {row} has {stops} stop tokens, not {known}"
+            own = len(self.stop_tokens[row])
+            assert own == stops, f"row {row} has {stops} stop tokens, not {own}"
             assert self.by_threshold[row] == (RULES[rule] in BY_THRESHOLD), f"row {row} has the rule {RULES[rule]}"
-        assert not bool((self.masked & self.known).any()), "a known position is masked"
-        assert not bool((self.masked & (self.tokens != self.mask_token_id)).any()), "a masked position has a token"
+        assert not (masked & known).any(), "a known position is masked"
+        assert not (masked & (tokens != self.mask_token_id)).any(), "a masked position has a token"
 
     def at_least(self, row: int) -> int:
         """Fewest positions that the next step must finalize to finish the block within ``max_steps``."""

@@ -103,9 +103,10 @@ class PagePool:
         for table in tables:
             assert len(table) == len(set(table)), "a table lists a page twice"
         held = Counter(page for table in tables for page in table)
-        assert held == self._holders, "a held page belongs to no request"
-        assert Counter(kept) == Counter(self._kept), "a kept page belongs to no entry"
+        assert dict(held) == dict(self._holders), "a held page belongs to no request"
+        assert sorted(kept) == sorted(self._kept), "a kept page belongs to no entry"
         assert self._idle.keys() == self._kept - self._holders.keys(), "a page that is only kept is not to be given up"
         owned = self._holders.keys() | self._kept
-        assert not owned & set(self._free), "a free page has an owner"
-        assert len(owned) + len(set(self._free)) == self.num_pages, "a page is lost"
+        free = set(self._free)
+        assert not owned & free, "a free page has an owner"
+        assert len(owned) + len(free) == self.num_pages, "a page is lost"

@@ -39,6 +39,7 @@ class OracleAnswer:
         return [step for _, step in self.scores[: len(self.token_ids)]]
 
 
+@torch.inference_mode()
 def decode(
     weights: dict[str, Tensor],
     shape: Any,

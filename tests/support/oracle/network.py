@@ -58,18 +58,17 @@ def _late(query: Tensor, scaling: Any) -> Tensor:
 
 
 def _experts(y: Tensor, weights: dict[str, Tensor], name: str, mixture: Any) -> Tensor:
-    """The mixture of experts ``name`` for y [n, hidden], token by token."""
+    """The mixture of experts ``name`` for y [n, hidden]: all experts for all tokens, and the chosen ones count."""
 
-    def feed_forward(x: Tensor, part: str) -> Tensor:
+    def feed_forward(part: str) -> Tensor:
         gate, up, down = (weights[f"{name}.{part}.{matrix}_proj.weight"] for matrix in ("gate", "up", "down"))
-        opened = gate @ x
-        return down @ (opened * opened.sigmoid() * (up @ x))
+        opened = y @ gate.T
+        return (opened * opened.sigmoid() * (y @ up.T)) @ down.T
 
-    out = []
-    for token in y:
-        logits = weights[f"{name}.router.weight"] @ token
+    shares = []
+    bias = weights[f"{name}.router.expert_bias"].tolist() if mixture.biased else [0.0] * mixture.experts
+    for logits in y @ weights[f"{name}.router.weight"].T:
         scores = (logits.sigmoid() if mixture.scores == "sigmoid" else logits.exp() / logits.exp().sum()).tolist()
-        bias = weights[f"{name}.router.expert_bias"].tolist() if mixture.biased else [0.0] * len(scores)
         preferred = [score + more for score, more in zip(scores, bias, strict=True)]
         size = len(scores) // mixture.groups
         groups = [list(range(first, first + size)) for first in range(0, len(scores), size)]
@@ -77,11 +76,11 @@ def _experts(y: Tensor, weights: dict[str, Tensor], name: str, mixture: Any) -> 
         allowed = [expert for group in groups[: mixture.groups_per_token] for expert in group]
         chosen = sorted(allowed, key=lambda expert: -preferred[expert])[: mixture.experts_per_token]
         whole = sum(scores[expert] for expert in chosen) if mixture.normalized else 1.0
-        given = [scores[expert] / whole * mixture.scale * feed_forward(token, f"experts.{expert}") for expert in chosen]
-        if mixture.shared_width:
-            given.append(feed_forward(token, "shared_experts"))
-        out.append(sum(given, start=torch.zeros_like(token)))
-    return torch.stack(out)
+        shares.append([scores[expert] / whole * mixture.scale * (expert in chosen) for expert in range(len(scores))])
+    given = [share[:, None] * feed_forward(f"experts.{expert}") for expert, share in enumerate(torch.tensor(shares).T)]
+    if mixture.shared_width:
+        given.append(feed_forward("shared_experts"))
+    return sum(given, start=torch.zeros_like(y))
 
 
 class _Layer:

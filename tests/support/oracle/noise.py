@@ -1,6 +1,7 @@
 """Draws of the slow decoder: Philox in whole numbers, one token of the vocabulary at a time."""
 
 import math
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -16,6 +17,7 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
     return a, b, c, d
 
 
+@lru_cache(maxsize=2**18)
 def uniform(seed: int, position: int, token: int, vocab_size: int) -> float:
     """The number in (0, 1) that a token's noise at a position is made of."""
     words = philox((position * math.ceil(vocab_size / 8) + token // 8 + 1, 0, 0, 0), (seed % 2**64, 0))
