@@ -56,17 +56,24 @@ def make_requests(lengths: range, seed: int) -> list[GenerateRequest]:
     ]
 
 
-def assert_plain(model: Any, requests: list[GenerateRequest], answers: dict[str, Answer], block: int) -> list[int]:
-    """Compares tokens and steps with the plain decoder; returns the steps of all whole blocks."""
-    whole = []
-    for request in requests:
-        threshold = request.params.confidence_threshold or 0.9
-        tokens, steps = plain_answer(model, list(request.prompt_ids), request.max_tokens, block, threshold)
-        answer = answers[request.request_id]
-        assert answer.token_ids == tokens, request
-        assert answer.steps[: len(steps)] == steps, request
-        whole += steps
-    return whole
+Plain = dict[str, tuple[list[int], list[int]]]
+
+
+def plain_answers(model: Any, requests: list[GenerateRequest], block: int) -> Plain:
+    """What the plain decoder writes: tokens, and the steps of each whole block."""
+    return {
+        request.request_id: plain_answer(
+            model, list(request.prompt_ids), request.max_tokens, block, request.params.confidence_threshold or 0.9
+        )
+        for request in requests
+    }
+
+
+def assert_plain(plain: Plain, answers: dict[str, Answer]) -> None:
+    """Compares tokens and steps with those of the plain decoder."""
+    for name, (tokens, steps) in plain.items():
+        assert answers[name].token_ids == tokens, name
+        assert answers[name].steps[: len(steps)] == steps, name
 
 
 @pytest.mark.parametrize("seed", some(range(5), every=5))
@@ -75,11 +82,12 @@ def test_prompts_of_every_length_modulo_the_block(tmp_path: Path, block: int, le
     model = build(tmp_path, seed, block_size=block)
     requests = make_requests(lengths, seed)
     engine = Engine(EngineOptions(model=str(tmp_path), max_num_seqs=8, page_size=4))
-    whole = assert_plain(model, requests, run(engine, requests, join_every=2), block)
+    plain = plain_answers(model, requests, block)
+    assert_plain(plain, run(engine, requests, join_every=2))
     # Guards the comparison: blocks take several steps, and some steps finalize more than one token.
-    assert 1 < min(whole) < block
+    assert 1 < min(step for _, steps in plain.values() for step in steps) < block
     # Once more, from the prefix cache.
-    assert_plain(model, requests, run(engine, requests), block)
+    assert_plain(plain, run(engine, requests))
 
 
 @pytest.mark.parametrize("seed", [3, 4])
@@ -87,7 +95,7 @@ def test_requests_that_lose_their_pages(tmp_path: Path, seed: int) -> None:
     model = build(tmp_path, seed, block_size=8, max_position_embeddings=96)
     engine = engine_with_few_pages(tmp_path)
     requests = make_requests(range(20, 32), seed)
-    assert_plain(model, requests, run(engine, requests), 8)
+    assert_plain(plain_answers(model, requests, 8), run(engine, requests))
     assert engine.scheduler.preemptions > 0
 
 
@@ -108,7 +116,7 @@ def test_a_conversation_continues_from_any_token(tmp_path: Path, page: int) -> N
             engine.check()
         # The last block of an answer is never committed.
         assert outputs[0].cached_tokens == (21 + min(kept, 16)) // page * page
-        assert_plain(model, [request], {"b": Answer(outputs)}, 8)
+        assert_plain(plain_answers(model, [request], 8), {"b": Answer(outputs)})
 
 
 @pytest.mark.whole
@@ -116,7 +124,7 @@ def test_kernels(tmp_path: Path) -> None:
     model = build(tmp_path, seed=2, block_size=4, num_hidden_layers=1)
     requests = make_requests(range(15, 18), seed=2)
     options = EngineOptions(model=str(tmp_path), max_num_seqs=3, page_size=4, attention_backend="triton")
-    assert_plain(model, requests, run(Engine(options), requests, join_every=2), 4)
+    assert_plain(plain_answers(model, requests, 4), run(Engine(options), requests, join_every=2))
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -132,7 +140,7 @@ def test_the_slow_decoder_has_the_same_answers(tmp_path: Path, seed: int) -> Non
             weights, loaded.transformer.config, loaded.manifest, list(request.prompt_ids), request.max_tokens,
             threshold=request.params.confidence_threshold,
         )  # fmt: skip
-        assert_plain(model, [request], {request.request_id: truth}, 8)  # type: ignore[dict-item]
+        assert_plain(plain_answers(model, [request], 8), {request.request_id: truth})  # type: ignore[dict-item]
 
 
 def greedy(model: Any, request: GenerateRequest) -> list[int]:
