@@ -69,9 +69,11 @@ REQUESTS: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-async def document_of(bench: Bench) -> dict[str, Any]:
-    document: dict[str, Any] = (await bench.client.get("/openapi.json")).json()
-    return document
+@pytest.fixture(scope="module")
+async def document(lasting_bench: Bench) -> dict[str, Any]:
+    """What any server says of its API."""
+    found: dict[str, Any] = (await lasting_bench.client.get("/openapi.json")).json()
+    return found
 
 
 def check(document: dict[str, Any], model: str, value: object) -> None:
@@ -85,10 +87,12 @@ def payloads(text: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(("path", "body", "model"), REQUESTS)
-async def test_answers_are_as_documented(bench: Bench, path: str, body: dict[str, Any], model: str) -> None:
+async def test_answers_are_as_documented(
+    bench: Bench, document: dict[str, Any], path: str, body: dict[str, Any], model: str
+) -> None:
     if path in ("/v1/decisions", "/v1/edit/completions"):
         widen(bench)
-    document, operation = await document_of(bench), OPERATIONS[path]
+    operation = OPERATIONS[path]
     assert model in {shown.__name__ for shown in (operation.answer, operation.event) if shown}
     assert operation.body is not None
     check(document, operation.body.__name__, body)
@@ -104,16 +108,14 @@ async def test_answers_are_as_documented(bench: Bench, path: str, body: dict[str
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/tiny", "/health", "/ping", "/readyz", "/livez", "/version"])
-async def test_plain_routes_are_as_documented(bench: Bench, path: str) -> None:
-    document = await document_of(bench)
+async def test_plain_routes_are_as_documented(bench: Bench, document: dict[str, Any], path: str) -> None:
     operation = OPERATIONS["/v1/models/{name}" if path.endswith("tiny") else path]
     assert operation.answer is not None
     check(document, operation.answer.__name__, (await bench.client.get(path)).json())
 
 
 @pytest.mark.parametrize("path", [path for path, operation in OPERATIONS.items() if operation.event])
-async def test_errors_are_as_documented(bench: Bench, path: str) -> None:
-    document = await document_of(bench)
+async def test_errors_are_as_documented(bench: Bench, document: dict[str, Any], path: str) -> None:
     described = document["paths"][path]["post"]["responses"]
     operation = OPERATIONS[path]
     error, unready = operation.error.__name__, 529 if path == "/v1/messages" else 503
@@ -142,8 +144,7 @@ async def test_errors_are_as_documented(bench: Bench, path: str) -> None:
     check(document, "ResponseEvent" if "input" in body else error, last)
 
 
-async def test_every_route_is_described_and_every_example_holds(bench: Bench) -> None:
-    document = await document_of(bench)
+async def test_every_route_is_described_and_every_example_holds(document: dict[str, Any]) -> None:
     assert set(document["paths"]) == set(OPERATIONS)
     assert document["openapi"].startswith("3.1")
     Draft202012Validator.check_schema({"components": document["components"]})
@@ -160,11 +161,11 @@ async def test_every_route_is_described_and_every_example_holds(bench: Bench) ->
     assert used == set(document["components"]["schemas"])
 
 
-async def test_the_page_shows_every_route_and_loads_nothing(bench: Bench) -> None:
+async def test_the_page_shows_every_route_and_loads_nothing(bench: Bench, document: dict[str, Any]) -> None:
     response = await bench.client.get("/docs")
     assert (response.status_code, response.headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert response.headers["content-security-policy"].startswith("default-src 'none'")
-    page, document = response.text, await document_of(bench)
+    page = response.text
     assert all(path in page for path in document["paths"])
     assert all(f'id="{name}"' in page for name in document["components"]["schemas"])
     assert not any(word in page for word in ("<script", "http://", "https://", "src=", "@import"))
