@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from cdlm.model.config import Manifest
+from cdlm.model.decoding.chained import ChainedDrafts, Group
 from cdlm.model.decoding.denoiser import Denoiser
 from cdlm.model.decoding.logits.logprobs import token_logprobs, token_score
 from cdlm.model.decoding.logits.reader import DrawSettings
 from cdlm.model.decoding.processors.logprobs import Logprobs
 from cdlm.model.decoding.processors.processor import Step
 from cdlm.model.decoding.settings import BlockStart
+from cdlm.model.network.chain import Chain
 from cdlm.model.network.transformer import Transformer
 from cdlm.model.readback import Readback
 from cdlm.model.row import NOT_FINITE, RowResult, RowWork, TokenScore
@@ -50,6 +52,7 @@ class VerifyInputs:
         parts: what is read together, for all rows at once.
         index: [positions] int64, which hidden states these are.
         chosen: [positions] int64, part times ``_WIDTH`` plus offset.
+        drawing: how many of the parts draw: all, or those of clean rows if drafts are chained.
         draws: how rows draw; ``None`` if none does, or if the host draws.
     """
 
@@ -58,15 +61,21 @@ class VerifyInputs:
     parts: list[_Part]
     index: Tensor
     chosen: Tensor
+    drawing: int
     draws: DrawSettings | None
 
 
 class Verifier:
     """Verifies the drafts of a step; the rows are autoregressive, with blocks of one token."""
 
-    def __init__(self, transformer: Transformer, manifest: Manifest, denoiser: Denoiser) -> None:
+    def __init__(
+        self, transformer: Transformer, manifest: Manifest, denoiser: Denoiser, chain: Chain | None = None
+    ) -> None:
         self.transformer, self.manifest, self.denoiser = transformer, manifest, denoiser
         self.rows, self.reader = denoiser.rows, denoiser.reader
+        self._chained = None
+        if chain is not None:
+            self._chained = ChainedDrafts(chain, transformer.embed_tokens, self.reader, _WIDTH)
         (self._logprobs,) = (each for each in self.rows.processors if isinstance(each, Logprobs))
 
     def inputs(self, works: list[RowWork], place: Place) -> VerifyInputs:
@@ -80,12 +89,15 @@ class Verifier:
             if joint:
                 parts.append(_Part(work, begin, list(range(count))))
             begin += count
+        drawing = len(parts)
         for work in works:
             assert work.draft is not None
             offsets = [first + 1 + row for first, rows in enumerate(work.draft.behind) for row in range(rows)]
             if offsets:
                 parts.append(_Part(work, begin, offsets))
             begin += len(offsets)
+        if self._chained is None:
+            drawing = len(parts)
         index = [part.begin + row for part in parts for row in range(len(part.offsets))]
         chosen = [number * _WIDTH + offset for number, part in enumerate(parts) for offset in part.offsets]
         return VerifyInputs(
@@ -94,7 +106,8 @@ class Verifier:
             parts,
             place(np.array(index, dtype=np.int64)),
             place(np.array(chosen, dtype=np.int64)),
-            self.reader.draw_settings([part.work for part in parts], place),
+            drawing,
+            self.reader.draw_settings([part.work for part in parts[:drawing]], place),
         )
 
     def verify(self, inputs: VerifyInputs, hidden: Tensor) -> list[RowResult]:
@@ -102,7 +115,8 @@ class Verifier:
 
         Changes the canvas only once nothing can fail any more, so that the step can be repeated.
         """
-        tokens, broken, logits = self._read(inputs, hidden)
+        read = hidden.index_select(0, inputs.index)
+        tokens, broken, logits = self._read(inputs, read)
         clean: dict[int, int] = {}  # Row in the canvas -> where its clean rows begin in what was read;
         masked: dict[int, int] = {}  # and its masked rows.
         begin = 0
@@ -116,10 +130,12 @@ class Verifier:
                 results[work.row] = self._accept(work, tokens[first:], broken[first:], logits, first)
         bound = [work for work, free in zip(inputs.works, inputs.free, strict=True) if not free]
         results |= self._one_by_one(inputs.works, bound, hidden)
-        return [
-            self._joined(work, results[work.row], tokens[masked[work.row] :] if work.row in masked else [])
-            for work in inputs.works
-        ]
+        groups = [self._group(work, results[work.row], masked.get(work.row, 0)) for work in inputs.works]
+        if self._chained is None:
+            drafted = [tokens[group.begin : group.begin + group.count] for group in groups]
+        else:
+            drafted = self._chained.follow(groups, read, logits)
+        return [self._joined(work, results[work.row], mine) for work, mine in zip(inputs.works, drafted, strict=True)]
 
     def propose(self, work: RowWork, accepted: list[int], drafted: list[int]) -> list[int]:
         """The tokens to verify in the next step, behind the tokens ``accepted`` in this one; measurements replace it.
@@ -134,18 +150,21 @@ class Verifier:
 
     def _read(self, inputs: VerifyInputs, hidden: Tensor) -> tuple[list[int], list[int], Tensor]:
         """Token of each position that is read together, whether its logits are not finite, and the logits
-        [positions, vocab].
+        [positions, vocab]: hidden [positions, hidden_size].
         """
-        works, mask = [part.work for part in inputs.parts], self.manifest.mask_token_id
-        logits = self.transformer.logits(hidden.index_select(0, inputs.index))
+        parts, mask = inputs.parts[: inputs.drawing], self.manifest.mask_token_id
+        logits = self.transformer.logits(hidden)
         if mask < logits.shape[-1]:
             logits[:, mask] = float("-inf")
         top, token = logits.max(-1)
-        step = Step(works, [len(part.offsets) for part in inputs.parts], inputs.chosen)
-        step.logits, step.token = logits, token
+        counts = [len(part.offsets) for part in parts]
+        drawn = sum(counts)
+        step = Step([part.work for part in parts], counts, inputs.chosen[:drawn])
+        step.logits, step.token = logits[:drawn], token[:drawn]
         self.reader.draw(step, inputs.draws, _WIDTH)
+        token = torch.cat((step.token, token[drawn:]))
         # The largest logit is NaN if any is, and infinite if any is +inf or all are -inf.
-        figures = torch.stack((step.token, top.isfinite().logical_not().long()))
+        figures = torch.stack((token, top.isfinite().logical_not().long()))
         found, broken = Readback(figures).read()
         return found, broken, logits
 
@@ -226,12 +245,15 @@ class Verifier:
         canvas.count(at, results)
         return results
 
-    def _joined(self, work: RowWork, results: list[RowResult], masked: list[int]) -> RowResult:
-        """One result of a row's step: its first block, those that follow, and what its ``masked`` rows drafted."""
+    def _group(self, work: RowWork, results: list[RowResult], begin: int) -> Group:
+        """The masked rows behind a row's last accepted candidate; ``begin`` is where its masked rows begin."""
         assert work.draft is not None
+        behind, accepted = work.draft.behind, len(results) - 1
+        last = results[-1].tokens[0]
+        return Group(work, last, begin + sum(behind[:accepted]), behind[accepted], accepted + 1)
+
+    def _joined(self, work: RowWork, results: list[RowResult], drafted: list[int]) -> RowResult:
+        """One result of a row's step: its first block, those that follow, and what was drafted behind them."""
         first, *following = results
-        behind, accepted = work.draft.behind, len(following)
-        begin = sum(behind[:accepted])
-        drafted = masked[begin : begin + behind[accepted]]
         tokens = [result.tokens[0] for result in results]
         return replace(first, following=following, drafted=self.propose(work, tokens, drafted))

@@ -37,7 +37,10 @@ class Drafting:
         self.mask_token_id, self.window, self.in_place = drafts.mask_token_id, drafts.window, drafts.in_place
         self._transformer = checkpoint.transformer
         attach_drafter(checkpoint.transformer, checkpoint.drafter)
-        self.verifier = Verifier(checkpoint.transformer, checkpoint.manifest, denoiser)
+        chain = checkpoint.drafter.chain
+        if chain is not None:
+            chain = chain.to(checkpoint.transformer.norm.weight.device)
+        self.verifier = Verifier(checkpoint.transformer, checkpoint.manifest, denoiser, chain)
 
     def with_groups(self, layout: StepLayout) -> Callable[[Tensor, Tensor, Attention], Tensor]:
         """The transformer's forward, with the groups that draft behind the given tokens; the adapter acts on these."""

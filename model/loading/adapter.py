@@ -16,6 +16,8 @@ from cdlm.model.backbones.base import split_name
 from cdlm.model.config import CheckpointError
 from cdlm.model.files import read_tensors, weights_file
 from cdlm.model.loading.adapter_config import CONFIG_FILE, DECODING_FILE, AdapterConfig, AdapterDecoding, read_decoding
+from cdlm.model.loading.chain import CHAIN_FILE, chain_tensors, read_chain
+from cdlm.model.network.chain import Chain
 from cdlm.model.network.gate import LowRankUpdate
 from cdlm.model.network.transformer import Transformer
 
@@ -26,12 +28,16 @@ _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """A LoRA adapter in memory; ``updates`` maps module names of the base's format to updates."""
+    """A LoRA adapter in memory.
+
+    ``updates`` maps module names of the base's format to updates; ``chain`` is that of a gated adapter that has one.
+    """
 
     path: Path
     config: AdapterConfig
     decoding: AdapterDecoding
     updates: Mapping[str, LowRankUpdate]
+    chain: Chain | None = None
 
 
 def read_adapter(directory: Path) -> Adapter:
@@ -39,7 +45,8 @@ def read_adapter(directory: Path) -> Adapter:
 
     Raises:
         CheckpointError: a file is missing, pickled or unreadable; the configuration asks for more than plain LoRA; a
-            tensor is unknown, lacks its A or B, or has another rank or module than the configuration says.
+            tensor is unknown, lacks its A or B, or has another rank or module than the configuration says; the chain's
+            tensors are not those of a chain.
     """
     config = AdapterConfig(directory)
     path = weights_file(directory, WEIGHTS_FILE)
@@ -61,7 +68,9 @@ def read_adapter(directory: Path) -> Adapter:
         if len(pair) < 2:
             raise CheckpointError(f"{path}: tensor lora_{'B' if 'A' in pair else 'A'} of {module!r} is missing")
     updates = {module: LowRankUpdate(pair["A"], pair["B"], config.scale(module)) for module, pair in halves.items()}
-    return Adapter(path, config, read_decoding(directory), updates)
+    decoding = read_decoding(directory)
+    chained = decoding.drafts is not None and decoding.drafts.chained
+    return Adapter(path, config, decoding, updates, read_chain(directory) if chained else None)
 
 
 def check_adapter(transformer: Transformer, adapter: Adapter, backbone: Backbone) -> dict[str, LowRankUpdate]:
@@ -120,6 +129,7 @@ def write_adapter(
     alpha: float,
     base: str,
     decoding: AdapterDecoding,
+    chain: Chain | None = None,
 ) -> None:
     """Writes a directory that ``read_adapter`` and PEFT load over the base; each file is replaced atomically.
 
@@ -131,6 +141,7 @@ def write_adapter(
         alpha: the update is ``alpha / r * B @ A``.
         base: where the base comes from; information only.
         decoding: tokens per block in the training and the threshold to decode with, or how a gated adapter drafts.
+        chain: written beside it if ``decoding`` says that drafts are chained.
 
     Raises:
         ValueError: ``lora`` is empty, a pair has another rank than ``r``, a module has no name in the format, or it is
@@ -169,6 +180,9 @@ def write_adapter(
     }
     directory.mkdir(parents=True, exist_ok=True)
     _replace(directory / WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    if chain is not None:
+        stored_chain = chain_tensors(chain)
+        _replace(directory / CHAIN_FILE, lambda path: save_file(stored_chain, path, metadata={"format": "pt"}))
     _replace(directory / DECODING_FILE, lambda path: _write_json(path, _decoding_keys(decoding)))
     _replace(directory / CONFIG_FILE, lambda path: _write_json(path, config))
 

@@ -111,11 +111,13 @@ class GatedDrafts:
         window: how many masked rows that draft stand behind a known token, at most.
         in_place: a masked row drafts the token of its own position, and sees its whole group, which begins with the
             known token once more; otherwise it drafts the next position's, and sees the rows before it.
+        chained: a chain (``model/network/chain.py``) lets each draft depend on the token in front of it.
     """
 
     mask_token_id: int
     window: int
     in_place: bool = False
+    chained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ def read_decoding(directory: Path) -> AdapterDecoding:
     gated = values.pop("gated", False)
     if type(gated) is not bool:
         raise CheckpointError(f"{path}: gated is {gated!r}, neither true nor false")
-    known = {"mask_token_id", "window", "in_place"} if gated else {"block_length", "confidence_threshold"}
+    known = {"mask_token_id", "window", "in_place", "chained"} if gated else {"block_length", "confidence_threshold"}
     unknown = values.keys() - known
     if unknown:
         kind = "a gated adapter" if gated else "an adapter that is not gated"
@@ -167,6 +169,7 @@ def _read_drafts(path: Path, values: Mapping[str, Any]) -> GatedDrafts:
             raise CheckpointError(f"{path}: a gated adapter needs {key}")
         if type(values[key]) is not int or values[key] < least:
             raise CheckpointError(f"{path}: {key} is {values[key]!r}, not a whole number of at least {least}")
-    if type(values.get("in_place", False)) is not bool:
-        raise CheckpointError(f"{path}: in_place is {values['in_place']!r}, neither true nor false")
+    for key in ("in_place", "chained"):
+        if type(values.get(key, False)) is not bool:
+            raise CheckpointError(f"{path}: {key} is {values[key]!r}, neither true nor false")
     return GatedDrafts(**values)

@@ -7,6 +7,7 @@ from cdlm.model.backbones import Backbone
 from cdlm.model.config import CheckpointError, Manifest
 from cdlm.model.loading.adapter import Adapter, check_adapter
 from cdlm.model.loading.adapter_config import DECODING_FILE, AdapterDecoding, GatedDrafts
+from cdlm.model.network.chain import Chain
 from cdlm.model.network.gate import LowRankUpdate
 from cdlm.model.network.transformer import Transformer
 
@@ -15,11 +16,13 @@ from cdlm.model.network.transformer import Transformer
 class Drafter:
     """A gated adapter that fits its base.
 
-    ``updates`` are by names of the transformer's linear layers; a rank has its shares.
+    ``updates`` are by names of the transformer's linear layers; a rank has its shares. ``chain`` is ``None`` if drafts
+    do not depend on each other.
     """
 
     drafts: GatedDrafts
     updates: Mapping[str, LowRankUpdate]
+    chain: Chain | None = None
 
 
 def read_drafter(transformer: Transformer, adapter: Adapter, backbone: Backbone, manifest: Manifest) -> Drafter:
@@ -44,10 +47,15 @@ def read_drafter(transformer: Transformer, adapter: Adapter, backbone: Backbone,
         raise CheckpointError(
             f"{adapter.path}: mask_token_id {drafts.mask_token_id} is not below the base's vocab_size {vocab_size}"
         )
+    size = transformer.config.hidden_size
+    if adapter.chain is not None and adapter.chain.up.out_features != size:
+        raise CheckpointError(
+            f"{adapter.path}: its chain is for a hidden_size of {adapter.chain.up.out_features}; the base's is {size}"
+        )
     updates = check_adapter(transformer, adapter, backbone)
     if "lm_head" in updates:
         raise CheckpointError(f"{adapter.path}: the LM head cannot be gated")
     for name, update in updates.items():
         down, up = transformer.share(name, update.down, update.up)
         updates[name] = LowRankUpdate(down, up, update.scale)
-    return Drafter(drafts, updates)
+    return Drafter(drafts, updates, adapter.chain)

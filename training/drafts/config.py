@@ -20,6 +20,9 @@ class DraftAdapterConfig(Section):
         answers: directory with the answers of ``cdlm train task-answers``.
         task_share: share of the texts that are rows of that mixture; the others are the model's own answers.
         longest: longer texts, in tokens, are left out.
+        start: directory of a gated adapter of the same rank and scale, whose weights the training begins with, with its
+            chain, if it has one of the same width. Without it, the adapter is new.
+        chain: width of the chain's hidden layer (``model/network/chain.py``); 0 trains no chain.
         offset_decay: factor of the loss from one offset in a window to the next; a draft counts only if all before it
             are right.
         losses: distillation from the unmasked rows, consistency between windows, and likelihood of the text (dlm).
@@ -28,6 +31,8 @@ class DraftAdapterConfig(Section):
     seed: int
     model: Path
     adapter: Path | None = None
+    start: Path | None = None
+    chain: int = Field(default=0, ge=0)
     mask_token: str
     window: int = Field(ge=1)
     groups: int = Field(ge=2, multiple_of=2)

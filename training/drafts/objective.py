@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import kl_div, nll_loss
+from torch.nn.functional import kl_div, linear, nll_loss
 
+from cdlm.model.network.chain import Chain
 from cdlm.model.network.transformer import Transformer
 from cdlm.training.backbone.lora import without_adapter
 from cdlm.training.batches.attention import causal_mask
@@ -37,10 +38,20 @@ class DraftObjective:
         transformer: a next-token model with one adapter.
         mask_id: id of the token that masked rows are embedded as.
         offset_decay: factor of the weight from one offset to the next.
+        chain: changes the logits of masked rows by the text's token in front of what they draft; may be ``None``.
     """
 
-    def __init__(self, transformer: Transformer, *, mask_id: int, weights: LossWeights, offset_decay: float) -> None:
+    def __init__(
+        self,
+        transformer: Transformer,
+        *,
+        mask_id: int,
+        weights: LossWeights,
+        offset_decay: float,
+        chain: Chain | None = None,
+    ) -> None:
         self.transformer, self.mask_id, self.weights, self.offset_decay = transformer, mask_id, weights, offset_decay
+        self.chain = chain
 
     def __call__(self, rows: DraftRows) -> tuple[Tensor, dict[str, float]]:
         """Returns the loss, an fp32 scalar, the unweighted losses, and the agreement by offset."""
@@ -72,8 +83,13 @@ class DraftObjective:
             verified = self.transformer.logits(rest)
         masked = torch.full((count, groups * rows.window), self.mask_id)
         attention = ContinuedAttention(text.kept, rows.mask)
-        hidden = self.transformer(masked, rows.positions.flatten(1), attention)
-        return Drafted(self.transformer.logits(hidden[rows.asked.flatten(1)]), verified)
+        hidden = self.transformer(masked, rows.positions.flatten(1), attention)[rows.asked.flatten(1)]
+        logits = self.transformer.logits(hidden)
+        if self.chain is not None:
+            embedding = self.transformer.embed_tokens
+            change = self.chain(hidden, embedding(rows.token_ids.gather(1, at)[rows.asked.flatten(1)]))
+            logits = logits + linear(change, embedding.weight)
+        return Drafted(logits, verified)
 
     def measure(self, rows: DraftRows) -> dict[str, float]:
         """Figures on texts that are not trained on: agreement by offset, and tokens per draft that is verified."""

@@ -59,6 +59,26 @@ _WRITING = (
     "My {who} asked me about {a} {word}. What should I answer?",
     "Plan a short lesson about {a} {word} for my {who}.",
 )
+_EVERYDAY = (
+    "How do I choose {a} {word}?",
+    "What do people usually get wrong about {a} {word}?",
+    "How is {a} {word} different from {b} {other}?",
+    "Compare {a} {word} with {b} {other} in a few sentences.",
+    "What should my {who} know before buying {a} {word}?",
+    "Tell my {who} a short story about {a} {word} and {b} {other}.",
+    "How would I start to learn about {a} {word}?",
+    "What are the good and the bad sides of {a} {word}?",
+    "Can you explain how {a} {word} works?",
+    "Where does the word {word} come from?",
+    "Write a birthday wish to my {who} that mentions {a} {word}.",
+    "What questions should I ask about {a} {word}?",
+    "Help me describe {a} {word} in an advertisement.",
+    "I lost my {word}. What should I do now?",
+    "Why would anyone need both {a} {word} and {b} {other}?",
+    "Give me some ideas for {a} {word} at home.",
+    "Make a short plan for a day with my {who} and {a} {word}.",
+    "My {who} is worried about {a} {word}. What can I say?",
+)
 _PEOPLE = ("teacher", "boss", "neighbor", "sister", "friend", "class", "team", "landlord", "grandmother", "customer")
 _LONGEST = 160  # Characters of a gloss or a saying.
 
@@ -79,19 +99,19 @@ def read_prompts(wordnet: Path, manual: Path, fortunes: Path, count: int, seed: 
     pages, sayings = _read_manual(manual), _read_fortunes(fortunes)
 
     def about_word(template: str) -> str:
-        word = rng.choice(words)
-        article = "an" if word[0] in "aeiou" else "a"
-        return template.format(word=word, a=article, who=rng.choice(_PEOPLE))
+        word, other = rng.choice(words), rng.choice(words)
+        return template.format(word=word, a=_article(word), other=other, b=_article(other), who=rng.choice(_PEOPLE))
 
     def about_page(template: str) -> str:
         name, purpose = rng.choice(pages)
         return template.format(name=name, purpose=purpose)
 
     makers: list[tuple[float, tuple[str, ...], Callable[[str], str]]] = [
-        (0.34, _WORD, about_word),
-        (0.20, _WRITING, about_word),
-        (0.14, _GLOSS, lambda template: template.format(gloss=rng.choice(glosses))),
-        (0.12, _EXAMPLE, lambda template: template.format(example=rng.choice(examples))),
+        (0.20, _WORD, about_word),
+        (0.16, _WRITING, about_word),
+        (0.24, _EVERYDAY, about_word),
+        (0.10, _GLOSS, lambda template: template.format(gloss=rng.choice(glosses))),
+        (0.10, _EXAMPLE, lambda template: template.format(example=rng.choice(examples))),
         (0.10, _MANUAL, about_page),
         (0.10, _FORTUNE, lambda template: template.format(saying=rng.choice(sayings))),
     ]
@@ -103,6 +123,10 @@ def read_prompts(wordnet: Path, manual: Path, fortunes: Path, count: int, seed: 
         _, templates, make = rng.choices(makers, shares)[0]
         found[make(rng.choice(templates))] = None
     raise TrainingError(f"{wordnet}, {manual} and {fortunes} give only {len(found)} different prompts, not {count}")
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
 
 
 def _read_wordnet(directory: Path) -> tuple[list[str], list[str], list[str]]:
