@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from cdlm.model.backbones import BACKBONES
 from cdlm.model.decoding.params import DecodingParams
 from cdlm.model.loading.adapter import write_adapter
 from cdlm.model.loading.adapter_config import AdapterDecoding, GatedDrafts
 from cdlm.model.loading.checkpoint import load_checkpoint
+from cdlm.model.network.chain import CANDIDATES, Chain
 from cdlm.model.row import RowWork
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.options import EngineOptions
@@ -28,15 +29,32 @@ RANK, ALPHA = 3, 6
 
 
 def build_draft_adapter(
-    directory: Path, base: Path, family: str = "cdlm", window: int = WINDOW, *, in_place: bool = False
+    directory: Path,
+    base: Path,
+    family: str = "cdlm",
+    window: int = WINDOW,
+    *,
+    in_place: bool = False,
+    chained: bool = False,
 ) -> Path:
-    """A gated adapter with random weights for all layers of ``base``."""
+    """A gated adapter with random weights for all layers of ``base``, and a random chain if its drafts are chained."""
     transformer = load_checkpoint(base).transformer
     linears = {name for name, module in transformer.named_modules() if isinstance(module, nn.Linear)}
     lora = random_lora(transformer, RANK, lambda name: name in linears - {"lm_head"})
-    decoding = AdapterDecoding(drafts=GatedDrafts(DRAFT_MASK, window, in_place))
-    write_adapter(directory, lora, backbone=BACKBONES[family], r=RANK, alpha=ALPHA, base="b", decoding=decoding)
+    decoding = AdapterDecoding(drafts=GatedDrafts(DRAFT_MASK, window, in_place, chained))
+    chain = random_chain(transformer.config.hidden_size) if chained else None
+    write_adapter(
+        directory, lora, backbone=BACKBONES[family], r=RANK, alpha=ALPHA, base="b", decoding=decoding, chain=chain
+    )
     return directory
+
+
+def random_chain(hidden_size: int) -> Chain:
+    """A chain that changes most drafts."""
+    chain, generator = Chain(hidden_size, width=7), torch.Generator().manual_seed(1)
+    for weight in chain.parameters():
+        weight.data = torch.randn(weight.shape, generator=generator)
+    return chain
 
 
 def drafting_engine(base: Path, adapter: Path, **options: Any) -> Engine:
@@ -46,9 +64,18 @@ def drafting_engine(base: Path, adapter: Path, **options: Any) -> Engine:
 
 
 def draft_by_hand(
-    base: Path, adapter: Path, tokens: list[int], rows: int, params: DecodingParams, *, in_place: bool = False
+    base: Path,
+    adapter: Path,
+    tokens: list[int],
+    rows: int,
+    params: DecodingParams,
+    *,
+    in_place: bool = False,
+    following: int | None = None,
 ) -> list[int]:
     """What ``rows`` masked rows behind ``tokens`` draft, from a forward of their own by the slow decoder.
+
+    ``following`` is the token behind ``tokens``, with which a chain begins; ``None`` if the adapter has no chain.
 
     In place, the last token and the masks after it are a window whose rows see each other and in which the adapter
     acts; the mask of the next token, which the model itself predicts, is not read.
@@ -67,10 +94,27 @@ def draft_by_hand(
     ids = torch.tensor(tokens + [DRAFT_MASK] * (total - known))
     hidden = hidden_states(weights, load_checkpoint(base).transformer.config, ids, sees, gated, window)
     logits = hidden[total - rows :] @ weights.get("lm_head.weight", weights["embed_tokens.weight"]).T
-    if not params.sampled:
-        return [int(token) for token in logits.argmax(-1)]
-    assert params.seed is not None
-    return [draw(line, params.temperature, params.seed, known + 1 + row) for row, line in enumerate(logits)]
+    drafted: list[int] = []
+    for row, line in enumerate(logits):
+        if following is not None:
+            before = drafted[-1] if drafted else following
+            line = chained_by_hand(adapter, weights["embed_tokens.weight"], hidden[total - rows + row], before, line)
+        if params.sampled:
+            assert params.seed is not None
+            drafted.append(draw(line, params.temperature, params.seed, known + 1 + row))
+        else:
+            drafted.append(int(line.argmax()))
+    return drafted
+
+
+def chained_by_hand(adapter: Path, embedding: Tensor, hidden: Tensor, before: int, logits: Tensor) -> Tensor:
+    """One row's logits [vocab], changed by the token ``before`` what it drafts; only the best may be drafted."""
+    weights = {name: tensor.float() for name, tensor in load_file(adapter / "chain.safetensors").items()}
+    both = [each / (each.square().mean() + 1e-6).sqrt() for each in (hidden, embedding[before])]
+    inner = weights["down.weight"] @ torch.cat(both)
+    change = embedding @ (weights["up.weight"] @ (inner * torch.sigmoid(inner)))
+    least = logits.sort(descending=True).values[CANDIDATES - 1] if len(logits) > CANDIDATES else logits.min()
+    return torch.where(logits >= least, logits + change, float("-inf"))
 
 
 def propose(

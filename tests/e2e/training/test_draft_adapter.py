@@ -47,16 +47,18 @@ learning_rate = 1e-3
 """
 
 
+OPTIMIZATION = {
+    "steps": 8,
+    "warmup_steps": 1,
+    "decay_fraction": 0.5,
+    "tokens_per_batch": 512,
+    "learning_rate": 1e-2,
+    "log_every": 1,
+    "checkpoint_every": 4,
+}
+
+
 def config(place: Path, **changes: Any) -> DraftAdapterConfig:
-    optimization = {
-        "steps": 8,
-        "warmup_steps": 1,
-        "decay_fraction": 0.5,
-        "tokens_per_batch": 512,
-        "learning_rate": 1e-2,
-        "log_every": 1,
-        "checkpoint_every": 4,
-    }
     return DraftAdapterConfig.model_validate(
         {
             "seed": 1,
@@ -70,7 +72,7 @@ def config(place: Path, **changes: Any) -> DraftAdapterConfig:
             "longest": 160,
             "losses": {"distillation": 1.0, "consistency": 0.3, "dlm": 0.1},
             "lora": {"r": 4, "alpha": 8},
-            "optimization": optimization,
+            "optimization": OPTIMIZATION,
             **changes,
         }
     )
@@ -109,6 +111,27 @@ def test_training_writes_a_gated_adapter_and_resumes_where_it_was_killed(place: 
     cdlm = json.loads((run / "adapter" / "cdlm.json").read_text())
     assert cdlm == {"gated": True, "mask_token_id": mask_id, "window": 4}
     assert read_decoding(run / "adapter") == AdapterDecoding(drafts=GatedDrafts(mask_token_id=mask_id, window=4))
+
+
+def test_a_chain_is_trained_with_the_adapter_and_started_from(place: Path) -> None:
+    settings = config(place, chain=16)
+    train_draft_adapter(settings, place / "run")
+    adapter = place / "run" / "adapter"
+    assert json.loads((adapter / "cdlm.json").read_text())["chained"] is True
+    first = load_file(adapter / "chain.safetensors")
+    assert first["up.weight"].dtype == torch.bfloat16
+    assert first["up.weight"].any()
+    _train_until(settings, place / "killed", 4)
+    train_draft_adapter(settings, place / "killed")
+    resumed = load_file(place / "killed" / "adapter" / "chain.safetensors")
+    assert all(torch.equal(first[name], resumed[name]) for name in first)
+
+    begun = config(place, chain=16, start=adapter, optimization={**OPTIMIZATION, "learning_rate": 1e-9})
+    train_draft_adapter(begun, place / "begun")
+    kept = load_file(place / "begun" / "adapter" / "chain.safetensors")
+    assert all(torch.allclose(first[name].float(), kept[name].float(), atol=1e-4) for name in first)
+    with pytest.raises(TrainingError, match="start: its chain has a width of 16, not 8"):
+        train_draft_adapter(config(place, chain=8, start=adapter), place / "other")
 
 
 def _train_until(settings: DraftAdapterConfig, directory: Path, step: int) -> None:

@@ -1,5 +1,6 @@
 """Verified drafts change no token: the engine that drafts equals the slow decoder, whatever the drafts are."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,13 @@ def truth_of(base: Path, requests: list[GenerateRequest]) -> dict[str, list[int]
     return {name: answer.token_ids for name, answer in run(plain, requests).items()}
 
 
+SAMPLED = [
+    ("sdpa", "greedy", False, False),
+    ("sdpa", "greedy", False, True),
+    ("sdpa", "sampled", True, True),
+    ("triton", "sampled", False, True),
+    ("two ranks", "sampled", True, False),
+]
 KINDS = {
     "greedy": DecodingParams(),
     "sampled": DecodingParams(temperature=0.9, seed=11),
@@ -103,19 +111,20 @@ def test_a_model_of_longer_blocks_drafts_as_a_next_token_model(
 
 
 @pytest.mark.parametrize(
-    ("backend", "kind", "in_place"),
+    ("backend", "kind", "in_place", "chained"),
     [
-        pytest.param(backend, *drafted, marks=[] if number == place else [pytest.mark.whole])
-        for number, backend in enumerate(("sdpa", "triton", "two ranks"))
-        for place, drafted in enumerate([("greedy", False), ("sampled", False), ("sampled", True)])
+        pytest.param(*case, marks=[] if case in SAMPLED else [pytest.mark.whole])
+        for case in itertools.product(
+            ("sdpa", "triton", "two ranks"), ("greedy", "sampled"), (False, True), (False, True)
+        )
     ],
 )
 def test_masked_rows_draft_what_a_forward_of_their_own_does(
-    base: Path, tmp_path: Path, kind: str, in_place: bool, backend: str, monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest,
+    base: Path, tmp_path: Path, backend: str, kind: str, in_place: bool, chained: bool,
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest,
 ) -> None:  # fmt: skip
     """On two ranks each has its share of the adapter, and the gate opens on both."""
-    adapter = build_draft_adapter(tmp_path / "drafts", base, in_place=in_place)
+    adapter = build_draft_adapter(tmp_path / "drafts", base, in_place=in_place, chained=chained)
     options = {"tensor_parallel_size": 2} if backend == "two ranks" else {"attention_backend": backend}
     few = backend == "triton"  # It is interpreted.
     requests = [
@@ -136,8 +145,10 @@ def test_masked_rows_draft_what_a_forward_of_their_own_does(
             sequence.token_ids == (sequence.request.prompt_ids + truth[sequence.request.request_id])[: work.block_start]
         )
         # The last accepted token has no row yet: masked rows stand behind the one before it.
-        known = sequence.token_ids + accepted[:-1]
-        assert drafted == draft_by_hand(base, adapter, known, len(drafted), KINDS[kind], in_place=in_place)
+        known, following = sequence.token_ids + accepted[:-1], accepted[-1] if chained else None
+        assert drafted == draft_by_hand(
+            base, adapter, known, len(drafted), KINDS[kind], in_place=in_place, following=following
+        )
         seen += len(drafted)
         return given(work, accepted, drafted)
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from cdlm.model.config import CheckpointError
 from cdlm.model.loading.checkpoint import load_checkpoint
@@ -22,10 +24,23 @@ def _decoding(**keys: object) -> Callable[[Path], object]:
     return lambda directory: (directory / "cdlm.json").write_text(json.dumps(keys))
 
 
+def _chain(**shapes: tuple[int, int]) -> Callable[[Path], object]:
+    tensors = {f"{name}.weight": torch.ones(shape) for name, shape in shapes.items()}
+    return lambda directory: save_file(tensors, directory / "chain.safetensors")
+
+
 SPOILT = {
     "not gated": (_decoding(block_length=1), "does not say that it is gated"),
     "no decoding": (lambda directory: (directory / "cdlm.json").unlink(), "does not say that it is gated"),
     "unknown mask": (_decoding(gated=True, mask_token_id=VOCAB, window=2), f"mask_token_id {VOCAB} is not below"),
+    "no chain": (lambda directory: (directory / "chain.safetensors").unlink(), "chain.safetensors: missing"),
+    "half a chain": (_chain(down=(4, 128)), "holds down.weight, not down.weight and up.weight"),
+    "chain that does not fit itself": (_chain(down=(4, 128), up=(64, 5)), "(4, 128) and up.weight (64, 5) do not fit"),
+    "chain of another base": (_chain(down=(4, 6), up=(3, 4)), "its chain is for a hidden_size of 3"),
+    "chained in words": (
+        _decoding(gated=True, mask_token_id=1, window=2, chained="yes"),
+        "chained is 'yes', neither true nor false",
+    ),
     "no adapter": (lambda directory: (directory / "adapter_config.json").unlink(), "adapter_config.json: missing"),
 }
 
@@ -33,9 +48,10 @@ SPOILT = {
 @pytest.mark.parametrize("case", SPOILT)
 def test_a_spoilt_draft_adapter_is_refused(tmp_path: Path, case: str) -> None:
     base = build_checkpoint(tmp_path / "base", AXIS)
-    adapter = build_draft_adapter(tmp_path / "drafts", base)
+    adapter = build_draft_adapter(tmp_path / "drafts", base, chained=True)
     found = load_checkpoint(base, draft_adapter=adapter).drafter
     assert found is not None
+    assert found.chain is not None
     assert (found.drafts.mask_token_id, found.drafts.window) == (DRAFT_MASK, WINDOW)
     spoil, message = SPOILT[case]
     spoil(adapter)

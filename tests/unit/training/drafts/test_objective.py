@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from cdlm.model.backbones import BACKBONES
 from cdlm.model.loading.adapter import check_adapter, read_adapter, write_adapter
 from cdlm.model.loading.adapter_config import AdapterDecoding, GatedDrafts
+from cdlm.model.loading.chain import CHAIN_FILE
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.network.gate import attach
 from cdlm.model.network.product import Product
@@ -21,6 +23,7 @@ from cdlm.training.batches.rows import Example
 from cdlm.training.drafts.objective import DraftObjective
 from cdlm.training.drafts.rows import DraftRows, draft_rows
 from cdlm.training.student.objective import LossWeights
+from tests.support.drafts import chained_by_hand, random_chain
 from tests.support.models.hf_block_checkpoints import build
 
 MASK, WINDOW, LORA = 95, 4, LoraSection(r=4, alpha=8)
@@ -92,6 +95,35 @@ def test_masked_rows_are_those_of_one_forward_per_group_with_the_served_gate(bas
     torch.testing.assert_close(drafted.logits, torch.stack(expected), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(drafted.verified, torch.stack(plain), atol=1e-5, rtol=1e-5)
     assert (drafted.logits - drafted.verified).abs().max() > 0.1
+
+
+def test_a_chain_adds_to_masked_rows_what_the_token_in_front_of_their_draft_says(base: Path, tmp_path: Path) -> None:
+    """Against the slow decoder's chain, which reads the file that serving reads; the text has the tokens in front."""
+    transformer, rows = adapted(base), some_rows()
+    plain = objective(transformer)
+    chained = DraftObjective(
+        transformer, mask_id=MASK, weights=plain.weights, offset_decay=1.0, chain=random_chain(32).requires_grad_(False)
+    )
+    save_file({f"{name}.weight": getattr(chained.chain, name).weight for name in ("down", "up")}, tmp_path / CHAIN_FILE)
+    states: list[Tensor] = []
+    hook = transformer.norm.register_forward_hook(lambda _module, _inputs, out: states.append(out))
+    with torch.no_grad():
+        without, with_chain = plain.draft(rows).logits, chained.draft(rows).logits
+    hook.remove()
+    hidden = states[1][rows.asked.flatten(1)]
+    embedding = transformer.embed_tokens.weight
+    texts = [example.prompt + example.answer for example in EXAMPLES]
+    places = [
+        (text, int(position))
+        for text, positions, asked in zip(texts, rows.positions, rows.asked, strict=True)
+        for position in positions[asked]
+    ]
+    assert len(places) == len(hidden) > 20
+    for line, state, change, (text, position) in zip(without, hidden, with_chain - without, places, strict=True):
+        expected = chained_by_hand(tmp_path, embedding, state, text[position], line)
+        kept = expected.isfinite()
+        torch.testing.assert_close(change[kept], (expected - line)[kept], rtol=1e-4, atol=1e-3)
+    assert (with_chain.argmax(-1) != without.argmax(-1)).any()
 
 
 def test_the_adapter_changes_masked_rows_and_no_other(base: Path) -> None:
