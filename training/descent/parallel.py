@@ -7,20 +7,24 @@ synchronize once per step.
 import logging
 import multiprocessing
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable
+from multiprocessing import forkserver
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.multiprocessing.spawn import ProcessException, spawn
+from torch.multiprocessing.spawn import ProcessException, start_processes
 
 from cdlm.model.config import CheckpointError
 from cdlm.training.errors import TrainingError
 
 _REASON = "reason"
+# Optimizers import the compiler, which takes as long as torch itself.
+_IMPORTED_LATER = "torch._dynamo"
 
 
 def launch(main: Callable[..., None], workers: int, *arguments: object) -> None:
@@ -37,14 +41,36 @@ def launch(main: Callable[..., None], workers: int, *arguments: object) -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
+        given = (workers, directory, main, arguments)
         try:
-            spawn(_worker, args=(workers, directory, main, arguments), nprocs=workers)  # type: ignore[no-untyped-call]
+            start_processes(  # type: ignore[no-untyped-call]
+                _worker, args=given, nprocs=workers, start_method=_start_method(main)
+            )
         except ProcessException:
             # The other workers fail because one has left: report the first one's reason.
             reason = directory / _REASON
             if reason.exists():
                 raise TrainingError(reason.read_text()) from None
             raise
+
+
+def _start_method(main: Callable[..., None]) -> str:
+    """How multiprocessing starts workers: on Linux as forks of a process that has imported what they need, and waits.
+
+    Elsewhere libraries of the system do not survive a fork.
+    """
+    if sys.platform != "linux":
+        return "spawn"
+    multiprocessing.set_forkserver_preload([__name__, main.__module__, _IMPORTED_LATER])
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"  # It would import from the working directory.
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONSAFEPATH"]
+        if before is not None:
+            os.environ["PYTHONSAFEPATH"] = before
+    return "forkserver"
 
 
 def _worker(rank: int, workers: int, directory: Path, main: Callable[..., None], arguments: tuple[object, ...]) -> None:
