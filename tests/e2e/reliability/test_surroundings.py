@@ -14,6 +14,7 @@ from tests.support.forks import script
 from tests.support.places import ROOT
 from tests.support.server.served import Server, free_port, running_server
 
+FEW_STEPS = {"prompt": "hello", "confidence_threshold": 0.3}
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
@@ -26,7 +27,7 @@ def test_a_full_disk_for_the_log(tmp_path: Path, report: Report) -> None:
     server = Server(process, f"http://127.0.0.1:{port}", tmp_path / "log")
     try:
         server.wait_ready()
-        answers = Streams(server, [{"prompt": "hello", "max_tokens": 64} for _ in range(20)]).join()
+        answers = Streams(server, [FEW_STEPS | {"max_tokens": 64}] * 20).join()
         check_well(server)
         report.row("no room for the log", tried=20, survived=sum(answer.complete for answer in answers))
     finally:
@@ -79,7 +80,7 @@ def test_a_process_limit_on_open_files(tmp_path: Path, report: Report) -> None:
     server = Server(process, f"http://127.0.0.1:{port}", tmp_path / "log")
     try:
         server.wait_ready()
-        answers = Streams(server, [{"prompt": "hello", "max_tokens": 32}] * 80).join()
+        answers = Streams(server, [FEW_STEPS | {"max_tokens": 32}] * 80).join()
         served = sum(answer.complete for answer in answers)
         check_well(server)
         assert served
