@@ -180,7 +180,7 @@ class Llada2:
         found = []
         for score, preferred in zip(scores.tolist(), preferences.tolist(), strict=True):
             groups = [range(first, first + size) for first in range(0, config["num_experts"], size)]
-            groups.sort(key=lambda group: -sum(sorted((preferred[each] for each in group), reverse=True)[:2]))
+            groups.sort(key=lambda group: -sum(sorted(preferred[group.start : group.stop])[-2:]))
             allowed = [each for group in groups[: config["topk_group"]] for each in group]
             best = sorted(allowed, key=lambda each: -preferred[each])[: config["num_experts_per_tok"]]
             total = sum(score[each] for each in best) + 1e-20

@@ -42,6 +42,7 @@ def logits_of(model: Any) -> Logits:
     return computed
 
 
+@torch.inference_mode()
 def plain_answer(logits: Logits, rules: Published, prompt: list[int], count: int) -> tuple[list[int], list[int]]:
     """The tokens before the end token or the limit, and the steps of each whole block."""
     canvas, steps = list(prompt), []
@@ -70,6 +71,7 @@ def plain_answer(logits: Logits, rules: Published, prompt: list[int], count: int
             return answer, steps[:-1]
 
 
+@torch.inference_mode()
 def edited_answer(logits: Logits, rules: Published, prompt: list[int], count: int) -> tuple[list[int], list[int], int]:
     """As ``plain_answer``, for LLaDA 2.1, with the steps of all blocks and the number of replaced tokens."""
     assert rules.editing is not None

@@ -71,8 +71,8 @@ def _experts(y: Tensor, weights: dict[str, Tensor], name: str, mixture: Any) -> 
         scores = (logits.sigmoid() if mixture.scores == "sigmoid" else logits.exp() / logits.exp().sum()).tolist()
         preferred = [score + more for score, more in zip(scores, bias, strict=True)]
         size = len(scores) // mixture.groups
-        groups = [list(range(first, first + size)) for first in range(0, len(scores), size)]
-        groups.sort(key=lambda group: -sum(sorted(preferred[expert] for expert in group)[-2:]))
+        groups = [range(first, first + size) for first in range(0, len(scores), size)]
+        groups.sort(key=lambda group: -sum(sorted(preferred[group.start : group.stop])[-2:]))
         allowed = [expert for group in groups[: mixture.groups_per_token] for expert in group]
         chosen = sorted(allowed, key=lambda expert: -preferred[expert])[: mixture.experts_per_token]
         whole = sum(scores[expert] for expert in chosen) if mixture.normalized else 1.0

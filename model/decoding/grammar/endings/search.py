@@ -2,7 +2,7 @@
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from llguidance import LLMatcher
@@ -42,10 +42,18 @@ class _Way:
     forced: int = 0
     literal: int = -1
     literals: int = 0
+    _mask: bytes | None = None
+
+    @property
+    def mask(self) -> bytes:
+        """What may follow, a bit mask over ``BYTES``."""
+        if self._mask is None:
+            self._mask = self.matcher.compute_bitmask()
+        return self._mask
 
     def place(self, *, counted: bool = False) -> tuple[bytes, int, int]:
         """A key for the state that the text leads to; different states may share a key."""
-        return self.matcher.compute_bitmask(), self.depth, self.literals if counted else self.literal
+        return self.mask, self.depth, self.literals if counted else self.literal
 
 
 @dataclass(slots=True)
@@ -206,8 +214,8 @@ class EndSearch:
             self.exhausted = True
             return None
         known = way.text + text + forced
-        after = replace(way, matcher=matcher, text=known, literal=literal, forced=way.forced + len(forced))
-        after.literals += text in self.literals
+        literals = way.literals + (text in self.literals)
+        after = _Way(matcher, known, way.state, way.depth, way.refused, way.forced + len(forced), literal, literals)
         for byte in text + forced if self.json else b"":
             before = after.state
             after.state = next_state(before, byte)
@@ -217,8 +225,7 @@ class EndSearch:
                 after.depth += (byte in b"{[") - (byte in b"}]")
         closers = _ENDS_STRING if way.state == INSIDE else _ENDS_VALUE
         if self.json and text and text[0] not in closers:
-            mask = way.matcher.compute_bitmask()
-            after.refused += any(admits(mask, byte) for byte in closers)
+            after.refused += any(admits(way.mask, byte) for byte in closers)
         return after
 
     def _end(self, way: _Way, rest: bytes, reach: int = _REACH) -> bytes | None:
@@ -226,10 +233,12 @@ class EndSearch:
         if way.matcher.is_accepting():
             return way.text
         if rest:
-            mask = way.matcher.compute_bitmask()
+            mask = way.mask
             for start in range(min(reach, len(rest)) - 1, -1, -1):
+                if not admits(mask, rest[start]):
+                    continue
                 head = list(rest[start : start + _HEAD])
-                if admits(mask, rest[start]) and way.matcher.validate_tokens(head) == len(head):
+                if way.matcher.validate_tokens(head) == len(head):
                     self._work -= (len(rest) - start) >> 5
                     if ends_with(way.matcher, rest[start:]):
                         return way.text + rest[start:]
@@ -237,7 +246,7 @@ class EndSearch:
 
     def _next(self, way: _Way, *, wide: bool) -> list[tuple[bytes, int]]:
         """The texts to try next, each with the index of its literal (-1 if it is none)."""
-        mask = way.matcher.compute_bitmask()
+        mask = way.mask
         singles = {bytes([byte]): way.literal for byte in self._sampled(mask, wide=wide)}
         for place, text in enumerate(self.literals):
             # Of equal literals, the first after the last used: the literals of one expression follow its order.
