@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from tests.support.forks import zygote
-from tests.support.server.served import Server
+from tests.support.server.served import VERIFY, Server
 
 DONE = "data: [DONE]"
 
@@ -54,7 +54,7 @@ class Streams:
         # One client for all: each would spend more time on its own set-up than the server on a request.
         # Connections are closed when their answer is there: no other stream waits for their descriptors.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        self._client = httpx.Client(base_url=server.url, timeout=240, headers=headers, limits=limits)
+        self._client = httpx.Client(base_url=server.url, timeout=240, headers=headers, limits=limits, verify=VERIFY)
         self._threads = [
             threading.Thread(target=self._read, args=(body, answer))
             for body, answer in zip(bodies, self.answers, strict=True)

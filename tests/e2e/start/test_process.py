@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.command import cdlm
 from tests.support.places import ROOT
-from tests.support.server.served import Server, free_port, running_server
+from tests.support.server.served import VERIFY, Server, free_port, running_server
 
 LONG = {"prompt": "hello", "max_tokens": 1900, "ignore_eos": True, "stream": True}
 SOME = LONG | {"max_tokens": 700}
@@ -28,7 +28,7 @@ def start_stream(server: Server, body: dict[str, object] = LONG) -> tuple[thread
     def read() -> None:
         with (
             contextlib.suppress(httpx.TransportError),
-            httpx.Client(base_url=server.url, timeout=120) as client,
+            httpx.Client(base_url=server.url, timeout=120, verify=VERIFY) as client,
             client.stream("POST", "/v1/completions", json=body) as response,
         ):
             lines.extend(line for line in response.iter_lines() if line)
@@ -83,7 +83,7 @@ def test_a_signal_while_the_model_loads(tmp_path: Path) -> None:
         while status == 0:
             assert time.monotonic() < deadline, log.read_text()
             with contextlib.suppress(httpx.TransportError):
-                status = httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=120).status_code
+                status = httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=120, verify=VERIFY).status_code
             time.sleep(0.05)
         assert status == 503, "it was ready at once, so that this test says nothing"
         process.send_signal(signal.SIGTERM)

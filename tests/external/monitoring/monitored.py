@@ -14,7 +14,7 @@ import httpx
 import yaml
 
 from tests.support.places import ROOT
-from tests.support.server.served import Server, free_port, running_server
+from tests.support.server.served import VERIFY, Server, free_port, running_server
 from tests.unit.project.expressions import RULES
 
 KEY = "scrape-key"
@@ -33,7 +33,7 @@ class Prometheus:
 
     def get(self, path: str, **params: Any) -> Any:
         """The data of an API answer."""
-        response = httpx.get(f"{self.url}/api/v1/{path}", params=params, timeout=60)
+        response = httpx.get(f"{self.url}/api/v1/{path}", params=params, timeout=60, verify=VERIFY)
         response.raise_for_status()  # It answers 503 while it reads its store.
         answer = response.json()
         assert answer["status"] == "success", answer
