@@ -66,17 +66,26 @@ def append(directory: Path, kind: Kind, row: dict[str, object]) -> None:
 
 
 def read_answers(path: Path) -> list[Problem]:
-    """Reads the answers that ended by themselves; ``check`` is "passed" if assertions passed, else "".
+    """Reads answers; ``check`` is "passed" if assertions passed, else "".
+
+    A chat answer that met ``max_tokens`` is cut behind its last whole sentence, and left out if it has none; one for a
+    request for a function is left out.
 
     Raises:
         TrainingError: the file cannot be read, or a line is not a row of it.
     """
-    rows = _rows(path)
-    return [
-        Problem("chat", str(row["prompt"]), str(row["completion"]), "passed" if row.get("passed") else "")
-        for row in rows
-        if row["finished"]
-    ]
+    found = []
+    for row in _rows(path):
+        text = str(row["completion"])
+        if not row["finished"]:
+            text = "" if "passed" in row else _whole_sentences(text)
+        if text or row["finished"]:
+            found.append(Problem("chat", str(row["prompt"]), text, "passed" if row.get("passed") else ""))
+    return found
+
+
+def _whole_sentences(text: str) -> str:
+    return text[: max(text.rfind(end) + 1 for end in (". ", ".\n", "! ", "? "))]
 
 
 def _done(path: Path) -> set[tuple[object, object]]:

@@ -263,6 +263,8 @@ def test_answers_are_checked_kept_and_asked_once(place: Path) -> None:
     assert len(pending(section, run, 1)) == len(wanted) - 3
     assert [problem.check for problem in read_answers(run / "functions.jsonl")] == ["passed", ""]
     assert read_answers(run / "chat.jsonl") == []
+    append(run, "chat", wanted[-2].row("One sentence. And 3.5 more! Then it was c", finished=False))
+    assert [answer.completion for answer in read_answers(run / "chat.jsonl")] == ["One sentence. And 3.5 more!"]
 
 
 def test_the_configuration_that_ships_is_valid() -> None:
