@@ -47,6 +47,7 @@ MUTATIONS = [
         "oracle/faults/test_row_faults.py",
     ),
     ("model/decoding/grammar/matcher.py", "self._in_sight(room + 1)", "self._in_sight(room + 2)", "unit/model/grammar"),
+    ("model/decoding/chained.py", "[group.offset for group in groups]", "[0 for _ in groups]", "oracle/drafts"),
     ("model/attention/sdpa.py", "each.causal or each.branches else", "each.branches else", "unit/model/attention"),
     ("model/loading/adapter.py", "update.scale * (up @ down)", "(up @ down)", "unit/model/loading"),
     ("model/network/mixture.py", "scores.gather(-1, chosen)", "preferred.gather(-1, chosen)", "unit/model/mixtures"),
