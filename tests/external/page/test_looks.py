@@ -131,6 +131,7 @@ def test_the_keyboard_is_enough(opened: Callable[..., Opened]) -> None:
     page.page.focus("#seed")
     page.page.keyboard.press("Control+Enter")
     expect(page.page.locator("#status")).to_contain_text("tokens in", timeout=60_000)
+    expect(page.page.locator("#replay")).to_be_enabled(timeout=60_000)  # The status counts tokens on the way, too.
     assert page.canvas() != ""
     page.page.focus("#replay")
     page.page.keyboard.press("Home")
