@@ -144,11 +144,13 @@ def write_adapter(
         chain: written beside it if ``decoding`` says that drafts are chained.
 
     Raises:
-        ValueError: ``lora`` is empty, a pair has another rank than ``r``, a module has no name in the format, or it is
-            stored there as a part of another.
+        ValueError: ``lora`` is empty, a pair has another rank than ``r``, a module has no name in the format, it is
+            stored there as a part of another, or there is a chain without chained drafts, or the other way round.
     """
     if not lora:
         raise ValueError("an adapter needs at least one module")
+    if (chain is not None) != (decoding.drafts is not None and decoding.drafts.chained):
+        raise ValueError("a chain belongs to drafts that are chained, and only to these")
     tensors: dict[str, Tensor] = {}
     for name, (down, up) in lora.items():
         if down.ndim != 2 or up.ndim != 2 or not down.shape[0] == up.shape[1] == r:

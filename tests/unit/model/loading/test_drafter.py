@@ -9,12 +9,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from cdlm.model.backbones import BACKBONES
 from cdlm.model.config import CheckpointError
+from cdlm.model.loading.adapter import write_adapter
+from cdlm.model.loading.adapter_config import AdapterDecoding, GatedDrafts
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.options import EngineOptions
-from tests.support.drafts import DRAFT_MASK, WINDOW, build_draft_adapter
+from tests.support.drafts import DRAFT_MASK, WINDOW, build_draft_adapter, random_chain
 from tests.support.models.checkpoints import VOCAB, build_checkpoint
 
 AXIS = "autoregressive_without_mask"
@@ -58,6 +61,18 @@ def test_a_spoilt_draft_adapter_is_refused(tmp_path: Path, case: str) -> None:
     with pytest.raises(CheckpointError, match=re.escape(message)) as caught:
         load_checkpoint(base, draft_adapter=adapter)
     assert str(adapter) in str(caught.value)
+
+
+@pytest.mark.parametrize("chained", [False, True])
+def test_a_chain_is_written_exactly_if_drafts_are_chained(tmp_path: Path, chained: bool) -> None:
+    lora = {"layers.0.self_attn.o_proj": (torch.ones(2, 8), torch.ones(8, 2))}
+    decoding = AdapterDecoding(drafts=GatedDrafts(DRAFT_MASK, WINDOW, chained=chained))
+    with pytest.raises(ValueError, match="a chain belongs to drafts that are chained"):
+        write_adapter(
+            tmp_path / "drafts", lora, backbone=BACKBONES["cdlm"], r=2, alpha=2, base="b", decoding=decoding,
+            chain=None if chained else random_chain(8),
+        )  # fmt: skip
+    assert not (tmp_path / "drafts").exists()
 
 
 def test_only_autoregressive_checkpoints_verify_drafts(tmp_path: Path) -> None:
