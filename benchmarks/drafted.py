@@ -32,6 +32,7 @@ def main(
     pairs: Annotated[int, typer.Option(help="Pairs of runs.")] = 1,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "bfloat16",
+    draft_rows: Annotated[int | None, typer.Option(help="Rows of a step that drafts; measured by default.")] = None,
 ) -> None:
     """Prints a line per kind of text and number of requests at a time."""
     texts = {
@@ -42,7 +43,8 @@ def main(
     tokenizer = load_tokenizer(base)
     options = {"model": str(base), "adapter": str(tasks), "dtype": dtype, "max_model_len": 1024, "max_num_seqs": 16}
     plain, drafting = (
-        Engine(EngineOptions.model_validate({**options, **more})) for more in ({}, {"draft_adapter": str(drafts)})
+        Engine(EngineOptions.model_validate({**options, **more}))
+        for more in ({}, {"draft_adapter": str(drafts), "draft_rows": draft_rows})
     )
     for kind, given in texts.items():
         ids = [_prompt_ids(tokenizer, text) for text in given]

@@ -20,7 +20,8 @@ from cdlm.scheduler.scheduler import Scheduler
 from cdlm.scheduler.scoring.queue import ScoreQueue
 from cdlm.scheduler.sequence import Sequence
 from cdlm.scheduler.steps.batch import Batch, StepResult
-from cdlm.scheduler.steps.drafts import DraftPlanner, default_rows
+from cdlm.scheduler.steps.draft_times import RowChoice
+from cdlm.scheduler.steps.drafts import DraftPlanner, most_rows
 from cdlm.scheduler.steps.faults import Fault, attempt
 from cdlm.scheduler.steps.figures import step_figures
 from cdlm.scheduler.steps.outputs import engine_ready
@@ -86,8 +87,10 @@ class Engine:
         drafts = None
         if self.runner.drafting is not None:
             window = options.draft_window or self.runner.drafting.window
-            rows = default_rows(self.runner) if options.draft_rows is None else options.draft_rows
-            drafts = DraftPlanner(window, rows, self.cache, in_place=self.runner.drafting.in_place)
+            rows, choice = options.draft_rows, None
+            if rows is None:
+                rows, choice = most_rows(self.runner.device), RowChoice()
+            drafts = DraftPlanner(window, rows, self.cache, in_place=self.runner.drafting.in_place, choice=choice)
         self.rows = RowSteps(self.runner, self.threads)
         self.scheduler = Scheduler(
             self.manifest,

@@ -45,9 +45,9 @@ class EngineOptions(BaseModel):
     draft_rows: int | None = Field(
         default=None,
         ge=1,
-        description="Most rows of a step that drafts, which its sequences share: as many as the device computes while "
-        "it reads the weights. Sequences that get fewer than four each do not draft. Default: 32; none in float32 on a "
-        "CPU, where each row costs.",
+        description="Rows of a step that drafts, which its sequences share; sequences that get fewer than four each do "
+        "not draft. Default: as many as write most tokens per second, by the measured times of steps; at most 32 on a "
+        "CPU.",
     )
     guide_model: Location | None = Field(
         default=None,

@@ -111,6 +111,8 @@ class Scheduler:
     def update(self, batch: Batch, result: StepResult) -> list[BlockOutput]:
         """Updates requests with a step's result; returns finished blocks, partial outputs, and errors."""
         outputs = batch.ended + [self.fail(sequence, fault.reason) for sequence, fault in batch.faults]
+        if self.drafts is not None:
+            self.drafts.took(batch, result)
         for sequence, done in result.rows:
             booked: BlockOutput | Fault | None
             if isinstance(done, Fault):
@@ -119,7 +121,7 @@ class Scheduler:
                 work, row_result = done
                 booked = attempt("booking a step", partial(self._book, sequence, row_result))
                 if self.drafts is not None and work.draft is not None:
-                    self.drafts.agreement.count(len(work.draft.candidates), len(row_result.following))
+                    self.drafts.count(sequence, work.draft, len(row_result.following))
             if isinstance(booked, Fault):
                 outputs.append(self.fail(sequence, booked.reason))
             elif booked is not None:

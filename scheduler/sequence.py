@@ -17,7 +17,7 @@ from cdlm.scheduler.messages import GenerateRequest, TokenLogprob
 from cdlm.scheduler.options import EngineOptions
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Sequence:
     """State of a request from arrival to its last block.
 

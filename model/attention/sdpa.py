@@ -11,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from cdlm.model.attention.cache import PagedCache
 from cdlm.model.attention.paged import PagedAttention
 from cdlm.model.attention.segments import Indices, Segment
+from cdlm.model.attention.single_queries import as_slice, single_queries
 from cdlm.model.uploads import Place
 
 # Segments of at most so many known tokens are joined by their branches, or divided into their rows.
@@ -40,13 +41,11 @@ class Entry:
         queries: [queries] int64, which flat tokens they are.
         slots: [keys] int64, where in the pool the keys lie.
         sees: [queries, 3] int64, see ``Segment.sees``; ``None`` if every query sees all keys.
-        alone: in a rectangle of its own.
     """
 
     queries: Indices
     slots: Indices
     sees: Indices | None
-    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,45 +72,43 @@ class SdpaAttention(PagedAttention):
     """Gathers the keys and values of each rectangle from the pool, and makes one SDPA call per rectangle.
 
     In bfloat16 and float16 on a CPU, the sums of a query depend on the number of queries and on the padding, and their
-    rounding is coarse enough to change tokens. The rows of short causal segments are therefore computed one by one
-    there: a token is the same with other requests beside it, and whether it was drafted or not.
+    rounding is coarse enough to change tokens. There the queries of short causal segments, and those of branches, are
+    products of their own (``single_queries``): a token is the same with other requests beside it, and whether it was
+    drafted or not.
     """
 
     def __init__(self, cache: PagedCache, segments: list[Segment], place: Place | None = None) -> None:
         super().__init__(cache, segments, place)
-        self._one_by_one = cache.keys.device.type == "cpu" and cache.keys.dtype != torch.float32
+        coarse = cache.keys.device.type == "cpu" and cache.keys.dtype != torch.float32
+        single: list[tuple[Segment, int]] = []
+        joint: list[tuple[Segment, int]] = []
+        for each, first in zip(segments, self.firsts.tolist(), strict=True):
+            short = each.length <= _SHORT and (each.causal or each.visible == each.start + 1)
+            (single if coarse and (short or each.branches) else joint).append((each, first))
+        heads = cache.query_heads // cache.keys.shape[-2]
+        self.single = single_queries(single, cache.page_size, heads, self._place)
         groups: dict[tuple[int, int, bool], list[Entry]] = defaultdict(list)
-        alone: list[list[Entry]] = []
-        for each in self._entries():
-            if each.alone:
-                alone.append([each])
-                continue
-            groups[_size_class(len(each.queries)), _size_class(len(each.slots)), each.sees is None].append(each)
-        self.groups = [self._group(entries) for entries in (*alone, *groups.values())]
+        for entry in self._entries(joint):
+            groups[_size_class(len(entry.queries)), _size_class(len(entry.slots)), entry.sees is None].append(entry)
+        self.groups = [self._group(entries) for entries in groups.values()]
 
-    def _entries(self) -> list[Entry]:
-        """One entry per segment, except that branches join the known tokens before them, one product for both, and that
-        a segment may be divided into its rows.
+    def _entries(self, segments: list[tuple[Segment, int]]) -> list[Entry]:
+        """One entry per segment, given with its first flat token; but branches join the known tokens before them, one
+        product for both.
         """
         slots: dict[int, Indices] = {}  # Mostly the segments of a request see the beginnings of one list of slots.
-        for each in sorted(self.segments, key=lambda segment: -segment.visible):
+        for each, _ in sorted(segments, key=lambda found: -found[0].visible):
             if id(each.pages) not in slots:
                 slots[id(each.pages)] = each.slots(self.cache.page_size)
         ends: dict[tuple[int, int], tuple[int, Segment]] = {}  # Page table and end of known tokens -> their entry.
         entries: list[Entry] = []
-        for each, first in zip(self.segments, self.firsts.tolist(), strict=True):
+        for each, first in segments:
             queries, seen = np.arange(first, first + each.length), slots[id(each.pages)][: each.visible]
-            if self._one_by_one and each.length <= _SHORT and (each.causal or each.visible == each.start + 1):
-                entries += [
-                    Entry(queries[row : row + 1], seen[:below], None, alone=True)
-                    for row, below in enumerate(each.sees()[:, 0].tolist())
-                ]
-                continue
             place = id(each.pages), each.start
             if each.branches and place in ends:
-                joint, known = ends[place]
-                together = np.concatenate((entries[joint].queries, queries))
-                entries[joint] = Entry(together, seen, np.concatenate((known.sees(), each.sees())))
+                together, known = ends[place]
+                joined = np.concatenate((entries[together].queries, queries))
+                entries[together] = Entry(joined, seen, np.concatenate((known.sees(), each.sees())))
                 continue
             if each.length <= _SHORT and not each.ahead:
                 ends[id(each.pages), each.end] = len(entries), each
@@ -119,7 +116,9 @@ class SdpaAttention(PagedAttention):
         return entries
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        out = query.new_empty(query.shape)
+        out = torch.empty_like(query)
+        for each in self.single:
+            each.attend(query, keys, values, out)
         for group in self.groups:
             entries, queries = group.shape
             mine = group.queries
@@ -151,7 +150,7 @@ class SdpaAttention(PagedAttention):
             key_slots = np.empty((len(entries), most), dtype=np.int64)
             for line, each in zip(key_slots, entries, strict=True):
                 line[: len(each.slots)], line[len(each.slots) :] = each.slots, each.slots[-1]
-        keys = _as_slice(key_slots) if len(entries) == 1 else None
+        keys = as_slice(key_slots) if len(entries) == 1 else None
         return EntryGroup(
             shape=(len(entries), longest),
             keys=self._place(key_slots.ravel()) if keys is None else keys,
@@ -175,12 +174,12 @@ class SdpaAttention(PagedAttention):
         return None if bool(sees.all()) else self._place(sees)
 
     def _queries(self, entries: list[Entry], longest: int) -> ScatteredQueries | slice:
-        if len(entries) == 1 and (one := _as_slice(entries[0].queries)) is not None:
+        if len(entries) == 1 and (one := as_slice(entries[0].queries)) is not None:
             return one
         padded = [np.pad(each.queries, (0, longest - len(each.queries)), mode="edge") for each in entries]
         lengths = np.array([len(each.queries) for each in entries])[:, None]
         index, real = np.concatenate(padded), (np.arange(longest) < lengths).ravel().nonzero()[0]
-        return _as_slice(index) or ScatteredQueries(self._place(index), self._place(real), self._place(index[real]))
+        return as_slice(index) or ScatteredQueries(self._place(index), self._place(real), self._place(index[real]))
 
 
 def _gather(stored: Tensor, group: EntryGroup, repeat: int) -> Tensor:
@@ -195,9 +194,3 @@ def _gather(stored: Tensor, group: EntryGroup, repeat: int) -> Tensor:
 def _size_class(size: int) -> int:
     """Rounds up to a power of two: padding at most doubles a side of the rectangle."""
     return (size - 1).bit_length()
-
-
-def _as_slice(indices: Indices) -> slice | None:
-    """Returns the indices as a slice if they are consecutive, else ``None``."""
-    first, count = int(indices[0]), len(indices)
-    return slice(first, first + count) if bool((np.diff(indices) == 1).all()) else None

@@ -22,6 +22,7 @@ _ROW_STEPS = {32: 1, 512: 16, 1024: 32, 2048: 64}
 _MOST_ROWS = max(_ROW_STEPS)
 # Smaller fp32 matrices, and fp32 matrices with shorter blocks, are faster unpacked.
 _LEAST_FP32_WEIGHTS, _LEAST_FP32_BLOCK = 200_000, 8
+_LINEAR = torch.ops.mkldnn._linear_pointwise.default
 HEAD_COLUMNS = 8192  # Logits of 64 rows, in fp32, stay in a core's cache.
 
 
@@ -40,6 +41,9 @@ class PackedProduct:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
+        if x.dim() == 2 and 0 < len(x) <= _EXPECTED_ROWS:  # Most steps: what follows would take a tenth of their time.
+            out: Tensor = _LINEAR(x, self._packed, self._bias, "none", [], "")
+            return out
         rows = x.flatten(0, -2)
         parts = [self._multiply(part) for part in torch.split(rows, _MOST_ROWS)]
         out = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -52,7 +56,7 @@ class PackedProduct:
         step = next(step for most, step in _ROW_STEPS.items() if count <= most)
         if count % step:
             rows = nn.functional.pad(rows, (0, 0, 0, -count % step))
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self._bias, "none", [], "")
+        out: Tensor = _LINEAR(rows, self._packed, self._bias, "none", [], "")
         return out[:count]
 
 

@@ -1,55 +1,56 @@
 """Which requests draft in a step, and how far."""
 
-import heapq
-import logging
 from collections.abc import Callable
 from functools import lru_cache, partial
+from weakref import WeakKeyDictionary
 
 import torch
 
 from cdlm.model.row import LEAD, Draft
-from cdlm.model.runner import ModelRunner
 from cdlm.scheduler.kv.cache import KVCache
 from cdlm.scheduler.sequence import Sequence
+from cdlm.scheduler.steps.batch import Batch, StepResult
+from cdlm.scheduler.steps.draft_rows import choose_rows, tokens_per_forward
+from cdlm.scheduler.steps.draft_times import SIZES, RowChoice
 
-logger = logging.getLogger(__name__)
-
-_CHEAP_ROWS = 32
-# A row that adds fewer tokens than this to a request's answer costs more time than it saves, even where rows are cheap.
-_LEAST_GAIN = 0.03
+# Up to so many rows, oneDNN's bfloat16 products round each row as if it were alone (docs/engine.md).
+_MOST_ROWS_ON_CPU = 32
+_MOST_ROWS = 128
 # A request drafts if it gets as many rows: its last token, a candidate, and a masked row behind each.
 _LEAST_ROWS = 4
 # What is assumed of drafts before any was verified, and how many verifications that counts for.
 _FIRST_AGREEMENT, _FIRST_WEIGHT = 0.6, 20.0
 _LEAST_SHARE = 0.1
-_MEMORY = 500.0  # Verifications after which older ones hardly count.
+_MEMORY = 500.0
+# The same for the drafts of one request.
+_OWN_WEIGHT, _OWN_MEMORY = 8.0, 60.0
+_STEPS = 20  # Expectations are computed for shares rounded to one in so many.
 
 
-def default_rows(runner: ModelRunner) -> int:
-    """The rows that a forward computes in about the time of one (benchmarks/results/2026-11-30-drafts)."""
-    if runner.device.type == "cpu" and runner.dtype == torch.float32:
-        logger.info("nothing is drafted: in float32 on a CPU each row costs; --draft-rows drafts nevertheless")
-        return 0
-    return _CHEAP_ROWS
+def most_rows(device: torch.device) -> int:
+    """Most rows of a step that drafts; how many of them pay is measured."""
+    return _MOST_ROWS_ON_CPU if device.type == "cpu" else _MOST_ROWS
 
 
 class Agreement:
     """How often the draft at each offset agrees if those before it do, over the last verifications.
 
     Args:
-        window: most drafted tokens.
+        shares: what is assumed before any was verified, for each offset.
+        weight: how many verifications that counts for.
+        memory: verifications after which older ones hardly count.
     """
 
-    def __init__(self, window: int) -> None:
-        self._asked = [_FIRST_WEIGHT] * window
-        self._agreed = [_FIRST_WEIGHT * _FIRST_AGREEMENT] * window
+    def __init__(self, shares: list[float], weight: float, memory: float) -> None:
+        self._asked = [weight] * len(shares)
+        self._agreed = [weight * share for share in shares]
+        self._kept = 1 - 1 / memory
 
     def count(self, candidates: int, accepted: int) -> None:
         """Counts a verification: the first ``accepted`` of the candidates agreed, and the next one did not."""
         for offset in range(min(candidates, accepted + 1)):
-            kept = 1 - 1 / _MEMORY
-            self._asked[offset] = kept * self._asked[offset] + 1
-            self._agreed[offset] = kept * self._agreed[offset] + (offset < accepted)
+            self._asked[offset] = self._kept * self._asked[offset] + 1
+            self._agreed[offset] = self._kept * self._agreed[offset] + (offset < accepted)
 
     def shares(self) -> list[float]:
         """The share of drafts that agree, for each offset; never so low that no draft would be tried any more."""
@@ -59,9 +60,9 @@ class Agreement:
 class DraftPlanner:
     """Plans verified drafts: candidates to verify, and masked rows behind the tokens that may turn out to be the last.
 
-    A forward computes some rows in the time of one, since it waits for the weights. The requests of a step share these
-    rows; if they are too many for that, they decode without drafts. Each request takes the rows that add the most
-    tokens to its answer. With the shares s of drafts that agree and Q(k) = s(1) ... s(k):
+    A forward computes some rows in the time of one, since it waits for the weights. How many rows each request of a
+    step has is measured (``RowChoice``), unless it is given. Each request takes the rows that add the most tokens to
+    its answer. With the shares s of drafts that agree and Q(k) = s(1) ... s(k):
 
     - candidate k adds Q(k) tokens to this step;
     - the j-th masked row behind candidate i adds P(i) Q(j) tokens to the next step, where P(i), the probability that i
@@ -71,29 +72,79 @@ class DraftPlanner:
 
     Args:
         window: most candidates, and most masked rows behind a token.
-        rows: most rows of all requests in a step that drafts; 0 drafts nothing.
+        rows: most rows of all requests in a step that drafts.
         cache: allocates the pages.
         in_place: whether masked rows draft in place, so that every group has more rows in front.
+        choice: of rows; without it the requests share all of ``rows``.
     """
 
-    def __init__(self, window: int, rows: int, cache: KVCache, *, in_place: bool = False) -> None:
-        self.window, self.rows, self.in_place, self._cache = window, rows, in_place, cache
+    def __init__(
+        self, window: int, rows: int, cache: KVCache, *, in_place: bool = False, choice: RowChoice | None = None
+    ) -> None:
+        self.window, self.rows, self.in_place, self._cache, self._choice = window, rows, in_place, cache, choice
         self._lead = LEAD if in_place else 0
-        self.agreement = Agreement(window)
+        self.agreement = Agreement([_FIRST_AGREEMENT] * window, _FIRST_WEIGHT, _MEMORY)
+        self._agreements: WeakKeyDictionary[Sequence, Agreement] = WeakKeyDictionary()
+        self._tokens = lru_cache(4096)(partial(self._expected, window=window, lead=self._lead))
 
     def plan(self, sequences: list[Sequence]) -> dict[Sequence, Draft]:
         """What each request of a step verifies and drafts; allocates pages for it, as far as they are free."""
-        rows = self.rows // max(1, len(sequences))
-        if rows < _LEAST_ROWS + 2 * self._lead:
+        able = [sequence for sequence in sequences if drafts_for(sequence)]
+        rows = self._rows(len(sequences), able) if able else 1
+        if rows < self._least:
             return {}
-        shares = self.agreement.shares()
-        choices = lru_cache(partial(choose_rows, shares, window=self.window, rows=rows - 1, lead=self._lead))
-        drafts = {sequence: self._draft(sequence, choices) for sequence in sequences if drafts_for(sequence)}
+        drafts: dict[Sequence, Draft] = {}
+        for sequence in able:
+            shares = self._agreement(sequence).shares()
+            choose = partial(choose_rows, shares, window=self.window, rows=rows - 1, lead=self._lead)
+            drafts[sequence] = self._draft(sequence, choose)
         return {sequence: draft for sequence, draft in drafts.items() if draft.tokens}
+
+    def count(self, sequence: Sequence, draft: Draft, accepted: int) -> None:
+        """Counts a verification of a request's draft, of which ``accepted`` candidates agreed."""
+        for agreement in (self.agreement, self._agreement(sequence)):
+            agreement.count(len(draft.candidates), accepted)
+
+    def took(self, batch: Batch, result: StepResult) -> None:
+        """Counts the time of a step, if all its work was decoding."""
+        other = batch.staged or batch.admitted or batch.faults or batch.recomputed or result.score_rows or result.halved
+        if self._choice is not None and not other:
+            self._choice.took(result.seconds)
 
     def most(self, sequence: Sequence) -> int:
         """Most tokens that a draft adds to a request's forward."""
-        return self.rows if drafts_for(sequence) else 0
+        most = self.rows if self._choice is None else min(self.rows, SIZES[-1])
+        return most if drafts_for(sequence) else 0
+
+    @property
+    def measures(self) -> bool:
+        """Whether the rows of a request are found by measuring."""
+        return self._choice is not None
+
+    @property
+    def _least(self) -> int:
+        return _LEAST_ROWS + 2 * self._lead
+
+    def _rows(self, requests: int, able: list[Sequence]) -> int:
+        """The rows of each request in a step."""
+        most = self.rows // requests
+        if self._choice is None:
+            return most
+        sizes = [size for size in SIZES if size == 1 or self._least <= size <= most]
+        each = [self._agreement(sequence).shares() for sequence in able]
+        shares = tuple(round(sum(share) / len(able) * _STEPS) for share in zip(*each, strict=True))
+        return self._choice.choose(requests, sizes, lambda size: self._tokens(shares, size))
+
+    @staticmethod
+    def _expected(shares: tuple[int, ...], rows: int, window: int, lead: int) -> float:
+        return tokens_per_forward([share / _STEPS for share in shares], window, rows, lead)
+
+    def _agreement(self, sequence: Sequence) -> Agreement:
+        """The agreement of a request's own drafts, which begins as that of all."""
+        found = self._agreements.get(sequence)
+        if found is None:
+            found = self._agreements[sequence] = Agreement(self.agreement.shares(), _OWN_WEIGHT, _OWN_MEMORY)
+        return found
 
     def _draft(self, sequence: Sequence, choose: Callable[[int], list[int]]) -> Draft:
         # Nothing is drafted behind the end of the answer: the last known token predicts one of its ``wanted`` tokens.
@@ -121,44 +172,3 @@ class DraftPlanner:
 def drafts_for(sequence: Sequence) -> bool:
     """Whether a request can draft: more than a token is left, and it has no second pass."""
     return sequence.wanted > 1 and not sequence.guided
-
-
-def choose_rows(shares: list[float], candidates: int, window: int, rows: int, lead: int = 0) -> list[int]:
-    """How many masked rows stand behind the last known token, and behind each candidate that is verified.
-
-    Args:
-        shares: of drafts that agree, per offset; see ``DraftPlanner``.
-        candidates: drafted tokens that could be verified.
-        window: most masked rows behind a token.
-        rows: most rows in all, beside that of the last known token.
-        lead: rows in front of each group of masked rows.
-    """
-    reach = [1.0]  # Q(0), Q(1), ...
-    for share in shares[:window]:
-        reach.append(reach[-1] * share)
-    useful = sum(share >= _LEAST_GAIN for share in reach[1 : min(candidates, rows) + 1])
-    best = max(
-        (_behind(reach, shares, count, window, rows - count, lead) for count in range(useful + 1)),
-        key=lambda found: found[0],
-    )
-    return best[1]
-
-
-def _behind(
-    reach: list[float], shares: list[float], candidates: int, window: int, rows: int, lead: int
-) -> tuple[float, list[int]]:
-    """The gain of a plan that verifies ``candidates``, and its best division of ``rows`` rows into groups."""
-    gain, behind = sum(reach[1 : candidates + 1]), [0] * (candidates + 1)
-    last = [reach[place] * (1 - shares[place]) for place in range(candidates)] + [reach[candidates]]
-    open_places = [(-share * reach[1], place) for place, share in enumerate(last)]
-    heapq.heapify(open_places)
-    while open_places and -open_places[0][0] >= _LEAST_GAIN:
-        value, place = heapq.heappop(open_places)
-        cost = 1 if behind[place] else 1 + lead
-        if cost > rows:
-            continue
-        rows -= cost
-        gain, behind[place] = gain - value, behind[place] + 1
-        if behind[place] < window:
-            heapq.heappush(open_places, (-last[place] * reach[behind[place] + 1], place))
-    return gain, behind

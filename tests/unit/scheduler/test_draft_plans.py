@@ -1,13 +1,15 @@
 """Rows are given to candidates and masked rows by what they add."""
 
 import itertools
+import random
 from pathlib import Path
 
 import pytest
 import torch
 
 from cdlm.model.device import multiplies_bfloat16, resolve_dtype
-from cdlm.scheduler.steps.drafts import Agreement, choose_rows
+from cdlm.scheduler.steps.draft_rows import choose_rows, tokens_per_forward
+from cdlm.scheduler.steps.drafts import Agreement
 from tests.support.drafts import build_draft_adapter, drafting_engine
 from tests.support.models.checkpoints import build_checkpoint
 
@@ -57,7 +59,7 @@ def test_rows_that_gain_next_to_nothing_are_not_taken() -> None:
 
 
 def test_agreement_follows_the_last_verifications() -> None:
-    agreement = Agreement(WINDOW)
+    agreement = Agreement([0.6] * WINDOW, weight=20.0, memory=500.0)
     for _ in range(3000):
         agreement.count(3, 1)
     first, second, third = agreement.shares()
@@ -66,14 +68,28 @@ def test_agreement_follows_the_last_verifications() -> None:
     assert third == pytest.approx(0.6)  # It was never reached.
 
 
-def test_in_float32_on_a_cpu_nothing_is_drafted_unless_it_is_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lead", [0, 2])
+@pytest.mark.parametrize("rows", [4, 6, 12, 32])
+@pytest.mark.parametrize("shares", [[0.9, 0.6, 0.5], [0.4, 0.4, 0.3], [0.97, 0.95, 0.9]])
+def test_expected_tokens_are_those_of_simulated_forwards(shares: list[float], rows: int, lead: int) -> None:
+    rng, drafts, decided, forwards = random.Random(rows), 0, 0, 20_000
+    for _ in range(forwards):
+        plan = choose_rows(shares, drafts, WINDOW, rows - 1, lead)
+        accepted = 0
+        while accepted < len(plan) - 1 and rng.random() < shares[accepted]:
+            accepted += 1
+        drafts, decided = plan[accepted], decided + accepted + 1
+    assert tokens_per_forward(shares, WINDOW, rows, lead) == pytest.approx(decided / forwards, rel=0.03)
+
+
+def test_rows_that_were_asked_for_are_shared_without_measuring(tmp_path: Path) -> None:
     base = build_checkpoint(tmp_path / "base", "autoregressive_without_mask")
     adapter = build_draft_adapter(tmp_path / "drafts", base)
-    found = {
-        (dtype, rows): drafting_engine(base, adapter, dtype=dtype, draft_rows=rows).scheduler.drafts
-        for dtype, rows in (("float32", None), ("bfloat16", None), ("float32", 8))
-    }
-    assert [drafts and drafts.rows for drafts in found.values()] == [0, 32, 8]
+    asked, measured = (drafting_engine(base, adapter, draft_rows=rows).scheduler.drafts for rows in (8, None))
+    assert asked is not None
+    assert measured is not None
+    assert (asked.rows, asked.measures) == (8, False)
+    assert (measured.rows, measured.measures) == (32, True)
 
 
 def test_by_itself_a_model_that_drafts_computes_in_bfloat16_where_the_cpu_has_units_for_it() -> None:

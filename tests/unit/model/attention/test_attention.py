@@ -85,14 +85,21 @@ def test_graphs_that_cannot_be_recorded_are_refused(backend: str, device: str, s
         resolve_graphs(True, backend, torch.device(device), shared=shared)  # type: ignore[arg-type]
 
 
+def test_in_16_bits_on_a_cpu_every_query_sees_its_own_keys() -> None:
+    check_segments(SdpaAttention, branched=True, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("page", [PAGE, 4])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_in_16_bits_on_a_cpu_a_row_does_not_depend_on_those_beside_it(dtype: torch.dtype) -> None:
+def test_in_16_bits_on_a_cpu_a_row_does_not_depend_on_those_beside_it(dtype: torch.dtype, page: int) -> None:
     generator = torch.Generator().manual_seed(5)
-    cache = PagedCache(CONFIG, num_pages=PAGES, page_size=PAGE, device=torch.device("cpu"), dtype=dtype)
+    cache = PagedCache(CONFIG, num_pages=PAGES * PAGE // page, page_size=page, device=torch.device("cpu"), dtype=dtype)
+    pages, others = list(range(54 * 4 // page + 1)), list(range(240 // page, 240 // page + 96 // page))
     for stored in (cache.keys, cache.values):
         stored.copy_(torch.randn(stored.shape, generator=generator))
-    pages = list(range(PAGES // 2))
-    known, other = Segment(200, 6, pages, causal=True), Segment(90, 1, list(range(PAGES // 2, PAGES)))
+        for free in set(range(PAGES * PAGE // page)) - {*pages, *others}:
+            stored[:, free * page : (free + 1) * page] = torch.nan  # What is padded is not taken from there.
+    known, other = Segment(200, 6, pages, causal=True), Segment(90, 1, others)
     branches = Segment(206, 9, pages, branches=(Branch(201, 4), Branch(206, 5)))
     together = [known, other, branches]
     shape = (sum(each.length for each in together), CONFIG.num_heads, CONFIG.head_dim)
@@ -103,3 +110,4 @@ def test_in_16_bits_on_a_cpu_a_row_does_not_depend_on_those_beside_it(dtype: tor
     for row, segment in enumerate(alone):
         expected = SdpaAttention(cache, [segment]).attend(query[row : row + 1], keys, values)
         assert torch.equal(out[row : row + 1], expected)
+    assert out.isfinite().all()
