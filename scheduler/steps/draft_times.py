@@ -56,10 +56,14 @@ class RowChoice:
         self._taken[key] = self._step
         return best
 
-    def took(self, seconds: float) -> None:
-        """Counts the time of the step that was chosen last, unless it had other drafts at hand than later ones will."""
-        if self._steady:
+    def took(self, seconds: float | None) -> None:
+        """Counts the time of the step that was chosen last; ``None`` if it had other work too.
+
+        The first of several steps with these rows does not count: it has fewer drafts at hand.
+        """
+        if self._steady and seconds is not None:
             self._times.setdefault(self._last, deque(maxlen=_KEPT)).append(seconds)
+        self._steady = False  # A step for which nothing is chosen follows, perhaps.
 
     def _best(self, requests: int, sizes: Sequence[int], tokens: Callable[[int], float]) -> tuple[int, int]:
         """The size to take, and the best of those that draft; 1 if there is none."""

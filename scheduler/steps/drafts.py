@@ -108,8 +108,8 @@ class DraftPlanner:
     def took(self, batch: Batch, result: StepResult) -> None:
         """Counts the time of a step, if all its work was decoding."""
         other = batch.staged or batch.admitted or batch.faults or batch.recomputed or result.score_rows or result.halved
-        if self._choice is not None and not other:
-            self._choice.took(result.seconds)
+        if self._choice is not None:
+            self._choice.took(None if other else result.seconds)
 
     def most(self, sequence: Sequence) -> int:
         """Most tokens that a draft adds to a request's forward."""

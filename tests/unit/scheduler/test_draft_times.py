@@ -88,3 +88,14 @@ def test_noise_costs_little() -> None:
 def test_one_size_is_taken_without_measuring() -> None:
     choice = RowChoice()
     assert [choice.choose(9, [1], tokens) for _ in range(200)] == [1] * 200
+
+
+def test_times_of_other_steps_do_not_count() -> None:
+    """Of steps that had other work, and of steps for which no rows were chosen."""
+    choice = RowChoice()
+    sizes = (1, 4)
+    for _ in range(20):
+        assert choice.choose(1, sizes, tokens) == 1  # It is not measured yet.
+        choice.took(None)
+        choice.took(9.0)
+    assert serve(choice, 200, lambda _, rows: 0.03 * rows).most_common(1)[0][0] == 1
