@@ -1,8 +1,11 @@
 """How many rows pay in a step that drafts, by the time that steps took."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from statistics import median
+
+logger = logging.getLogger(__name__)
 
 # Rows of one request's forward that are tried; one row does not draft.
 SIZES = (1, 4, 6, 8, 12, 16, 24, 32)
@@ -27,6 +30,7 @@ class RowChoice:
         self._step = 0
         self._plain = self._looks = 0  # Steps without drafts in a row, and steps left that draft nevertheless.
         self._patience = _PLAIN
+        self._said: set[int] = set()  # The numbers of requests whose rows were logged.
         self._last = (0, 0)
         self._steady = False  # Whether the last step had as many requests and rows as the one before.
 
@@ -85,4 +89,12 @@ class RowChoice:
                 best, best_rate = size, rate
             if size > 1 and rate > drafting_rate:
                 drafting, drafting_rate = size, rate
+        if len(sizes) > 1 and requests not in self._said:
+            self._said.add(requests)
+            logger.info(
+                "requests at a time: %d; rows of each that write most tokens per second: %d%s",
+                requests,
+                best,
+                " (nothing is drafted)" if best == 1 else "",
+            )
         return best, drafting

@@ -39,7 +39,8 @@ def test_speed_is_nearly_that_of_the_best_rows(per_row: float) -> None:
     assert written / taken > (0.9 if per_row == 1 else 0.95) * max(tokens(rows) / seconds(1, rows) for rows in SIZES)
 
 
-def test_every_number_of_requests_is_measured_by_itself() -> None:
+def test_every_number_of_requests_is_measured_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     choice = RowChoice()
 
     def seconds(requests: int, rows: int) -> float:
@@ -48,6 +49,11 @@ def test_every_number_of_requests_is_measured_by_itself() -> None:
     assert serve(choice, 300, seconds, requests=1).most_common(1)[0][0] == 16
     assert serve(choice, 300, seconds, requests=4).most_common(1)[0][0] == 4
     assert serve(choice, 300, seconds, requests=16).most_common(1)[0][0] == 1
+    assert [record.getMessage() for record in caplog.records] == [
+        "requests at a time: 1; rows of each that write most tokens per second: 16",
+        "requests at a time: 4; rows of each that write most tokens per second: 4",
+        "requests at a time: 16; rows of each that write most tokens per second: 1 (nothing is drafted)",
+    ]
 
 
 def test_steps_that_become_slower_are_left_and_found_again() -> None:
