@@ -24,7 +24,7 @@ def collect_answers(config: TaskAdapterConfig, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     asked = pending(config.answers, directory, config.seed)
     if asked:
-        with local_server(config.model) as address:
+        with local_server(config.model, config.answers.adapter) as address:
             asyncio.run(_collect(address, asked, config, directory))
 
 

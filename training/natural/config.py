@@ -12,14 +12,16 @@ Source = Literal["words", "sums", "gsm8k", "functions", "references"]
 
 
 class AnswersSection(Section):
-    """The base model's own answers: ``draws`` of each request for a function, and one of each of ``chat`` prompts.
+    """The model's own answers: ``draws`` of each request for a function, and one of each of ``chat`` prompts.
 
-    The prompts come from directories of Debian's packages ``wordnet-base``, ``manpages`` and ``fortunes``.
+    The base answers, or with ``adapter`` the model that this PEFT directory makes of it. The prompts come from
+    directories of Debian's packages ``wordnet-base``, ``manpages`` and ``fortunes``.
     """
 
     wordnet: Path = Path("/usr/share/wordnet")
     manual: Path = Path("/usr/share/man")
     fortunes: Path = Path("/usr/share/games/fortunes")
+    adapter: Path | None = None
     chat: int = Field(ge=1)
     draws: int = Field(default=1, ge=1)
     temperature: float = Field(default=0.7, ge=0)

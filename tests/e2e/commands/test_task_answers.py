@@ -73,6 +73,16 @@ def test_a_base_answers_what_is_missing_and_an_adapter_is_trained_on_it(tmp_path
     trained = cdlm("train", "task-adapter", *places)  # This process has imported what it needs.
     assert trained.exit_code == 0, trained.stderr
     assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    with_adapter = (tmp_path / "c.toml").read_text().replace("chat = 40", f'chat = 42\nadapter = "{tmp_path}/adapter"')
+    (tmp_path / "c.toml").write_text(with_adapter)
+    chats = len((tmp_path / "chat.jsonl").read_text().splitlines())
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == 0, result.stderr
+    assert len((tmp_path / "chat.jsonl").read_text().splitlines()) == chats + 2
+    (tmp_path / "c.toml").write_text(with_adapter.replace("chat = 42", "chat = 43").replace("/adapter", "/none"))
+    refused = cdlm("train", "task-answers", *places)
+    assert (refused.exit_code, "none" in refused.stderr) == (1, True)
+
     shutil.rmtree(tmp_path / "packages" / "wordnet")
     refused = cdlm("train", "task-answers", *places)
     assert (refused.exit_code, "wordnet/index.noun: cannot be read" in refused.stderr) == (1, True)
