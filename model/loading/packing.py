@@ -5,6 +5,7 @@ matrix replaces the plain one, except that an embedding is kept for lookups.
 """
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ _ROW_STEPS = {32: 1, 512: 16, 1024: 32, 2048: 64}
 _MOST_ROWS = max(_ROW_STEPS)
 # Smaller fp32 matrices, and fp32 matrices with shorter blocks, are faster unpacked.
 _LEAST_FP32_WEIGHTS, _LEAST_FP32_BLOCK = 200_000, 8
+_COMPARED = 1 << 17  # Outputs that are compared to see whether single rows are rounded otherwise.
 _LINEAR = torch.ops.mkldnn._linear_pointwise.default
 HEAD_COLUMNS = 8192  # Logits of 64 rows, in fp32, stay in a core's cache.
 
@@ -38,10 +40,13 @@ class PackedProduct:
         self.out_features = len(weight)
         self._bias = None if bias is None else bias.clone()
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _EXPECTED_ROWS)
+        self._least = least_rows(*weight.shape, weight.dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [..., in] -> [..., out]."""
-        if x.dim() == 2 and 0 < len(x) <= _EXPECTED_ROWS:  # Most steps: what follows would take a tenth of their time.
+        if (
+            x.dim() == 2 and self._least <= len(x) <= _EXPECTED_ROWS
+        ):  # Most steps: what follows would take a tenth of their time.
             out: Tensor = _LINEAR(x, self._packed, self._bias, "none", [], "")
             return out
         rows = x.flatten(0, -2)
@@ -54,10 +59,31 @@ class PackedProduct:
         if count == 0:
             return rows.new_empty(0, self.out_features)
         step = next(step for most, step in _ROW_STEPS.items() if count <= most)
-        if count % step:
-            rows = nn.functional.pad(rows, (0, 0, 0, -count % step))
+        padded = max(self._least, count + -count % step)
+        if padded > count:
+            rows = nn.functional.pad(rows, (0, 0, 0, padded - count))
         out: Tensor = _LINEAR(rows, self._packed, self._bias, "none", [], "")
         return out[:count]
+
+
+@lru_cache
+def least_rows(out_features: int, in_features: int, dtype: torch.dtype) -> int:
+    """The rows that a single row is padded to, 1 or 2, so that this machine rounds it as it does beside others.
+
+    oneDNN's bfloat16 product of one row adds in an order of its own on some processors if the row is long. That
+    changes one in ten thousand outputs, and with it tokens: it is therefore measured, once per shape.
+    """
+    if dtype == torch.float32:
+        return 1  # Rounding is too fine to change tokens.
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(out_features, in_features, generator=generator).to(dtype)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, _EXPECTED_ROWS)
+    for _ in range(max(2, _COMPARED // (_EXPECTED_ROWS * out_features))):
+        rows = torch.randn(_EXPECTED_ROWS, in_features, generator=generator).to(dtype)
+        single = [_LINEAR(row, packed, None, "none", [], "") for row in torch.split(rows, 1)]
+        if not torch.cat(single).equal(_LINEAR(rows, packed, None, "none", [], "")):
+            return 2
+    return 1
 
 
 class PackedLinear(nn.Linear):

@@ -167,3 +167,14 @@ def test_kernels_of_many_numbers_of_rows_do_not_fill_the_memory() -> None:
         for rows in range(1, 1500, 2):
             product(torch.randn(rows, 512))
     assert process.memory_info().rss - before < 200 * 2**20
+
+
+@pytest.mark.parametrize("shape", [(576, 1536), (576, 576), (512, 2048)])
+def test_in_bfloat16_a_row_alone_is_rounded_as_beside_others(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(7)
+    product = PackedProduct(torch.randn(shape, generator=generator).bfloat16())
+    for _ in range(6):
+        rows = torch.randn(32, shape[1], generator=generator).bfloat16()
+        whole = product(rows)
+        for count in (1, 2, 5, 11):
+            assert torch.cat([product(part) for part in torch.split(rows, count)]).equal(whole)
