@@ -229,8 +229,7 @@ class Scheduler:
 
     def _cost(self, sequence: Sequence, computed: int) -> int:
         once = sequence.block_start - computed + self.manifest.block_length
-        drafts = self.drafts.most(sequence) if self.drafts is not None else 0
-        return once * len(sequence.tables) + drafts
+        return once * len(sequence.tables) + (self.drafts.most(sequence) if self.drafts is not None else 0)
 
     def _grow(self, sequence: Sequence) -> bool:
         end = sequence.block_start + self.manifest.block_length
