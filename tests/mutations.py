@@ -50,7 +50,7 @@ MUTATIONS = [
     ("model/decoding/chained.py", "[group.offset for group in groups]", "[0 for _ in groups]", "oracle/drafts"),
     ("model/attention/single_queries.py", "(key < below)", "(key <= below)", "unit/model/attention"),
     ("scheduler/steps/draft_times.py", "tokens(size) / slowest\n", "tokens(size)\n", "unit/scheduler"),
-    ("scheduler/steps/draft_rows.py", "reach[place] * (1 - shares[place])", "reach[place]", "unit/scheduler"),
+    ("scheduler/steps/draft_rows.py", "reached * (1 - share)", "reached", "unit/scheduler"),
     ("model/attention/sdpa.py", "each.causal or each.branches else", "each.branches else", "unit/model/attention"),
     ("model/loading/adapter.py", "update.scale * (up @ down)", "(up @ down)", "unit/model/loading"),
     ("model/network/mixture.py", "scores.gather(-1, chosen)", "preferred.gather(-1, chosen)", "unit/model/mixtures"),

@@ -34,7 +34,7 @@ def _behind(
 ) -> tuple[float, list[int]]:
     """The gain of a plan that verifies ``candidates``, and its best division of ``rows`` rows into groups."""
     gain, behind = sum(reach[1 : candidates + 1]), [0] * (candidates + 1)
-    last = [reach[place] * (1 - shares[place]) for place in range(candidates)] + [reach[candidates]]
+    last = _last(shares, candidates)
     open_places = [(-share * reach[1], place) for place, share in enumerate(last)]
     heapq.heapify(open_places)
     while open_places and -open_places[0][0] >= _LEAST_GAIN:
