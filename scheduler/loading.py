@@ -90,7 +90,7 @@ def load_weights(options: EngineOptions, rank: int = 0) -> Checkpoint:
         raise EngineStartError(str(error)) from error
     if options.pack_weights and size == 1 and packable():
         for transformer in checkpoint.transformers:
-            pack(transformer, partial(worthwhile, block_length=checkpoint.manifest.block_length))
+            pack(transformer, partial(worthwhile, rows=_step_rows(checkpoint)))
     return checkpoint
 
 
@@ -98,6 +98,12 @@ def _build(shape: TransformerConfig, *, options: EngineOptions, rank: int) -> Tr
     check_quantized_shape(options.quantization, shape)  # Before weights are read that would be quantized.
     size = options.tensor_parallel_size
     return Transformer(shape) if size == 1 else RankTransformer(shape, rank=rank, size=size)
+
+
+def _step_rows(checkpoint: Checkpoint) -> int:
+    """The rows of a step of one request: a block, or a known token and the masked rows that draft behind it."""
+    drafter = checkpoint.drafter
+    return checkpoint.manifest.block_length if drafter is None else 1 + drafter.drafts.window
 
 
 def rows_and_pages(options: EngineOptions, checkpoint: Checkpoint) -> tuple[EngineOptions, int]:

@@ -3,7 +3,7 @@
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -59,6 +59,16 @@ class DescentSection(StepsSection):
     warmup_steps: int = Field(ge=1)
     decay_fraction: float = Field(gt=0, le=1)
     tokens_per_batch: int = Field(ge=256)
+
+
+class AdapterDescentSection(DescentSection):
+    """Optimization of an adapter over a frozen model.
+
+    ``mixed_precision``: the model and its products are bfloat16 (``bf16``) or fp32 (``no``). On CPUs without AMX,
+    fp32 is the faster one for batches of rows (docs/training.md).
+    """
+
+    mixed_precision: Literal["no", "bf16"] = "bf16"
 
 
 class OptimizationSection(DescentSection):

@@ -21,8 +21,8 @@ _EXPECTED_ROWS = 32
 # multiple of its value. More rows than the last key are multiplied in parts.
 _ROW_STEPS = {32: 1, 512: 16, 1024: 32, 2048: 64}
 _MOST_ROWS = max(_ROW_STEPS)
-# Smaller fp32 matrices, and fp32 matrices with shorter blocks, are faster unpacked.
-_LEAST_FP32_WEIGHTS, _LEAST_FP32_BLOCK = 200_000, 8
+# Smaller fp32 matrices, and products of fewer rows in fp32, are faster unpacked.
+_LEAST_FP32_WEIGHTS, _LEAST_FP32_ROWS = 200_000, 4
 _COMPARED = 1 << 17  # Outputs that are compared to see whether single rows are rounded otherwise.
 _LINEAR = torch.ops.mkldnn._linear_pointwise.default
 HEAD_COLUMNS = 8192  # Logits of 64 rows, in fp32, stay in a core's cache.
@@ -139,13 +139,13 @@ def packable() -> bool:
     return bool(known) and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
-def worthwhile(weight: Tensor, block_length: int) -> bool:
-    """Whether packing makes products with ``weight`` faster, for steps of at least ``block_length`` rows."""
+def worthwhile(weight: Tensor, rows: int) -> bool:
+    """Whether packing makes products with ``weight`` faster, for steps of at least ``rows`` rows."""
     if weight.device.type != "cpu":
         return False
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return weight.dtype == torch.float32 and block_length >= _LEAST_FP32_BLOCK and weight.numel() >= _LEAST_FP32_WEIGHTS
+    return weight.dtype == torch.float32 and rows >= _LEAST_FP32_ROWS and weight.numel() >= _LEAST_FP32_WEIGHTS
 
 
 @torch.inference_mode()

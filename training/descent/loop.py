@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -124,9 +125,10 @@ class Loop(Descent, Generic[Batch]):
 
     Args:
         batches: (pool, groups to skip) -> this worker's batches, as (pool, index, batch).
-        loss: batch -> its loss and figures to log; called under bfloat16 autocast.
-        measure: figures on fixed data, logged beside the loss.
+        loss: batch -> its loss and figures to log.
+        measure: figures on fixed data, logged beside the loss; called without gradients.
         export: writes the stage's result, after each saved state.
+        autocast: call ``loss`` and ``measure`` under bfloat16 autocast.
     """
 
     def __init__(
@@ -140,11 +142,13 @@ class Loop(Descent, Generic[Batch]):
         loss: Callable[[Batch], tuple[Tensor, dict[str, float]]],
         measure: Callable[[], dict[str, float]],
         export: Callable[[], None],
+        autocast: bool = True,
     ) -> None:
         super().__init__(directory, section, leads=rank() == 0)
         self.section, self.model, self.optimizers = section, model, optimizers
         self.base_rates = [[float(group["lr"]) for group in optimizer.param_groups] for optimizer in optimizers]
         self._batches, self._loss, self._measure, self._export = batches, loss, measure, export
+        self._autocast = partial(torch.autocast, "cpu", torch.bfloat16, autocast)
         self._coming: Iterator[tuple[int, int, Batch]] = iter(())
         self.resume()
 
@@ -160,7 +164,7 @@ class Loop(Descent, Generic[Batch]):
             optimizer.zero_grad(set_to_none=True)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with self._autocast():
             loss, figures = self._loss(batch)
         value = float(loss.detach())
         self.require_finite("loss", value)
@@ -176,7 +180,8 @@ class Loop(Descent, Generic[Batch]):
 
     def measure(self) -> dict[str, float]:
         """The figures of ``measure``."""
-        return self._measure()
+        with torch.no_grad(), self._autocast():
+            return self._measure()
 
     def load(self) -> dict[str, Any]:
         """Restores weights and moments in place; returns the counters."""

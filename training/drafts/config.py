@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from cdlm.training.backbone.config import LoraSection, LossSection
-from cdlm.training.config import DescentSection, Section
+from cdlm.training.config import AdapterDescentSection, Section
 
 
 class DraftAdapterConfig(Section):
@@ -43,4 +43,4 @@ class DraftAdapterConfig(Section):
     offset_decay: float = Field(default=1.0, gt=0, le=1)
     losses: LossSection
     lora: LoraSection
-    optimization: DescentSection
+    optimization: AdapterDescentSection

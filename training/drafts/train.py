@@ -34,7 +34,9 @@ def train_draft_adapter(config: DraftAdapterConfig, directory: Path) -> None:
         TrainingError: a file of the configuration gives no rows, the base is not a next-token model, the mask token is
             not in the vocabulary, the adapter to start from is another kind, or the loss or the gradient is not finite.
     """
-    base = load_checkpoint(config.model, device=torch.device("cpu"), dtype=torch.bfloat16, adapter=config.adapter)
+    half = config.optimization.mixed_precision == "bf16"
+    dtype = torch.bfloat16 if half else torch.float32
+    base = load_checkpoint(config.model, device=torch.device("cpu"), dtype=dtype, adapter=config.adapter)
     if base.manifest.block_length != 1 or not base.manifest.shift:
         raise TrainingError(f"{config.model} is not a next-token model")
     tokenizer = load_tokenizer(config.model)
@@ -78,6 +80,7 @@ def train_draft_adapter(config: DraftAdapterConfig, directory: Path) -> None:
     loop: Loop[DraftRows] = Loop(
         directory, config.optimization, parameters, [optimizer],
         batches=stream.batches, loss=objective, measure=lambda: objective.measure(kept), export=export,
+        autocast=half,
     )  # fmt: skip
     keep_freed_memory()  # The next step reuses the memory.
     with disable_input_dtype_casting(transformer):  # Autocast would cast back what PEFT casts.

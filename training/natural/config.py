@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from cdlm.training.backbone.config import LoraSection
-from cdlm.training.config import DescentSection, Section
+from cdlm.training.config import AdapterDescentSection, Section
 
 Source = Literal["words", "sums", "gsm8k", "functions", "references"]
 
@@ -39,7 +39,7 @@ class FilesSection(Section):
     measured: dict[Literal["svamp", "mbpp", "humaneval"], Path] = {}
 
 
-class CompiledDescentSection(DescentSection):
+class CompiledDescentSection(AdapterDescentSection):
     """Optimization of an adapter over rows of any length.
 
     ``compile`` compiles the layers with ``torch.compile``: it takes a C++ compiler and two minutes, and makes a step on

@@ -43,7 +43,9 @@ def train_task_adapter(config: TaskAdapterConfig, directory: Path) -> None:
         TrainingError: a file of the configuration gives no rows, the base is not a next-token model, or the loss or
             the gradient is not finite.
     """
-    base = load_checkpoint(config.model, device=torch.device("cpu"), dtype=torch.bfloat16)
+    half = config.optimization.mixed_precision == "bf16"
+    dtype = torch.bfloat16 if half else torch.float32
+    base = load_checkpoint(config.model, device=torch.device("cpu"), dtype=dtype)
     if base.manifest.block_length != 1 or not base.manifest.shift:
         raise TrainingError(f"{config.model} is not a next-token model")
     tokenizer = load_tokenizer(config.model)
@@ -81,6 +83,7 @@ def train_task_adapter(config: TaskAdapterConfig, directory: Path) -> None:
     loop: Loop[TaskBatch] = Loop(
         directory, config.optimization, parameters, [optimizer],
         batches=stream.batches, loss=objective, measure=lambda: objective.measure(kept), export=export,
+        autocast=half,
     )  # fmt: skip
     keep_freed_memory()  # The next step reuses the memory.
     loop.run()
@@ -117,8 +120,7 @@ class TaskObjective:
 
     def measure(self, kept: list[Example]) -> dict[str, float]:
         """KL(base || adapted) in nats per token, on the held-out chat answers ``kept``."""
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-            return {"kept_divergence": float(self._divergence(kept))}
+        return {"kept_divergence": float(self._divergence(kept))}
 
     def _divergence(self, examples: list[Example]) -> Tensor:
         rows = next_token_rows(examples, pad_id=self.pad_id)

@@ -138,12 +138,11 @@ class _Pretraining:
         return loss, {"accuracy": float(accuracy)}
 
     def _measure(self) -> dict[str, float]:
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-            loss, accuracy = token_loss(self.model, self.validation, shift=True)
-            figures = {"development_loss": float(loss), "development_accuracy": float(accuracy)}
-            if self.frontier is not None:
-                _, accuracy = token_loss(self.model, self.frontier, shift=True)
-                figures["frontier_accuracy"] = float(accuracy)
+        loss, accuracy = token_loss(self.model, self.validation, shift=True)
+        figures = {"development_loss": float(loss), "development_accuracy": float(accuracy)}
+        if self.frontier is not None:
+            _, accuracy = token_loss(self.model, self.frontier, shift=True)
+            figures["frontier_accuracy"] = float(accuracy)
         return figures
 
     def _manifest(self) -> Manifest:

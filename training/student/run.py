@@ -88,8 +88,7 @@ def run_student(config: RecipeConfig, directory: Path) -> None:
     def measure() -> dict[str, float]:
         if held_out is None:
             return {}
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-            _, figures = objective(held_out)
+        _, figures = objective(held_out)
         return {f"development_{name}": figure for name, figure in figures.items()}
 
     Loop(

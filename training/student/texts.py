@@ -71,8 +71,7 @@ def run_text_student(config: RecipeConfig, directory: Path) -> None:
     kept = objective.mask(encode(problems, tokenizer, random.Random(config.seed)), "development")
 
     def measure() -> dict[str, float]:
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-            loss, figures = objective(kept)
+        loss, figures = objective(kept)
         return {"development_loss": float(loss), "development_accuracy": figures["accuracy"]}
 
     Loop(

@@ -151,6 +151,22 @@ def _train_until(settings: DraftAdapterConfig, directory: Path, step: int) -> No
             train_draft_adapter(settings, directory)
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("no", torch.float32)])
+def test_the_precision_is_that_of_the_model_and_its_products(place: Path, precision: str, dtype: torch.dtype) -> None:
+    original, seen = DraftObjective.draft, set()
+
+    def draft(self: DraftObjective, rows: Any) -> Any:
+        found = original(self, rows)
+        seen.update({found.logits.dtype, found.verified.dtype, self.transformer.embed_tokens.weight.dtype})
+        return found
+
+    settings = config(place, chain=8, optimization={**OPTIMIZATION, "steps": 2, "mixed_precision": precision})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DraftObjective, "draft", draft)
+        train_draft_adapter(settings, place / "run")
+    assert seen == {dtype}
+
+
 def test_an_adapter_is_merged_before(place: Path) -> None:
     """The drafts learn the adapted model: its distribution is another one, and so is the loss of the first step."""
     base = load_checkpoint(place / "base", device=torch.device("cpu"), dtype=torch.float32).transformer

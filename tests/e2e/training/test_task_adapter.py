@@ -118,6 +118,23 @@ def test_compiled_layers_learn_the_same(place: Path) -> None:
     assert losses[0][-1] < losses[0][0]
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("no", torch.float32)])
+def test_the_precision_is_that_of_the_model_and_its_products(place: Path, precision: str, dtype: torch.dtype) -> None:
+    original, seen = TaskObjective._logits, set()
+
+    def logits(self: TaskObjective, rows: Any) -> torch.Tensor:
+        found = original(self, rows)
+        seen.update({found.dtype, self.transformer.embed_tokens.weight.dtype})
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TaskObjective, "_logits", logits)
+        train_task_adapter(config(place, steps=2, mixed_precision=precision), place / "run")
+    assert seen == {dtype}
+    exported = load_file(place / "run" / "adapter" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in exported.values()} == {torch.bfloat16}
+
+
 def _train_until(settings: TaskAdapterConfig, directory: Path, step: int) -> None:
     """Trains and is killed behind the checkpoint of ``step``."""
     original = TaskObjective.__call__

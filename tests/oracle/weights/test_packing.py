@@ -17,8 +17,10 @@ from cdlm.model.loading.quantization import quantize
 from cdlm.model.network.head import LmHead
 from cdlm.model.network.transformer import Transformer
 from cdlm.scheduler.engine import Engine
+from cdlm.scheduler.loading import load_weights
 from cdlm.scheduler.options import EngineOptions
 from cdlm.training.batches.attention import RowAttention
+from tests.support.drafts import build_draft_adapter
 from tests.support.engines import assert_equal_to_oracle, random_requests, run
 from tests.support.matrix import matrix
 from tests.support.models.checkpoints import OTHER_HALF, axes, build_checkpoint
@@ -31,7 +33,7 @@ DTYPES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 @pytest.fixture
 def everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny models are packed too, their vocabulary in several parts."""
-    monkeypatch.setattr("cdlm.scheduler.loading.worthwhile", lambda weight, block_length: True)  # noqa: ARG005
+    monkeypatch.setattr("cdlm.scheduler.loading.worthwhile", lambda weight, rows: True)  # noqa: ARG005
     monkeypatch.setattr(cdlm.model.loading.packing, "HEAD_COLUMNS", 24)
 
 
@@ -149,12 +151,23 @@ def test_quantized_layers_keep_their_weights(tmp_path: Path) -> None:
 
 def test_what_is_worth_it() -> None:
     large, small = torch.empty(512, 512), torch.empty(128, 512)
-    assert worthwhile(large, block_length=32)
-    assert not worthwhile(large, block_length=1)  # Single rows.
-    assert not worthwhile(small, block_length=32)
-    assert not worthwhile(large.half(), block_length=32)
-    assert not worthwhile(large.to("meta"), block_length=32)
-    assert worthwhile(small.bfloat16(), block_length=1) is torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert worthwhile(large, rows=32)
+    assert not worthwhile(large, rows=1)  # Single rows.
+    assert not worthwhile(small, rows=32)
+    assert not worthwhile(large.half(), rows=32)
+    assert not worthwhile(large.to("meta"), rows=32)
+    assert worthwhile(small.bfloat16(), rows=1) is torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def test_a_model_that_drafts_is_packed_for_the_rows_of_its_drafts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cdlm.model.loading.packing, "_LEAST_FP32_WEIGHTS", 0)
+    base = build_checkpoint(tmp_path / "base", "autoregressive_without_mask")
+    drafts = str(build_draft_adapter(tmp_path / "drafts", base))
+    for adapter, packed in ((None, False), (drafts, True)):
+        checkpoint = load_weights(EngineOptions(model=str(base), draft_adapter=adapter, dtype="float32"))
+        assert isinstance(checkpoint.transformer.lm_head, PackedHead) is packed
 
 
 def test_kernels_of_many_numbers_of_rows_do_not_fill_the_memory() -> None:
