@@ -53,7 +53,7 @@ class AutoregressiveBackbone(DecoderNames):
 
     def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Reads the shape from the keys that Llama and Qwen share."""
-        keys.require_architecture(config, self.architecture)
+        keys.require(config, {"architectures": ([self.architecture], [self.architecture])})
         config = with_defaults(config, **self.assumed)
         shape = read_shape(config, qkv_bias=self.qkv_bias, qk_norm=self.qk_norm)
         manifest = AutoregressiveManifest(

@@ -46,7 +46,7 @@ class BlockCausalBackbone(DecoderNames):
 
     def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Reads the keys that Llama and Qwen share; query, key and value have no biases."""
-        keys.require_architecture(config, self.architecture)
+        keys.require(config, {"architectures": ([self.architecture], [self.architecture])})
         config = with_defaults(config, **self.assumed)
         shape = self.shape(config)
         if self.mask_name is None:

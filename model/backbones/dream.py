@@ -19,14 +19,15 @@ class DreamBackbone(DecoderNames):
 
     def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Reads the keys of a Qwen2 configuration; query, key and value have biases by default."""
-        keys.require_architecture(config, "DreamModel")
+        keys.require(config, {"architectures": (["DreamModel"], ["DreamModel"])})
         shape = read_shape(config, qkv_bias=keys.flag(config, "attention_bias", True))
-        manifest = keys.bidirectional_manifest(
-            config,
-            shape.vocab_size,
-            names,
-            end_of_turn=keys.IM_END,
+        manifest = Manifest(
+            block_length=keys.BLOCK_LENGTH,
+            confidence_threshold=keys.CONFIDENCE_THRESHOLD,
+            mask_token_id=keys.mask_token_id(config, shape.vocab_size, names),
+            stop_token_ids=keys.stop_token_ids(config, shape.vocab_size, names, keys.IM_END),
             max_model_len=min(keys.context(config, POSITIONS), TRAINED_CONTEXT),
             shift=True,
+            bidirectional=True,  # The format does not tell a teacher from a teacher with a student merged into it.
         )
         return shape, manifest

@@ -24,7 +24,7 @@ class FastDllmV2Backbone(DecoderNames):
 
     def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Reads the keys of a Qwen2 configuration; query, key and value always have biases."""
-        keys.require_architecture(config, "Fast_dLLM_QwenForCausalLM")
+        keys.require(config, {"architectures": (["Fast_dLLM_QwenForCausalLM"], ["Fast_dLLM_QwenForCausalLM"])})
         shape = read_shape(config, qkv_bias=True)
         manifest = Manifest(
             block_length=keys.integer(config, "bd_size", BLOCK_LENGTH),

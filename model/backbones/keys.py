@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cdlm.model.backbones.token_names import TokenNames
-from cdlm.model.config import CheckpointError, Manifest
+from cdlm.model.config import CheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -57,13 +57,6 @@ def require(config: Config, expected: Mapping[str, tuple[object, object]]) -> No
         if value != runnable:
             absent = "" if key in config else " where it is absent"
             raise CheckpointError(f"config.json: {key} is {value!r}{absent}; only {runnable!r} can be run")
-
-
-def require_architecture(config: Config, name: str) -> None:
-    """Raises ``CheckpointError`` for an architecture other than ``name``; a configuration without the key passes."""
-    found = config.get("architectures")
-    if found is not None and found != [name]:
-        raise CheckpointError(f"config.json: architectures is {found!r}; only [{name!r}] can be run")
 
 
 def head_size(hidden_key: str, hidden_size: int, heads_key: str, heads: int) -> int:
@@ -152,31 +145,6 @@ def stop_token_ids(
     if beyond:
         logger.warning("%s: the end tokens %s are not in the vocabulary of %d", file, beyond, vocab_size)
     return tuple(dict.fromkeys(ident for ident in ids if 0 <= ident < vocab_size))
-
-
-def bidirectional_manifest(
-    config: Config,
-    vocab_size: int,
-    names: TokenNames,
-    *,
-    end_of_turn: str,
-    max_model_len: int,
-    shift: bool,
-    mask_name: str | None = None,
-) -> Manifest:
-    """The manifest for decoding a bidirectional teacher, whose ``config.json`` has no block length, in blocks.
-
-    An adapter may replace block length and threshold.
-    """
-    return Manifest(
-        block_length=BLOCK_LENGTH,
-        confidence_threshold=CONFIDENCE_THRESHOLD,
-        mask_token_id=mask_token_id(config, vocab_size, names, mask_name),
-        stop_token_ids=stop_token_ids(config, vocab_size, names, end_of_turn),
-        max_model_len=max_model_len,
-        shift=shift,
-        bidirectional=True,  # The format does not tell a teacher from a teacher with a student merged into it.
-    )
 
 
 def _token_id(key: str, value: object, vocab_size: int) -> int:

@@ -15,6 +15,7 @@ MASK = "<|mdm_mask|>"
 
 # Per key: the configuration class's default, and the one value that our transformer implements.
 _RUNNABLE: dict[str, tuple[object, object]] = {
+    "architectures": (["LLaDAModelLM"], ["LLaDAModelLM"]),
     "block_type": ("sequential", "llama"),
     "block_group_size": (1, 1),
     "activation_type": ("swiglu", "silu"),
@@ -54,7 +55,6 @@ class LladaBackbone:
 
     def read(self, config: Mapping[str, Any], names: TokenNames = NO_NAMES, /) -> tuple[TransformerConfig, Manifest]:
         """Reads the keys of an OLMo configuration; raises ``CheckpointError`` for layers other than Llama's."""
-        keys.require_architecture(config, "LLaDAModelLM")
         keys.require(config, _RUNNABLE)
         refuse_unimplemented(config, qk_norm=False)
         hidden_size, heads = keys.integer(config, "d_model"), keys.integer(config, "n_heads")
@@ -72,14 +72,13 @@ class LladaBackbone:
             attention_bias=keys.flag(config, "include_qkv_bias", False),
             tie_word_embeddings=keys.flag(config, "weight_tying", True),
         )
-        manifest = keys.bidirectional_manifest(
-            config,
-            shape.vocab_size,
-            names,
-            end_of_turn=EOT,
-            mask_name=MASK,
+        manifest = Manifest(
+            block_length=keys.BLOCK_LENGTH,
+            confidence_threshold=keys.CONFIDENCE_THRESHOLD,
+            mask_token_id=keys.mask_token_id(config, shape.vocab_size, names, MASK),
+            stop_token_ids=keys.stop_token_ids(config, shape.vocab_size, names, EOT),
             max_model_len=keys.integer(config, "max_sequence_length", 1024),
-            shift=False,
+            bidirectional=True,  # The format does not tell a teacher from a teacher with a student merged into it.
         )
         return shape, manifest
 

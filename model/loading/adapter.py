@@ -16,12 +16,11 @@ from cdlm.model.backbones.base import split_name
 from cdlm.model.config import CheckpointError
 from cdlm.model.files import read_tensors, weights_file
 from cdlm.model.loading.adapter_config import CONFIG_FILE, DECODING_FILE, AdapterConfig, AdapterDecoding, read_decoding
-from cdlm.model.loading.chain import CHAIN_FILE, chain_tensors, read_chain
 from cdlm.model.network.chain import Chain
 from cdlm.model.network.gate import LowRankUpdate
 from cdlm.model.network.transformer import Transformer
 
-WEIGHTS_FILE = "adapter_model.safetensors"
+WEIGHTS_FILE, CHAIN_FILE = "adapter_model.safetensors", "chain.safetensors"
 
 _KEY = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 
@@ -70,7 +69,26 @@ def read_adapter(directory: Path) -> Adapter:
     updates = {module: LowRankUpdate(pair["A"], pair["B"], config.scale(module)) for module, pair in halves.items()}
     decoding = read_decoding(directory)
     chained = decoding.drafts is not None and decoding.drafts.chained
-    return Adapter(path, config, decoding, updates, read_chain(directory) if chained else None)
+    return Adapter(path, config, decoding, updates, _read_chain(directory) if chained else None)
+
+
+def _read_chain(directory: Path) -> Chain:
+    """Reads ``chain.safetensors``, as fp32.
+
+    Raises:
+        CheckpointError: the file is missing or unreadable, or its tensors are not those of a chain.
+    """
+    path, names = weights_file(directory, CHAIN_FILE), ("down.weight", "up.weight")
+    tensors: dict[str, Tensor] = {key: tensor for _, key, tensor in read_tensors([path])}
+    if tensors.keys() != set(names):
+        raise CheckpointError(f"{path}: holds {', '.join(sorted(tensors)) or 'nothing'}, not {' and '.join(names)}")
+    down, up = (tensors[name].float() for name in names)
+    if not (down.ndim == up.ndim == 2 and down.shape == (up.shape[1], 2 * up.shape[0])):
+        raise CheckpointError(f"{path}: down.weight {tuple(down.shape)} and up.weight {tuple(up.shape)} do not fit")
+    with torch.device("meta"):
+        chain = Chain(*up.shape)
+    chain.load_state_dict({"down.weight": down, "up.weight": up}, assign=True)
+    return chain.requires_grad_(False)
 
 
 def check_adapter(transformer: Transformer, adapter: Adapter, backbone: Backbone) -> dict[str, LowRankUpdate]:
@@ -183,7 +201,7 @@ def write_adapter(
     directory.mkdir(parents=True, exist_ok=True)
     _replace(directory / WEIGHTS_FILE, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     if chain is not None:
-        stored_chain = chain_tensors(chain)
+        stored_chain = {name: part.detach().bfloat16().contiguous() for name, part in chain.state_dict().items()}
         _replace(directory / CHAIN_FILE, lambda path: save_file(stored_chain, path, metadata={"format": "pt"}))
     _replace(directory / DECODING_FILE, lambda path: _write_json(path, _decoding_keys(decoding)))
     _replace(directory / CONFIG_FILE, lambda path: _write_json(path, config))

@@ -1,5 +1,7 @@
 """Loads a checkpoint: a directory with ``config.json`` and safetensors weights, sharded or not, or a GGUF file."""
 
+import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +18,14 @@ from cdlm.model.loading.adapter import Adapter, check_adapter, merge_adapter, re
 from cdlm.model.loading.adapter_config import CONFIG_FILE as ADAPTER_CONFIG_FILE
 from cdlm.model.loading.drafter import Drafter, read_drafter
 from cdlm.model.loading.guide import check_guide, cut_vocabulary
-from cdlm.model.loading.progress import show_progress
 from cdlm.model.loading.stock import Stock
 from cdlm.model.loading.weights import read_bytes, stored_shapes, stored_tensors, weight_files
 from cdlm.model.network.rope import stretch
 from cdlm.model.network.transformer import Transformer
 from cdlm.model.parallel.followers import Followers
+from cdlm.model.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
@@ -82,8 +86,8 @@ class Description:
         with torch.device("meta"):
             transformer = Transformer(self.shape)
         stock = Stock(transformer, self.backbone)
-        for each in stored_shapes(self.directory, self.backbone):
-            stock.take(each.path, each.name, each.shape, each.dtype, floating=each.floating)
+        for path, name, shape, dtype, floating in stored_shapes(self.directory, self.backbone):
+            stock.take(path, name, shape, dtype, floating=floating)
         stock.check_complete(self.directory)
         if self.adapter:
             check_adapter(transformer, self.adapter, self.backbone)
@@ -234,11 +238,14 @@ def _filled(
     transformer.rotary.reset(device)
     backbone, directory = described.backbone, described.directory
     stock = Stock(transformer, backbone)
-    paths = weight_files(directory)
-    for path, stored, tensor in show_progress(stored_tensors(directory, backbone), paths, read_bytes(directory)):
-        taken = stock.take(path, stored, tensor.shape, tensor.dtype, floating=tensor.is_floating_point())
-        for name, whole in stock.rows_of(taken, tensor):
-            for kept, part in transformer.parts(name, whole):
-                kept.copy_(part)  # Copies and converts from the mapped file, without an intermediate tensor.
+    count, started = len(weight_files(directory)), time.monotonic()
+    with Progress("weights", read_bytes(directory)) as progress:
+        for path, stored, tensor in stored_tensors(directory, backbone):
+            taken = stock.take(path, stored, tensor.shape, tensor.dtype, floating=tensor.is_floating_point())
+            for name, whole in stock.rows_of(taken, tensor):
+                for kept, part in transformer.parts(name, whole):
+                    kept.copy_(part)  # Copies and converts from the mapped file, without an intermediate tensor.
+            progress.add(tensor.nbytes, f"in {path.name}")
+    logger.info("weights: %.2f GB from %d files in %.1f s", progress.done / 1e9, count, time.monotonic() - started)
     stock.check_complete(directory)
     return transformer

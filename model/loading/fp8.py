@@ -3,10 +3,10 @@
 import logging
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cdlm.model.config import CheckpointError
-from cdlm.model.loading.packing import forget, shape_of
+from cdlm.model.loading.packing import ProductLinear, forget
 from cdlm.model.network.mlp import MLP
 from cdlm.model.network.product import Product
 from cdlm.model.network.transformer import Layer, Transformer
@@ -84,19 +84,6 @@ class Fp8Product:
         return Fp8Product(self.weight[first:], self.scale[first:], None if self.bias is None else self.bias[first:])
 
 
-class Fp8Linear(nn.Linear):
-    """Replaces a linear layer without bias. Its ``weight`` has a shape but no memory."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        self.weight = shape_of(linear)
-        self.product = Fp8Product.of(linear.weight.data)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., in] -> [..., out]."""
-        return self.product(x)
-
-
 @torch.inference_mode()
 def round_layers(transformer: Transformer) -> None:
     """Rounds the layers' matrices to float8, layer by layer, and frees the others; not embedding, norms and LM head.
@@ -127,7 +114,7 @@ def round_layers(transformer: Transformer) -> None:
         for owner, name in ((attention, "o_proj"), (mlp, "down_proj")):
             linear = getattr(owner, name)
             if _fits(linear.weight):
-                setattr(owner, name, Fp8Linear(linear))
+                setattr(owner, name, ProductLinear(linear, Fp8Product.of(linear.weight.data)))
             else:
                 kept.add(name)
     if kept:

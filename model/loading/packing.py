@@ -86,19 +86,6 @@ def least_rows(out_features: int, in_features: int, dtype: torch.dtype) -> int:
     return 1
 
 
-class PackedLinear(nn.Linear):
-    """Replaces a linear layer without bias. Its ``weight`` has a shape but no memory."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        self.weight = shape_of(linear)
-        self.product = PackedProduct(linear.weight.data)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., in] -> [..., out]."""
-        return self.product(x)
-
-
 class PackedHead(LmHead):
     """Replaces the LM head; packed in parts of the vocabulary.
 
@@ -165,7 +152,7 @@ def pack(transformer: Transformer, wanted: Callable[[Tensor], bool]) -> None:
             attention.fused = _packed(attention.fused, wanted)
             forget(attention.q_proj, attention.k_proj, attention.v_proj)
         if _plain(attention.o_proj) and wanted(attention.o_proj.weight):
-            attention.o_proj = PackedLinear(attention.o_proj)
+            attention.o_proj = ProductLinear(attention.o_proj, PackedProduct(attention.o_proj.weight.data))
         mlp = layer.mlp if isinstance(layer.mlp, MLP) else layer.mlp.shared_experts
         if mlp is not None:
             _pack_mlp(mlp, wanted)
@@ -179,7 +166,7 @@ def _pack_mlp(mlp: MLP, wanted: Callable[[Tensor], bool]) -> None:
         mlp.fused = _packed(mlp.fused, wanted)
         forget(mlp.gate_proj, mlp.up_proj)
     if _plain(mlp.down_proj) and wanted(mlp.down_proj.weight):
-        mlp.down_proj = PackedLinear(mlp.down_proj)
+        mlp.down_proj = ProductLinear(mlp.down_proj, PackedProduct(mlp.down_proj.weight.data))
 
 
 def _packed(product: Product, wanted: Callable[[Tensor], bool]) -> PackedProduct | Product:
@@ -202,3 +189,18 @@ def forget(*linears: nn.Linear) -> None:
 def shape_of(linear: nn.Linear) -> nn.Parameter:
     """A parameter on the meta device with the weight's shape."""
     return nn.Parameter(torch.empty_like(linear.weight, device="meta"), requires_grad=False)
+
+
+class ProductLinear(nn.Linear):
+    """Replaces a linear layer without bias by a product of its own. Its ``weight`` has a shape but no memory.
+
+    ``product`` maps x [..., in] to [..., out].
+    """
+
+    def __init__(self, linear: nn.Linear, product: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
+        self.weight, self.product = shape_of(linear), product
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] -> [..., out]."""
+        return self.product(x)

@@ -1,7 +1,6 @@
 """The stored tensors of a checkpoint, under the names of its format: of safetensors files, or of a GGUF file."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
@@ -13,17 +12,6 @@ from cdlm.model.gguf.file import GgufFile, is_gguf
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class StoredShape:
-    """A tensor's file, name, shape and dtype, and whether it holds numbers with fractions."""
-
-    path: Path
-    name: str
-    shape: Sequence[int]
-    dtype: str
-    floating: bool
 
 
 def weight_files(checkpoint: Path) -> list[Path]:
@@ -51,17 +39,17 @@ def read_bytes(checkpoint: Path) -> int:
     return sum(path.stat().st_size for path in weight_files(checkpoint))
 
 
-def stored_shapes(checkpoint: Path, backbone: Backbone) -> Iterator[StoredShape]:
-    """Yields what is stored; reads no tensor."""
+def stored_shapes(checkpoint: Path, backbone: Backbone) -> Iterator[tuple[Path, str, Sequence[int], str, bool]]:
+    """Yields (file, name, shape, dtype, whether it holds numbers with fractions) per tensor; reads none."""
     if is_gguf(checkpoint):
         from cdlm.model.gguf import tensors as gguf_tensors
 
         for name, parameter, sizes, kind in gguf_tensors.read_shapes(GgufFile(checkpoint)):
             floating = kind not in ("I8", "I16", "I32", "I64")
-            yield StoredShape(checkpoint, _stored(backbone, name, parameter), sizes, kind, floating)
+            yield checkpoint, _stored(backbone, name, parameter), sizes, kind, floating
         return
     for path, name, shape, dtype in read_shapes(weight_files(checkpoint)):
-        yield StoredShape(path, name, shape, dtype, dtype.startswith(("F", "BF")))
+        yield path, name, shape, dtype, dtype.startswith(("F", "BF"))
 
 
 def stored_tensors(checkpoint: Path, backbone: Backbone) -> Iterator[tuple[Path, str, Tensor]]:

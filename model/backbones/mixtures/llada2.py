@@ -34,17 +34,7 @@ _ASSUMED: dict[str, object] = {
     "routed_scaling_factor": 2.5,
     "topk_group": 4,
 }
-_READ = (
-    "first_k_dense_replace",
-    "moe_router_enable_expert_bias",
-    "n_group",
-    "num_experts",
-    "num_shared_experts",
-    "partial_rotary_factor",
-    "routed_scaling_factor",
-    "score_function",
-    "topk_group",
-)
+_READ = {*_ASSUMED, "moe_router_enable_expert_bias", "num_experts", "score_function"}
 
 _TOP = {"model.word_embeddings": "embed_tokens", "model.norm": "norm", "lm_head": "lm_head"}
 _IN_LAYER = {

@@ -2,6 +2,8 @@
 
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
+from cdlm.model.decoding.grammar.vocabulary import TokenSource
+
 # Printable ASCII. A bit mask over bytes and pairs of these shows what may follow each byte.
 LETTERS = list(range(0x20, 0x7F))
 PLACE = {byte: place for place, byte in enumerate(LETTERS)}
@@ -9,21 +11,11 @@ PAIRS = slice(256, 256 + len(LETTERS) ** 2)
 END = PAIRS.stop
 
 
-class _Bytes:
-    """A tokenizer that splits text into bytes; the id of a byte is its value."""
-
-    bos_token_id = None
-
-    def __init__(self) -> None:
-        pairs = [bytes([first, second]) for first in LETTERS for second in LETTERS]
-        self.tokens = [*(bytes([byte]) for byte in range(256)), *pairs, b"<end of the text>"]
-        self.eos_token_id, self.special_token_ids = END, [END]
-
-    def __call__(self, text: bytes) -> list[int]:
-        return list(text)
-
-
-BYTES = LLTokenizer(TokenizerWrapper(_Bytes()), n_vocab=END + 1, eos_token=END, slices=[])
+_PAIRS = [bytes([first, second]) for first in LETTERS for second in LETTERS]
+_TOKENS = [*(bytes([byte]) for byte in range(256)), *_PAIRS, b"<end of the text>"]
+# The id of a byte is its value: ``list`` splits a text.
+_SOURCE = TokenSource(_TOKENS, END, [END], list)
+BYTES = LLTokenizer(TokenizerWrapper(_SOURCE), n_vocab=END + 1, eos_token=END, slices=[])
 
 
 def admits(mask: bytes, byte: int) -> bool:

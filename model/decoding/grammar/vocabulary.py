@@ -35,7 +35,7 @@ class Vocabulary:
         self.tokens = [as_bytes(ident) for ident in range(size)]
         special = [ident for ident in as_bytes.special.values() if ident < size]
         self._special = frozenset(special)
-        source = _Source([*self.tokens, b"<end of the text>"], size, [*special, size], self.tokenize)
+        source = TokenSource([*self.tokens, b"<end of the text>"], size, [*special, size], self.tokenize)
         self.matching = LLTokenizer(
             TokenizerWrapper(source), n_vocab=size + 1, eos_token=size, slices=LLTokenizer.json_slices()
         )
@@ -134,7 +134,7 @@ class Vocabulary:
         return int(self.number_heads.max(initial=0))
 
 
-class _Source:
+class TokenSource:
     """The interface that llguidance's ``TokenizerWrapper`` expects of a tokenizer."""
 
     bos_token_id = None

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from cdlm.model.config import CheckpointError, TransformerConfig
-from cdlm.model.loading.fp8 import Fp8Linear, Fp8Product, check_fp8, round_layers, scaled
-from cdlm.model.loading.packing import pack
+from cdlm.model.loading.fp8 import Fp8Product, check_fp8, round_layers, scaled
+from cdlm.model.loading.packing import ProductLinear, pack
 from cdlm.model.network.transformer import Layer, Transformer
 from cdlm.scheduler.errors import EngineStartError
 from cdlm.scheduler.offline import OfflineEngine
@@ -103,10 +103,11 @@ def test_all_layers_run_in_it_and_states_stay_close() -> None:
     round_layers(small)
     for layer in small.layers:
         assert isinstance(layer, Layer)
-        products = layer.self_attn.fused, layer.self_attn.written, layer.mlp.fused
+        out, down = layer.self_attn.o_proj, layer.mlp.down_proj
+        assert isinstance(out, ProductLinear)
+        assert isinstance(down, ProductLinear)
+        products = layer.self_attn.fused, layer.self_attn.written, layer.mlp.fused, out.product, down.product
         assert all(isinstance(product, Fp8Product) for product in products)
-        assert isinstance(layer.self_attn.o_proj, Fp8Linear)
-        assert isinstance(layer.mlp.down_proj, Fp8Linear)
     matrices = {name for name, weight in small.named_parameters() if weight.ndim == 2}
     assert {name for name, weight in small.named_parameters() if weight.is_meta} == {
         name for name in matrices if name.startswith("layers.")

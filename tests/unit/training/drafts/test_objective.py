@@ -9,9 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cdlm.model.backbones import BACKBONES
-from cdlm.model.loading.adapter import check_adapter, read_adapter, write_adapter
+from cdlm.model.loading.adapter import CHAIN_FILE, check_adapter, read_adapter, write_adapter
 from cdlm.model.loading.adapter_config import AdapterDecoding, GatedDrafts
-from cdlm.model.loading.chain import CHAIN_FILE
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.network.gate import attach
 from cdlm.model.network.product import Product
