@@ -16,7 +16,7 @@ from cdlm.model.decoding.logits.confidence import confidence_and_best
 from cdlm.model.decoding.logits.noise import gumbel_noise
 from cdlm.model.kernels.norm import add_rms_norm
 from cdlm.model.kernels.rotary import Angles, rotate_and_write
-from cdlm.model.kernels.statistics import Draw, row_statistics
+from cdlm.model.kernels.statistics import row_statistics
 from cdlm.model.kernels.swiglu import swiglu
 from cdlm.model.network.rope import RotaryEmbedding, rotate
 from cdlm.model.network.transformer import rms_norm
@@ -140,12 +140,12 @@ def _statistics(device: torch.device, dtype: torch.dtype, small: bool) -> dict[s
     logits = (torch.randn(rows, vocab, device=device) * 4).to(dtype)
     few = logits[:2].double()
     few[:, 7] = float("-inf")
-    found = row_statistics(logits, 7, entropy=True)
-    assert found.entropy is not None
+    found, entropy, _ = row_statistics(logits, 7, entropy=True)
+    assert entropy is not None
     probability = few.softmax(-1)
     expected = torch.stack((probability.amax(-1), torch.special.entr(probability).sum(-1)))
     same = found.token[:2].equal(few.argmax(-1))
-    compared = _compared(torch.stack((found.confidence[:2], found.entropy[:2])), expected, torch.float32)
+    compared = _compared(torch.stack((found.confidence[:2], entropy[:2])), expected, torch.float32)
     compared["near"] = compared["near"] and same
     return compared | _timed(lambda: row_statistics(logits, 7), lambda: confidence_and_best(logits, 7), device)
 
@@ -153,17 +153,14 @@ def _statistics(device: torch.device, dtype: torch.dtype, small: bool) -> dict[s
 def _draws(device: torch.device, dtype: torch.dtype, small: bool) -> dict[str, Any]:
     rows, vocab = (3, 2000) if small else (64, 152064)
     logits = torch.randn(rows, vocab, device=device).to(dtype)
-    how = Draw(
-        torch.full((rows,), 0.8, device=device),
-        torch.arange(rows, device=device) - 1,
-        torch.arange(rows, device=device),
-    )
+    positions = torch.arange(rows, device=device)
+    how = torch.full((rows,), 0.8, device=device), positions - 1, positions
 
     def plain() -> Tensor:
         noise = torch.cat([gumbel_noise(row - 1, [row], vocab) for row in range(rows)]).to(device)
         return (logits.float() / 0.8 + noise).argmax(-1)
 
-    found = row_statistics(logits, vocab, draw=how).drawn
+    _, _, found = row_statistics(logits, vocab, draw=how)
     assert found is not None
     differing = int((found != plain()).sum())  # By roundings alone.
     return {"difference": float(differing), "near": differing <= rows // 32} | _timed(

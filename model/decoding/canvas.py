@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cdlm.model.config import Manifest
 from cdlm.model.decoding.rules import RULES, FinalizationRule
+from cdlm.model.decoding.settings import RowSettings
 from cdlm.model.row import RowResult, RowWork
 from cdlm.model.uploads import Place, place_on
 
@@ -75,35 +76,26 @@ class Canvas:
         self._new_rows: dict[int, tuple[FinalizationRule, float, list[int]]] = {}
         self._new_blocks: dict[int, dict[int, int]] = {}
 
-    def open_row(
-        self,
-        row: int,
-        *,
-        rule: FinalizationRule,
-        max_steps: int,
-        stop_ids: list[int],
-        border: Tensor | None = None,
-        replace_above: float | None = None,
-        last_step: int | None = None,
-    ) -> None:
-        """Assigns a row to a request; ``border`` [H] is its border state if no forward will compute it.
+    def open_row(self, row: int, settings: RowSettings) -> None:
+        """Assigns a row to a request.
 
-        Without ``last_step``, a row with ``replace_above`` has ``SETTLING_STEPS`` after ``max_steps``.
+        Without ``max_steps_per_block``, a row with ``replace_above`` has ``SETTLING_STEPS`` after ``max_steps``.
 
         Raises:
             ValueError: more than ``MAX_STOP_IDS`` stop tokens.
         """
-        if len(stop_ids) > MAX_STOP_IDS:
-            raise ValueError(f"at most {MAX_STOP_IDS} stop token ids, got {len(stop_ids)}")
+        if len(settings.stop_ids) > MAX_STOP_IDS:
+            raise ValueError(f"at most {MAX_STOP_IDS} stop token ids, got {len(settings.stop_ids)}")
         # As a stop id, the mask token would match every position that is not finalized.
-        stop_ids = [token for token in stop_ids if token != self.mask_token_id]
-        if border is not None:
-            self.border[row] = border
-        self._new_rows[row] = rule, _NEVER if replace_above is None else replace_above, stop_ids
-        self.max_steps[row], self.stop_tokens[row] = max_steps, stop_ids
-        self.last_step[row] = max_steps + SETTLING_STEPS if last_step is None else last_step
-        self.replaces[row] = replace_above is not None
-        self.by_threshold[row] = rule.name in BY_THRESHOLD
+        stop_ids = [token for token in settings.stop_ids if token != self.mask_token_id]
+        if settings.border is not None:
+            self.border[row] = settings.border
+        above, last_step = settings.replace_above, settings.params.max_steps_per_block
+        self._new_rows[row] = settings.rule, _NEVER if above is None else above, stop_ids
+        self.max_steps[row], self.stop_tokens[row] = settings.max_steps, stop_ids
+        self.last_step[row] = settings.max_steps + SETTLING_STEPS if last_step is None else last_step
+        self.replaces[row] = above is not None
+        self.by_threshold[row] = settings.rule.name in BY_THRESHOLD
 
     def open_block(self, row: int, given: list[int], pinned: Mapping[int, int] | None = None) -> None:
         """Starts a block: all masks except known tokens.

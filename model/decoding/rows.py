@@ -46,15 +46,7 @@ class Rows:
 
     def open(self, row: int, settings: RowSettings) -> None:
         """Assigns a row to a request."""
-        self.canvas.open_row(
-            row,
-            rule=settings.rule,
-            max_steps=settings.max_steps,
-            stop_ids=settings.stop_ids,
-            border=settings.border,
-            replace_above=settings.replace_above,
-            last_step=settings.params.max_steps_per_block,
-        )
+        self.canvas.open_row(row, settings)
         for processor in self.processors:
             processor.open_row(row, settings)
 

@@ -13,7 +13,7 @@ from cdlm.model.kernels.rotary import Angles, rotate_and_write
 from cdlm.model.kernels.swiglu import swiglu
 from cdlm.model.network.mixture import Mixture
 from cdlm.model.network.mlp import MLP
-from cdlm.model.network.transformer import Attention, CachedAttention, Layer, RMSNorm, SelfAttention, Transformer
+from cdlm.model.network.transformer import Attention, Layer, RMSNorm, SelfAttention, Transformer
 
 
 class KernelLayers:
@@ -41,9 +41,8 @@ class KernelLayers:
             delta = _feed_forward(normed, layer.mlp)
         return x if delta is None else x + delta
 
-    def write(self, x: Tensor, attention: CachedAttention, layer: int) -> None:
+    def write(self, x: Tensor, attention: PagedAttention, layer: int) -> None:
         """Computes and writes only the keys and values of a layer, from its input x [T, hidden_size]."""
-        assert isinstance(attention, PagedAttention)
         entering = self._layers[layer].input_layernorm
         _, normed = add_rms_norm(x.contiguous(), None, entering.weight, entering.eps)
         own = self._layers[layer].self_attn

@@ -1,7 +1,7 @@
 """The configuration of a GGUF file in the form of a Hugging Face ``config.json``."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from cdlm.model.config import CheckpointError
@@ -16,6 +16,25 @@ _RUNNABLE: Mapping[str, object] = {
     "attn_logit_softcapping": 0.0,
     "final_logit_softcapping": 0.0,
 }
+# Architecture -> ``model_type`` and class of the format.
+_FORMATS = {
+    "llama": ("llama", "LlamaForCausalLM"),
+    "qwen2": ("qwen2", "Qwen2ForCausalLM"),
+    "qwen3": ("qwen3", "Qwen3ForCausalLM"),
+    "dream": ("Dream", "DreamModel"),
+    "llada": ("llada", "LLaDAModelLM"),
+}
+# What LLaDA calls the keys of Llama and Qwen, and which of OLMo's layers it has.
+_LLADA_NAMES = {
+    "hidden_size": "d_model",
+    "intermediate_size": "mlp_hidden_size",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "num_key_value_heads": "n_kv_heads",
+    "max_position_embeddings": "max_sequence_length",
+    "tie_word_embeddings": "weight_tying",
+}
+_LLADA_LAYERS = {"block_type": "llama", "activation_type": "silu", "layer_norm_type": "rms", "rope": True}
 
 
 def read_config(file: GgufFile) -> dict[str, Any]:
@@ -24,19 +43,42 @@ def read_config(file: GgufFile) -> dict[str, Any]:
     Raises:
         CheckpointError: the architecture is unknown, or a key is missing or asks for what cannot be run.
     """
-    if file.architecture not in _CONFIGURATIONS:
-        known = ", ".join(sorted(_CONFIGURATIONS))
+    if file.architecture not in _FORMATS:
+        known = ", ".join(sorted(_FORMATS))
         raise CheckpointError(f"{file.path}: general.architecture {file.architecture!r} is not known; known: {known}")
     for name, runnable in _RUNNABLE.items():
         key = file.own(name)
         if file.has(key) and (found := _read(file, key, runnable)) != runnable:
             raise CheckpointError(f"{file.path}: {key} is {found!r}; only {runnable!r} can be run")
     _check_sizes(file)
-    head_size = _hidden(file) // _heads(file)
+    hidden_size, heads = _hidden(file), _heads(file)
+    head_size = hidden_size // heads
     for name in ("attention.key_length", "attention.value_length", "rope.dimension_count"):
         if file.architecture != "qwen3" and file.integer(file.own(name), head_size) != head_size:
             raise CheckpointError(f"{file.path}: {file.own(name)} is not {head_size}, the size of a head")
-    return _CONFIGURATIONS[file.architecture](file)
+    model_type, name = _FORMATS[file.architecture]
+    config = {
+        "model_type": model_type,
+        "architectures": [name],
+        "vocab_size": vocabulary_size(file),
+        "hidden_size": hidden_size,
+        "intermediate_size": file.integer(file.own("feed_forward_length")),
+        "num_hidden_layers": file.integer(file.own("block_count")),
+        "num_attention_heads": heads,
+        "num_key_value_heads": file.integer(file.own("attention.head_count_kv"), heads),
+        "head_dim": file.integer(file.own("attention.key_length"), head_size),
+        "max_position_embeddings": file.integer(file.own("context_length")),
+        "rope_theta": file.number(file.own("rope.freq_base"), 10_000.0),
+        "rms_norm_eps": file.number(file.own("attention.layer_norm_rms_epsilon")),
+        "tie_word_embeddings": all(tensor.name != "output.weight" for tensor in file.tensors),
+        "eos_token_id": _ends(file),
+        "mask_token_id": token_id(file, "mask"),
+    }
+    if file.architecture != "llada":
+        return config
+    biased = any(tensor.name == "blk.0.attn_q.bias" for tensor in file.tensors)
+    renamed = {_LLADA_NAMES.get(key, key): value for key, value in config.items()}
+    return {**renamed, **_LLADA_LAYERS, "include_qkv_bias": biased}
 
 
 def token_id(file: GgufFile, name: str) -> int | None:
@@ -80,71 +122,6 @@ def _heads(file: GgufFile) -> int:
     return heads
 
 
-def _tied(file: GgufFile) -> bool:
-    return all(tensor.name != "output.weight" for tensor in file.tensors)
-
-
 def _ends(file: GgufFile) -> int | list[int] | None:
     ends = [ident for ident in (token_id(file, "eos"), token_id(file, "eot")) if ident is not None]
     return ends or None
-
-
-def _decoder(model_type: str, architecture: str) -> Callable[[GgufFile], dict[str, Any]]:
-    """The keys that Llama and Qwen share."""
-
-    def config(file: GgufFile) -> dict[str, Any]:
-        heads = _heads(file)
-        found = {
-            "model_type": model_type,
-            "architectures": [architecture],
-            "vocab_size": vocabulary_size(file),
-            "hidden_size": _hidden(file),
-            "intermediate_size": file.integer(file.own("feed_forward_length")),
-            "num_hidden_layers": file.integer(file.own("block_count")),
-            "num_attention_heads": heads,
-            "num_key_value_heads": file.integer(file.own("attention.head_count_kv"), heads),
-            "head_dim": file.integer(file.own("attention.key_length"), _hidden(file) // heads),
-            "max_position_embeddings": file.integer(file.own("context_length")),
-            "rope_theta": file.number(file.own("rope.freq_base"), 10_000.0),
-            "rms_norm_eps": file.number(file.own("attention.layer_norm_rms_epsilon")),
-            "tie_word_embeddings": _tied(file),
-            "eos_token_id": _ends(file),
-        }
-        mask = token_id(file, "mask")
-        return found if mask is None else found | {"mask_token_id": mask}
-
-    return config
-
-
-def _llada(file: GgufFile) -> dict[str, Any]:
-    heads = _heads(file)
-    return {
-        "model_type": "llada",
-        "architectures": ["LLaDAModelLM"],
-        "vocab_size": vocabulary_size(file),
-        "d_model": _hidden(file),
-        "mlp_hidden_size": file.integer(file.own("feed_forward_length")),
-        "n_layers": file.integer(file.own("block_count")),
-        "n_heads": heads,
-        "n_kv_heads": file.integer(file.own("attention.head_count_kv"), heads),
-        "max_sequence_length": file.integer(file.own("context_length")),
-        "rope_theta": file.number(file.own("rope.freq_base"), 10_000.0),
-        "rms_norm_eps": file.number(file.own("attention.layer_norm_rms_epsilon")),
-        "weight_tying": _tied(file),
-        "include_qkv_bias": any(tensor.name == "blk.0.attn_q.bias" for tensor in file.tensors),
-        "block_type": "llama",
-        "activation_type": "silu",
-        "layer_norm_type": "rms",
-        "rope": True,
-        "eos_token_id": _ends(file),
-        "mask_token_id": token_id(file, "mask"),
-    }
-
-
-_CONFIGURATIONS: Mapping[str, Callable[[GgufFile], dict[str, Any]]] = {
-    "llama": _decoder("llama", "LlamaForCausalLM"),
-    "qwen2": _decoder("qwen2", "Qwen2ForCausalLM"),
-    "qwen3": _decoder("qwen3", "Qwen3ForCausalLM"),
-    "dream": _decoder("Dream", "DreamModel"),
-    "llada": _llada,
-}

@@ -1,11 +1,11 @@
 """Statistics of rows of logits in one pass: argmax, confidence, entropy and a draw."""
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from cdlm.model.network.head import Peaks
 
 _GROUPS = 128  # Groups of eight logits that a program reads at a time.
 
@@ -100,43 +100,20 @@ def _row_statistics(
         tl.store(drawn + row, tl.where(ruined, 0, winner).to(tl.int64))
 
 
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """Parameters of a draw per row.
-
-    Attributes:
-        temperatures: [rows] fp32, above 0.
-        seeds, positions: [rows] int64.
-    """
-
-    temperatures: Tensor
-    seeds: Tensor
-    positions: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """Per row of logits, [rows] each: the most probable token, its probability and logit, and optionally entropy and
-    drawn token.
-
-    If a logit is NaN or +inf, or all are -inf, probability and entropy are NaN and tokens are 0. The logit ``top`` is
-    NaN in the first two cases, and -inf in the last.
-    """
-
-    token: Tensor
-    confidence: Tensor
-    top: Tensor
-    entropy: Tensor | None
-    drawn: Tensor | None
-
-
 def row_statistics(
-    logits: Tensor, mask_token_id: int, *, entropy: bool = False, draw: Draw | None = None
-) -> Statistics:
+    logits: Tensor, mask_token_id: int, *, entropy: bool = False, draw: tuple[Tensor, Tensor, Tensor] | None = None
+) -> tuple[Peaks, Tensor | None, Tensor | None]:
     """Computes the statistics of logits [rows, vocab] in one pass, without the mask token.
 
-    Of equal logits the first wins. The softmax is that of Milakov and Gimelshein (2018, arXiv 1805.02867), in fp32;
-    entropy is in nats; a draw is the largest of logit / temperature + Gumbel noise.
+    Of equal logits the first wins. The softmax is that of Milakov and Gimelshein (2018, arXiv 1805.02867), in fp32; a
+    draw is the largest of logit / temperature + Gumbel noise.
+
+    Args:
+        entropy: whether it is computed.
+        draw: temperatures [rows] fp32, above 0; seeds and positions [rows] int64.
+
+    Returns:
+        The peaks; entropy [rows] fp32 in nats, NaN where the confidence is NaN; drawn tokens [rows] int64, 0 there.
     """
     rows, vocab = logits.shape
     token = torch.empty(rows, dtype=torch.int64, device=logits.device)
@@ -144,11 +121,11 @@ def row_statistics(
     top = torch.empty_like(confidence)
     entropies = torch.empty_like(confidence) if entropy else None
     drawn = torch.empty_like(token) if draw is not None else None
-    how = draw or Draw(confidence, token, token)  # Unused pointers.
+    temperatures, seeds, positions = draw or (confidence, token, token)  # Unused pointers.
     if rows:
         _row_statistics[(rows,)](
             token, confidence, top, confidence if entropies is None else entropies, token if drawn is None else drawn,
-            logits, how.temperatures, how.seeds, how.positions, logits.stride(0), vocab, mask_token_id,
+            logits, temperatures, seeds, positions, logits.stride(0), vocab, mask_token_id,
             ENTROPY=entropy, DRAW=draw is not None, GROUPS=_GROUPS, num_warps=8,
         )  # fmt: skip
-    return Statistics(token, confidence, top, entropies, drawn)
+    return Peaks(confidence, token, top), entropies, drawn

@@ -109,11 +109,11 @@ class PackedHead(LmHead):
         return logits
 
     def part_columns(self, rows: int, part_bytes: int) -> int:  # noqa: ARG002
-        """See ``Head``: a fixed number."""
+        """See ``LmHead``: a fixed number."""
         return HEAD_COLUMNS
 
     def parts(self, hidden: Tensor, columns: int) -> Iterator[tuple[int, Tensor]]:  # noqa: ARG002
-        """See ``Head``: ignores ``columns``, since the parts were fixed when they were packed."""
+        """See ``LmHead``: ignores ``columns``, since the parts were fixed when they were packed."""
         start = 0
         for product in self.products:
             yield start, product(hidden)

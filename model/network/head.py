@@ -1,27 +1,9 @@
 """The LM head: hidden states to logits, of the whole vocabulary or part by part; and what is searched in them."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from torch import Tensor, nn
-
-
-class Head(Protocol):
-    """An LM head, as ``model/decoding/logits/confidence.py`` uses it."""
-
-    out_features: int
-
-    def __call__(self, hidden: Tensor) -> Tensor:
-        """hidden [rows, hidden_size] -> logits [rows, vocab] in the weights' dtype."""
-        ...
-
-    def part_columns(self, rows: int, part_bytes: int) -> int:
-        """Columns per part, so that the fp32 logits of ``rows`` rows take about ``part_bytes`` bytes."""
-        ...
-
-    def parts(self, hidden: Tensor, columns: int) -> Iterator[tuple[int, Tensor]]:
-        """Yields each part's first token id and logits [rows, at most ``columns``]; hidden is [rows, hidden_size]."""
-        ...
 
 
 class Peaks(NamedTuple):
@@ -38,19 +20,22 @@ class Peaks(NamedTuple):
     top: Tensor
 
 
-# Finds the peaks in the logits of hidden [rows, hidden_size], without the token of this id; an id past the head's
-# tokens means that there is none to leave out.
-Search = Callable[[Tensor, Head, int], Peaks]
-
-
 class LmHead(nn.Linear):
     """The LM head as checkpoints store it."""
 
     def part_columns(self, rows: int, part_bytes: int) -> int:
-        """See ``Head``; a round number, since products of odd widths are slower."""
+        """Columns per part, so that the fp32 logits of ``rows`` rows take about ``part_bytes`` bytes.
+
+        A round number, since products of odd widths are slower.
+        """
         return max(1024, part_bytes // (4 * max(1, rows)) // 1024 * 1024)
 
     def parts(self, hidden: Tensor, columns: int) -> Iterator[tuple[int, Tensor]]:
-        """See ``Head``."""
+        """Yields each part's first token id and logits [rows, at most ``columns``]; hidden is [rows, hidden_size]."""
         for start in range(0, self.out_features, columns):
             yield start, nn.functional.linear(hidden, self.weight[start : start + columns])
+
+
+# Finds the peaks in the logits of hidden [rows, hidden_size], without the token of this id; an id past the head's
+# tokens means that there is none to leave out.
+Search = Callable[[Tensor, LmHead, int], Peaks]

@@ -5,7 +5,7 @@ decides what each token sees.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,11 @@ from cdlm.model.network.head import LmHead, Peaks, Search
 from cdlm.model.network.mixture import Experts, Mixture
 from cdlm.model.network.mlp import MLP
 from cdlm.model.network.product import fused, quantized
-from cdlm.model.network.queries import ScaledQueries
 from cdlm.model.network.rope import RotaryEmbedding, rotate
+
+if TYPE_CHECKING:
+    from cdlm.model.attention.paged import PagedAttention
+    from cdlm.model.forwards.kernel_layers import KernelLayers
 
 
 class Attention(Protocol):
@@ -27,24 +30,15 @@ class Attention(Protocol):
         ...
 
 
-class CachedAttention(Attention, Protocol):
-    """An ``Attention`` with a cache, which can be written without a query."""
+class ScaledQueries:
+    """An ``Attention`` whose queries are first multiplied by ``scale`` [...] fp32, rounded to their type."""
 
-    def write(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Stores key and value [..., kv_heads, head_dim] of a layer."""
-        ...
+    def __init__(self, attention: Attention, scale: Tensor) -> None:
+        self._attention, self._scale = attention, scale[..., None, None]
 
-
-class Kernels(Protocol):
-    """Layers computed with custom kernels instead of PyTorch operators (``model/forwards/kernel_layers.py``)."""
-
-    def run(self, x: Tensor, attention: Attention, first: int, last: int | None) -> Tensor:
-        """Same as ``Transformer.run_layers``."""
-        ...
-
-    def write(self, x: Tensor, attention: CachedAttention, layer: int) -> None:
-        """Same as ``Transformer.write_layer``."""
-        ...
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See ``Attention``."""
+        return self._attention(layer, query * self._scale.to(query.dtype), key, value)
 
 
 class RMSNorm(nn.Module):
@@ -95,7 +89,7 @@ class SelfAttention(nn.Module):
         out: Tensor = self.o_proj(attention(layer, query, key, value).flatten(-2))
         return out
 
-    def write(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attention: CachedAttention) -> None:
+    def write(self, x: Tensor, cos: Tensor, sin: Tensor, layer: int, attention: "PagedAttention") -> None:
         """Writes the keys and values of x to ``attention``."""
         if self.written is None:
             key, value = (projection(x).view(self._heads(x)) for projection in (self.k_proj, self.v_proj))
@@ -174,6 +168,7 @@ class Transformer(nn.Module):
     """The transformer with embedding and LM head.
 
     Attributes:
+        kernels: compute the layers instead of PyTorch's operators; ``None`` without any.
         gate: of the gated updates that are attached; ``None`` without any.
     """
 
@@ -185,7 +180,7 @@ class Transformer(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.lm_head = LmHead(config.hidden_size, config.vocab_size, bias=False)
         self.rotary = RotaryEmbedding(config.rotary_dim, config.rope_theta, config.rotary_scaling)
-        self.kernels: Kernels | None = None
+        self.kernels: KernelLayers | None = None
         self.gate: Gate | None = None
         self.tie_weights()
 
@@ -255,7 +250,7 @@ class Transformer(nn.Module):
             x = layer(x, cos, sin, index, attention)
         return x
 
-    def write_layer(self, x: Tensor, positions: Tensor, attention: CachedAttention, layer: int) -> None:
+    def write_layer(self, x: Tensor, positions: Tensor, attention: "PagedAttention", layer: int) -> None:
         """Computes and writes only the keys and values of a layer, from its input x [..., hidden_size]."""
         if self.kernels is not None:
             self.kernels.write(x, attention, layer)

@@ -8,12 +8,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from cdlm.model.attention.paged import PagedAttention
 from cdlm.model.config import CheckpointError, TransformerConfig
 from cdlm.model.network.gate import UpdatedLinear
 from cdlm.model.network.head import LmHead, Peaks, Search
 from cdlm.model.network.mixture import GroupedProduct, Mixture, gated, grouped_product
 from cdlm.model.network.mlp import MLP
-from cdlm.model.network.transformer import Attention, CachedAttention, Layer, Transformer
+from cdlm.model.network.transformer import Attention, Layer, Transformer
 from cdlm.model.parallel.followers import Followers
 from cdlm.model.parallel.messages import FindPeaks, Predict, RunLayers, WriteLayer
 from cdlm.model.parallel.peaks import combined, packed, peaks_of_share
@@ -156,7 +157,7 @@ class RankTransformer(Transformer):
             dist.broadcast(x, src=0)
             return super().run_layers(x, positions, attention, first, end)
 
-    def write_layer(self, x: Tensor, positions: Tensor, attention: CachedAttention, layer: int) -> None:
+    def write_layer(self, x: Tensor, positions: Tensor, attention: PagedAttention, layer: int) -> None:
         """Like ``Transformer.write_layer``; the leader's call makes its followers write their heads."""
         if self.followers is not None:
             with self.followers.together():

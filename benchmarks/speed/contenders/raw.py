@@ -16,7 +16,7 @@ from torch import Tensor
 import cdlm.model.decoding.logits.reader
 from benchmarks.speed.contenders.load import Sample, Unavailable, sample
 from cdlm.model.decoding.logits.confidence import peaks_of_head
-from cdlm.model.network.head import Head, Peaks
+from cdlm.model.network.head import LmHead, Peaks
 from cdlm.model.network.transformer import Attention, Transformer
 from cdlm.scheduler.offline import OfflineEngine
 
@@ -116,7 +116,7 @@ def recorded(llm: OfflineEngine) -> Iterator[Recording]:
     def called(_module: object, arguments: tuple[Any, ...]) -> None:
         recording.forwards[-1].head_rows.append(arguments[0].shape[0])
 
-    def searched(hidden: Tensor, head: Head, mask_token_id: int) -> Peaks:
+    def searched(hidden: Tensor, head: LmHead, mask_token_id: int) -> Peaks:
         # The engine looks for the best token while it multiplies, mostly without a call of the LM head.
         rows = recording.forwards[-1].head_rows
         before = len(rows)

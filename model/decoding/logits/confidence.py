@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cdlm.model.network.head import Head, Peaks
+from cdlm.model.network.head import LmHead, Peaks
 
 # Bytes of logits reduced at once: on a CPU they stay in the cache from one reduction to the next, on a GPU the fp32
 # copy stays small.
@@ -27,7 +27,7 @@ def confidence_and_best(logits: Tensor, mask_token_id: int) -> tuple[Tensor, Ten
     return found.confidence, found.token
 
 
-def peaks_of_head(hidden: Tensor, head: Head, mask_token_id: int) -> Peaks:
+def peaks_of_head(hidden: Tensor, head: LmHead, mask_token_id: int) -> Peaks:
     """``confidence_and_best`` of the head's logits, computed without holding all logits at once.
 
     The vocabulary is processed in parts: on a CPU, writing and reading all logits takes longer than reducing them.
@@ -74,7 +74,7 @@ def _peaks_of_some(logits: Tensor) -> Peaks:
     return Peaks(torch.log_softmax(wide, dim=-1).gather(-1, token).exp_()[:, 0], token[:, 0], top[:, 0])
 
 
-def _search(hidden: Tensor, head: Head, columns: int, mask_token_id: int) -> Peaks:
+def _search(hidden: Tensor, head: LmHead, columns: int, mask_token_id: int) -> Peaks:
     """Searches with a running maximum and a running sum relative to it (Milakov and Gimelshein, 2018, arXiv
     1805.02867).
 
@@ -97,7 +97,7 @@ def _search(hidden: Tensor, head: Head, columns: int, mask_token_id: int) -> Pea
     return Peaks(total.reciprocal()[:, 0], token[:, 0], best[:, 0])
 
 
-def _search_groups(hidden: Tensor, head: Head, columns: int, mask_token_id: int) -> Peaks:
+def _search_groups(hidden: Tensor, head: LmHead, columns: int, mask_token_id: int) -> Peaks:
     """Searches on a CPU with few passes over the logits: widen, maximum, exponential, sum.
 
     An argmax takes ten times as long as a maximum. It is therefore taken in one group per row, and only if the row has

@@ -10,8 +10,8 @@ from cdlm.model.decoding.logits.confidence import joined
 from cdlm.model.decoding.logits.reader import LOGITS_BYTES, DrawSettings, LogitReader
 from cdlm.model.decoding.logits.sampling import Filters, bounded
 from cdlm.model.decoding.processors.processor import Step
-from cdlm.model.kernels.statistics import Draw, row_statistics
-from cdlm.model.network.head import Head, Peaks
+from cdlm.model.kernels.statistics import row_statistics
+from cdlm.model.network.head import LmHead, Peaks
 from cdlm.model.row import RowWork
 from cdlm.model.uploads import Place
 
@@ -21,11 +21,10 @@ class KernelLogitReader(LogitReader):
 
     waits = False
 
-    def peaks(self, hidden: Tensor, head: Head, mask_token_id: int) -> Peaks:
+    def peaks(self, hidden: Tensor, head: LmHead, mask_token_id: int) -> Peaks:
         """See ``LogitReader``; some rows at a time, all of the vocabulary."""
         rows = max(1, LOGITS_BYTES // (hidden.element_size() * head.out_features))
-        found = [row_statistics(head(part), mask_token_id) for part in torch.split(hidden, rows)]
-        return joined([Peaks(each.confidence, each.token, each.top) for each in found])
+        return joined([row_statistics(head(part), mask_token_id)[0] for part in torch.split(hidden, rows)])
 
     def statistics(
         self, logits: Tensor, mask_token_id: int, *, needs_entropy: bool
@@ -33,8 +32,8 @@ class KernelLogitReader(LogitReader):
         """See ``LogitReader``."""
         if mask_token_id < logits.shape[-1]:
             logits[:, mask_token_id].fill_(float("-inf"))
-        found = row_statistics(logits, mask_token_id, entropy=needs_entropy)
-        return found.confidence, found.token, found.entropy
+        found, entropies, _ = row_statistics(logits, mask_token_id, entropy=needs_entropy)
+        return found.confidence, found.token, entropies
 
     def draw_settings(self, works: list[RowWork], place: Place) -> DrawSettings | None:
         """See ``LogitReader``."""
@@ -69,8 +68,8 @@ class KernelLogitReader(LogitReader):
                 left_out = settings.filters.of_rows(rows).apply(wide).isneginf()
                 logits[part] = logits.index_select(0, part).masked_fill_(left_out, float("-inf"))
         positions = settings.starts[of] + step.chosen.index_select(0, at) % block_length
-        draw = Draw(settings.temperatures[of], settings.seeds[of], positions)
-        found = row_statistics(logits, logits.shape[-1], draw=draw).drawn
+        draw = settings.temperatures[of], settings.seeds[of], positions
+        _, _, found = row_statistics(logits, logits.shape[-1], draw=draw)
         assert found is not None
         # A row of which nothing is masked any more may be the first.
         found = torch.where(settings.drawn[of], found, step.token.index_select(0, at))

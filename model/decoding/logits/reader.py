@@ -9,7 +9,7 @@ from cdlm.model.decoding.logits.confidence import confidence_and_best, entropy, 
 from cdlm.model.decoding.logits.draws import replace_drawn
 from cdlm.model.decoding.logits.sampling import Filters
 from cdlm.model.decoding.processors.processor import Step
-from cdlm.model.network.head import Head, Peaks
+from cdlm.model.network.head import LmHead, Peaks
 from cdlm.model.row import RowWork
 from cdlm.model.uploads import Place
 
@@ -47,7 +47,7 @@ class LogitReader:
 
     waits = True
 
-    def peaks(self, hidden: Tensor, head: Head, mask_token_id: int) -> Peaks:
+    def peaks(self, hidden: Tensor, head: LmHead, mask_token_id: int) -> Peaks:
         """See ``Search``."""
         return peaks_of_head(hidden, head, mask_token_id)
 

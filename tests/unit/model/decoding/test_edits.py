@@ -47,7 +47,7 @@ def canvas_of(rows: list[list[int | None]], given: int = 0) -> Canvas:
     """A canvas whose blocks hold those tokens; ``None`` is masked."""
     canvas = Canvas(len(rows), MANIFEST, 8, CPU, torch.float32)
     for row, tokens in enumerate(rows):
-        canvas.open_row(row, rule=FinalizationRule("threshold", 0.9), max_steps=BLOCK, stop_ids=[9])
+        canvas.open_row(row, RowSettings(DecodingParams(), FinalizationRule("threshold", 0.9), BLOCK, [9], []))
         canvas.open_block(row, [token for token in tokens[:given] if token is not None])
         canvas.write_new(place_on(CPU))()
         for offset, token in enumerate(tokens[given:], given):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cdlm.model.decoding.logits.noise import gumbel_noise
-from cdlm.model.kernels.statistics import Draw, row_statistics
+from cdlm.model.kernels.statistics import row_statistics
 
 INFINITE, NAN = float("inf"), float("nan")
 
@@ -16,21 +16,21 @@ def test_statistics_equal_float64(dtype: torch.dtype, vocab: int, device: torch.
     logits = (torch.randn(4, vocab, device=device) * 6).to(dtype)
     logits[1] += 80  # What exp would not hold.
     logits[2, 2:] = -INFINITE
-    found = row_statistics(logits, 3, entropy=True)
+    found, entropy, _ = row_statistics(logits, 3, entropy=True)
     wide = logits.double()
     wide[:, 3] = -INFINITE
     probability = wide.softmax(-1)
     assert found.token.equal(wide.argmax(-1))
     assert found.top.equal(wide.amax(-1).float())
-    assert found.entropy is not None
+    assert entropy is not None
     torch.testing.assert_close(found.confidence.double(), probability.amax(-1), atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(found.entropy.double(), torch.special.entr(probability).sum(-1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(entropy.double(), torch.special.entr(probability).sum(-1), atol=1e-5, rtol=1e-5)
 
 
 def test_of_equal_logits_the_first_wins(device: torch.device) -> None:
     logits = torch.zeros(1, 3000, device=device)
     logits[0, [1500, 40, 2900]] = 2.0
-    assert row_statistics(logits, 3000).token.tolist() == [40]
+    assert row_statistics(logits, 3000)[0].token.tolist() == [40]
 
 
 @pytest.mark.parametrize("bad", [NAN, INFINITE])
@@ -39,14 +39,14 @@ def test_a_row_that_is_not_finite_says_so_and_no_other_does(bad: float, device: 
     logits[1, 1400] = bad
     logits[2] = -INFINITE
     logits[3, 2] = bad  # The mask token's own logit is never looked at.
-    found = row_statistics(logits, 2, entropy=True, draw=Draw(*draw(4, device)))
+    found, entropy, drawn = row_statistics(logits, 2, entropy=True, draw=draw(4, device))
     assert found.confidence.isnan().tolist() == [False, True, True, False]
     assert found.top.isnan().tolist() == [False, True, False, False]
     assert found.top[2] == -INFINITE
-    assert found.entropy is not None
-    assert found.entropy.isnan().tolist() == [False, True, True, False]
-    assert found.drawn is not None
-    assert found.token.tolist()[1:3] == found.drawn.tolist()[1:3] == [0, 0]
+    assert entropy is not None
+    assert entropy.isnan().tolist() == [False, True, True, False]
+    assert drawn is not None
+    assert found.token.tolist()[1:3] == drawn.tolist()[1:3] == [0, 0]
 
 
 def draw(rows: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -59,7 +59,7 @@ def test_draws_are_those_of_the_cpu(vocab: int, device: torch.device) -> None:
     torch.manual_seed(0)
     logits = torch.randn(4, vocab, device=device)
     temperatures, seeds, positions = draw(4, device)
-    found = row_statistics(logits, 1, draw=Draw(temperatures, seeds, positions)).drawn
+    _, _, found = row_statistics(logits, 1, draw=(temperatures, seeds, positions))
     noise = torch.cat([gumbel_noise(int(s), [int(p)], vocab) for s, p in zip(seeds, positions, strict=True)])
     noisy = logits.cpu() / temperatures.cpu()[:, None] + noise
     noisy[:, 1] = -INFINITE
@@ -68,4 +68,4 @@ def test_draws_are_those_of_the_cpu(vocab: int, device: torch.device) -> None:
 
 
 def test_no_row_at_all(device: torch.device) -> None:
-    assert row_statistics(torch.empty(0, 9, device=device), 9).token.shape == (0,)
+    assert row_statistics(torch.empty(0, 9, device=device), 9)[0].token.shape == (0,)
