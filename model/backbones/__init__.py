@@ -3,12 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cdlm.model.backbones.autoregressive import LLAMA, QWEN2, QWEN3
 from cdlm.model.backbones.base import Backbone, parameter_name
-from cdlm.model.backbones.block_causal import DREAM_REASONER, SDAR, STABLE_DIFFCODER
-from cdlm.model.backbones.dream import DreamBackbone
-from cdlm.model.backbones.fast_dllm_v2 import FastDllmV2Backbone
 from cdlm.model.backbones.llada import LladaBackbone
+from cdlm.model.backbones.llama_qwen import (
+    DREAM_REASONER,
+    FAST_DLLM_V2,
+    LLAMA,
+    QWEN2,
+    QWEN3,
+    SDAR,
+    STABLE_DIFFCODER,
+    DreamBackbone,
+)
 from cdlm.model.backbones.mixtures.llada2 import LLADA2
 from cdlm.model.backbones.mixtures.sdar import SDAR_MOE
 from cdlm.model.backbones.native import NativeBackbone
@@ -22,7 +28,7 @@ _FORMATS: tuple[Backbone, ...] = (
     LLADA2,
     SDAR,
     SDAR_MOE,
-    FastDllmV2Backbone(),
+    FAST_DLLM_V2,
     NemotronBackbone(),
     QWEN2,
     QWEN3,

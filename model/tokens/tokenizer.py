@@ -6,10 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen2Tokenizer
 
-from cdlm.model.backbones.block_causal import SDAR
-from cdlm.model.backbones.dream import DreamBackbone
-from cdlm.model.backbones.fast_dllm_v2 import FastDllmV2Backbone
 from cdlm.model.backbones.llada import LladaBackbone
+from cdlm.model.backbones.llama_qwen import FAST_DLLM_V2, SDAR, DreamBackbone
 from cdlm.model.backbones.mixtures.llada2 import LLADA2
 from cdlm.model.backbones.mixtures.sdar import SDAR_MOE
 from cdlm.model.backbones.native import NativeBackbone
@@ -30,7 +28,7 @@ def _any_class() -> Any:
     """The loader of all other tokenizers, told of our formats: it would warn about an unknown ``model_type``."""
     from transformers import AutoConfig, AutoTokenizer, PretrainedConfig  # Imports torch.
 
-    for backbone in (NativeBackbone, DreamBackbone, LladaBackbone, LLADA2, SDAR, SDAR_MOE, FastDllmV2Backbone):
+    for backbone in (NativeBackbone, DreamBackbone, LladaBackbone, LLADA2, SDAR, SDAR_MOE, FAST_DLLM_V2):
         name = backbone.model_type
         # The base class warns about the old key rope_scaling, which published files have.
         known = type(f"{name}Config", (PretrainedConfig,), {"model_type": name, "rope_scaling": None})

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cdlm.model.backbones import keys
-from cdlm.model.backbones.block_causal import BlockCausalBackbone
 from cdlm.model.backbones.decoder import read_shape
+from cdlm.model.backbones.llama_qwen import DecoderBackbone
 from cdlm.model.config import CheckpointError, MixtureConfig, TransformerConfig
 
 # The default of the decoder published with LLaDA 2.1.
@@ -53,7 +53,7 @@ _LAYER = re.compile(r"layers\.(\d+)\.(.+)")
 _FEED_FORWARD = re.compile(r"mlp\.((experts\.\d+|shared_experts)\.)?(gate|up|down)_proj")
 
 
-class Llada2Backbone(BlockCausalBackbone):
+class Llada2Backbone(DecoderBackbone):
     """Checkpoints of ``LLaDA2MoeModelLM``, for example LLaDA2.0-mini: after the first layers, all have experts."""
 
     def shape(self, config: Mapping[str, Any]) -> TransformerConfig:

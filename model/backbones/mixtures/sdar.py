@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from cdlm.model.backbones import keys
-from cdlm.model.backbones.block_causal import SDAR, BlockCausalBackbone
 from cdlm.model.backbones.decoder import DecoderNames, read_shape
+from cdlm.model.backbones.llama_qwen import SDAR, DecoderBackbone
 from cdlm.model.config import MixtureConfig, TransformerConfig
 
 
-class SdarMoeBackbone(BlockCausalBackbone):
+class SdarMoeBackbone(DecoderBackbone):
     """Checkpoints of ``SDARMoeForCausalLM``, for example SDAR-30B-A3B-Chat: every layer has experts."""
 
     def shape(self, config: Mapping[str, Any]) -> TransformerConfig:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 from cdlm.model.backbones import BACKBONES
-from cdlm.model.backbones.autoregressive import AutoregressiveBackbone
+from cdlm.model.backbones.llama_qwen import DecoderBackbone
 from cdlm.model.backbones.token_names import read_token_names
 from cdlm.model.config import CheckpointError
 from cdlm.model.loading.checkpoint import load_checkpoint
@@ -38,7 +38,7 @@ def edit(path: Path, **changes: Any) -> None:
 @pytest.mark.parametrize("model_type", CLASSES)
 def test_absent_and_null_keys_mean_what_they_mean_in_transformers(model_type: str) -> None:
     backbone = BACKBONES[model_type]
-    assert isinstance(backbone, AutoregressiveBackbone)
+    assert isinstance(backbone, DecoderBackbone)
     defaults = CLASSES[model_type]().to_dict()
     assert {key: defaults[key] for key in backbone.assumed} == backbone.assumed
     shape, manifest = backbone.read({"model_type": model_type})
