@@ -13,7 +13,7 @@ from cdlm.server.openai.completions.request import CompletionRequest
 from cdlm.server.openai.decisions.request import DecisionsRequest
 from cdlm.server.openai.edit.request import EditRequest
 from cdlm.server.openai.fields.page import page
-from cdlm.server.openai.fields.row import ANTHROPIC, INCEPTION, INNER, PEERS, ROUTES, Row
+from cdlm.server.openai.fields.row import ANTHROPIC, INCEPTION, PEERS, ROUTES, Row
 from cdlm.server.openai.fields.table import TABLE, rows_of
 from cdlm.server.openai.fim.request import FimRequest
 from cdlm.server.openai.protocol.fields import ApiModel
@@ -42,6 +42,10 @@ BODIES: dict[str, type[ApiModel]] = {
         TokenizeRequest, DetokenizeRequest, FimRequest, EditRequest,
     )
 }  # fmt: skip
+MODELS = [ApiModel]
+for each in MODELS:
+    MODELS += each.__subclasses__()
+INNER = sorted({model.place for model in MODELS if hasattr(model, "place")} - set(ROUTES))
 USER = {"role": "user", "content": "hi"}
 EDIT = {
     "role": "user",
@@ -83,11 +87,8 @@ def within(place: str, extra: dict[str, JsonValue]) -> tuple[str, dict[str, Any]
         case "messages[] (/v1/edit/completions)":
             return "/v1/edit/completions", {"messages": [EDIT | extra]}, "messages[0]"
         case "messages[].content[]":
-            return (
-                CHAT,
-                {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"} | extra]}]},
-                ("messages[0].content[0]"),
-            )
+            content = [{"type": "text", "text": "hi"} | extra]
+            return CHAT, {"messages": [USER | {"content": content}]}, "messages[0].content[0]"
         case "messages[].tool_calls[]":
             return CHAT, {"messages": asking}, "messages[1].tool_calls[0]"
         case "messages[].tool_calls[].function":
@@ -100,15 +101,17 @@ def within(place: str, extra: dict[str, JsonValue]) -> tuple[str, dict[str, Any]
             return CHAT, PLAIN[CHAT] | {"tools": [tool], "tool_choice": "none"}, "tools[0].function"
         case "tool_choice" | "tool_choice.function":
             chosen: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
-            chosen = (
-                chosen | extra if place == "tool_choice" else {"type": "function", "function": {"name": "f"} | extra}
-            )
+            chosen |= extra if place == "tool_choice" else {"function": {"name": "f"} | extra}
             return CHAT, PLAIN[CHAT] | {"tools": [OFFER], "tool_choice": chosen}, place
         case "tool_choice.allowed_tools" | "tool_choice.allowed_tools.tools[]":
             one = OFFER if place.endswith("allowed_tools") else OFFER | extra
             allowed = {"mode": "auto", "tools": [one]} | (extra if place.endswith("allowed_tools") else {})
             choice = {"type": "allowed_tools", "allowed_tools": allowed}
             return CHAT, PLAIN[CHAT] | {"tools": [OFFER], "tool_choice": choice}, place.replace("[]", "[0]")
+        case "tool_choice.tools[]":
+            picked = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"} | extra]}
+            offered = PLAIN[RESPONSES] | {"tools": [{"type": "function", "name": "f"}], "tool_choice": picked}
+            return RESPONSES, offered, "tool_choice.tools[0]"
         case "response_format":
             return CHAT, PLAIN[CHAT] | {"response_format": {"type": "text"} | extra}, place
         case "response_format.json_schema":
@@ -173,11 +176,8 @@ def within(place: str, extra: dict[str, JsonValue]) -> tuple[str, dict[str, Any]
         case "tools[] (/v1/messages)":
             return MESSAGES, PLAIN[MESSAGES] | {"tools": [CUSTOM | extra], "tool_choice": {"type": "none"}}, "tools[0]"
         case "tool_choice (/v1/messages)":
-            return (
-                MESSAGES,
-                PLAIN[MESSAGES] | {"tools": [CUSTOM], "tool_choice": {"type": "none"} | extra},
-                "tool_choice",
-            )
+            wish = {"type": "none"} | extra
+            return MESSAGES, PLAIN[MESSAGES] | {"tools": [CUSTOM], "tool_choice": wish}, "tool_choice"
         case "metadata" | "output_config":
             return MESSAGES, PLAIN[MESSAGES] | {place: extra}, place
         case "output_config.format":
