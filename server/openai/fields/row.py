@@ -85,6 +85,23 @@ def honored(places: tuple[str, ...], peers: tuple[str, ...], *names: str) -> tup
     return tuple(Row(name, "honored", places, peers) for name in names)
 
 
-def refused(name: str, places: tuple[str, ...], peers: str | tuple[str, ...], note: str = "", *idle: JsonValue) -> Row:
-    """The row of a field that is refused unless its value is in ``idle`` or ``NOTHING``."""
-    return Row(name, "refused", places, (peers,) if isinstance(peers, str) else peers, note, (*NOTHING, *idle))
+def harmless(
+    names: str | tuple[str, ...], places: tuple[str, ...], peers: str | tuple[str, ...], note: str
+) -> tuple[Row, ...]:
+    """Rows of fields that are accepted without effect."""
+    return tuple(Row(name, "harmless", places, _several(peers), note) for name in _several(names))
+
+
+def refused(
+    names: str | tuple[str, ...],
+    places: tuple[str, ...],
+    peers: str | tuple[str, ...],
+    note: str = "",
+    *idle: JsonValue,
+) -> tuple[Row, ...]:
+    """Rows of fields that are refused unless their value is in ``idle`` or ``NOTHING``."""
+    return tuple(Row(name, "refused", places, _several(peers), note, (*NOTHING, *idle)) for name in _several(names))
+
+
+def _several(texts: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (texts,) if isinstance(texts, str) else texts

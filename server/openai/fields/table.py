@@ -9,14 +9,18 @@ from pydantic_core import PydanticCustomError
 
 from cdlm.server.openai.fields.anthropic import ANTHROPICS
 from cdlm.server.openai.fields.decisions import DECISION_FIELDS
-from cdlm.server.openai.fields.decoding import DECODING
 from cdlm.server.openai.fields.harmless import HARMLESS
 from cdlm.server.openai.fields.honored import HONORED
 from cdlm.server.openai.fields.infilling import INFILLING
 from cdlm.server.openai.fields.refused import REFUSED
 from cdlm.server.openai.fields.row import Row
 
-TABLE: tuple[Row, ...] = (*HONORED, *DECODING, *HARMLESS, *REFUSED, *DECISION_FIELDS, *INFILLING, *ANTHROPICS)
+TABLE: tuple[Row, ...] = tuple(
+    row
+    for part in (HONORED, HARMLESS, REFUSED, DECISION_FIELDS, INFILLING, ANTHROPICS)
+    for rows in part
+    for row in rows
+)
 
 # Error type of an unwanted field; the error's context has its name.
 UNWANTED = "unwanted_field"
