@@ -19,7 +19,7 @@ from cdlm.server.openai.fields.row import (
 )
 from cdlm.server.openai.protocol.conditions import given, implies
 from cdlm.server.openai.protocol.effort import Effort
-from cdlm.server.openai.protocol.fields import ApiModel, check_kind
+from cdlm.server.openai.protocol.fields import ApiModel
 from cdlm.server.openai.protocol.formats import Constraint, Name
 from cdlm.server.openai.protocol.tools import MAX_TOOLS
 from cdlm.server.openai.protocol.values import MAX_STOPS, StopString
@@ -29,17 +29,13 @@ class MessagesTool(ApiModel):
     """A tool that the model may call; the client runs it. Arguments always follow ``input_schema``."""
 
     place = MESSAGES_TOOL
+    kinds = ("custom",)
 
     type: Literal["custom"] = "custom"
     name: Name
     description: str = ""
     input_schema: dict[str, JsonValue] = Field(description="The JSON schema of the arguments, an object.")
     strict: bool = True
-
-    @model_validator(mode="before")
-    @classmethod
-    def _kind_is_known(cls, data: Any) -> Any:
-        return check_kind(data, ["custom"])
 
     def in_chat(self) -> dict[str, JsonValue]:
         """The tool as chats declare it."""

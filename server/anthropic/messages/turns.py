@@ -4,11 +4,11 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, JsonValue, Tag
 
 from cdlm.server.errors import invalid
 from cdlm.server.openai.fields.row import RESULT_BLOCK, TEXT_BLOCK, THOUGHT_BLOCK, TURN, USE_BLOCK
-from cdlm.server.openai.protocol.fields import ApiModel, check_kind
+from cdlm.server.openai.protocol.fields import ApiModel, by_type
 
 
 def blocks(value: object) -> object:
@@ -17,18 +17,13 @@ def blocks(value: object) -> object:
 
 
 class TextBlock(ApiModel):
-    """A text. ``kinds`` are the types of blocks that may stand in its place."""
+    """A text."""
 
     place = TEXT_BLOCK
     kinds: ClassVar[tuple[str, ...]] = ("text",)
 
     type: Literal["text"]
     text: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _kind_is_known(cls, data: Any) -> Any:
-        return check_kind(data, cls.kinds)
 
 
 TextBlocks = Annotated[list[TextBlock], BeforeValidator(blocks, json_schema_input_type=str | list[TextBlock])]
@@ -82,29 +77,15 @@ class ThoughtBlock(ApiModel):
     type: Literal["thinking", "redacted_thinking"]
 
 
-def _tag(value: object) -> str:
-    # Other blocks are validated as texts, for an error about their type.
-    kind = value.get("type") if isinstance(value, dict) else None
-    known = {"tool_result": "<result>", "tool_use": "<use>", "thinking": "<thought>", "redacted_thinking": "<thought>"}
-    return known.get(kind, "<text>") if isinstance(kind, str) else "<text>"
-
-
-def _user_tag(value: object) -> str:
-    return tag if (tag := _tag(value)) == "<result>" else "<text>"
-
-
-def _assistant_tag(value: object) -> str:
-    return tag if (tag := _tag(value)) != "<result>" else "<text>"
-
-
 UserBlock = Annotated[
-    Annotated[UserText, Tag("<text>")] | Annotated[ResultBlock, Tag("<result>")], Discriminator(_user_tag)
+    Annotated[UserText, Tag("<text>")] | Annotated[ResultBlock, Tag("<tool_result>")], by_type(("tool_result",), "text")
 ]
 AssistantBlock = Annotated[
     Annotated[AssistantText, Tag("<text>")]
-    | Annotated[UseBlock, Tag("<use>")]
-    | Annotated[ThoughtBlock, Tag("<thought>")],
-    Discriminator(_assistant_tag),
+    | Annotated[UseBlock, Tag("<tool_use>")]
+    | Annotated[ThoughtBlock, Tag("<thinking>")]
+    | Annotated[ThoughtBlock, Tag("<redacted_thinking>")],
+    by_type(("tool_use", "thinking", "redacted_thinking"), "text"),
 ]
 _UserContent = str | Annotated[list[UserBlock], Field(min_length=1)]
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, JsonValue, Tag, model_validator
+from pydantic import Discriminator, Field, JsonValue, Tag
 
 from cdlm.server.errors import invalid
 from cdlm.server.openai.fields.row import (
@@ -17,12 +17,11 @@ from cdlm.server.openai.fields.row import (
     REFUSAL_PART,
     RESULT_ITEM,
 )
-from cdlm.server.openai.protocol.fields import ApiModel, check_kind
+from cdlm.server.openai.protocol.fields import ApiModel, by_type
 from cdlm.server.openai.protocol.message import Message
 from cdlm.server.openai.protocol.tools import CalledFunction, ToolCall
 
 _ITEMS = ("message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output")
-_PARTS = ("input_text", "input_json", "output_text", "refusal")
 
 
 def _list_or(other: str) -> Discriminator:
@@ -33,14 +32,10 @@ class TextPart(ApiModel):
     """A text."""
 
     place = ITEM_PART
+    kinds = ("input_text", "input_json", "output_text", "refusal")
 
     type: Literal["input_text", "output_text"]
     text: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _kind_is_known(cls, data: Any) -> Any:
-        return check_kind(data, _PARTS)
 
     def shown(self) -> str:
         """The text that the model reads."""
@@ -78,17 +73,11 @@ class JsonPart(ApiModel):
         return json.dumps(self.data, ensure_ascii=False, separators=(",", ":"))
 
 
-def _part(value: object) -> str:
-    # Parts of other types are validated as texts, for an error about their type.
-    kind = value.get("type") if isinstance(value, dict) else None
-    return f"<{kind}>" if kind in ("input_json", "refusal") else "<text>"
-
-
 Part = Annotated[
     Annotated[TextPart, Tag("<text>")]
     | Annotated[JsonPart, Tag("<input_json>")]
     | Annotated[RefusalPart, Tag("<refusal>")],
-    Discriminator(_part),
+    by_type(("input_json", "refusal"), "text"),
 ]
 Content = Annotated[Annotated[str, Tag("<text>")] | Annotated[list[Part], Tag("<list>")], _list_or("<text>")]
 
@@ -102,15 +91,11 @@ class MessageItem(ApiModel):
     """A message."""
 
     place = ITEM
+    kinds = _ITEMS
 
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
     content: Content = Field(description="Text, or parts: texts, JSON and refusals.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _kind_is_known(cls, data: Any) -> Any:
-        return check_kind(data, _ITEMS)
 
 
 class CallItem(ApiModel):
@@ -160,18 +145,13 @@ class CustomResultItem(ApiModel):
     output: Content = Field(description="Text, or parts.")
 
 
-def _item(value: object) -> str:
-    kind = value.get("type") if isinstance(value, dict) else None
-    return f"<{kind}>" if kind in _ITEMS else "<message>"
-
-
 DecisionItem = Annotated[
     Annotated[MessageItem, Tag("<message>")]
     | Annotated[CallItem, Tag("<function_call>")]
     | Annotated[ResultItem, Tag("<function_call_output>")]
     | Annotated[CustomCallItem, Tag("<custom_tool_call>")]
     | Annotated[CustomResultItem, Tag("<custom_tool_call_output>")],
-    Discriminator(_item),
+    by_type(_ITEMS, "message"),
 ]
 
 

@@ -3,14 +3,14 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Field, Tag
 
 from cdlm.server.errors import invalid
 from cdlm.server.openai.decisions.items import Content, check_data, shown
 from cdlm.server.openai.fields.row import QUESTION, QUESTION_CHOICE, QUESTION_LEVEL
-from cdlm.server.openai.protocol.fields import ApiModel, check_kind
+from cdlm.server.openai.protocol.fields import ApiModel, by_type
 
 MAX_CHOICES = 255
 MAX_LEVELS = 10
@@ -23,14 +23,10 @@ class _Question(ApiModel, ABC):
     """Fields that all questions have."""
 
     place = QUESTION
+    kinds = _KINDS
 
     name: _Name | None = Field(None, description="Returned with the answer.")
     instructions: Content = Field(description="What is asked: text, or parts.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _kind_is_known(cls, data: Any) -> Any:
-        return check_kind(data, _KINDS)
 
     @abstractmethod
     def asked(self) -> str:
@@ -135,15 +131,9 @@ def _different(values: Sequence[object], param: str, name: str) -> None:
             raise invalid(f"{where} is that of {param}[{values.index(value)}]", where)
 
 
-def _tag(value: object) -> str:
-    # Other types are validated as predicates, for an error about the type.
-    kind = value.get("type") if isinstance(value, dict) else None
-    return f"<{kind}>" if kind in _KINDS else "<predicate>"
-
-
 Question = Annotated[
     Annotated[PredicateQuestion, Tag("<predicate>")]
     | Annotated[ChoiceQuestion, Tag("<choice>")]
     | Annotated[ScoreQuestion, Tag("<score>")],
-    Discriminator(_tag),
+    by_type(_KINDS, "predicate"),
 ]

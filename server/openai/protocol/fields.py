@@ -1,6 +1,6 @@
 """Fields that completions and chats share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainValidator, Tag, model_validator
@@ -37,6 +37,8 @@ class ApiModel(BaseModel):
     )
 
     place: ClassVar[str]
+    # Types that an object may have in this place, if any are named; checked first, since fields differ between types.
+    kinds: ClassVar[tuple[str, ...]] = ()
     # Conditions between fields that its validators check, for the published schema.
     conditions: ClassVar[tuple[Condition, ...]] = ()
     field_names: ClassVar[frozenset[str]]
@@ -53,19 +55,24 @@ class ApiModel(BaseModel):
     def _what_is_asked(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        if cls.kinds and (kind := data.get("type")) not in (None, *cls.kinds):
+            reason = f"must be {' or '.join(map(repr, cls.kinds))}; {str(kind)[:64]!r} is not supported by this server"
+            raise PydanticCustomError(UNWANTED, "{reason}", {"field": "type", "reason": reason})
         asked = settle(cls.place, cls.field_names, data)
         return {name: whole(value) if name in cls.integers else value for name, value in asked.items()}
 
 
-def check_kind(data: Any, kinds: Sequence[str]) -> Any:
-    """Returns ``data`` if its type is in ``kinds`` or absent; raises ``PydanticCustomError`` for another type.
+def by_type(kinds: Collection[str], other: str) -> Discriminator:
+    """Selects the branch of a union that is tagged by an object's type in brackets.
 
-    Runs before the check of field names, which differ between types.
+    The branch ``other`` validates values of types that are not in ``kinds``, for an error about the type.
     """
-    if isinstance(data, dict) and (kind := data.get("type")) not in (None, *kinds):
-        reason = f"must be {' or '.join(map(repr, kinds))}; {str(kind)[:64]!r} is not supported by this server"
-        raise PydanticCustomError(UNWANTED, "{reason}", {"field": "type", "reason": reason})
-    return data
+
+    def tag(value: object) -> str:
+        kind = value.get("type") if isinstance(value, dict) else None
+        return f"<{kind}>" if kind in kinds else f"<{other}>"
+
+    return Discriminator(tag)
 
 
 class AnyStreamOptions(ApiModel):

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, PlainValidator, Tag, model_validator
+from pydantic import Field, PlainValidator, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from cdlm.server.errors import invalid
 from cdlm.server.openai.fields.row import CALL_ITEM, ITEM, ITEM_PART, REASONING_ITEM, RESULT_ITEM
 from cdlm.server.openai.fields.table import UNWANTED
-from cdlm.server.openai.protocol.fields import ApiModel
+from cdlm.server.openai.protocol.fields import ApiModel, by_type
 from cdlm.server.openai.protocol.message import Message, check_content
 from cdlm.server.openai.protocol.tools import CalledFunction, ToolCall
 
@@ -87,18 +87,12 @@ class ReasoningItem(ApiModel):
     type: Literal["reasoning"]
 
 
-def _tag(value: object) -> str:
-    # Other items are validated as messages, for an error about their type.
-    kind = value.get("type") if isinstance(value, dict) else None
-    return f"<{kind}>" if kind in _KINDS else "<message>"
-
-
 InputItem = Annotated[
     Annotated[MessageItem, Tag("<message>")]
     | Annotated[CallItem, Tag("<function_call>")]
     | Annotated[ResultItem, Tag("<function_call_output>")]
     | Annotated[ReasoningItem, Tag("<reasoning>")],
-    Discriminator(_tag),
+    by_type(_KINDS, "message"),
 ]
 
 

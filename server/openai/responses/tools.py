@@ -1,11 +1,11 @@
 """``tools`` and ``tool_choice`` of ``/v1/responses``, where a function's fields are beside its type."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag
 
 from cdlm.server.openai.fields.row import RESPONSE_TOOL
-from cdlm.server.openai.protocol.fields import ApiModel, check_kind
+from cdlm.server.openai.protocol.fields import ApiModel
 from cdlm.server.openai.protocol.tools import ChoiceMode, Function
 
 
@@ -13,30 +13,22 @@ class FunctionTool(Function):
     """A function that the model may call; functions are all the tools there are."""
 
     place = RESPONSE_TOOL
+    kinds = ("function",)
 
     type: Literal["function"]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _kind_is_known(cls, data: Any) -> Any:
-        return check_kind(data, ["function"])
 
 
 class ChosenFunction(ApiModel):
     """The function that must be called."""
 
     place = "tool_choice"
+    kinds = ("function", "allowed_tools")
 
     type: Literal["function"]
     name: str
 
     mode: ClassVar[ChoiceMode] = "required"
     several: ClassVar[bool] = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _kind_is_known(cls, data: Any) -> Any:
-        return check_kind(data, ["function", "allowed_tools"])
 
     @property
     def names(self) -> list[str]:
@@ -48,14 +40,10 @@ class NamedTool(ApiModel):
     """A function by its name."""
 
     place = "tool_choice.tools[]"
+    kinds = ("function",)
 
     type: Literal["function"]
     name: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _kind_is_known(cls, data: Any) -> Any:
-        return check_kind(data, ["function"])
 
 
 class AllowedTools(ApiModel):
