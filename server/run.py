@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+import cdlm
 from cdlm import garbage
 from cdlm.model.config import CheckpointError
 from cdlm.scheduler.errors import EngineError
@@ -20,7 +21,7 @@ from cdlm.server.app import create_app
 from cdlm.server.http.descriptors import AcceptErrors, raise_limit
 from cdlm.server.observe.request_log import print_bare_lines
 from cdlm.server.observe.tracing import TracingError, open_tracing
-from cdlm.server.services import Services, package_version
+from cdlm.server.services import Services
 from cdlm.server.settings import ServerSettings
 from cdlm.server.text import TextCodec, TextError
 
@@ -59,7 +60,7 @@ def serve(settings: ServerSettings) -> int:
     except KeyboardInterrupt:  # Of a download.
         return 130
     try:
-        tracing = open_tracing(settings.otlp_endpoint, settings.model_name, package_version())
+        tracing = open_tracing(settings.otlp_endpoint, settings.model_name, cdlm.__version__)
     except TracingError as error:
         if settings.otlp_endpoint is not None:
             logger.error("%s", error)

@@ -2,9 +2,8 @@
 
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 import msgspec
 from pydantic import ValidationError
@@ -12,32 +11,16 @@ from pydantic import ValidationError
 import cdlm
 from cdlm.model.config import CANNOT_REPLACE
 from cdlm.model.decoding.params import MAX_WORD_LENGTH, MAX_WORDS, DecodingParams, ParameterError, check_token_ids
-from cdlm.scheduler.messages import BlockOutput, EngineReady, EngineStats, GenerateRequest, ScoreRequest
+from cdlm.scheduler.messages import EngineReady
+from cdlm.scheduler.process.client import EngineClient
 from cdlm.server.errors import ApiError, invalid, too_long
 from cdlm.server.gate import Gate
-from cdlm.server.observe.metrics import EngineView, Metrics
+from cdlm.server.observe.metrics import Metrics
 from cdlm.server.openai.forms.answer_grammar import AnswerGrammar
 from cdlm.server.openai.forms.grammars import GrammarChecker
 from cdlm.server.openai.protocol.fields import AnswerFields
 from cdlm.server.settings import ServerSettings
 from cdlm.server.text import TextCodec
-
-
-def package_version() -> str:
-    """The installed version of this package."""
-    return cdlm.__version__
-
-
-class Engine(EngineView, Protocol):
-    """The interface of the engine client that routes use."""
-
-    stats_listeners: list[Callable[[EngineStats], None]]
-
-    @property
-    def failure(self) -> str | None: ...
-    @property
-    def quiet_s(self) -> float: ...
-    def generate(self, request: GenerateRequest | ScoreRequest) -> AsyncIterator[BlockOutput]: ...
 
 
 class Services:
@@ -47,12 +30,12 @@ class Services:
     are still served until the gate drains.
     """
 
-    def __init__(self, settings: ServerSettings, engine: Engine, codec: TextCodec | None = None) -> None:
+    def __init__(self, settings: ServerSettings, engine: EngineClient, codec: TextCodec | None = None) -> None:
         self.settings = settings
         self.engine = engine
         self.codec = codec
         self.leaving = False
-        self.version = package_version()
+        self.version = cdlm.__version__
         self.created = int(time.time())
         self.model_name = settings.model_name
         self.metrics = Metrics(self.model_name, self.version, settings.metrics_compat)

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 import zmq
 import zmq.asyncio
@@ -146,7 +146,7 @@ class EngineClient:
             await self._settled.wait()
         return self._ready
 
-    async def generate(self, request: GenerateRequest | ScoreRequest) -> AsyncIterator[BlockOutput]:
+    async def generate(self, request: GenerateRequest | ScoreRequest) -> AsyncGenerator[BlockOutput, None]:
         """Yields the request's outputs as they arrive; the last has a finish reason. A scoring request has one output.
 
         Closing the iterator early, or cancellation, aborts the request in the engine.

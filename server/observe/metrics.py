@@ -2,32 +2,18 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, Protocol, get_type_hints
+from typing import Literal, get_type_hints
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from cdlm.scheduler.messages import FAST, SLOW, Counted, EngineReady, EngineStats, Measured
+from cdlm.scheduler.messages import FAST, SLOW, Counted, EngineStats, Measured
+from cdlm.scheduler.process.client import EngineClient
 from cdlm.server.observe.vllm_names import WithVllmNames
 
 _THRESHOLDS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99, 1.0)
-
-
-class EngineView(Protocol):
-    """The properties of the engine client that a scrape reads."""
-
-    @property
-    def ready(self) -> EngineReady | None: ...
-    @property
-    def restarts(self) -> int: ...
-    @property
-    def last_step_time(self) -> float: ...
-    @property
-    def stats(self) -> EngineStats: ...
-    @property
-    def in_flight(self) -> int: ...
 
 
 class Metrics:
@@ -40,7 +26,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._model, self._compat = model_name, compat
         self._vllm: dict[str, str] = {}
-        self._engine: EngineView | None = None
+        self._engine: EngineClient | None = None
         self.prompt_tokens = self._counter("prompt_tokens", "Prompt tokens of accepted requests", vllm="prompt_tokens")
         self.generation_tokens = self._counter(
             "generation_tokens", "Tokens returned to clients", vllm="generation_tokens"
@@ -87,7 +73,7 @@ class Metrics:
         build = Gauge("cdlm_build_info", "Version of the server", ["model_name", "version"], registry=self.registry)
         build.labels(model_name, version).set(1)
 
-    def watch(self, engine: EngineView) -> None:
+    def watch(self, engine: EngineClient) -> None:
         """Adds gauges that read ``engine`` at each scrape."""
         self._engine = engine
         self.registry.register(_EngineCollector(engine, self._model, self._name_of_vllm))
@@ -184,7 +170,7 @@ def _unix_time(monotonic: float) -> float:
 
 
 class _EngineCollector(Collector):
-    def __init__(self, engine: EngineView, model_name: str, name: Callable[[str, str | None], None]) -> None:
+    def __init__(self, engine: EngineClient, model_name: str, name: Callable[[str, str | None], None]) -> None:
         self._engine = engine
         self._model = model_name
         self._name_of_vllm = name

@@ -198,7 +198,6 @@ class Job:
 
     async def _score(self, prompt: int) -> None:
         scores = self.services.engine.generate(self.scoring[prompt])
-        assert isinstance(scores, AsyncGenerator)
         async with aclosing(scores):
             async for block in scores:
                 if block.finish_reason == "error":
@@ -229,7 +228,6 @@ class Job:
             return
         last = self.arrived
         blocks = self.services.engine.generate(choice.request)
-        assert isinstance(blocks, AsyncGenerator)
         async with aclosing(blocks):
             async for block in blocks:
                 if block.finish_reason == "error":

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -143,7 +143,6 @@ class DecisionJob:
 
     async def _score(self, request: ScoreRequest) -> BlockOutput:
         blocks = self.services.engine.generate(request)
-        assert isinstance(blocks, AsyncGenerator)
         block: BlockOutput
         async with aclosing(blocks):
             async for block in blocks:
