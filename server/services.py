@@ -89,10 +89,14 @@ class Services:
     async def checked_grammar(
         self, grammar: AnswerGrammar | None, stop_token_ids: list[int], ready: EngineReady, codec: TextCodec
     ) -> str | None:
-        """Returns the text of ``grammar``; raises ``ApiError`` 400 if it is invalid, or if answers could not end."""
+        """Returns the text of ``grammar``.
+
+        Raises ``ApiError`` 400 if it is invalid, answers could not end, or stop token ids are outside the vocabulary.
+        """
+        if stop_token_ids:
+            check_ids(stop_token_ids, ready, "stop_token_ids")
         if grammar is None:
             return None
-        check_stop_ids(stop_token_ids, ready)
         if not all(codec.is_special(ident) for ident in stop_token_ids):
             message = f"stop_token_ids: with {grammar.param} only special tokens can end an answer"
             raise invalid(message, "stop_token_ids")
@@ -101,21 +105,33 @@ class Services:
             raise invalid(message, grammar.param)
         return await self.grammars.check(grammar, codec, ready)
 
-    async def check_room(
-        self,
-        grammar: AnswerGrammar | None,
-        budget: int,
-        limit: str | None,
-        prompt: str,
-        ready: EngineReady,
-        codec: TextCodec,
-    ) -> None:
-        """Raises ``ApiError`` 400 if ``budget`` tokens are too few for any answer that ``grammar`` allows.
+    def decoding_params(
+        self, fields: AnswerFields, budget: int, grammar: AnswerGrammar | None, ready: EngineReady, codec: TextCodec
+    ) -> DecodingParams:
+        """The engine's decoding parameters.
 
-        The error names the field ``limit`` that sets the budget; if ``limit`` is ``None``, the field ``prompt``.
+        Raises ``ApiError`` 400 if they do not fit the model, ``grammar``, the other fields or ``budget`` tokens.
         """
-        if grammar is not None and budget and not grammar.may_be_cut:
-            await self.grammars.check_room(grammar, budget, limit, prompt, codec, ready)
+        try:
+            params = fields.decoding_params(ready.confidence_threshold, codec.spellings)
+        except ValidationError:  # All fields are valid as sent; only the tokenizer knows how many ids a text has.
+            raise invalid(
+                f"bad_words: at most {MAX_WORDS} words of at most {MAX_WORD_LENGTH} tokens; "
+                "a text is two, one after a space",
+                "bad_words",
+            ) from None
+        with _naming_the_field():
+            stop_ids = [*ready.stop_token_ids, *fields.stop_token_ids]
+            params.check_fit(ready.vocab_size, ready.mask_token_id, stop_ids, budget)
+        if not params.replaces:
+            return params
+        if not ready.can_replace:
+            raise invalid("edit_threshold: " + CANNOT_REPLACE, "edit_threshold")
+        rule = fields.rule(self.settings.default_rule)
+        hindrance = params.hinders_replacing(rule, None if grammar is None else grammar.param)
+        if hindrance is not None:
+            raise invalid(f"edit_threshold cannot be combined with {hindrance}", "edit_threshold")
+        return params
 
     def fingerprint(self) -> str:
         """A fingerprint of version and configuration (``system_fingerprint``)."""
@@ -130,46 +146,6 @@ def check_ids(ids: list[int], ready: EngineReady, param: str) -> None:
         raise invalid(f"{param} must not be empty", param)
     with _naming_the_field():
         check_token_ids(param, ids, ready.vocab_size, ready.mask_token_id)
-
-
-def check_stop_ids(ids: list[int], ready: EngineReady) -> None:
-    """Raises ``ApiError`` 400 for stop token ids outside the vocabulary."""
-    if ids:
-        check_ids(ids, ready, "stop_token_ids")
-
-
-def decoding_params(fields: AnswerFields, budget: int, ready: EngineReady, codec: TextCodec) -> DecodingParams:
-    """The engine's decoding parameters; raises ``ApiError`` 400 if they do not fit the model or ``budget`` tokens."""
-    try:
-        params = fields.decoding_params(ready.confidence_threshold, codec.spellings)
-    except ValidationError:  # All fields are valid as sent; only the tokenizer knows how many ids a text has.
-        raise invalid(
-            f"bad_words: at most {MAX_WORDS} words of at most {MAX_WORD_LENGTH} tokens; "
-            "a text is two, one after a space",
-            "bad_words",
-        ) from None
-    with _naming_the_field():
-        stop_ids = [*ready.stop_token_ids, *fields.stop_token_ids]
-        params.check_fit(ready.vocab_size, ready.mask_token_id, stop_ids, budget)
-    return params
-
-
-def check_replacing(
-    fields: AnswerFields,
-    params: DecodingParams,
-    grammar: AnswerGrammar | None,
-    ready: EngineReady,
-    settings: ServerSettings,
-) -> None:
-    """Raises ``ApiError`` 400 if a request names an ``edit_threshold`` that the model or its other fields forbid."""
-    if not params.replaces:
-        return
-    if not ready.can_replace:
-        raise invalid("edit_threshold: " + CANNOT_REPLACE, "edit_threshold")
-    rule = fields.rule(settings.default_rule)
-    hindrance = params.hinders_replacing(rule, None if grammar is None else grammar.param)
-    if hindrance is not None:
-        raise invalid(f"edit_threshold cannot be combined with {hindrance}", "edit_threshold")
 
 
 @contextmanager

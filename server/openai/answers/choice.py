@@ -2,7 +2,7 @@
 
 from cdlm.scheduler.messages import BlockOutput, GenerateRequest
 from cdlm.server.openai.answers.text import AnswerText, TextRules
-from cdlm.server.openai.answers.vote import Tally
+from cdlm.server.openai.protocol.response import VoteResult
 from cdlm.server.text import TextCodec
 from cdlm.server.text.update import Finish, PlacedToken, StopReason, Update
 
@@ -29,7 +29,7 @@ class Choice:
         self.discarded = 0
         self.logprobs: list[PlacedToken] = []
         self.step_map: list[int] = []
-        self.tally: Tally | None = None  # Of the vote that elected it.
+        self.vote: VoteResult | None = None  # Of the vote that elected it.
         self._text = AnswerText(codec, request.prompt_ids, rules, start)
 
     def take(self, block: BlockOutput) -> Update:

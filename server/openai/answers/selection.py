@@ -32,9 +32,9 @@ class Selection:
 
     async def _of(self, group: Sequence[Choice]) -> Sequence[Choice]:
         if self.ballot is not None:
-            tally = await asyncio.to_thread(self.ballot.count, [choice.text for choice in group])
-            group[tally.winner].tally = tally
-            return [group[tally.winner]]
+            number, vote = await asyncio.to_thread(self.ballot.count, [choice.text for choice in group])
+            group[number].vote = vote
+            return [group[number]]
         if self.generated > self.returned:
             return sorted(group, key=lambda choice: -choice.mean_logprob)[: self.returned]
         return group

@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import re2
 
@@ -13,23 +12,6 @@ from cdlm.server.openai.protocol.response import VoteResult
 _LIMIT_S = 1.0
 # RE2 matches in time that is linear in the text and in the size of the compiled pattern, which this bounds.
 _PATTERN_BYTES = 1 << 18
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """The result of a vote.
-
-    Attributes:
-        winner: number of the answer to return, the first that has the winning text; 0 if the pattern found nothing.
-        answer: the winning text, ``None`` if the pattern found nothing.
-        counts: text -> number of answers, in the order in which the texts came up.
-        unmatched: number of answers in which the pattern found nothing.
-    """
-
-    winner: int
-    answer: str | None
-    counts: dict[str, int]
-    unmatched: int
 
 
 class Ballot:
@@ -49,8 +31,11 @@ class Ballot:
         if self._pattern.groups != 1:
             raise invalid(f"vote.pattern must have one group, and has {self._pattern.groups}", "vote.pattern")
 
-    def count(self, answers: Sequence[str]) -> Tally:
-        """Counts ``answers``; raises ``ApiError`` 400 if that takes too long."""
+    def count(self, answers: Sequence[str]) -> tuple[int, VoteResult]:
+        """Returns the number of the answer to return, 0 if the pattern found nothing, and the result of the vote.
+
+        Raises ``ApiError`` 400 if that takes too long.
+        """
         # One search is linear, but an answer may have many matches.
         deadline = time.monotonic() + _LIMIT_S
         found = [self._last(answer, deadline) for answer in answers]
@@ -58,7 +43,8 @@ class Ballot:
         # Counter keeps the order in which texts came up, and of equal counts max returns the first.
         answer = max(counts, key=counts.__getitem__, default=None)
         winner = 0 if answer is None else found.index(answer)
-        return Tally(winner, answer, dict(counts), found.count(None))
+        count = max(counts.values(), default=0)
+        return winner, VoteResult(answer=answer, count=count, counts=counts, unmatched=found.count(None))
 
     def _last(self, answer: str, deadline: float) -> str | None:
         last: str | None = None
@@ -67,9 +53,3 @@ class Ballot:
             if time.monotonic() > deadline:
                 raise invalid("vote.pattern takes too long on these answers", "vote.pattern")
         return last
-
-
-def vote_result(tally: Tally) -> VoteResult:
-    """The result as a response has it."""
-    count = 0 if tally.answer is None else tally.counts[tally.answer]
-    return VoteResult(answer=tally.answer, count=count, counts=tally.counts, unmatched=tally.unmatched)

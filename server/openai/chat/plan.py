@@ -5,7 +5,7 @@ from cdlm.server.observe.request_log import RequestRecord
 from cdlm.server.openai.answers.generation import Job
 from cdlm.server.openai.chat.request import ChatRequest
 from cdlm.server.openai.forms.answer_grammar import answer_grammar
-from cdlm.server.services import Services, check_replacing, check_stop_ids, decoding_params, token_budget
+from cdlm.server.services import Services, token_budget
 from cdlm.server.text import TextCodec
 
 
@@ -19,9 +19,7 @@ async def plan_chat(
     grammar = await services.checked_grammar(wanted, body.stop_token_ids, ready, codec)
     chat = body.chat(trust_template=services.settings.trust_request_chat_template)
     ids = await codec.encode_chat(chat, ready.max_model_len, special=bool(body.add_special_tokens))
-    check_stop_ids(body.stop_token_ids, ready)
     budget = token_budget(len(ids), body.token_limit, ready, "messages", guided=body.guidance_scale > 0)
-    params = decoding_params(body, budget, ready, codec)
-    check_replacing(body, params, wanted, ready, services.settings)
-    await services.check_room(wanted, budget, body.limit_name, "messages", ready, codec)
+    params = services.decoding_params(body, budget, wanted, ready, codec)
+    await services.grammars.check_room(wanted, budget, body.limit_name, "messages", codec, ready)
     return Job.plan(services, codec, record, body, params, [ids], [budget], grammar=grammar)

@@ -16,7 +16,6 @@ from cdlm.server.openai.answers.diffusing import diffusing
 from cdlm.server.openai.answers.generation import Job
 from cdlm.server.openai.answers.logprobs import token_entries
 from cdlm.server.openai.answers.stream import answer_events
-from cdlm.server.openai.answers.vote import vote_result
 from cdlm.server.openai.chat.plan import plan_chat
 from cdlm.server.openai.chat.request import ChatRequest
 from cdlm.server.openai.chat.response import (
@@ -145,8 +144,8 @@ class _Answer:
             result.token_ids = choice.token_ids
         if self._body.return_step_map:
             result.step_map = choice.step_map
-        if choice.tally is not None:
-            result.vote = vote_result(choice.tally)
+        if choice.vote is not None:
+            result.vote = choice.vote
         return result
 
     def _chunk(self, index: int, delta: Delta, update: Update | None = None) -> ChatCompletionChunk:

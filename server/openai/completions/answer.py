@@ -13,7 +13,6 @@ from cdlm.server.openai.answers.diffusing import diffusing
 from cdlm.server.openai.answers.generation import Job
 from cdlm.server.openai.answers.logprobs import token_name, top_map
 from cdlm.server.openai.answers.text import place_prompt
-from cdlm.server.openai.answers.vote import vote_result
 from cdlm.server.openai.completions.request import CompletionRequest
 from cdlm.server.openai.completions.response import (
     Completion,
@@ -88,8 +87,8 @@ class CompletionInProgress:
             result.prompt_token_ids = choice.request.prompt_ids
         if self._body.return_step_map:
             result.step_map = choice.step_map
-        if choice.tally is not None:
-            result.vote = vote_result(choice.tally)
+        if choice.vote is not None:
+            result.vote = choice.vote
         return result
 
     def _chunk(self, update: Update, *, first: bool) -> CompletionChunk:

@@ -5,7 +5,7 @@ from cdlm.server.observe.request_log import RequestRecord
 from cdlm.server.openai.answers.generation import Job
 from cdlm.server.openai.completions.request import CompletionRequest
 from cdlm.server.openai.forms.answer_grammar import constraint_grammar
-from cdlm.server.services import Services, check_ids, check_replacing, check_stop_ids, decoding_params, token_budget
+from cdlm.server.services import Services, check_ids, token_budget
 from cdlm.server.text import TextCodec
 
 
@@ -47,11 +47,9 @@ async def plan_completion(
         check_ids(ids, ready, body.prompt_param)
         rest = token_budget(len(ids), wanted, ready, body.prompt_param, guided=body.guidance_scale > 0)
         budgets.append(min(rest, body.max_tokens))
-    check_stop_ids(body.stop_token_ids, ready)
-    params = decoding_params(body, min(budgets), ready, codec)
-    check_replacing(body, params, bound, ready, services.settings)
+    params = services.decoding_params(body, min(budgets), bound, ready, codec)
     limit = "max_tokens" if min(budgets) == body.max_tokens else None
-    await services.check_room(bound, min(budgets), limit, body.prompt_param, ready, codec)
+    await services.grammars.check_room(bound, min(budgets), limit, body.prompt_param, codec, ready)
     echoes = [
         item if isinstance(item, str) else codec.decode(item, keep_special=True)
         for item in (body.prompt if body.echo else [])

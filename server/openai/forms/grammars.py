@@ -54,12 +54,20 @@ class GrammarChecker:
         return (await self._verdict(grammar, codec, ready)).text
 
     async def check_room(
-        self, grammar: AnswerGrammar, budget: int, limit: str | None, prompt: str, codec: TextCodec, ready: EngineReady
+        self,
+        grammar: AnswerGrammar | None,
+        budget: int,
+        limit: str | None,
+        prompt: str,
+        codec: TextCodec,
+        ready: EngineReady,
     ) -> None:
-        """Raises ``ApiError`` 400 if no answer of ``budget`` tokens was found.
+        """Raises ``ApiError`` 400 if no answer of ``budget`` tokens was found, and answers may not be cut.
 
         The error names the field ``limit`` that sets the budget; if ``limit`` is ``None``, the field ``prompt``.
         """
+        if grammar is None or not budget or grammar.may_be_cut:
+            return
         verdict = await self._verdict(grammar, codec, ready)
         if budget < verdict.least and not verdict.sought:
             async with self._places:

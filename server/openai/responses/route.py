@@ -16,7 +16,7 @@ from cdlm.server.openai.responses.object import ResponseObject
 from cdlm.server.openai.responses.request import ResponsesRequest
 from cdlm.server.openai.responses.response import ResponseAnswer, ResponseEvent
 from cdlm.server.operation import GENERATE, Operation
-from cdlm.server.services import Services, check_replacing, check_stop_ids, decoding_params, token_budget
+from cdlm.server.services import Services, token_budget
 from cdlm.server.text import Chat, TextCodec
 
 router = APIRouter()
@@ -50,10 +50,8 @@ async def _plan(
     tools = [function.declaration() for function in use.functions]
     chat = Chat(messages, tools, variables=body.chat_template_kwargs)
     ids = await codec.encode_chat(chat, ready.max_model_len, "input")
-    check_stop_ids(body.stop_token_ids, ready)
     budget = token_budget(len(ids), body.max_output_tokens, ready, "input", guided=body.guidance_scale > 0)
-    params = decoding_params(body, budget, ready, codec)
-    check_replacing(body, params, grammar, ready, services.settings)
+    params = services.decoding_params(body, budget, grammar, ready, codec)
     limit = None if body.max_output_tokens is None else "max_output_tokens"
-    await services.check_room(grammar, budget, limit, "input", ready, codec)
+    await services.grammars.check_room(grammar, budget, limit, "input", codec, ready)
     return Job.plan(services, codec, record, body, params, [ids], [budget], grammar=text)

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from cdlm.server.errors import ApiError
-from cdlm.server.openai.answers.vote import Ballot, Tally
+from cdlm.server.openai.answers.vote import Ballot
 from cdlm.server.openai.protocol.fields import VoteOptions
+from cdlm.server.openai.protocol.response import VoteResult
 from tests.support.server.bench import ANSWER, Bench
 
 pytestmark = pytest.mark.anyio
@@ -17,29 +18,35 @@ CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 PROMPT: dict[str, Any] = {"prompt": "hi", "max_tokens": 40}
 
 
+def voted(winner: int, answer: str | None, counts: dict[str, int], unmatched: int) -> tuple[int, VoteResult]:
+    """The number of the answer that wins, and the result of the vote."""
+    count = counts.get(answer, 0)
+    return winner, VoteResult(answer=answer, count=count, counts=counts, unmatched=unmatched)
+
+
 @pytest.mark.parametrize(
-    ("answers", "tally"),
+    ("answers", "result"),
     [
-        (["1 and 2", "3", "so 2."], Tally(0, "2", {"2": 2, "3": 1}, 0)),
-        (["7", "none", "-4", "it is -4", ""], Tally(2, "-4", {"7": 1, "-4": 2}, 2)),
+        (["1 and 2", "3", "so 2."], voted(0, "2", {"2": 2, "3": 1}, 0)),
+        (["7", "none", "-4", "it is -4", ""], voted(2, "-4", {"7": 1, "-4": 2}, 2)),
         # The earliest of equals, though another one repeats first.
-        (["1", "2", "2", "1"], Tally(0, "1", {"1": 2, "2": 2}, 0)),
-        (["none", "5", "6"], Tally(1, "5", {"5": 1, "6": 1}, 1)),
-        (["none", "nothing"], Tally(0, None, {}, 2)),
-        (["1,234.50 coins", "1234.5"], Tally(0, "1,234.50", {"1,234.50": 1, "1234.5": 1}, 0)),
-        (["12,34", "in 1999, 7"], Tally(0, "34", {"34": 1, "7": 1}, 0)),
+        (["1", "2", "2", "1"], voted(0, "1", {"1": 2, "2": 2}, 0)),
+        (["none", "5", "6"], voted(1, "5", {"5": 1, "6": 1}, 1)),
+        (["none", "nothing"], voted(0, None, {}, 2)),
+        (["1,234.50 coins", "1234.5"], voted(0, "1,234.50", {"1,234.50": 1, "1234.5": 1}, 0)),
+        (["12,34", "in 1999, 7"], voted(0, "34", {"34": 1, "7": 1}, 0)),
     ],
 )
-def test_last_numbers_are_counted(answers: list[str], tally: Tally) -> None:
-    assert Ballot(NUMBERS).count(answers) == tally
+def test_last_numbers_are_counted(answers: list[str], result: tuple[int, VoteResult]) -> None:
+    assert Ballot(NUMBERS).count(answers) == result
 
 
 def test_the_group_is_what_counts() -> None:
     answers = ["answer: Yes. B", "answer: no; answer: Yes!", "answer:", "é ü answer: No"]
-    assert Ballot(r"answer: (\w+)").count(answers) == Tally(0, "Yes", {"Yes": 2, "No": 1}, 1)
+    assert Ballot(r"answer: (\w+)").count(answers) == voted(0, "Yes", {"Yes": 2, "No": 1}, 1)
     # A match in which the group takes no part leaves the one before it.
-    assert Ballot("(a)|b").count(["ab", "b"]) == Tally(0, "a", {"a": 1}, 1)
-    assert Ballot("x(y*)").count(["x", "xy", "xy"]) == Tally(1, "y", {"": 1, "y": 2}, 0)
+    assert Ballot("(a)|b").count(["ab", "b"]) == voted(0, "a", {"a": 1}, 1)
+    assert Ballot("x(y*)").count(["x", "xy", "xy"]) == voted(1, "y", {"": 1, "y": 2}, 0)
 
 
 @pytest.mark.parametrize(
