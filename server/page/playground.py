@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.requests import Request
@@ -35,32 +34,24 @@ _HEADERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Asset:
-    content: bytes
-    headers: dict[str, str]
-
-
 def playground_routes() -> list[Route]:
     """Routes of the page and its files, for GET and HEAD, with ETags. Reads the files now."""
     files = [path for path in sorted(_FOLDER.rglob("*")) if path.suffix in _TYPES]
     paths = {f"/static/{path.relative_to(_FOLDER).as_posix()}": path for path in files}
     paths["/"] = paths.pop("/static/index.html")
-    return [Route(url, _endpoint(_load(path)), methods=["GET"], name=url) for url, path in paths.items()]
+    return [Route(url, _endpoint(path), methods=["GET"], name=url) for url, path in paths.items()]
 
 
-def _load(path: Path) -> _Asset:
+def _endpoint(path: Path) -> Callable[[Request], Awaitable[Response]]:
     content = path.read_bytes()
     etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-    return _Asset(content, _HEADERS | {"content-type": _TYPES[path.suffix], "etag": etag})
+    headers = _HEADERS | {"content-type": _TYPES[path.suffix], "etag": etag}
 
-
-def _endpoint(asset: _Asset) -> Callable[[Request], Awaitable[Response]]:
     async def send(request: Request) -> Response:
         # Proxies that compress make ETags weak.
         known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-        if asset.headers["etag"] in known:
-            return Response(status_code=304, headers=asset.headers)
-        return Response(asset.content, headers=asset.headers)
+        if etag in known:
+            return Response(status_code=304, headers=headers)
+        return Response(content, headers=headers)
 
     return send

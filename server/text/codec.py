@@ -2,13 +2,11 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio.to_thread
-from pydantic import JsonValue
 from tokenizers import Tokenizer
 
 from cdlm.model.config import CheckpointError
@@ -18,7 +16,7 @@ from cdlm.server.errors import invalid, too_long
 from cdlm.server.text.detokenizer import Detokenizer
 from cdlm.server.text.encoder import TextEncoder
 from cdlm.server.text.marked import Marked, concat
-from cdlm.server.text.template import ChatTemplate, TemplateFault
+from cdlm.server.text.template import Chat, ChatTemplate, TemplateFault
 
 logger = logging.getLogger(__name__)
 
@@ -37,27 +35,6 @@ Result = TypeVar("Result")
 
 class TextError(Exception):
     """The tokenizer of a checkpoint cannot be loaded; the message names the folder and the reason."""
-
-
-@dataclass(frozen=True)
-class Chat:
-    """The input of a chat template.
-
-    Attributes:
-        messages: the messages.
-        tools: function declarations, passed to templates that support tools.
-        add_generation_prompt: whether to end the prompt with the start of an assistant turn.
-        continue_final_message: whether to end it with the last message's text, which the answer continues.
-        variables: further variables of the template.
-        template: the text of a template that replaces the model's.
-    """
-
-    messages: Sequence[Mapping[str, JsonValue]]
-    tools: Sequence[JsonValue] = ()
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
-    variables: Mapping[str, JsonValue] = field(default_factory=dict)
-    template: str | None = None
 
 
 class TextCodec:
@@ -188,13 +165,7 @@ class TextCodec:
         if isinstance(template, str):
             raise invalid(template, param)
         try:
-            return template.render(
-                chat.messages,
-                chat.tools,
-                add_generation_prompt=chat.add_generation_prompt,
-                continue_final_message=chat.continue_final_message,
-                variables=chat.variables,
-            )
+            return template.render(chat)
         except TemplateFault as fault:
             raise invalid(f"The chat template {fault}", param) from fault
 

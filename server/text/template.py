@@ -4,6 +4,7 @@ import contextlib
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import jinja2
@@ -22,6 +23,27 @@ _SHOWN_CHARACTERS = 500
 
 class TemplateFault(Exception):
     """A template is unusable, or fails on these messages; the error text continues "The chat template ..."."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """The input of a chat template.
+
+    Attributes:
+        messages: the messages.
+        tools: function declarations, passed to templates that support tools.
+        add_generation_prompt: whether to end the prompt with the start of an assistant turn.
+        continue_final_message: whether to end it with the last message's text, which the answer continues.
+        variables: further variables of the template.
+        template: the text of a template that replaces the model's.
+    """
+
+    messages: Sequence[Mapping[str, JsonValue]]
+    tools: Sequence[JsonValue] = ()
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    variables: Mapping[str, JsonValue] = field(default_factory=dict)
+    template: str | None = None
 
 
 class ChatTemplate:
@@ -60,33 +82,26 @@ class ChatTemplate:
         except RecursionError as error:
             raise TemplateFault("is nested too deeply") from error
 
-    def render(
-        self,
-        messages: Sequence[Mapping[str, JsonValue]],
-        tools: Sequence[JsonValue] = (),
-        *,
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        variables: Mapping[str, JsonValue] | None = None,
-    ) -> Marked:
+    def render(self, chat: Chat) -> Marked:
         """Renders a chat. Text of messages is marked as the client's, except role names, which the routes check.
 
-        Templates without support for tools see declarations and calls as text. Raises ``TemplateFault``.
+        Templates without support for tools see declarations and calls as text. Raises ``TemplateFault``. The template
+        that the chat may bring is not looked at.
         """
         # As in transformers, null means absent.
-        messages = [{key: value for key, value in each.items() if value is not None} for each in messages]
-        name = "tool_use" if tools and "tool_use" in self._compiled else "default"
-        options = mark(dict(variables or {})) | {"add_generation_prompt": add_generation_prompt}
+        messages = [{key: value for key, value in each.items() if value is not None} for each in chat.messages]
+        name = "tool_use" if chat.tools and "tool_use" in self._compiled else "default"
+        options = mark(dict(chat.variables)) | {"add_generation_prompt": chat.add_generation_prompt}
         if name not in self._knows_tools:
-            return self._finish(name, plain_messages(messages, tools), [], options, continue_final_message)
-        offered = list(tools)
+            return self._finish(name, plain_messages(messages, chat.tools), [], options, chat.continue_final_message)
+        offered = list(chat.tools)
         shown, unreadable = forms(messages)
         try:
-            return self._finish(name, shown[0], offered, options, continue_final_message)
+            return self._finish(name, shown[0], offered, options, chat.continue_final_message)
         except TemplateFault as fault:
             for form in shown[1:]:
                 with contextlib.suppress(TemplateFault):
-                    return self._finish(name, form, offered, options, continue_final_message)
+                    return self._finish(name, form, offered, options, chat.continue_final_message)
             if unreadable:
                 reason = "is no JSON object, and the chat template needs one"
                 raise TemplateFault(f"fails on these messages: {unreadable} {reason}") from fault

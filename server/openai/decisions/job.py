@@ -13,7 +13,8 @@ from cdlm.scheduler.messages import BlockOutput, ScoreRequest
 from cdlm.server.errors import ApiError
 from cdlm.server.observe.request_log import Outcome, RequestRecord
 from cdlm.server.openai.decisions.canvas import Canvas
-from cdlm.server.openai.decisions.response import DecisionInputDetails, DecisionOutputDetails, DecisionUsage
+from cdlm.server.openai.decisions.response import DecisionUsage
+from cdlm.server.openai.protocol.response import InputDetails, OutputDetails
 from cdlm.server.services import Services
 
 
@@ -68,9 +69,9 @@ class DecisionJob:
         """The ``usage`` object."""
         return DecisionUsage(
             input_tokens=self._tokens,
-            input_tokens_details=DecisionInputDetails(cached_tokens=sum(self.cached.values()), cache_write_tokens=0),
+            input_tokens_details=InputDetails(cached_tokens=sum(self.cached.values()), cache_write_tokens=0),
             output_tokens=0,
-            output_tokens_details=DecisionOutputDetails(reasoning_tokens=0),
+            output_tokens_details=OutputDetails(reasoning_tokens=0),
             total_tokens=self._tokens,
         )
 

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from cdlm.server.answer import Answer
+from cdlm.server.openai.protocol.response import InputDetails, OutputDetails
 
 
 class _DecisionAnswer(Answer):
@@ -51,26 +52,13 @@ class ScoreAnswer(_DecisionAnswer):
     probabilities: list[LevelProbability]
 
 
-class DecisionInputDetails(Answer):
-    """Tokens that came from the prefix cache, and none that are charged for entering it."""
-
-    cached_tokens: int
-    cache_write_tokens: int
-
-
-class DecisionOutputDetails(Answer):
-    """Always 0: nothing is written."""
-
-    reasoning_tokens: int
-
-
 class DecisionUsage(Answer):
     """Tokens of a request."""
 
     input_tokens: int = Field(description="Tokens of every question's prompt, and of the texts that were scored.")
-    input_tokens_details: DecisionInputDetails
+    input_tokens_details: InputDetails
     output_tokens: int = Field(description="Always 0: nothing is written.")
-    output_tokens_details: DecisionOutputDetails
+    output_tokens_details: OutputDetails
     total_tokens: int
 
 

@@ -1,6 +1,6 @@
 """Parts of responses shared by several routes."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,18 @@ class CachedTokens(Answer):
     """Prompt tokens that came from the prefix cache."""
 
     cached_tokens: int
+
+
+class InputDetails(CachedTokens):
+    """Details of the input tokens."""
+
+    cache_write_tokens: Literal[0] = Field(description="Cache writes are not counted.")
+
+
+class OutputDetails(Answer):
+    """Details of the output tokens."""
+
+    reasoning_tokens: Literal[0]
 
 
 class Work(Answer):

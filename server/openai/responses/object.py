@@ -9,7 +9,7 @@ from cdlm.server.openai.answers.choice import Choice
 from cdlm.server.openai.answers.generation import Job
 from cdlm.server.openai.answers.logprobs import token_entries
 from cdlm.server.openai.protocol.formats import TextFormat
-from cdlm.server.openai.protocol.response import ScoredToken
+from cdlm.server.openai.protocol.response import InputDetails, OutputDetails, ScoredToken
 from cdlm.server.openai.protocol.tools import ChoiceMode
 from cdlm.server.openai.responses.output import CalledItem, Item, Output, TextItem
 from cdlm.server.openai.responses.request import ResponsesRequest
@@ -18,9 +18,7 @@ from cdlm.server.openai.responses.response import (
     FunctionCall,
     FunctionName,
     IncompleteDetails,
-    InputDetails,
     OfferedFunction,
-    OutputDetails,
     OutputMessage,
     OutputText,
     PlainFormat,

@@ -6,7 +6,7 @@ from pydantic import Field, JsonValue, RootModel
 
 from cdlm.server.answer import Answer
 from cdlm.server.openai.protocol.effort import Effort
-from cdlm.server.openai.protocol.response import CachedTokens, Canvas, ScoredToken, TokenIds, Work
+from cdlm.server.openai.protocol.response import Canvas, InputDetails, OutputDetails, ScoredToken, TokenIds, Work
 
 
 class OutputText(Answer):
@@ -41,18 +41,6 @@ class FunctionCall(Answer):
 
 
 OutputItem = Annotated[OutputMessage | FunctionCall, Field(discriminator="type")]
-
-
-class InputDetails(CachedTokens):
-    """Details of the input tokens."""
-
-    cache_write_tokens: Literal[0] = Field(description="Cache writes are not counted.")
-
-
-class OutputDetails(Answer):
-    """Details of the output tokens."""
-
-    reasoning_tokens: Literal[0]
 
 
 class ResponseUsage(Work):

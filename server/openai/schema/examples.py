@@ -113,6 +113,8 @@ _QUESTIONS = [
     },
     {"type": "score", "instructions": "How upset is the customer?", "levels": [{"label": "calm"}, {"label": "angry"}]},
 ]
+_CHOICE = {"index": 0, "text": _TEXT, "logprobs": None, "finish_reason": "stop", "stop_reason": None}
+_FILLED = _CHOICE | {"text": "a + b"}
 
 EXAMPLES: dict[str, Any] = {
     "CompletionRequest": {"prompt": _QUESTION, "max_tokens": 96, "stop": ["\n\n"], "seed": 7},
@@ -143,20 +145,10 @@ EXAMPLES: dict[str, Any] = {
     "CountTokensRequest": {"messages": [{"role": "user", "content": _QUESTION}]},
     "TokenizeRequest": {"prompt": "three apples"},
     "DetokenizeRequest": {"tokens": [312, 718]},
-    "Completion": _COMPLETION
-    | {
-        "choices": [{"index": 0, "text": _TEXT, "logprobs": None, "finish_reason": "stop", "stop_reason": None}],
-        "usage": _USAGE,
-    },
-    "CompletionChunk": _COMPLETION
-    | {"choices": [{"index": 0, "text": _TEXT, "logprobs": None, "finish_reason": "stop", "stop_reason": None}]},
-    "FimCompletion": _COMPLETION
-    | {
-        "choices": [{"index": 0, "text": "a + b", "logprobs": None, "finish_reason": "stop", "stop_reason": None}],
-        "usage": _INFILL_USAGE,
-    },
-    "FimChunk": _COMPLETION
-    | {"choices": [{"index": 0, "text": "a + b", "logprobs": None, "finish_reason": "stop", "stop_reason": None}]},
+    "Completion": _COMPLETION | {"choices": [_CHOICE], "usage": _USAGE},
+    "CompletionChunk": _COMPLETION | {"choices": [_CHOICE]},
+    "FimCompletion": _COMPLETION | {"choices": [_FILLED], "usage": _INFILL_USAGE},
+    "FimChunk": _COMPLETION | {"choices": [_FILLED]},
     "EditCompletion": _COMPLETION
     | {
         "object": "edit.completion",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from cdlm.server.text import TextCodec
-from cdlm.server.text.template import ChatTemplate
+from cdlm.server.text.template import Chat, ChatTemplate
 from tests.support.server.bench import Bench
 from tests.support.server.fakes import ASSISTANT, EOS, USER, make_tokenizer
 
@@ -73,7 +73,7 @@ async def test_continued_as_transformers_does(trimmed: str, content: str) -> Non
         [messages], chat_template=source, continue_final_message=True, add_generation_prompt=False, eos_token=EOS
     )
     text = ChatTemplate(source, {"eos_token": EOS}).render(
-        messages, add_generation_prompt=False, continue_final_message=True
+        Chat(messages, add_generation_prompt=False, continue_final_message=True)
     )
     assert text.plain() == expected
 

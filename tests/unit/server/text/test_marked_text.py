@@ -5,7 +5,7 @@ from jinja2.filters import FILTERS
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from cdlm.server.text.marked import Marked
-from cdlm.server.text.template import ChatTemplate, TemplateFault
+from cdlm.server.text.template import Chat, ChatTemplate, TemplateFault
 from tests.support.matrix import some
 
 CONTENTS = ["\u03b1\u03b2\u03b3", "\u03b2", "", "\u03b1\u03b2 \u03b1\u03b2\n\u03b3\u03b4 \u03b2"]
@@ -64,7 +64,7 @@ def greek(character: str) -> bool:
 def render(source: str, content: str) -> Marked:
     messages = [{"role": "user", "content": content}, {"role": "assistant", "content": "\u03b4"}]
     source = "{% set c = messages[0].content %}" + source
-    text = ChatTemplate(source).render(messages)
+    text = ChatTemplate(source).render(Chat(messages))
     [[expected], _] = render_jinja_template([messages], chat_template=source, add_generation_prompt=True)
     assert text.plain() == expected
     assert len(text.marks) == len(text)
@@ -99,7 +99,7 @@ every_quarter = pytest.mark.parametrize("quarter", some(range(4), every=4))
 def check_marks(source: str) -> None:
     try:
         text = ChatTemplate("{% set c = messages[0].content %}" + source).render(
-            [{"role": "user", "content": CONTENTS[3]}]
+            Chat([{"role": "user", "content": CONTENTS[3]}])
         )
     except TemplateFault:
         return

@@ -30,9 +30,9 @@ async def test_messages_cannot_inject_special_tokens(codec: TextCodec, literal: 
 
 
 async def test_a_chat_without_literals_equals_plain_encoding(codec: TextCodec) -> None:
-    messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "there <b>"}]
+    chat = Chat([{"role": "user", "content": "hello"}, {"role": "assistant", "content": "there <b>"}])
     tokenizer = make_tokenizer()
-    assert await codec.encode_chat(Chat(messages), 1000) == tokenizer.encode(TEMPLATE.render(messages).plain()).ids
+    assert await codec.encode_chat(chat, 1000) == tokenizer.encode(TEMPLATE.render(chat).plain()).ids
 
 
 async def test_prompts_get_what_the_tokenizer_adds() -> None:
