@@ -1,14 +1,12 @@
-"""Items of a decision's input, and the chat messages that they stand for."""
+"""Items of a decision's input."""
 
 import json
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, JsonValue, Tag
 
 from cdlm.server.errors import invalid
 from cdlm.server.openai.fields.row import (
-    CALL_ITEM,
     CUSTOM_CALL_ITEM,
     CUSTOM_RESULT_ITEM,
     ITEM,
@@ -18,8 +16,7 @@ from cdlm.server.openai.fields.row import (
     RESULT_ITEM,
 )
 from cdlm.server.openai.protocol.fields import ApiModel, by_type
-from cdlm.server.openai.protocol.message import Message
-from cdlm.server.openai.protocol.tools import CalledFunction, ToolCall
+from cdlm.server.openai.protocol.message import CallItem
 
 _ITEMS = ("message", "function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output")
 
@@ -82,11 +79,6 @@ Part = Annotated[
 Content = Annotated[Annotated[str, Tag("<text>")] | Annotated[list[Part], Tag("<list>")], _list_or("<text>")]
 
 
-def shown(content: str | Sequence[TextPart | JsonPart | RefusalPart]) -> str:
-    """The text of content: its parts, one below the other."""
-    return content if isinstance(content, str) else "\n".join(part.shown() for part in content)
-
-
 class MessageItem(ApiModel):
     """A message."""
 
@@ -96,17 +88,6 @@ class MessageItem(ApiModel):
     type: Literal["message"] = "message"
     role: Literal["user", "assistant", "system", "developer"]
     content: Content = Field(description="Text, or parts: texts, JSON and refusals.")
-
-
-class CallItem(ApiModel):
-    """A call of a function."""
-
-    place = CALL_ITEM
-
-    type: Literal["function_call"]
-    call_id: str = Field(min_length=1, description="The id by which its output refers to it.")
-    name: str = Field(min_length=1)
-    arguments: str = Field(description="JSON text; empty stands for no arguments.")
 
 
 class CustomCallItem(ApiModel):
@@ -153,32 +134,6 @@ DecisionItem = Annotated[
     | Annotated[CustomResultItem, Tag("<custom_tool_call_output>")],
     by_type(_ITEMS, "message"),
 ]
-
-
-def chat_messages(items: Sequence[DecisionItem]) -> list[Message]:
-    """Converts items to chat messages: an assistant's text and the calls after it become one message.
-
-    Raises ``ApiError`` 400 for an output without an earlier call of its kind.
-    """
-    messages: list[dict[str, Any]] = []
-    called: set[tuple[str, str]] = set()
-    for index, item in enumerate(items):
-        match item:
-            case MessageItem():
-                messages.append({"role": item.role, "content": shown(item.content)})
-            case CallItem() | CustomCallItem():
-                called.add((item.type, item.call_id))
-                if not messages or messages[-1]["role"] != "assistant":
-                    messages.append({"role": "assistant"})
-                function = CalledFunction(name=item.name, arguments=item.arguments)
-                messages[-1].setdefault("tool_calls", []).append(ToolCall(id=item.call_id, function=function))
-            case ResultItem() | CustomResultItem():
-                kind = item.type.removesuffix("_output")
-                if (kind, item.call_id) not in called:
-                    param = f"input[{index}].call_id"
-                    raise invalid(f"{param}: no {kind} before it has the call_id {item.call_id[:64]!r}", param)
-                messages.append({"role": "tool", "content": shown(item.output), "tool_call_id": item.call_id})
-    return [Message.model_validate(message) for message in messages]
 
 
 def check_data(value: object, param: str) -> None:

@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 from pydantic import Field, Tag
 
 from cdlm.server.errors import invalid
-from cdlm.server.openai.decisions.items import Content, check_data, shown
+from cdlm.server.openai.decisions.items import Content, check_data
 from cdlm.server.openai.fields.row import QUESTION, QUESTION_CHOICE, QUESTION_LEVEL
 from cdlm.server.openai.protocol.fields import ApiModel, by_type
+from cdlm.server.openai.protocol.message import shown
 
 MAX_CHOICES = 255
 MAX_LEVELS = 10

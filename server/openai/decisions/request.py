@@ -4,22 +4,13 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, JsonValue
 
-from cdlm.server.openai.decisions.items import DecisionItem, MessageItem, chat_messages, check_data
+from cdlm.server.openai.decisions.items import DecisionItem, MessageItem, check_data
 from cdlm.server.openai.decisions.question import Question
 from cdlm.server.openai.fields.row import DECISIONS
 from cdlm.server.openai.protocol.fields import ApiModel
-from cdlm.server.openai.protocol.message import Message
+from cdlm.server.openai.protocol.message import Message, chat_messages, listed
 
 MAX_QUESTIONS = 200
-
-
-def _listed(value: object) -> object:
-    """Converts text to one user message; other values are left to validation."""
-    if not isinstance(value, str):
-        return value
-    if not value:
-        raise ValueError("must not be empty")
-    return [{"role": "user", "content": value}]
 
 
 _Input = Annotated[str, Field(min_length=1)] | Annotated[list[DecisionItem], Field(min_length=1)]
@@ -32,7 +23,7 @@ class DecisionsRequest(ApiModel):
 
     model: str | None = Field(None, description="Model id; absent: the served model.")
     input: Annotated[
-        list[DecisionItem], BeforeValidator(_listed, json_schema_input_type=_Input), Field(min_length=1)
+        list[DecisionItem], BeforeValidator(listed, json_schema_input_type=_Input), Field(min_length=1)
     ] = Field(description="What the questions are about: text, or messages, calls and their outputs.")
     questions: list[Question] = Field(
         min_length=1, max_length=MAX_QUESTIONS, description="Predicates, choices and scores; answered in this order."

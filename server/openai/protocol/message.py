@@ -1,15 +1,16 @@
-"""Messages of a chat."""
+"""Messages of a chat, and the items of an input that stand for them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, JsonValue, PlainValidator, model_validator
 
-from cdlm.server.openai.fields.row import MESSAGE, PART
+from cdlm.server.errors import invalid
+from cdlm.server.openai.fields.row import CALL_ITEM, MESSAGE, PART
 from cdlm.server.openai.fields.table import settle
 from cdlm.server.openai.protocol.conditions import either, given
 from cdlm.server.openai.protocol.fields import ApiModel
-from cdlm.server.openai.protocol.tools import ToolCall
+from cdlm.server.openai.protocol.tools import CalledFunction, ToolCall
 
 Role = Literal["developer", "system", "user", "assistant", "tool", "function"]
 
@@ -80,3 +81,54 @@ class Message(ApiModel):
         if self.tool_calls:
             shown["tool_calls"] = [call.fields() for call in self.tool_calls]
         return shown
+
+
+class CallItem(ApiModel):
+    """A call of a function."""
+
+    place = CALL_ITEM
+
+    type: Literal["function_call"]
+    call_id: str = Field(min_length=1, description="The id by which its output refers to it.")
+    name: str = Field(min_length=1)
+    arguments: str = Field(description="JSON text; empty stands for no arguments.")
+
+
+def listed(value: object) -> object:
+    """Converts text to one user message; other values are left to validation."""
+    if not isinstance(value, str):
+        return value
+    if not value:
+        raise ValueError("must not be empty")
+    return [{"role": "user", "content": value}]
+
+
+def shown(content: str | list[Any]) -> str:
+    """The text of content: what its parts show, one below the other."""
+    return content if isinstance(content, str) else "\n".join(part.shown() for part in content)
+
+
+def chat_messages(items: Sequence[Any]) -> list[Message]:
+    """Converts messages, calls and their outputs to chat messages; items of other types are left out.
+
+    An assistant's text and the calls after it become one message. Raises ``ApiError`` 400 for an output without an
+    earlier call of its kind.
+    """
+    messages: list[dict[str, Any]] = []
+    called: set[tuple[str, str]] = set()
+    for index, item in enumerate(items):
+        if item.type == "message":
+            messages.append({"role": item.role, "content": shown(item.content)})
+        elif item.type.endswith("_call"):
+            called.add((item.type, item.call_id))
+            if not messages or messages[-1]["role"] != "assistant":
+                messages.append({"role": "assistant"})
+            function = CalledFunction(name=item.name, arguments=item.arguments)
+            messages[-1].setdefault("tool_calls", []).append(ToolCall(id=item.call_id, function=function))
+        elif item.type.endswith("_output"):
+            kind = item.type.removesuffix("_output")
+            if (kind, item.call_id) not in called:
+                param = f"input[{index}].call_id"
+                raise invalid(f"{param}: no {kind} before it has the call_id {item.call_id[:64]!r}", param)
+            messages.append({"role": "tool", "content": shown(item.output), "tool_call_id": item.call_id})
+    return [Message.model_validate(message) for message in messages]

@@ -1,17 +1,14 @@
 """Items of a response's input: messages, calls of functions, and their results."""
 
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainValidator, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from cdlm.server.errors import invalid
-from cdlm.server.openai.fields.row import CALL_ITEM, ITEM, ITEM_PART, REASONING_ITEM, RESULT_ITEM
+from cdlm.server.openai.fields.row import ITEM, ITEM_PART, REASONING_ITEM, RESULT_ITEM
 from cdlm.server.openai.fields.table import UNWANTED
 from cdlm.server.openai.protocol.fields import ApiModel, by_type
-from cdlm.server.openai.protocol.message import Message, check_content
-from cdlm.server.openai.protocol.tools import CalledFunction, ToolCall
+from cdlm.server.openai.protocol.message import CallItem, check_content
 
 _KINDS = ("message", "function_call", "function_call_output", "reasoning")
 
@@ -58,17 +55,6 @@ class MessageItem(ApiModel):
         return data
 
 
-class CallItem(ApiModel):
-    """A call that an earlier answer made."""
-
-    place = CALL_ITEM
-
-    type: Literal["function_call"]
-    call_id: str = Field(min_length=1, description="The id by which its result refers to it.")
-    name: str = Field(min_length=1)
-    arguments: str = Field(description="JSON text; empty stands for no arguments.")
-
-
 class ResultItem(ApiModel):
     """The result of a function call."""
 
@@ -94,33 +80,3 @@ InputItem = Annotated[
     | Annotated[ReasoningItem, Tag("<reasoning>")],
     by_type(_KINDS, "message"),
 ]
-
-
-def chat_messages(items: Sequence[InputItem]) -> list[Message]:
-    """Converts items to chat messages: an assistant's text and the calls after it become one message.
-
-    Raises ``ApiError`` 400 for the result of a call that is not there.
-    """
-    messages: list[dict[str, object]] = []
-    called: set[str] = set()
-    for index, item in enumerate(items):
-        match item:
-            case MessageItem():
-                messages.append({"role": item.role, "content": item.content})
-            case CallItem():
-                called.add(item.call_id)
-                if not messages or messages[-1]["role"] != "assistant":
-                    messages.append({"role": "assistant"})
-                calls = messages[-1].setdefault("tool_calls", [])
-                assert isinstance(calls, list)
-                calls.append(
-                    ToolCall(id=item.call_id, function=CalledFunction(name=item.name, arguments=item.arguments))
-                )
-            case ResultItem():
-                if item.call_id not in called:
-                    param = f"input[{index}].call_id"
-                    raise invalid(f"{param}: no function_call before it has the call_id {item.call_id[:64]!r}", param)
-                messages.append({"role": "tool", "content": item.output, "tool_call_id": item.call_id})
-            case ReasoningItem():
-                pass
-    return [Message.model_validate(message) for message in messages]

@@ -10,10 +10,10 @@ from cdlm.server.openai.fields.row import REASONING, RESPONSES, TEXT
 from cdlm.server.openai.protocol.effort import Effort
 from cdlm.server.openai.protocol.fields import AnswerFields, AnyStreamOptions, ApiModel
 from cdlm.server.openai.protocol.formats import Constraint, TextFormat
-from cdlm.server.openai.protocol.message import Message
+from cdlm.server.openai.protocol.message import Message, chat_messages, listed
 from cdlm.server.openai.protocol.prompt import TemplateVariables
 from cdlm.server.openai.protocol.tools import MAX_TOOLS, ToolUse
-from cdlm.server.openai.responses.items import InputItem, chat_messages
+from cdlm.server.openai.responses.items import InputItem
 from cdlm.server.openai.responses.tools import FunctionTool, ToolChoice
 
 LOGPROBS = "message.output_text.logprobs"
@@ -29,15 +29,6 @@ Includable = Literal[
     "web_search_call.action.sources",
     "web_search_call.results",
 ]
-
-
-def listed(value: object) -> object:
-    """Converts text to one user message; other values are left to validation."""
-    if not isinstance(value, str):
-        return value
-    if not value:
-        raise ValueError("must not be empty")
-    return [{"role": "user", "content": value}]
 
 
 _Input = Annotated[str, Field(min_length=1)] | Annotated[list[InputItem], Field(min_length=1)]

@@ -46,7 +46,7 @@ from cdlm.server.openai.completions.request import CompletionRequest
 from cdlm.server.openai.fields.table import rows_of
 from cdlm.server.openai.protocol.fields import AnyStreamOptions, ApiModel, StreamOptions
 from cdlm.server.openai.protocol.formats import JsonSchema, ResponseFormat, TextFormat
-from cdlm.server.openai.protocol.message import Message, TextPart
+from cdlm.server.openai.protocol.message import CallItem, Message, TextPart
 from cdlm.server.openai.protocol.tools import (
     AllowedChoice,
     AllowedSet,
@@ -56,7 +56,7 @@ from cdlm.server.openai.protocol.tools import (
     Tool,
     ToolCall,
 )
-from cdlm.server.openai.responses.items import CallItem, ContentPart, MessageItem, ReasoningItem, ResultItem
+from cdlm.server.openai.responses.items import ContentPart, MessageItem, ReasoningItem, ResultItem
 from cdlm.server.openai.responses.request import Reasoning, ResponsesRequest, TextConfig
 from cdlm.server.openai.responses.tools import AllowedTools, ChosenFunction, FunctionTool
 from tests.support.server.bench import Bench
