@@ -9,8 +9,7 @@ from cdlm.server.errors import ApiError
 from cdlm.server.http.sse import event
 from cdlm.server.openai.answers.diffusing import diffusing
 from cdlm.server.openai.protocol.response import Canvas
-from cdlm.server.openai.responses.object import ResponseObject, Status
-from cdlm.server.openai.responses.output import TextItem
+from cdlm.server.openai.responses.object import ResponseObject, Status, TextItem
 from cdlm.server.openai.responses.request import ResponsesRequest
 from cdlm.server.openai.responses.response import (
     ArgumentsDeltaEvent,
@@ -42,13 +41,13 @@ class ResponseEvents:
 
     def write(self, update: Update) -> Iterator[bytes]:
         """The opening before the first block, then a delta for each piece of a block."""
-        response, output = self._response, self._response.output
+        response = self._response
         if not self._opened:
             self._opened = True
             yield self._state("response.created", "in_progress")
             yield self._state("response.in_progress", "in_progress")
             response.begin()
-            if output.items:
+            if response.items:
                 yield from self._begin()
         self._token_ids += update.token_ids
         self._logprobs += update.logprobs[: len(update.token_ids)]
@@ -59,8 +58,8 @@ class ResponseEvents:
             )
         pieces = response.read(update)
         for piece in pieces:
-            before = len(output.items)
-            if output.place(piece):
+            before = len(response.items)
+            if response.place(piece):
                 if before:
                     yield from self._end(before - 1, "completed")
                 yield from self._begin()
@@ -70,20 +69,20 @@ class ResponseEvents:
             elif not piece.begins:
                 yield self._delta(piece.arguments)
         # A block whose text is all held back says nothing, unless more was asked for.
-        if output.items and (canvas or self._is_owed()):
+        if response.items and (canvas or self._is_owed()):
             yield self._delta("", canvas)
 
     def end(self) -> Iterator[bytes]:
         """The end of the last item, and the whole response."""
-        response, output = self._response, self._response.output
-        if not output.items:
+        response = self._response
+        if not response.items:
             response.finish()
-            if output.items:
+            if response.items:
                 yield from self._begin()
                 if self._is_owed():
                     yield self._delta("")
-        if output.items:
-            yield from self._end(len(output.items) - 1, response.outcome)
+        if response.items:
+            yield from self._end(len(response.items) - 1, response.outcome)
         yield self._state(
             "response.incomplete" if response.outcome == "incomplete" else "response.completed", response.outcome
         )
@@ -97,13 +96,13 @@ class ResponseEvents:
 
     def _is_owed(self) -> bool:
         """Whether tokens were asked for that no delta has reported."""
-        scored = self._body.reports_logprobs and isinstance(self._response.output.items[-1], TextItem)
+        scored = self._body.reports_logprobs and isinstance(self._response.items[-1], TextItem)
         return bool(self._token_ids) and (self._body.return_token_ids or scored)
 
     def _begin(self) -> Iterator[bytes]:
         response = self._response
-        index = len(response.output.items) - 1
-        item = response.output.items[index]
+        index = len(response.items) - 1
+        item = response.items[index]
         shown = response.item(item, "in_progress", opened=False)
         yield self._event(ItemEvent, "response.output_item.added", output_index=index, item=shown)
         if isinstance(item, TextItem):
@@ -112,11 +111,11 @@ class ResponseEvents:
 
     def _delta(self, text: str, canvas: Canvas | None = None) -> bytes:
         """More of the last item."""
-        index = len(self._response.output.items) - 1
+        index = len(self._response.items) - 1
         more: dict[str, Any] = {"token_ids": self._token_ids} if self._body.return_token_ids else {}
         kind: Callable[..., Answer] = ArgumentsDeltaEvent
         name = "response.function_call_arguments.delta"
-        if isinstance(self._response.output.items[index], TextItem):
+        if isinstance(self._response.items[index], TextItem):
             kind, name = DeltaEvent, "response.output_text.delta"
             more["logprobs"] = self._response.logprobs(self._logprobs, len(self._logprobs))
             if canvas is not None:
@@ -126,7 +125,7 @@ class ResponseEvents:
 
     def _end(self, index: int, status: Status) -> Iterator[bytes]:
         response, place = self._response, self._place(index)
-        item = response.output.items[index]
+        item = response.items[index]
         if isinstance(item, TextItem):
             part = response.part(item)
             yield self._event(TextEvent, "response.output_text.done", **place, text=part.text, logprobs=part.logprobs)
@@ -137,7 +136,7 @@ class ResponseEvents:
         yield self._event(ItemEvent, "response.output_item.done", output_index=index, item=response.item(item, status))
 
     def _place(self, index: int) -> dict[str, Any]:
-        item = self._response.output.items[index]
+        item = self._response.items[index]
         place: dict[str, Any] = {"item_id": item.id, "output_index": index}
         return place | ({"content_index": 0} if isinstance(item, TextItem) else {})
 

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cdlm.server.errors import ApiError
@@ -11,7 +12,6 @@ from cdlm.server.openai.answers.logprobs import token_entries
 from cdlm.server.openai.protocol.formats import TextFormat
 from cdlm.server.openai.protocol.response import InputDetails, OutputDetails, ScoredToken
 from cdlm.server.openai.protocol.tools import ChoiceMode
-from cdlm.server.openai.responses.output import CalledItem, Item, Output, TextItem
 from cdlm.server.openai.responses.request import ResponsesRequest
 from cdlm.server.openai.responses.response import (
     AllowedFunctions,
@@ -32,14 +32,37 @@ from cdlm.server.openai.responses.response import (
 from cdlm.server.openai.responses.tools import AllowedTools, ChosenFunction, ToolChoice
 from cdlm.server.services import Services
 from cdlm.server.text import TextCodec
-from cdlm.server.text.tool_calls import Piece, ToolCallReader
+from cdlm.server.text.tool_calls import Call, Piece, TextPiece, ToolCallReader
 from cdlm.server.text.update import PlacedToken, Update
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 
 
+@dataclass(slots=True)
+class TextItem:
+    """The message item."""
+
+    text: str = ""
+    id: str = field(default_factory=lambda: f"msg_{uuid.uuid4().hex}")
+
+
+@dataclass(slots=True)
+class CalledItem:
+    """A function call item."""
+
+    call: Call
+    id: str = field(default_factory=lambda: f"fc_{uuid.uuid4().hex}")
+
+
+Item = TextItem | CalledItem
+
+
 class ResponseObject:
-    """The response to one request, built from its only choice."""
+    """The response to one request, built from its only choice.
+
+    Attributes:
+        items: the output items so far, one message or function calls; only the last one can grow.
+    """
 
     def __init__(self, services: Services, body: ResponsesRequest, job: Job, codec: TextCodec) -> None:
         self._body = body
@@ -55,7 +78,7 @@ class ResponseObject:
         }
         self._may_call = bool(body.tool_use.functions)
         self._reader = ToolCallReader(calls=self._may_call)
-        self.output = Output()
+        self.items: list[Item] = []
 
     @property
     def choice(self) -> Choice:
@@ -70,39 +93,49 @@ class ResponseObject:
     def begin(self) -> None:
         """Opens the message at once if the answer cannot be a call."""
         if not self._may_call:
-            self.output.open_text()
+            self.items.append(TextItem())
 
     def read(self, update: Update) -> list[Piece]:
-        """Splits an update into pieces, which the caller adds to the output."""
+        """Splits an update into pieces, which the caller places."""
         return self._reader.take(update)
+
+    def place(self, piece: Piece) -> bool:
+        """Adds a piece to its item; returns whether it begins a new item."""
+        if isinstance(piece, TextPiece):
+            last = self.items[-1] if self.items else None
+            if isinstance(last, TextItem):
+                last.text += piece.text
+                return False
+            self.items.append(TextItem(piece.text))
+            return True
+        if piece.begins:
+            self.items.append(CalledItem(piece.call))
+        return piece.begins
 
     def finish(self) -> None:
         """Opens an empty message if the answer ended without text."""
-        if not self.output.items and not self.choice.text:
-            self.output.open_text()
+        if not self.items and not self.choice.text:
+            self.items.append(TextItem())
 
     def whole(self) -> ResponseAnswer:
         """The object of a finished answer that was not streamed."""
         self.begin()
         for piece in self._reader.feed(self.choice.text) + self._reader.finish(cut=self.choice.cut):
-            self.output.place(piece)
+            self.place(piece)
         self.finish()
         return self.state(self.outcome)
 
     def state(self, status: Status, *, error: ApiError | None = None) -> ResponseAnswer:
         """The whole object with a status; ``error`` is required for ``failed``."""
         body = self._body
-        last = len(self.output.items) - 1
+        last = len(self.items) - 1
         state = ResponseAnswer(
             **self._head,
             status=status,
             completed_at=int(time.time()) if status == "completed" else None,
             error=None if error is None else ResponseError(code="server_error", message=error.message),
             incomplete_details=IncompleteDetails(reason="max_output_tokens") if status == "incomplete" else None,
-            output=[
-                self.item(item, status if place == last else "completed")
-                for place, item in enumerate(self.output.items)
-            ],
+            output=[self.item(item, status if place == last else "completed") for place, item in enumerate(self.items)],
             usage=None if status == "in_progress" else self._usage(),
             background=False,
             conversation=None,
