@@ -4,9 +4,11 @@ import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import msgspec
 from pydantic import ValidationError
+from starlette.requests import Request
 
 import cdlm
 from cdlm.model.config import CANNOT_REPLACE
@@ -18,9 +20,12 @@ from cdlm.server.gate import Gate
 from cdlm.server.observe.metrics import Metrics
 from cdlm.server.openai.forms.answer_grammar import AnswerGrammar
 from cdlm.server.openai.forms.grammars import GrammarChecker
-from cdlm.server.openai.protocol.fields import AnswerFields
+from cdlm.server.openai.protocol.body import read_body
+from cdlm.server.openai.protocol.fields import AnswerFields, ModelFields
 from cdlm.server.settings import ServerSettings
 from cdlm.server.text import TextCodec
+
+Body = TypeVar("Body", bound=ModelFields)
 
 
 class Services:
@@ -138,6 +143,17 @@ class Services:
         ready = self.engine.ready
         config = msgspec.json.encode(ready) if ready else b""
         return "fp_" + hashlib.sha256(self.version.encode() + config).hexdigest()[:12]
+
+
+async def receive(request: Request, model: type[Body]) -> tuple[Services, Body]:
+    """The server's state, and the body of a request as a ``model``.
+
+    Raises ``ApiError`` and ``ClientGone`` as ``read_body``, and ``ApiError`` 404 for a model that is not served.
+    """
+    services: Services = request.app.state.services
+    body = await read_body(request, model)
+    services.check_model(body.model)
+    return services, body
 
 
 def check_ids(ids: list[int], ready: EngineReady, param: str) -> None:

@@ -19,7 +19,7 @@ from cdlm.server.openai.fields.row import (
 )
 from cdlm.server.openai.protocol.conditions import given, implies
 from cdlm.server.openai.protocol.effort import Effort
-from cdlm.server.openai.protocol.fields import ApiModel
+from cdlm.server.openai.protocol.fields import ApiModel, ModelFields
 from cdlm.server.openai.protocol.formats import Constraint, Name
 from cdlm.server.openai.protocol.tools import MAX_TOOLS
 from cdlm.server.openai.protocol.values import MAX_STOPS, StopString
@@ -109,10 +109,9 @@ class _Chat(ChatRequest):
         return None if found is None else replace(found, param="output_config.format")
 
 
-class MessagesPromptFields(ApiModel):
+class MessagesPromptFields(ModelFields):
     """Fields that determine the prompt."""
 
-    model: str | None = Field(None, description="Model id; absent: the served model.")
     messages: list[Turn] = Field(min_length=1, description="The conversation so far, oldest turn first.")
     system: TextBlocks = Field([], description="The system prompt: text or text blocks.")
     tools: list[MessagesTool] = Field([], max_length=MAX_TOOLS, description="Tools that the model may call.")

@@ -11,9 +11,8 @@ from cdlm.server.anthropic.messages.response import MessageAnswer, MessageEvent,
 from cdlm.server.http.sse import open_stream, unless_gone
 from cdlm.server.openai.answers.stream import answer_events
 from cdlm.server.openai.chat.plan import plan_chat
-from cdlm.server.openai.protocol.body import read_body
 from cdlm.server.operation import GENERATE, READ, Operation
-from cdlm.server.services import Services
+from cdlm.server.services import receive
 
 router = APIRouter()
 
@@ -25,9 +24,7 @@ _READ = tuple(map(messages_status, READ))
 @Operation(MessageAnswer, _GENERATE, MessagesRequest, MessageEvent, "generate", MessagesError)
 async def message(request: Request) -> Response:
     """Answers a conversation, in the shape of Anthropic's API."""
-    services: Services = request.app.state.services
-    body = await read_body(request, MessagesRequest)
-    services.check_model(body.model)
+    services, body = await receive(request, MessagesRequest)
     chat = body.chat()
     chat.check_supported(services.settings)
     ready, codec = services.require_ready()
@@ -42,9 +39,7 @@ async def message(request: Request) -> Response:
 @Operation(TokenCount, _READ, CountTokensRequest, tag="model", error=MessagesError)
 async def count_tokens(request: Request) -> Response:
     """The number of tokens that a conversation has as a prompt."""
-    services: Services = request.app.state.services
-    body = await read_body(request, CountTokensRequest)
-    services.check_model(body.model)
+    services, body = await receive(request, CountTokensRequest)
     chat = body.chat()
     ready, codec = services.require_ready()
     # Limits the work only: a count above the context is a valid result.

@@ -31,9 +31,8 @@ from cdlm.server.openai.chat.response import (
     ToolCall,
     ToolCallPiece,
 )
-from cdlm.server.openai.protocol.body import read_body
 from cdlm.server.operation import GENERATE, Operation
-from cdlm.server.services import Services
+from cdlm.server.services import Services, receive
 from cdlm.server.text import TextCodec
 from cdlm.server.text.tool_calls import Piece, TextPiece, ToolCallReader
 from cdlm.server.text.update import Finish, PlacedToken, Update
@@ -47,9 +46,7 @@ _CHUNK = "chat.completion.chunk"
 @Operation(ChatCompletion, GENERATE, ChatRequest, ChatCompletionChunk, "generate")
 async def chat(request: Request) -> Response:
     """Answers a chat."""
-    services: Services = request.app.state.services
-    body = await read_body(request, ChatRequest)
-    services.check_model(body.model)
+    services, body = await receive(request, ChatRequest)
     body.check_supported(services.settings)
     ready, codec = services.require_ready()
     job = await plan_chat(services, body, ready, codec, request.state.record)

@@ -10,9 +10,8 @@ from cdlm.server.openai.completions.answer import CompletionInProgress
 from cdlm.server.openai.completions.plan import plan_completion
 from cdlm.server.openai.completions.request import CompletionRequest
 from cdlm.server.openai.completions.response import Completion, CompletionChunk
-from cdlm.server.openai.protocol.body import read_body
 from cdlm.server.operation import GENERATE, Operation
-from cdlm.server.services import Services
+from cdlm.server.services import receive
 
 router = APIRouter()
 
@@ -21,9 +20,7 @@ router = APIRouter()
 @Operation(Completion, GENERATE, CompletionRequest, CompletionChunk, "generate")
 async def complete(request: Request) -> Response:
     """Continues one or several prompts."""
-    services: Services = request.app.state.services
-    body = await read_body(request, CompletionRequest)
-    services.check_model(body.model)
+    services, body = await receive(request, CompletionRequest)
     job, codec, echoes = await plan_completion(services, body, request.state.record)
     answer = CompletionInProgress(services, body, job, codec, echoes)
     if body.stream:

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, JsonValue
 from cdlm.server.openai.decisions.items import DecisionItem, MessageItem, check_data
 from cdlm.server.openai.decisions.question import Question
 from cdlm.server.openai.fields.row import DECISIONS
-from cdlm.server.openai.protocol.fields import ApiModel
+from cdlm.server.openai.protocol.fields import ModelFields
 from cdlm.server.openai.protocol.message import Message, chat_messages, listed
 
 MAX_QUESTIONS = 200
@@ -16,12 +16,11 @@ MAX_QUESTIONS = 200
 _Input = Annotated[str, Field(min_length=1)] | Annotated[list[DecisionItem], Field(min_length=1)]
 
 
-class DecisionsRequest(ApiModel):
+class DecisionsRequest(ModelFields):
     """``POST /v1/decisions``."""
 
     place = DECISIONS
 
-    model: str | None = Field(None, description="Model id; absent: the served model.")
     input: Annotated[
         list[DecisionItem], BeforeValidator(listed, json_schema_input_type=_Input), Field(min_length=1)
     ] = Field(description="What the questions are about: text, or messages, calls and their outputs.")

@@ -9,9 +9,8 @@ from cdlm.server.openai.decisions.answer import answer_of
 from cdlm.server.openai.decisions.plan import plan_decisions
 from cdlm.server.openai.decisions.request import DecisionsRequest
 from cdlm.server.openai.decisions.response import Decision
-from cdlm.server.openai.protocol.body import read_body
 from cdlm.server.operation import GENERATE, Operation
-from cdlm.server.services import Services
+from cdlm.server.services import receive
 
 router = APIRouter()
 
@@ -20,9 +19,7 @@ router = APIRouter()
 @Operation(Decision, GENERATE, DecisionsRequest, tag="generate")
 async def decide(request: Request) -> Response:
     """Answers questions about an input with probabilities; writes no text."""
-    services: Services = request.app.state.services
-    body = await read_body(request, DecisionsRequest)
-    services.check_model(body.model)
+    services, body = await receive(request, DecisionsRequest)
     body.check()
     ready, codec = services.require_ready()
     job = await plan_decisions(services, body, ready, codec, request.state.record)

@@ -8,7 +8,7 @@ from cdlm.server.errors import invalid
 from cdlm.server.openai.completions.request import CompletionRequest
 from cdlm.server.openai.edit.sections import infill_of
 from cdlm.server.openai.fields.row import EDIT, EDIT_MESSAGE
-from cdlm.server.openai.protocol.fields import ApiModel, SamplingFields
+from cdlm.server.openai.protocol.fields import ApiModel, ModelFields, SamplingFields
 from cdlm.server.openai.protocol.message import TextPart, check_content
 
 
@@ -31,12 +31,11 @@ class EditMessage(ApiModel):
     )
 
 
-class EditRequest(SamplingFields):
+class EditRequest(ModelFields, SamplingFields):
     """``POST /v1/edit/completions``."""
 
     place = EDIT
 
-    model: str | None = Field(None, description="Model id; absent: the served model.")
     messages: list[EditMessage] = Field(min_length=1, max_length=1, description="One message of the user.")
     max_tokens: int = Field(
         1024,

@@ -12,10 +12,9 @@ from cdlm.server.openai.answers.choice import Choice
 from cdlm.server.openai.completions.plan import plan_completion
 from cdlm.server.openai.edit.request import EditRequest
 from cdlm.server.openai.edit.response import EditChoice, EditCompletion, EditedMessage
-from cdlm.server.openai.protocol.body import read_body
 from cdlm.server.openai.protocol.response import InfillUsage
 from cdlm.server.operation import GENERATE, Operation
-from cdlm.server.services import Services
+from cdlm.server.services import receive
 
 router = APIRouter()
 
@@ -24,9 +23,7 @@ router = APIRouter()
 @Operation(EditCompletion, GENERATE, EditRequest, tag="generate")
 async def edit(request: Request) -> Response:
     """Rewrites a marked piece of a file, in the shape of Inception's API."""
-    services: Services = request.app.state.services
-    body = await read_body(request, EditRequest)
-    services.check_model(body.model)
+    services, body = await receive(request, EditRequest)
     job, _, _ = await plan_completion(services, body.completion(), request.state.record)
     choices = await unless_gone(request, job.finish())
     answer = EditCompletion(

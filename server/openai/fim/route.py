@@ -10,10 +10,9 @@ from cdlm.server.openai.completions.answer import CompletionInProgress
 from cdlm.server.openai.completions.plan import plan_completion
 from cdlm.server.openai.fim.request import FimRequest
 from cdlm.server.openai.fim.response import FimChunk, FimCompletion
-from cdlm.server.openai.protocol.body import read_body
 from cdlm.server.openai.protocol.response import InfillUsage
 from cdlm.server.operation import GENERATE, Operation
-from cdlm.server.services import Services
+from cdlm.server.services import receive
 
 router = APIRouter()
 
@@ -22,9 +21,7 @@ router = APIRouter()
 @Operation(FimCompletion, GENERATE, FimRequest, FimChunk, "generate")
 async def fill(request: Request) -> Response:
     """Writes the text between a prompt and a suffix, in the shape of Inception's API."""
-    services: Services = request.app.state.services
-    body = await read_body(request, FimRequest)
-    services.check_model(body.model)
+    services, body = await receive(request, FimRequest)
     completion = body.completion()
     job, codec, _ = await plan_completion(services, completion, request.state.record)
     answer = _FimInProgress(services, completion, job, codec, [])

@@ -127,12 +127,17 @@ class SamplingFields(ApiModel, DecodingParams):
     cache_salt: str = Field("", max_length=1024, description="Only requests with the same salt share cached prompts.")
 
 
-class AnswerFields(SamplingFields):
+class ModelFields(ApiModel):
+    """The field that bodies of all routes have."""
+
+    model: str | None = Field(None, description="Model id; absent: the served model.")
+
+
+class AnswerFields(ModelFields, SamplingFields):
     """Fields of all routes that generate."""
 
     effort_param: ClassVar[str] = "reasoning_effort"
 
-    model: str | None = Field(None, description="Model id; absent: the served model.")
     return_token_ids: bool = Field(False, description="Return token_ids in choices.")
     stream: bool = Field(False, description="Send server-sent events as the answer grows.")
     user: str | None = Field(None, description="Accepted without effect.")

@@ -10,13 +10,12 @@ from cdlm.server.observe.request_log import RequestRecord
 from cdlm.server.openai.answers.generation import Job
 from cdlm.server.openai.answers.stream import answer_events
 from cdlm.server.openai.forms.answer_grammar import answer_grammar
-from cdlm.server.openai.protocol.body import read_body
 from cdlm.server.openai.responses.events import ResponseEvents
 from cdlm.server.openai.responses.object import ResponseObject
 from cdlm.server.openai.responses.request import ResponsesRequest
 from cdlm.server.openai.responses.response import ResponseAnswer, ResponseEvent
 from cdlm.server.operation import GENERATE, Operation
-from cdlm.server.services import Services, token_budget
+from cdlm.server.services import Services, receive, token_budget
 from cdlm.server.text import Chat, TextCodec
 
 router = APIRouter()
@@ -26,9 +25,7 @@ router = APIRouter()
 @Operation(ResponseAnswer, GENERATE, ResponsesRequest, ResponseEvent, "generate")
 async def respond(request: Request) -> Response:
     """Answers a text, or messages and the results of calls."""
-    services: Services = request.app.state.services
-    body = await read_body(request, ResponsesRequest)
-    services.check_model(body.model)
+    services, body = await receive(request, ResponsesRequest)
     body.check_supported(services.settings)
     ready, codec = services.require_ready()
     job = await _plan(services, body, ready, codec, request.state.record)

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from cdlm.server.errors import invalid
 from cdlm.server.openai.fields.row import DETOKENIZE, TOKENIZE
-from cdlm.server.openai.protocol.fields import ApiModel
+from cdlm.server.openai.protocol.fields import ModelFields
 from cdlm.server.openai.protocol.message import Message
 from cdlm.server.openai.protocol.prompt import ChatPromptFields
 
@@ -15,12 +15,11 @@ TokenId = Annotated[int, Field(ge=0)]
 _ANY = {"model", "add_special_tokens", "return_token_strs"}
 
 
-class TokenizeRequest(ChatPromptFields):
+class TokenizeRequest(ModelFields, ChatPromptFields):
     """``POST /tokenize``: either a prompt, as completions have it, or messages, as chats do."""
 
     place = TOKENIZE
 
-    model: str | None = Field(None, description="Model id; absent takes the one that is served.")
     prompt: str | list[TokenId] | None = Field(None, description="Text, or token ids.")
     suffix: str | None = Field(None, description="Text after the answer to a prompt.")
     messages: Annotated[list[Message], Field(min_length=1)] | None = Field(None, description="Those of a chat.")
@@ -37,10 +36,9 @@ class TokenizeRequest(ChatPromptFields):
             raise invalid("suffix needs a prompt that is text", "suffix")
 
 
-class DetokenizeRequest(ApiModel):
+class DetokenizeRequest(ModelFields):
     """``POST /detokenize``."""
 
     place = DETOKENIZE
 
-    model: str | None = Field(None, description="Model id; absent takes the one that is served.")
     tokens: list[TokenId] = Field(description="Ids of the vocabulary.")

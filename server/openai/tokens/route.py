@@ -4,11 +4,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from cdlm.server.answer import reply
-from cdlm.server.openai.protocol.body import read_body
 from cdlm.server.openai.tokens.request import DetokenizeRequest, TokenizeRequest
 from cdlm.server.openai.tokens.response import Detokenized, ModelCard, ModelList, Tokenized
 from cdlm.server.operation import KEYED, READ, Operation
-from cdlm.server.services import Services, check_ids
+from cdlm.server.services import Services, check_ids, receive
 
 router = APIRouter()
 
@@ -34,9 +33,7 @@ async def get_model(request: Request, name: str) -> Response:
 @Operation(Tokenized, READ, TokenizeRequest, tag="model")
 async def tokenize(request: Request) -> Response:
     """The ids of a prompt or a chat, exactly as a request would use them."""
-    services: Services = request.app.state.services
-    body = await read_body(request, TokenizeRequest)
-    services.check_model(body.model)
+    services, body = await receive(request, TokenizeRequest)
     ready, codec = services.require_ready()
     body.check()
     # Limits the work only: a count above the context is a valid result.
@@ -63,9 +60,7 @@ async def tokenize(request: Request) -> Response:
 @Operation(Detokenized, READ, DetokenizeRequest, tag="model")
 async def detokenize(request: Request) -> Response:
     """The text of ids, special tokens included."""
-    services: Services = request.app.state.services
-    body = await read_body(request, DetokenizeRequest)
-    services.check_model(body.model)
+    services, body = await receive(request, DetokenizeRequest)
     ready, codec = services.require_ready()
     if body.tokens and max(body.tokens) >= ready.vocab_size:
         check_ids(body.tokens, ready, "tokens")
