@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from cdlm.scheduler.errors import EngineDeadError, EngineError
 from cdlm.server.answer import Error, ErrorDetail, reply
 from cdlm.server.anthropic.error import MessagesError, is_anthropic, messages_error, messages_status
 
@@ -79,6 +80,13 @@ def too_long(context: int, found: str, param: str, wanted: int = 0) -> ApiError:
         param=param,
         code="context_length_exceeded",
     )
+
+
+def engine_failed(error: EngineError) -> ApiError:
+    """The 503 of an engine that died with the request in flight, or the 500 of one that failed on it."""
+    if isinstance(error, EngineDeadError):
+        return ApiError(503, "The engine stopped while it worked on the request", retry_after=2)
+    return ApiError(500, f"The engine failed on the request: {error}")
 
 
 class ClientGone(Exception):

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import TypeVar
 
 import msgspec
@@ -13,7 +13,8 @@ from starlette.requests import Request
 import cdlm
 from cdlm.model.config import CANNOT_REPLACE
 from cdlm.model.decoding.params import MAX_WORD_LENGTH, MAX_WORDS, DecodingParams, ParameterError, check_token_ids
-from cdlm.scheduler.messages import EngineReady
+from cdlm.scheduler.errors import EngineDeadError, EngineError
+from cdlm.scheduler.messages import BlockOutput, EngineReady, ScoreRequest
 from cdlm.scheduler.process.client import EngineClient
 from cdlm.server.errors import ApiError, invalid, too_long
 from cdlm.server.gate import Gate
@@ -137,6 +138,15 @@ class Services:
         if hindrance is not None:
             raise invalid(f"edit_threshold cannot be combined with {hindrance}", "edit_threshold")
         return params
+
+    async def score(self, request: ScoreRequest) -> BlockOutput:
+        """The log-probabilities that the engine gives for a text; raises ``EngineError`` if it fails or has died."""
+        async with aclosing(self.engine.generate(request)) as blocks:
+            async for block in blocks:
+                if block.finish_reason == "error":
+                    raise EngineError(block.error or "no reason was given")
+                return block
+        raise EngineDeadError("the engine ended the request without a reason")
 
     def fingerprint(self) -> str:
         """A fingerprint of version and configuration (``system_fingerprint``)."""

@@ -4,17 +4,17 @@ import json
 import logging
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from cdlm.scheduler.messages import BlockOutput, GenerateRequest
+from cdlm.scheduler.messages import GenerateRequest
 from cdlm.server.access.keys import ApiKey
-from cdlm.server.text.update import Update
 
 if TYPE_CHECKING:
-    from cdlm.server.observe.spans import RequestSpan, Tracing
+    from cdlm.server.observe.spans import RequestSpan, SequenceSpan, Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -30,29 +30,6 @@ def print_bare_lines() -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     logger.propagate = False
-
-
-class SequenceTrace(Protocol):
-    """A context that records the blocks of one sequence."""
-
-    def __enter__(self) -> Self: ...
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None: ...
-    def block(self, block: BlockOutput, update: Update) -> None:
-        """Records a block or a part of one, and the update of the answer that it made."""
-
-
-class _Untraced:
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        pass
-
-    def block(self, block: BlockOutput, update: Update) -> None:
-        pass
-
-
-_UNTRACED = _Untraced()
 
 
 class RequestRecord:
@@ -77,9 +54,9 @@ class RequestRecord:
         if self._span is not None:
             self._span.asked(request, sequences, streamed=streamed)
 
-    def sequence(self, number: int) -> SequenceTrace:
-        """A context that records the blocks of sequence ``number``."""
-        return _UNTRACED if self._span is None else self._span.sequence(number)
+    def sequence(self, number: int) -> AbstractContextManager["SequenceSpan | None"]:
+        """The span of sequence ``number``, as a context; ``None`` without tracing."""
+        return nullcontext() if self._span is None else self._span.sequence(number)
 
     def worked(self, outcome: Outcome, status: int, figures: dict[str, object]) -> None:
         """Records the outcome of the work."""

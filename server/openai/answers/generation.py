@@ -9,12 +9,13 @@ import uuid
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from cdlm.model.decoding.params import DecodingParams
 from cdlm.scheduler.errors import EngineDeadError, EngineError
 from cdlm.scheduler.messages import GenerateRequest, ScoreRequest, TokenLogprob
-from cdlm.server.errors import ApiError
-from cdlm.server.observe.request_log import Outcome, RequestRecord, SequenceTrace
+from cdlm.server.errors import ApiError, engine_failed
+from cdlm.server.observe.request_log import Outcome, RequestRecord
 from cdlm.server.openai.answers.choice import Choice
 from cdlm.server.openai.answers.selection import Selection
 from cdlm.server.openai.answers.text import TextRules
@@ -25,6 +26,9 @@ from cdlm.server.openai.protocol.response import CachedTokens, Usage
 from cdlm.server.services import Services
 from cdlm.server.text import TextCodec
 from cdlm.server.text.update import Update
+
+if TYPE_CHECKING:
+    from cdlm.server.observe.spans import SequenceSpan
 
 logger = logging.getLogger(__name__)
 
@@ -197,12 +201,8 @@ class Job:
             raise ApiError(504, f"The request took longer than {limit:g} seconds") from None
 
     async def _score(self, prompt: int) -> None:
-        scores = self.services.engine.generate(self.scoring[prompt])
-        async with aclosing(scores):
-            async for block in scores:
-                if block.finish_reason == "error":
-                    raise EngineError(block.error or "no reason was given")
-                self.prompt_scores[prompt] = block.logprobs or []
+        scored = await self.services.score(self.scoring[prompt])
+        self.prompt_scores[prompt] = scored.logprobs or []
 
     async def _run(
         self, choice: Choice, queue: asyncio.Queue[Update | ApiError], scores: list[asyncio.Task[None]]
@@ -212,15 +212,15 @@ class Job:
                 await asyncio.shield(scores[choice.index * len(self.prompts) // len(self.choices)])
             with self.record.sequence(choice.index) as trace:
                 await self._consume(choice, queue, trace)
-        except EngineDeadError:
-            queue.put_nowait(ApiError(503, "The engine stopped while it worked on the request", retry_after=2))
         except EngineError as error:
-            queue.put_nowait(ApiError(500, f"The engine failed on the request: {error}"))
+            queue.put_nowait(engine_failed(error))
         except Exception:  # A bug; without an entry in the queue, the client would wait forever.
             logger.exception("unexpected error in %s", choice.request.request_id)
             queue.put_nowait(ApiError(500, "The server had an error while processing the request"))
 
-    async def _consume(self, choice: Choice, queue: asyncio.Queue[Update | ApiError], trace: SequenceTrace) -> None:
+    async def _consume(
+        self, choice: Choice, queue: asyncio.Queue[Update | ApiError], trace: "SequenceSpan | None"
+    ) -> None:
         metrics = self.services.metrics
         if choice.request.max_tokens == 0:
             choice.finish_reason = "length"
@@ -233,7 +233,8 @@ class Job:
                 if block.finish_reason == "error":
                     raise EngineError(block.error or "no reason was given")
                 update = choice.take(block)
-                trace.block(block, update)
+                if trace is not None:
+                    trace.block(block, update)
                 now = time.monotonic()
                 if update.token_ids or not block.partial:
                     metrics.block(now - last, len(update.token_ids), first=last == self.arrived)

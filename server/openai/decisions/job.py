@@ -4,13 +4,12 @@ import asyncio
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from cdlm.scheduler.errors import EngineDeadError, EngineError
-from cdlm.scheduler.messages import BlockOutput, ScoreRequest
-from cdlm.server.errors import ApiError
+from cdlm.scheduler.errors import EngineError
+from cdlm.scheduler.messages import ScoreRequest
+from cdlm.server.errors import ApiError, engine_failed
 from cdlm.server.observe.request_log import Outcome, RequestRecord
 from cdlm.server.openai.decisions.canvas import Canvas
 from cdlm.server.openai.decisions.response import DecisionUsage
@@ -119,7 +118,8 @@ class DecisionJob:
                     for _ in range(min(self.width, len(turn))):
                         group.create_task(self._score_all(todo))
         except ExceptionGroup as failed:
-            raise _as_api_error(failed.exceptions[0]) from failed
+            error = failed.exceptions[0]
+            raise (engine_failed(error) if isinstance(error, EngineError) else error) from failed
 
     async def _score_all(self, todo: Iterator[tuple[int, int]]) -> None:
         for question, text in todo:
@@ -133,7 +133,7 @@ class DecisionJob:
                 priority=self.priority,
                 cache_salt=self.cache_salt,
             )
-            scored = await self._score(request)
+            scored = await self.services.score(request)
             found = [entry.logprob for entry in scored.logprobs or []]
             if self.canvas is None:
                 self.logs[question][text] = sum(found)
@@ -141,16 +141,6 @@ class DecisionJob:
                 self.logs = [[sum(found[read] for read in reads) for reads in each] for each in self.canvas.reads]
             if text == 0:
                 self.cached[question] = min(len(prompt), scored.cached_tokens)
-
-    async def _score(self, request: ScoreRequest) -> BlockOutput:
-        blocks = self.services.engine.generate(request)
-        block: BlockOutput
-        async with aclosing(blocks):
-            async for block in blocks:
-                if block.finish_reason == "error":
-                    raise EngineError(block.error or "no reason was given")
-                return block
-        raise EngineDeadError("the engine ended the request without a reason")
 
     def _account(self, outcome: Outcome, status: int, *, admitted: bool) -> None:
         elapsed, metrics = time.monotonic() - self.arrived, self.services.metrics
@@ -171,11 +161,3 @@ class DecisionJob:
             "prompt_tokens_details": {"cached_tokens": usage.input_tokens_details.cached_tokens},
         }
         self.record.worked(outcome, status, figures)
-
-
-def _as_api_error(error: Exception) -> Exception:
-    if isinstance(error, EngineDeadError):
-        return ApiError(503, "The engine stopped while it worked on the request", retry_after=2)
-    if isinstance(error, EngineError):
-        return ApiError(500, f"The engine failed on the request: {error}")
-    return error
