@@ -9,7 +9,6 @@ from benchmarks.speed.comparisons.table import COMPARISONS
 from benchmarks.speed.contenders.load import BLOCK
 from benchmarks.speed.contenders.shapes import SHAPES
 from benchmarks.speed.output.bars import bar_of
-from benchmarks.speed.output.plots import draw_plots
 from benchmarks.speed.output.result import read_result
 from benchmarks.speed.pace import Pace
 from benchmarks.speed.settings import Settings
@@ -18,14 +17,12 @@ Entry = dict[str, Any]
 
 
 def write_report(directory: Path) -> None:
-    """Writes table and plots of what ``result.json`` holds so far."""
+    """Writes the tables of what ``result.json`` holds so far."""
     data = read_result(directory)
     measured = {key: entry for key, entry in data["comparisons"].items() if "ratios" in entry}
-    plots = draw_plots(measured, directory)
     lines = [
         *_head(data),
         *_ratio_table(measured),
-        *(line for name in plots for line in (f"![{name}]({name})", "")),
         *_curves(measured),
         *_figures(measured),
         *_left_out(data),

@@ -2,7 +2,7 @@
 
 import random
 
-from cdlm.training.data.functions.spec import Entry, Spec, pick_name
+from cdlm.training.data.functions.spec import Entry, Spec, loop_body, pick_name
 from cdlm.training.data.functions.terms import EVERYTHING, UNCHANGED, draw_change, draw_condition
 
 ENTRIES = (
@@ -81,12 +81,6 @@ def _selected(rng: random.Random) -> tuple[str, str, str, str, str, str, int]:
     return param, described, variable, source, test.format(x=variable), tag, 0
 
 
-def _loop(variable: str, source: str, test: str, action: str) -> tuple[str, ...]:
-    if not test:
-        return (f"for {variable} in {source}:", f"    {action}")
-    return (f"for {variable} in {source}:", f"    if {test}:", f"        {action}")
-
-
 def _build(rng: random.Random) -> Spec:
     param, described, variable, source, test, tag, pivot = _selected(rng)
     kind = rng.choice(("count", "value", "group"))
@@ -118,14 +112,13 @@ def _build(rng: random.Random) -> Spec:
             action = f"result.setdefault({value}, []).append({variable})"
             purpose = f"a dict from each {phrase} to a list of its items, for each {described}"
             names = (f"group_{tag}_{value_tag}", f"group_by_{value_tag}")
-    body = ("result = {}", *_loop(variable, source, test, action), "return result")
+    body = ("result = {}", f"for {variable} in {source}:", *loop_body(test, action), "return result")
     return Spec(pick_name(rng, names), param, purpose, body, pivot=pivot)
 
 
 def _query(rng: random.Random) -> Spec:
     condition = EVERYTHING if rng.random() < 0.15 else draw_condition(rng)
     kind = rng.choice(("keys", "sum", "count", "keep", "change"))
-    test = f"    if {condition.on('n')}:" if condition.code else ""
     held = condition.plural().replace("numbers", "values")
     change = UNCHANGED
     if kind == "keys":
@@ -145,17 +138,10 @@ def _query(rng: random.Random) -> Spec:
         start, action, result = "result = {}", f"result[key] = {change.on('n')}", "result"
         purpose = f"a dict with the items of table with {held}, each value {change.phrase}"
     loop = "for n in table.values():" if kind in ("sum", "count") else "for key, n in table.items():"
-    lines = (test, f"        {action}") if test else (f"    {action}",)
+    lines = loop_body(condition.on("n"), action)
     content = "_".join(part for part in (condition.tag, change.tag) if part)
     name = pick_name(rng, (f"{kind}_{content}", f"{kind}_{content}_values", f"table_{kind}_{content}"))
     return Spec(name, "table", purpose, (start, loop, *lines, f"return {result}"), pivot=condition.pivot)
 
 
-def draw(rng: random.Random) -> Spec:
-    """A function that returns or takes a dictionary."""
-    chance = rng.random()
-    if chance < 0.5:
-        return _build(rng)
-    if chance < 0.85:
-        return _query(rng)
-    return rng.choice(ENTRIES).draw(rng)
+KINDS = ((0.5, _build), (0.85, _query))

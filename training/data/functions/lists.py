@@ -3,7 +3,7 @@
 import random
 from dataclasses import replace
 
-from cdlm.training.data.functions.spec import Entry, Spec, pick_name
+from cdlm.training.data.functions.spec import Entry, Spec, loop_body, pick_name
 from cdlm.training.data.functions.terms import EVERYTHING, UNCHANGED, Term, draw_change, draw_condition
 
 ENTRIES = (
@@ -98,12 +98,6 @@ def _names(verb: str, condition: Term, change: Term) -> list[str]:
     return [f"{word}_{content}" for word in _VERBS[verb]] + [f"{content}_{_VERBS[verb][0]}"]
 
 
-def _loop(condition: Term, action: str) -> list[str]:
-    if not condition.code:
-        return ["for n in nums:", f"    {action}"]
-    return ["for n in nums:", f"    if {condition.on('n')}:", f"        {action}"]
-
-
 def _values(condition: Term, change: Term) -> str:
     test = f" if {condition.on('n')}" if condition.code else ""
     return f"[{change.on('n')} for n in nums{test}]"
@@ -119,19 +113,19 @@ def _aggregate(rng: random.Random, verb: str, condition: Term, change: Term) -> 
     one = condition.singular()
     if verb == "sum":
         word = rng.choice(("sum", "total"))
-        body = ["total = 0", *_loop(condition, f"total += {value}"), "return total"]
+        body = ["total = 0", "for n in nums:", *loop_body(test, f"total += {value}"), "return total"]
         return f"the {word} of {of_all}", body
     if verb == "product":
-        body = ["product = 1", *_loop(condition, f"product *= {value}"), "return product"]
+        body = ["product = 1", "for n in nums:", *loop_body(test, f"product *= {value}"), "return product"]
         return f"the product of {of_all}, or 1 if there are none", body
     if verb == "count":
         start = rng.choice(("the count of {} in nums", "how many {} are in nums", "the number of {} in nums"))
-        body = ["count = 0", *_loop(condition, "count += 1"), "return count"]
+        body = ["count = 0", "for n in nums:", *loop_body(test, "count += 1"), "return count"]
         return start.format(condition.plural()), body
     if verb in ("list", "sorted", "reversed"):
         ending = {"list": "result", "sorted": "sorted(result)", "reversed": "result[::-1]"}[verb]
         kind = {"list": "a list", "sorted": "a sorted list", "reversed": "a reversed list"}[verb]
-        body = ["result = []", *_loop(condition, f"result.append({value})"), f"return {ending}"]
+        body = ["result = []", "for n in nums:", *loop_body(test, f"result.append({value})"), f"return {ending}"]
         return f"{kind} of {of_all}", body
     if verb in ("max", "min"):
         default = rng.choice(("0", "-1", "None"))
@@ -212,13 +206,4 @@ def _combination(rng: random.Random) -> Spec:
     return Spec(pick_name(rng, names), "nums", purpose, body, pivot=pivot)
 
 
-def draw(rng: random.Random) -> Spec:
-    """A function over one or two lists of integers."""
-    chance = rng.random()
-    if chance < 0.6:
-        return _pipeline(rng)
-    if chance < 0.7:
-        return _branch(rng)
-    if chance < 0.8:
-        return _combination(rng)
-    return rng.choice(ENTRIES).draw(rng)
+KINDS = ((0.6, _pipeline), (0.7, _branch), (0.8, _combination))

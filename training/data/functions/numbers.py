@@ -2,7 +2,7 @@
 
 import random
 
-from cdlm.training.data.functions.spec import Entry, Spec, pick_name
+from cdlm.training.data.functions.spec import Entry, Spec, loop_body, pick_name
 from cdlm.training.data.functions.terms import EVERYTHING, UNCHANGED, draw_change, draw_condition
 
 ENTRIES = (
@@ -91,10 +91,8 @@ def _span(rng: random.Random) -> Spec:
         "count": ("count", "0", "count += 1"),
         "list": ("result", "[]", f"result.append({change.on('i')})"),
     }[kind]
-    loop = [f"    {action}"]
-    if condition.code:
-        loop = [f"    if {condition.on('i')}:", f"        {action}"]
-    body = (f"{variable} = {first}", f"for i in range(1, {stop}):", *loop, f"return {variable}")
+    lines = loop_body(condition.on("i"), action)
+    body = (f"{variable} = {first}", f"for i in range(1, {stop}):", *lines, f"return {variable}")
     content = "_".join(tag for tag in (condition.tag, change.tag) if tag)
     name = pick_name(rng, (f"{kind}_{content}", f"{kind}_to_n", f"{content}_{kind}"))
     return Spec(name, "n", f"{start} of the {condition.plural()} {limit}{each}", body, pivot=condition.pivot)
@@ -119,8 +117,8 @@ def _digits(rng: random.Random) -> Spec:
         "product": ("product", "1", "product *= d", ", or 1 if there are none" if test else ""),
         "largest": ("best", "-1", "best = max(best, d)", ", or -1 if there are none" if test else ""),
     }[kind]
-    loop = [f"    if {test}:", f"        {action}"] if test else [f"    {action}"]
-    body = (f"{variable} = {first}", "for c in str(n):", "    d = int(c)", *loop, f"return {variable}")
+    lines = loop_body(test, action)
+    body = (f"{variable} = {first}", "for c in str(n):", "    d = int(c)", *lines, f"return {variable}")
     name = pick_name(rng, (f"{kind}_{tag}", f"{tag}_{kind}"))
     return Spec(name, "n", f"the {kind} of the {phrase} of n{default}", body, pivot=50 * pivot)
 
@@ -172,17 +170,4 @@ def _sounds(rng: random.Random) -> Spec:
     return Spec(name, "n, a, b" if symbolic else "n", purpose, body, pivot=0 if symbolic else first * second)
 
 
-def draw(rng: random.Random) -> Spec:
-    """A function over one to three integers."""
-    chance = rng.random()
-    if chance < 0.3:
-        return _span(rng)
-    if chance < 0.4:
-        return _digits(rng)
-    if chance < 0.6:
-        return _choice(rng)
-    if chance < 0.67:
-        return _formula(rng)
-    if chance < 0.74:
-        return _sounds(rng)
-    return rng.choice(ENTRIES).draw(rng)
+KINDS = ((0.3, _span), (0.4, _digits), (0.6, _choice), (0.67, _formula), (0.74, _sounds))

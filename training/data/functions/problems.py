@@ -8,7 +8,8 @@ from cdlm.training.data.functions import dicts, lists, numbers, strings
 from cdlm.training.data.functions.spec import Spec, edge_arguments, sample_arguments
 from cdlm.training.data.problem import Problem
 
-_FAMILIES = (lists.draw, strings.draw, numbers.draw, dicts.draw)
+# The bounds below which a random number chooses a kind of function, and the functions above them.
+_FAMILIES = tuple((family.KINDS, family.ENTRIES) for family in (lists, strings, numbers, dicts))
 _WEIGHTS = (40, 23, 22, 15)
 _REQUESTS = (
     "Write a Python function {} that returns {}.",
@@ -81,7 +82,7 @@ def _assertions(rng: random.Random, spec: Spec) -> list[str]:
     chosen: dict[str, str] = {}
     spare: dict[str, str] = {}
     for i in range(_SAMPLES):
-        sample = edge_arguments(rng, spec) if i == 0 and spec.edge else sample_arguments(rng, spec)
+        sample = edge_arguments(rng, spec) if i == 0 else sample_arguments(rng, spec)
         arguments = f"({', '.join(repr(value) for value in sample)})"
         result = _call(code, spec.name, arguments)
         found = [key for key, wrong in mistakes.items() if _differs(wrong, spec.name, arguments, result)]
@@ -101,13 +102,23 @@ def _assertions(rng: random.Random, spec: Spec) -> list[str]:
     return [f"assert {spec.name}{key} == {chosen[key]}" for key in list(chosen)[: rng.randint(5, 6)]]
 
 
+def _draw(rng: random.Random) -> Spec:
+    """A function of a family: of the first kind whose bound is above a random number, or a stand-alone one."""
+    kinds, entries = rng.choices(_FAMILIES, _WEIGHTS)[0]
+    chance = rng.random()
+    for bound, draw in kinds:
+        if chance < bound:
+            return draw(rng)
+    return rng.choice(entries).draw(rng)
+
+
 def generate(rng: random.Random) -> Problem:
     """One function to write. The same prompt always has the same completion.
 
     Raises ``RuntimeError`` if no draw gives a function with at least two different results.
     """
     for _ in range(_ATTEMPTS):
-        spec = rng.choices(_FAMILIES, _WEIGHTS)[0](rng)
+        spec = _draw(rng)
         assertions = _assertions(rng, spec)
         if assertions:
             signature, purpose, code = _rename(rng, spec)

@@ -27,7 +27,6 @@ class Spec:
     purpose: str
     body: tuple[str, ...]
     pivot: int = 0
-    edge: bool = True
 
     @property
     def signature(self) -> str:
@@ -46,7 +45,6 @@ class Entry:
     params: str
     purposes: tuple[str, ...]
     body: str
-    edge: bool = True
     low: int = 2
     high: int = 20
 
@@ -60,13 +58,17 @@ class Entry:
             purpose=rng.choice(self.purposes).replace("@", constant_text),
             body=tuple(self.body.replace("@", constant_text).strip("\n").split("\n")),
             pivot=constant if "@" in self.body else 0,
-            edge=self.edge,
         )
 
 
 def pick_name(rng: random.Random, names: Sequence[str]) -> str:
     """One of ``names``, or now and then a name that says nothing about the content."""
     return rng.choice(GENERIC_NAMES) if rng.random() < 0.12 else rng.choice(names)
+
+
+def loop_body(test: str, action: str) -> tuple[str, ...]:
+    """The lines below the head of a loop: ``action``, under ``test`` unless that is empty."""
+    return (f"    if {test}:", f"        {action}") if test else (f"    {action}",)
 
 
 def _number(rng: random.Random, pivot: int) -> int:

@@ -198,11 +198,4 @@ def _words(rng: random.Random) -> Spec:
     return Spec(pick_name(rng, names), params, purpose, (*body, f"return {separator}.join(result)"))
 
 
-def draw(rng: random.Random) -> Spec:
-    """A function over a string or a list of words."""
-    chance = rng.random()
-    if chance < 0.4:
-        return _characters(rng)
-    if chance < 0.8:
-        return _words(rng)
-    return rng.choice(ENTRIES).draw(rng)
+KINDS = ((0.4, _characters), (0.8, _words))
