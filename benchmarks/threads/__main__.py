@@ -88,16 +88,20 @@ def main(
         "cases": [],
     }
     for name in shape or ["nano", "dream-0.1b"]:
+        idle: dict[int, dict[str, float]] = {}
         with _servers(name, chosen, max(streams or [16]), cache or default_cache()) as servers:
             for count, beside in itertools.product(streams or [1, 16], busy or [0, 1, 2]):
                 load = Load.equal(count, PROMPT, tokens)
                 with _busy(beside):
                     seconds = _measure(servers, load, rounds)
                 result["cases"].append({"shape": name, "streams": count, "busy": beside, "seconds": seconds})
-                print(f"{name}, {count} streams, {beside} busy: {_medians(seconds)}", file=sys.stderr)  # noqa: T201
+                medians = {server: statistics.median(values) for server, values in seconds.items()}
+                if not beside:
+                    idle[count] = medians
+                found = ", ".join(_cell(server, median, idle.get(count)) for server, median in medians.items())
+                print(f"{name}, {count} streams, {beside} busy: {found}", file=sys.stderr)  # noqa: T201
     output.mkdir(parents=True, exist_ok=True)
     (output / "result.json").write_text(json.dumps(result, indent=1) + "\n")
-    (output / "README.md").write_text(report(result))
 
 
 @contextlib.contextmanager
@@ -137,34 +141,9 @@ def _measure(servers: dict[str, Served], load: Load, rounds: int) -> dict[str, l
     return {name: values[1:] for name, values in seconds.items()}
 
 
-def _medians(seconds: dict[str, list[float]]) -> str:
-    return ", ".join(f"{name} {statistics.median(values):.3f} s" for name, values in seconds.items())
-
-
-def report(result: dict[str, Any]) -> str:
-    """The result as a page: the median seconds of a load, and how often the idle machine's that is."""
-    names = [contender["name"] for contender in result["contenders"]]
-    lines = [
-        "# Threads beside busy processes",
-        "",
-        f"`{result['command']}` at commit {result['commit']}; {result['machine']['cpu']}, {result['machine']['cores']}",
-        f"cores, PyTorch {result['machine']['versions']['torch']}; load average before: {result['load_average']}.",
-        "Median seconds of a load; behind it how often the same server's with no busy process that is.",
-        "",
-        f"| shape | streams | busy | {' | '.join(names)} |",
-        f"|---|---|---|{'---|' * len(names)}",
-    ]
-    idle: dict[tuple[str, int, str], float] = {}
-    for case in result["cases"]:
-        cells = []
-        for name in names:
-            median = statistics.median(case["seconds"][name])
-            if case["busy"] == 0:
-                idle[case["shape"], case["streams"], name] = median
-            before = idle.get((case["shape"], case["streams"], name))
-            cells.append(f"{median:.3f}" + (f" ({median / before:.2f})" if before and case["busy"] else ""))
-        lines.append(f"| {case['shape']} | {case['streams']} | {case['busy']} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+def _cell(server: str, seconds: float, idle: dict[str, float] | None) -> str:
+    """The median seconds of a load, and how often those with no busy process that is."""
+    return f"{server} {seconds:.3f} s" + (f" ({seconds / idle[server]:.2f})" if idle else "")
 
 
 if __name__ == "__main__":

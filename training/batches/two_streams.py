@@ -1,4 +1,4 @@
-"""Two-stream rows: a whole text, and beside it the same text with masks in every block (BD3-LM, arXiv 2503.09573)."""
+"""Answers or whole texts, and beside them the same with masks in every block (BD3-LM, arXiv 2503.09573)."""
 
 import random
 from collections.abc import Sequence
@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 
 from cdlm.training.batches.packed import AskedRows, pack
+
+Truth = tuple[Sequence[int], Sequence[int]]
+"""Prompt and answer ids; the answer ends with one end token."""
 
 
 def draw_masks(
@@ -38,54 +41,41 @@ def draw_masks(
     return masks, t
 
 
-def two_streams(
-    texts: Sequence[Tensor], hidden: Sequence[Tensor], *, mask_id: int, block_length: int
-) -> tuple[AskedRows, Tensor]:
-    """Rows [clean text | noisy text].
-
-    A noisy block sees itself and the clean blocks before it, a clean block itself and the clean blocks before it:
-    packed rows without a prompt and with one copy. One forward trains every block of a text as the active block.
-
-    Args:
-        texts: [n] int64 per row, n a multiple of the block length.
-        hidden: [n] bool per row, the masked and asked positions.
-
-    Returns:
-        The rows, padded on the right, and the ids at the asked positions, [asked] int64 in row-major order.
-    """
-    return pack([[] for _ in texts], texts, [each[None] for each in hidden], mask_id=mask_id, block_length=block_length)
-
-
-def masked_texts(
-    texts: Sequence[Sequence[int]],
+def masked_answers(
+    examples: Sequence[Truth],
     *,
     mask_id: int,
     end_id: int,
     block_length: int,
-    ratios: tuple[float, float],
-    shift: bool,
     rng: random.Random,
+    ratios: tuple[float, float] = (0.0, 1.0),
+    spared: int = 0,
 ) -> tuple[AskedRows, Tensor, Tensor]:
-    """Returns two-stream rows of randomly masked texts, the masked ids, and the weight of each.
+    """Returns packed rows of randomly masked answers, the masked ids, and their weights for ``masked_likelihood``.
 
-    Texts are continued with ``end_id`` to whole blocks. A shifted model cannot predict the first token of a text, which
-    stays clean; its blocks have two tokens or more.
+    Answers are continued with ``end_id`` to whole blocks. An answer without a prompt is a text, and its row has two
+    streams, [clean text | noisy text]: a noisy block sees itself and the clean blocks before it, a clean block itself
+    and the clean blocks before it. One forward trains every block of a text as the active block.
 
     Args:
         ratios: bounds of the mask ratio t of a block. Narrow bounds have less variance (BD3-LM, section 5).
+        spared: see ``draw_masks``. A shifted model cannot predict the first token of a text; its blocks have two tokens
+            or more.
 
     Returns:
-        Rows, ids [masked] int64, and weights [masked] fp32: 1 / (t n), divided by the number of texts, n the length.
+        Rows, ids [masked] int64, and weights [masked] fp32: 1 / (t n), divided by the number of examples, n the length
+        of the continued answer.
     """
     generator = torch.Generator().manual_seed(rng.getrandbits(62))
     canvases, hidden, weights = [], [], []
-    for text in texts:
-        blocks = -(-len(text) // block_length)
+    for _, answer in examples:
+        blocks = -(-len(answer) // block_length)
         canvas = torch.full((blocks * block_length,), end_id)
-        canvas[: len(text)] = torch.tensor(text)
-        masks, t = draw_masks(blocks, block_length, rng=rng, generator=generator, ratios=ratios, spared=int(shift))
+        canvas[: len(answer)] = torch.tensor(answer)
+        masks, t = draw_masks(blocks, block_length, rng=rng, generator=generator, ratios=ratios, spared=spared)
         canvases.append(canvas)
-        hidden.append(masks.flatten())
-        weights.append((1 / (t * len(canvas) * len(texts))).expand_as(masks)[masks])
-    rows, targets = two_streams(canvases, hidden, mask_id=mask_id, block_length=block_length)
+        hidden.append(masks.view(1, -1))
+        weights.append((1 / (t * len(canvas) * len(examples))).expand_as(masks)[masks])
+    prompts = [list(prompt) for prompt, _ in examples]
+    rows, targets = pack(prompts, canvases, hidden, mask_id=mask_id, block_length=block_length)
     return rows, targets, torch.cat(weights)

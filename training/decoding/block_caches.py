@@ -14,7 +14,7 @@ from torch import Tensor
 from cdlm.model.network.transformer import Transformer
 from cdlm.training.decoding.canvas_cache import CanvasCache
 from cdlm.training.decoding.decoder import CachedDecoder, CanvasForward
-from cdlm.training.decoding.rules import Rule, Threshold
+from cdlm.training.decoding.rules import EngineRule, Rule
 
 
 @dataclass
@@ -27,7 +27,7 @@ class PrefixCacheDecoder(CachedDecoder):
         caches_suffix: whether masks after the active block are computed once per block too (the dual cache).
     """
 
-    rule: Rule = field(kw_only=True, default=Threshold(0.9))
+    rule: Rule = field(kw_only=True, default=EngineRule("threshold", 0.9))
     refresh_interval: int | None = field(kw_only=True, default=None)
     caches_suffix: ClassVar = False
 

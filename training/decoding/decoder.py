@@ -12,7 +12,7 @@ from cdlm.model.config import Manifest
 from cdlm.model.decoding.logits.confidence import confidence_and_best, entropy
 from cdlm.model.network.transformer import Transformer
 from cdlm.training.decoding.full import check_length, decode_full, spread
-from cdlm.training.decoding.rules import Rule, TopConfidence
+from cdlm.training.decoding.rules import EngineRule, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class TeacherDecoder(ABC):
     manifest: Manifest
     generation_length: int = field(kw_only=True)
     early_stop: bool = field(kw_only=True)
-    rule: Rule = field(kw_only=True, default=TopConfidence(1))
+    rule: Rule = field(kw_only=True, default=EngineRule("fixed_steps"))
 
     def __post_init__(self) -> None:
         check_length(self.generation_length, self.manifest)

@@ -1,12 +1,13 @@
 """Finalization rules: which masked positions of the active blocks become tokens in a step."""
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from cdlm.model.decoding.finalize import choose
-from cdlm.model.decoding.rules import RULES, FinalizationRule
+from cdlm.model.decoding.rules import RULES, RuleName
 
 
 class Rule(Protocol):
@@ -27,47 +28,24 @@ class Rule(Protocol):
         ...
 
 
-class TopConfidence:
-    """The ``count`` most confident positions; equal confidences go from left to right."""
+@dataclass(frozen=True, slots=True)
+class EngineRule:
+    """A rule of the serving engine (``model/decoding/finalize.py``), with its limit.
 
-    def __init__(self, count: int) -> None:
-        if count < 1:
-            raise ValueError(f"count must be positive, got {count}")
-        self.count = count
+    ``threshold`` is Fast-dLLM's (arXiv 2505.22618), ``entropy_bound`` EB-Sampler's (arXiv 2505.24857); ``fixed_steps``
+    takes exactly ``at_least``, the others ``at_least`` or more.
+    """
 
-    def __call__(self, confidence: Tensor, entropy: Tensor, masked: Tensor) -> Tensor:  # noqa: ARG002
-        return masked & (confidence_rank(confidence, masked) < self.count)
-
-
-class _EngineRule:
-    """A rule of the serving engine (``model/decoding/finalize.py``), with at least one position per row."""
-
-    def __init__(self, rule: FinalizationRule) -> None:
-        self.rule = rule
+    name: RuleName
+    limit: float = 0.0
+    at_least: int = 1
 
     def __call__(self, confidence: Tensor, entropy: Tensor, masked: Tensor) -> Tensor:
-        rows, device = len(masked), masked.device
-        name = torch.full((rows,), RULES.index(self.rule.name), device=device)
-        limit = torch.full((rows,), self.rule.limit, device=device)
-        return choose(confidence, masked, name, limit, torch.ones_like(name), entropy)
-
-
-class Threshold(_EngineRule):
-    """Confidence above ``tau``, in (0, 1] (Fast-dLLM, arXiv 2505.22618)."""
-
-    def __init__(self, tau: float) -> None:
-        if not 0 < tau <= 1:
-            raise ValueError(f"tau must lie in (0, 1], got {tau}")
-        super().__init__(FinalizationRule("threshold", tau))
-
-
-class EntropyBound(_EngineRule):
-    """The n of lowest entropy, as long as all but the largest sum to ``gamma`` nats (EB-Sampler, arXiv 2505.24857)."""
-
-    def __init__(self, gamma: float) -> None:
-        if not gamma >= 0:
-            raise ValueError(f"gamma must not be negative, got {gamma}")
-        super().__init__(FinalizationRule("entropy_bound", gamma))
+        rows, device = (len(masked),), masked.device
+        name = torch.full(rows, RULES.index(self.name), device=device)
+        limit = torch.full(rows, self.limit, device=device)
+        at_least = torch.full(rows, self.at_least, device=device)
+        return choose(confidence, masked, name, limit, at_least, entropy if self.name == "entropy_bound" else None)
 
 
 def confidence_rank(confidence: Tensor, among: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
-"""Rows of a student's step: states of trajectories, their later blocks, and masked ground truth."""
+"""Rows of a student's step: states of trajectories, and their later blocks."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,12 +9,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from cdlm.training.batches.attention import block_causal_mask
 from cdlm.training.batches.packed import AskedRows, pack
-from cdlm.training.batches.two_streams import draw_masks
 from cdlm.training.trajectories.states import block_completion, index_sets, state_after
 from cdlm.training.trajectories.trajectory import Trajectory
-
-Truth = tuple[Sequence[int], Sequence[int]]
-"""Prompt and answer ids; the answer ends with one end token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +48,6 @@ class StudentBatch:
             self.targets.to(device),
             self.target_weights.to(device),
         )
-
-
-def whole_blocks(length: int, block_length: int) -> int:
-    """``length`` rounded up to whole blocks."""
-    return -(-length // block_length) * block_length
 
 
 def packed_states(
@@ -108,24 +98,3 @@ def later_blocks(
     asked = pad_sequence(remaining, batch_first=True)
     rows = AskedRows(ids, positions, (positions - 1).clamp_min(0), mask, asked)
     return rows, pad_sequence(completions, batch_first=True)
-
-
-def masked_truth(
-    examples: Sequence[Truth], *, mask_id: int, end_id: int, block_length: int, rng: random.Random
-) -> tuple[AskedRows, Tensor, Tensor]:
-    """Returns packed rows of masked ground truth, the masked ids, and their weights for ``masked_likelihood``.
-
-    Each block has a mask ratio t of its own, see ``draw_masks``.
-    """
-    generator = torch.Generator().manual_seed(rng.getrandbits(62))
-    answers, hidden, weights = [], [], []
-    for _, answer in examples:
-        canvas = torch.full((whole_blocks(len(answer), block_length),), end_id)
-        canvas[: len(answer)] = torch.tensor(answer)
-        masks, ratios = draw_masks(len(canvas) // block_length, block_length, rng=rng, generator=generator)
-        answers.append(canvas)
-        hidden.append(masks.view(1, -1))
-        weights.append((1 / (ratios * len(canvas) * len(examples))).expand_as(masks)[masks])
-    prompts = [list(prompt) for prompt, _ in examples]
-    rows, targets = pack(prompts, answers, hidden, mask_id=mask_id, block_length=block_length)
-    return rows, targets, torch.cat(weights)

@@ -5,8 +5,9 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 
+from cdlm.training.batches.two_streams import Truth, masked_answers
 from cdlm.training.errors import TrainingError
-from cdlm.training.student.rows import StudentBatch, Truth, later_blocks, masked_truth, packed_states, whole_blocks
+from cdlm.training.student.rows import StudentBatch, later_blocks, packed_states
 from cdlm.training.trajectories.trajectory import Trajectory
 
 
@@ -88,7 +89,7 @@ class StudentStream:
             examples: Sequence[Truth] = [(item.prompt, item.truth) for item in trajectories] * self.truths
         else:
             examples = self.fresh_truth(f"{self.seed}/{visit}", self.truths * len(trajectories))
-        truth, targets, weights = masked_truth(examples, end_id=self.end_id, rng=rng, **ids)
+        truth, targets, weights = masked_answers(examples, end_id=self.end_id, rng=rng, **ids)
         return StudentBatch(states, hidden, state, completed, truth, targets, weights)
 
     def _finalized(self, rng: random.Random) -> int:
@@ -124,4 +125,5 @@ class StudentStream:
 def _row_lengths(trajectory: Trajectory, block_length: int) -> tuple[int, int, int]:
     """Tokens of a trajectory's packed states, of its y and y*, and of its packed truth."""
     prompt, n = len(trajectory.prompt), len(trajectory.tokens)
-    return prompt + 2 * n, prompt + n, prompt + 2 * whole_blocks(len(trajectory.truth), block_length)
+    blocks = -(-len(trajectory.truth) // block_length)
+    return prompt + 2 * n, prompt + n, prompt + 2 * blocks * block_length

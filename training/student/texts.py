@@ -17,7 +17,7 @@ from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.batches.packed import AskedRows
 from cdlm.training.batches.rows import Example
 from cdlm.training.batches.stream import ExampleStream, encode
-from cdlm.training.batches.two_streams import masked_texts
+from cdlm.training.batches.two_streams import masked_answers
 from cdlm.training.config import RecipeConfig, TextSection
 from cdlm.training.data.mixture import draw_problems
 from cdlm.training.descent.loop import Loop, workers_share
@@ -118,13 +118,13 @@ class TextObjective:
 
     def mask(self, examples: list[Example], seed: str) -> TextBatch:
         """Masks prompt and answer of ``examples``, each pair a text; the same masks for the same ``seed``."""
-        rows = masked_texts(
-            [example.prompt + example.answer for example in examples],
+        rows = masked_answers(
+            [([], example.prompt + example.answer) for example in examples],
             mask_id=self.manifest.mask_token_id,
             end_id=self.manifest.stop_token_ids[0],
             block_length=self.manifest.block_length,
-            ratios=self.section.ratios,
-            shift=self.manifest.shift,
             rng=random.Random(f"masks/{seed}"),
+            ratios=self.section.ratios,
+            spared=int(self.manifest.shift),
         )
         return TextBatch(*rows)

@@ -14,7 +14,7 @@ from cdlm.model.config import Manifest
 from cdlm.model.network.transformer import Transformer
 from cdlm.training.config import CollectionSection
 from cdlm.training.decoding.full import decode_full
-from cdlm.training.decoding.rules import TopConfidence
+from cdlm.training.decoding.rules import EngineRule
 from cdlm.training.descent.parallel import barrier, rank, world_size
 from cdlm.training.errors import TrainingError
 from cdlm.training.trajectories.shard import Problem, Provenance, Shard
@@ -110,7 +110,7 @@ def _decode(
         manifest,
         [prompt for prompt, _, _ in problems],
         generation_length=generation_length,
-        rule=TopConfidence(1),
+        rule=EngineRule("fixed_steps"),
         temperature=temperature,
         seeds=seeds,
         early_stop=True,

@@ -12,7 +12,7 @@ from cdlm.model.device import resolve_dtype
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.training.decoding.block_caches import DualCacheDecoder, PrefixCacheDecoder
 from cdlm.training.decoding.decoder import FullDecoder, TeacherDecoder
-from cdlm.training.decoding.rules import TopConfidence
+from cdlm.training.decoding.rules import EngineRule
 
 LoopName = Literal["naive", "prefix_cache", "dual_cache"]
 _LOOPS: dict[LoopName, Callable[..., TeacherDecoder]] = {
@@ -41,7 +41,7 @@ class TeacherLoops:
             self.manifest,
             generation_length=load.new_tokens[0],
             early_stop=False,
-            rule=TopConfidence(load.tokens_per_step),
+            rule=EngineRule("fixed_steps", at_least=load.tokens_per_step),
         )
         prompts = self.prompts.draw_all(load)
         started = time.perf_counter()

@@ -20,7 +20,7 @@ from cdlm.training.decoding.block_caches import DualCacheDecoder, PrefixCacheDec
 from cdlm.training.decoding.decoder import CachedDecoder, Decoding, FullDecoder, TeacherDecoder
 from cdlm.training.decoding.dkv_cache import DelayedCacheDecoder
 from cdlm.training.decoding.dllm_cache import AdaptiveCacheDecoder
-from cdlm.training.decoding.rules import EntropyBound, Rule, TopConfidence
+from cdlm.training.decoding.rules import EngineRule, Rule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -194,9 +194,9 @@ class Models:
         }
         if name in cached:
             return cached[name](*parts, generation_length=length, early_stop=early_stop)
-        rule: Rule = TopConfidence(truncated_count if name == TRUNCATED else 1)
+        rule: Rule = EngineRule("fixed_steps", at_least=truncated_count if name == TRUNCATED else 1)
         if name == "eb_sampler_teacher":
-            rule = EntropyBound(DEFAULT_ENTROPY_BOUND)
+            rule = EngineRule("entropy_bound", DEFAULT_ENTROPY_BOUND)
         return FullDecoder(*parts, generation_length=length, early_stop=early_stop, rule=rule)
 
     def _teacher_answerer(self, decoder: TeacherDecoder) -> Answerer:

@@ -15,7 +15,7 @@ from cdlm.model.network.transformer import Transformer
 from cdlm.training.config import CollectionSection, RecipeConfig, load_config
 from cdlm.training.data.mixture import training_stream
 from cdlm.training.decoding.full import decode_full
-from cdlm.training.decoding.rules import TopConfidence
+from cdlm.training.decoding.rules import EngineRule
 from cdlm.training.errors import TrainingError
 from cdlm.training.pretraining.tokenizer import EOS as EOS_TOKEN
 from cdlm.training.pretraining.tokenizer import train_tokenizer
@@ -57,7 +57,7 @@ def test_collected_trajectories_are_the_teachers_decodings(tmp_path: Path) -> No
             loaded.manifest,
             [found.prompt],
             generation_length=8,
-            rule=TopConfidence(1),
+            rule=EngineRule("fixed_steps"),
             temperature=found.temperature,
             seeds=[(11 << 32) + index],
             early_stop=True,
@@ -72,7 +72,7 @@ def test_collected_trajectories_are_the_teachers_decodings(tmp_path: Path) -> No
 def test_quality_is_the_share_of_stopped_and_of_true_answers(tmp_path: Path) -> None:
     checkpoint = build_checkpoint(tmp_path / "teacher", block_length=4)
     loaded = load_checkpoint(checkpoint)
-    rule = TopConfidence(1)
+    rule = EngineRule("fixed_steps")
     [first, second] = decode_full(
         loaded.transformer, loaded.manifest, [[3], [4, 5]], generation_length=4, rule=rule, early_stop=False
     )

@@ -9,7 +9,7 @@ from cdlm.model.config import TransformerConfig
 from cdlm.model.network.transformer import Transformer
 from cdlm.training.batches.attention import RowAttention, block_causal_mask
 from cdlm.training.batches.packed import pack
-from cdlm.training.batches.two_streams import draw_masks, masked_texts, two_streams
+from cdlm.training.batches.two_streams import draw_masks, masked_answers
 from cdlm.training.student.objective import AskedLogits
 
 MASK, END = 63, 62
@@ -17,7 +17,7 @@ MASK, END = 63, 62
 
 def test_noisy_blocks_see_themselves_and_clean_blocks_before_them() -> None:
     text, hidden = torch.tensor([10, 11, 12, 13]), torch.tensor([False, True, True, True])
-    rows, targets = two_streams([text], [hidden], mask_id=MASK, block_length=2)
+    rows, targets = pack([[]], [text], [hidden[None]], mask_id=MASK, block_length=2)
     assert rows.token_ids.tolist() == [[10, 11, 12, 13, 10, MASK, MASK, MASK]]
     assert rows.positions.tolist() == [[0, 1, 2, 3, 0, 1, 2, 3]]
     assert rows.asked.nonzero()[:, 1].tolist() == [5, 6, 7]
@@ -39,7 +39,7 @@ def test_noisy_blocks_see_themselves_and_clean_blocks_before_them() -> None:
 def test_a_text_is_a_packed_row_whose_first_block_is_its_prompt() -> None:
     """Behind the first block, a packed row with that block as its prompt has the same masks."""
     text, hidden = torch.arange(12), torch.tensor([False, False, False, False, True, False, True, True] + [True] * 4)
-    ours, targets = two_streams([text], [hidden], mask_id=MASK, block_length=4)
+    ours, targets = pack([[]], [text], [hidden[None]], mask_id=MASK, block_length=4)
     theirs, same = pack([[0, 1, 2, 3]], [text[4:]], [hidden[None, 4:]], mask_id=MASK, block_length=4)
     kept = [*range(12), *range(16, 24)]  # Without the noisy copy of the first block.
     assert torch.equal(ours.token_ids[:, kept], theirs.token_ids)
@@ -59,8 +59,14 @@ def test_logits_are_those_of_one_forward_per_block(shift: bool) -> None:
     )
     rng = random.Random(1)
     texts = [list(range(10, 19)), [30, 31, 32]]
-    rows, targets, _ = masked_texts(
-        texts, mask_id=MASK, end_id=END, block_length=4, ratios=(0.3, 0.8), shift=shift, rng=rng
+    rows, targets, _ = masked_answers(
+        [([], text) for text in texts],
+        mask_id=MASK,
+        end_id=END,
+        block_length=4,
+        rng=rng,
+        ratios=(0.3, 0.8),
+        spared=int(shift),
     )
     with torch.no_grad():
         student = AskedLogits(model, shift=shift)
@@ -83,9 +89,9 @@ def test_logits_are_those_of_one_forward_per_block(shift: bool) -> None:
 
 
 def test_ratios_are_bounded_and_weights_are_their_inverse() -> None:
-    texts = [list(range(16))] * 200
-    rows, targets, weights = masked_texts(
-        texts, mask_id=MASK, end_id=END, block_length=8, ratios=(0.4, 0.6), shift=True, rng=random.Random(2)
+    texts = [([], list(range(16)))] * 200
+    rows, targets, weights = masked_answers(
+        texts, mask_id=MASK, end_id=END, block_length=8, ratios=(0.4, 0.6), spared=1, rng=random.Random(2)
     )
     assert len(targets) == len(weights) == int(rows.asked.sum())
     ratios = 1 / (weights * 16 * 200)
@@ -95,8 +101,8 @@ def test_ratios_are_bounded_and_weights_are_their_inverse() -> None:
     assert 0.45 < float(rows.asked[:, 17:].float().mean()) < 0.55
     # 1/t makes the mean weight of a position 1/n, whatever the ratio; the first one has none.
     assert float(weights.sum()) == pytest.approx(15 / 16, abs=0.03)
-    free, _, _ = masked_texts(
-        texts, mask_id=MASK, end_id=END, block_length=8, ratios=(0.4, 0.6), shift=False, rng=random.Random(2)
+    free, _, _ = masked_answers(
+        texts, mask_id=MASK, end_id=END, block_length=8, ratios=(0.4, 0.6), rng=random.Random(2)
     )
     assert free.asked[:, 16].any()
 

@@ -12,7 +12,7 @@ from cdlm.model.config import Manifest
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.training.decoding.block_caches import DualCacheDecoder, PrefixCacheDecoder
 from cdlm.training.decoding.decoder import Decoding, FullDecoder
-from cdlm.training.decoding.rules import TopConfidence
+from cdlm.training.decoding.rules import EngineRule
 from tests.support.models.hf_block_checkpoints import build
 from tests.support.models.hf_checkpoints import build_dream, build_llada
 from tests.support.models.hf_references import llama, qwen2
@@ -65,7 +65,7 @@ def test_naive_prefix_cache_and_dual_cache(tmp_path: Path, name: str, seed: int)
     loaded = load_checkpoint(tmp_path, block_length=BLOCK)
     assert loaded.manifest.shift == (name in SHIFTED)
     parts = (loaded.transformer, loaded.manifest)
-    fixed: dict[str, Any] = {"generation_length": LENGTH, "early_stop": False, "rule": TopConfidence(1)}
+    fixed: dict[str, Any] = {"generation_length": LENGTH, "early_stop": False, "rule": EngineRule("fixed_steps")}
     truth = [naive(reference, loaded.manifest, prompt) for prompt in PROMPTS]
     full = FullDecoder(*parts, **fixed)(PROMPTS)
     assert [answer.tokens for answer in full] == truth

@@ -16,31 +16,33 @@ from cdlm.training.decoding.block_caches import DualCacheDecoder, PrefixCacheDec
 from cdlm.training.decoding.decoder import CachedDecoder, FullDecoder, TeacherDecoder
 from cdlm.training.decoding.dkv_cache import DelayedCacheDecoder
 from cdlm.training.decoding.dllm_cache import AdaptiveCacheDecoder
-from cdlm.training.decoding.rules import EntropyBound, Rule, Threshold, TopConfidence
+from cdlm.training.decoding.rules import EngineRule, Rule
 from tests.support.models.checkpoints import EOS, MASK, VOCAB, build_checkpoint
 from tests.support.oracle.rules import pass_entropy_bound
 
 LENGTH, BLOCK = 16, 8
 STOPS = tuple(range(58, EOS + 1))  # Several, so that some rows of a batch end early and others do not.
+ONE_TOKEN, SURE = EngineRule("fixed_steps"), EngineRule("threshold", 0.4)
+BOUNDED = EngineRule("entropy_bound", 1.0)
 BOTH_SHIFTS = pytest.mark.parametrize("axis", ["plain", "shifted"])
 Make = Callable[..., TeacherDecoder]
 
 # Decoders that compute everything at every step, and the rule they follow.
 EXACT: dict[str, tuple[Make, Rule]] = {
-    "prefix": (functools.partial(PrefixCacheDecoder, rule=Threshold(0.4), refresh_interval=1), Threshold(0.4)),
-    "dual": (functools.partial(DualCacheDecoder, rule=EntropyBound(1.0), refresh_interval=1), EntropyBound(1.0)),
-    "dkv": (functools.partial(DelayedCacheDecoder, refresh_interval=1), TopConfidence(1)),
-    "dllm": (functools.partial(AdaptiveCacheDecoder, prompt_interval=1, response_interval=1), TopConfidence(1)),
+    "prefix": (functools.partial(PrefixCacheDecoder, rule=SURE, refresh_interval=1), SURE),
+    "dual": (functools.partial(DualCacheDecoder, rule=BOUNDED, refresh_interval=1), BOUNDED),
+    "dkv": (functools.partial(DelayedCacheDecoder, refresh_interval=1), ONE_TOKEN),
+    "dllm": (functools.partial(AdaptiveCacheDecoder, prompt_interval=1, response_interval=1), ONE_TOKEN),
     "dllm_ratio": (
         functools.partial(AdaptiveCacheDecoder, prompt_interval=1, response_interval=99, ratio=1.0),
-        TopConfidence(1),
+        ONE_TOKEN,
     ),
 }
 PUBLISHED: dict[str, tuple[type[CachedDecoder], Rule]] = {
-    "prefix": (PrefixCacheDecoder, Threshold(0.9)),
-    "dual": (DualCacheDecoder, Threshold(0.9)),
-    "dkv": (DelayedCacheDecoder, TopConfidence(1)),
-    "dllm": (AdaptiveCacheDecoder, TopConfidence(1)),
+    "prefix": (PrefixCacheDecoder, EngineRule("threshold", 0.9)),
+    "dual": (DualCacheDecoder, EngineRule("threshold", 0.9)),
+    "dkv": (DelayedCacheDecoder, ONE_TOKEN),
+    "dllm": (AdaptiveCacheDecoder, ONE_TOKEN),
 }
 
 
@@ -135,7 +137,7 @@ def test_the_adaptive_cache_finds_the_position_that_changed(models: Callable[[st
 def test_the_work_of_each_schedule(models: Callable[[str], Checkpoint], axis: str) -> None:
     loaded = models(axis)
     shift, prompt = int(loaded.manifest.shift), [3, 1, 4, 1]
-    whole, one_token = len(prompt) + LENGTH, {"rule": TopConfidence(1)}
+    whole, one_token = len(prompt) + LENGTH, {"rule": ONE_TOKEN}
     suffixes = (LENGTH, LENGTH - BLOCK)
     (prefix,) = make(PrefixCacheDecoder, loaded, **one_token)([prompt])
     assert prefix.computed == sum(whole + 7 * (suffix + shift) for suffix in suffixes)
@@ -181,23 +183,11 @@ def test_rules_equal_the_plain_reference(seed: int) -> None:
         sure = {i: float(confidence[row, i]) for i in range(8) if masked[row, i]}
         unsure = {i: float(entropy[row, i]) for i in sure}
         expected: list[tuple[Rule, set[int]]] = [
-            (Threshold(0.7), {i for i in sure if sure[i] > 0.7 or sure[i] == max(sure.values())}),
-            (EntropyBound(0.4), set(pass_entropy_bound(unsure, 0.4)) if unsure else set()),
+            (EngineRule("threshold", 0.7), {i for i in sure if sure[i] > 0.7 or sure[i] == max(sure.values())}),
+            (EngineRule("entropy_bound", 0.4), set(pass_entropy_bound(unsure, 0.4)) if unsure else set()),
         ]
         for rule, places in expected:
             assert set(rule(confidence, entropy, masked)[row].nonzero()[:, 0].tolist()) == places
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: Threshold(0.0), "tau must lie in"),
-        (lambda: EntropyBound(-1.0), "gamma must not be negative"),
-    ],
-)
-def test_rules_refuse_numbers_without_meaning(call: Callable[[], Rule], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        call()
 
 
 def test_decoders_refuse_what_they_cannot_do(models: Callable[[str], Checkpoint]) -> None:

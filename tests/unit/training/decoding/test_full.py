@@ -12,12 +12,13 @@ from torch import Tensor
 from cdlm.model.decoding.logits.noise import gumbel_noise
 from cdlm.model.loading.checkpoint import Checkpoint, load_checkpoint
 from cdlm.training.decoding.full import FullDecoding, decode_full
-from cdlm.training.decoding.rules import TopConfidence
+from cdlm.training.decoding.rules import EngineRule
 from tests.support.models.checkpoints import MASK, VOCAB, build_checkpoint
 from tests.support.oracle.network import hidden_states
 
 BLOCK = 4
 PROMPTS = [[3, 1, 4, 1, 5], [9, 2], [6, 5, 3, 5, 8, 9, 7], [9, 3], [2]]
+ONE_TOKEN = EngineRule("fixed_steps")
 AXES = pytest.mark.parametrize("axis", ["plain", "shifted"])
 
 
@@ -28,7 +29,7 @@ class Threshold:
         self.threshold = threshold
 
     def __call__(self, confidence: Tensor, entropy: Tensor, masked: Tensor) -> Tensor:
-        return (masked & (confidence > self.threshold)) | TopConfidence(1)(confidence, entropy, masked)
+        return (masked & (confidence > self.threshold)) | ONE_TOKEN(confidence, entropy, masked)
 
 
 def checkpoint(tmp_path: Path, axis: str) -> Checkpoint:
@@ -36,7 +37,7 @@ def checkpoint(tmp_path: Path, axis: str) -> Checkpoint:
 
 
 def decode(loaded: Checkpoint, prompts: list[list[int]], length: int, **changes: Any) -> list[FullDecoding]:
-    arguments: dict[str, Any] = {"rule": TopConfidence(1), "early_stop": False, "keep_hidden": True, **changes}
+    arguments: dict[str, Any] = {"rule": ONE_TOKEN, "early_stop": False, "keep_hidden": True, **changes}
     return decode_full(loaded.transformer, loaded.manifest, prompts, generation_length=length, **arguments)
 
 
@@ -98,7 +99,7 @@ def assert_same(found: FullDecoding, wanted: FullDecoding) -> None:
 @pytest.mark.parametrize("count", [1, 3])
 def test_ragged_batch_equals_the_reference(tmp_path: Path, axis: str, count: int) -> None:
     loaded = checkpoint(tmp_path, axis)
-    decodings = decode(loaded, PROMPTS, 12, rule=TopConfidence(count))
+    decodings = decode(loaded, PROMPTS, 12, rule=EngineRule("fixed_steps", at_least=count))
     assert [decoding.steps for decoding in decodings] == [12 if count == 1 else 6] * len(PROMPTS)
     for prompt, decoding in zip(PROMPTS, decodings, strict=True):
         assert_same(decoding, reference(tmp_path / axis, loaded, prompt, 12, count=count))
@@ -144,7 +145,7 @@ def test_the_rule_sees_untempered_confidence_and_entropy_of_masked_positions(tmp
 
     def rule(confidence: Tensor, entropy: Tensor, masked: Tensor) -> Tensor:
         seen.append((confidence, entropy, masked))
-        return TopConfidence(1)(confidence, entropy, masked)
+        return ONE_TOKEN(confidence, entropy, masked)
 
     [decoding] = decode(loaded, PROMPTS[:1], BLOCK, rule=rule, temperature=0.8, seeds=[5])
     assert decoding.hidden is not None
@@ -172,10 +173,8 @@ def test_the_mask_token_is_never_placed_and_stays_in_a_prompt(tmp_path: Path) ->
 def test_equal_confidences_go_from_left_to_right() -> None:
     confidence = torch.tensor([[0.5, 0.5, 0.9, 0.5], [0.9, 0.2, 0.1, 0.1]])
     masked = torch.tensor([[True, True, False, True], [False, False, True, True]])
-    chosen = TopConfidence(2)(confidence, torch.zeros(2, 4), masked)
+    chosen = EngineRule("fixed_steps", at_least=2)(confidence, torch.zeros(2, 4), masked)
     assert chosen.tolist() == [[True, True, False, False], [False, False, True, True]]
-    with pytest.raises(ValueError, match="count must be positive, got 0"):
-        TopConfidence(0)
 
 
 def test_runs_under_autocast(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.training.batches.packed import AskedRows
+from cdlm.training.batches.two_streams import masked_answers
 from cdlm.training.errors import TrainingError
 from cdlm.training.student.objective import AskedLogits
-from cdlm.training.student.rows import StudentBatch, later_blocks, masked_truth, packed_states
+from cdlm.training.student.rows import StudentBatch, later_blocks, packed_states
 from cdlm.training.student.stream import StudentStream
 from cdlm.training.trajectories.states import state_after
 from cdlm.training.trajectories.trajectory import Trajectory
@@ -74,7 +75,7 @@ def test_nothing_remains_in_the_last_block() -> None:
 
 
 def _truth(examples: list[tuple[list[int], list[int]]], seed: int = 0) -> tuple[AskedRows, Tensor, Tensor]:
-    return masked_truth(examples, mask_id=MASK, end_id=EOS, block_length=BLOCK, rng=random.Random(seed))
+    return masked_answers(examples, mask_id=MASK, end_id=EOS, block_length=BLOCK, rng=random.Random(seed))
 
 
 def test_the_truth_is_filled_to_whole_blocks_and_masked_at_its_targets() -> None:
