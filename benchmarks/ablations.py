@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from cdlm.cli.eval.table import TASKS, make_table
-from cdlm.training.config import RecipeConfig, load_config
+from cdlm.training.config import RecipeConfig, read_config
 from cdlm.training.descent.parallel import launch
 from cdlm.training.student.run import run_student
 from cdlm.training.trajectories.run import run_trajectories
@@ -43,7 +43,7 @@ def main(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
 ) -> None:
     """Trains and measures every variant."""
-    recipe, rows = load_config(config), []
+    recipe, rows = read_config(config, RecipeConfig), []
     unknown = set(variants.split(",")) - VARIANTS.keys()
     if unknown:
         raise typer.BadParameter(f"no such variants: {', '.join(sorted(unknown))}")

@@ -3,7 +3,7 @@
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -77,10 +77,6 @@ class OptimizationSection(DescentSection):
     embedding_learning_rate: float = Field(gt=0)
 
 
-class AutoregressiveSection(OptimizationSection):
-    """Next-token training: the baseline of the results, and the initial weights of the teacher."""
-
-
 class TeacherSection(OptimizationSection):
     """Masked training with full attention; canvases are at most ``generation_length`` tokens.
 
@@ -119,16 +115,28 @@ class TrajectorySection(CollectionSection):
     examples: int = Field(ge=1)
 
 
-class StudentSection(OptimizationSection):
-    """Distillation of the teacher's trajectories, with the weights of its three losses; 0 leaves one out.
+class LossSection(Section):
+    """Weights of a student's three losses; 0 leaves one out."""
+
+    distillation: float = Field(default=1.0, ge=0)
+    consistency: float = Field(default=0.5, ge=0)
+    dlm: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _keep_a_loss(self) -> Self:
+        if not (self.distillation or self.consistency or self.dlm):
+            raise ValueError("the weights of the losses must not be all 0")
+        return self
+
+
+class StudentSection(LossSection, OptimizationSection):
+    """Distillation of the teacher's trajectories, with the weights of its three losses.
 
     ``first_step``, ``consistency_share`` and ``truths``: see ``StudentStream``. ``fresh_truth`` takes the masked ground
     truth from new problems of the training split in place of those the teacher has solved. ``only_exact`` skips
     trajectories whose answer differs from the ground truth.
     """
 
-    distillation: float = Field(default=1.0, ge=0)
-    consistency: float = Field(default=0.5, ge=0)
     dlm: float = Field(default=0.1, ge=0)
     first_step: float = Field(default=0.0, ge=0, le=1)
     consistency_share: float = Field(default=1.0, gt=0, le=1)
@@ -167,16 +175,11 @@ class RecipeConfig(Section):
     tokenizer: TokenizerSection
     transformer: Annotated[TransformerConfig, BeforeValidator(_known_keys)]
     manifest: ManifestSection
-    autoregressive: AutoregressiveSection
+    autoregressive: OptimizationSection
     teacher: TeacherSection
     trajectories: TrajectorySection
     student: StudentSection
     texts: TextSection | None = None
-
-
-def load_config(path: Path) -> RecipeConfig:
-    """Reads and validates a recipe; see ``read_config``."""
-    return read_config(path, RecipeConfig)
 
 
 def read_config(path: Path, kind: type[Config]) -> Config:

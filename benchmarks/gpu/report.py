@@ -14,14 +14,9 @@ class Budget:
         self._end = time.monotonic() + seconds
 
     @property
-    def left(self) -> float:
-        """Seconds until nothing new should begin."""
-        return self._end - time.monotonic()
-
-    @property
     def over(self) -> bool:
         """Whether nothing new should begin."""
-        return self.left <= 0
+        return time.monotonic() >= self._end
 
 
 def milliseconds(function: Callable[[], object], device: torch.device, repeats: int = 20) -> float:

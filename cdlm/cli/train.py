@@ -161,11 +161,12 @@ def _extra() -> Iterator[None]:
 def _adapt(stage: Callable[..., None], config: Path, output: Path) -> None:
     import torch.distributed as dist
 
-    from cdlm.training.backbone.config import load_adapter_config
+    from cdlm.training.backbone.config import AdapterConfig
+    from cdlm.training.config import read_config
 
     try:
         with _one_line_errors():
-            stage(load_adapter_config(config), output)
+            stage(read_config(config, AdapterConfig), output)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -189,12 +190,12 @@ def _one_line_errors(*others: type[Exception]) -> Iterator[None]:
 
 
 def _launch(stage: Callable[..., None], config: Path, output: Path, workers: int) -> None:
-    from cdlm.training.config import ConfigError, load_config
+    from cdlm.training.config import ConfigError, RecipeConfig, read_config
     from cdlm.training.descent.parallel import launch
     from cdlm.training.errors import TrainingError
 
     try:
-        launch(stage, workers, load_config(config), output)
+        launch(stage, workers, read_config(config, RecipeConfig), output)
     except (ConfigError, TrainingError) as error:
         typer.echo(f"cdlm train: {error}", err=True)
         raise typer.Exit(1) from None

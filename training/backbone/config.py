@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cdlm.training.config import CollectionSection, Section, StepsSection, read_config
+from cdlm.training.config import CollectionSection, LossSection, Section, StepsSection
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -29,14 +29,6 @@ class LoraSection(Section):
     r: int = Field(ge=1)
     alpha: int = Field(ge=1)
     targets: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-class LossSection(Section):
-    """Weights of the three losses; 0 leaves one out."""
-
-    distillation: float = Field(default=1.0, ge=0)
-    consistency: float = Field(default=0.5, ge=0)
-    dlm: float = Field(ge=0)
 
 
 class OptimizationSection(StepsSection):
@@ -72,8 +64,3 @@ class AdapterConfig(Section):
     lora: LoraSection
     losses: LossSection
     optimization: OptimizationSection
-
-
-def load_adapter_config(path: Path) -> AdapterConfig:
-    """Reads and validates an adapter's configuration; see ``cdlm.training.config.read_config``."""
-    return read_config(path, AdapterConfig)

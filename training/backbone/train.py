@@ -30,7 +30,7 @@ from cdlm.training.backbone.lora import (
 from cdlm.training.backbone.state import load_adapter_state, save_adapter_state
 from cdlm.training.descent.loop import Descent
 from cdlm.training.errors import TrainingError
-from cdlm.training.student.objective import AskedLogits, LossWeights, StudentObjective
+from cdlm.training.student.objective import AskedLogits, StudentObjective
 from cdlm.training.student.stream import StudentStream
 from cdlm.training.trajectories.store import TrajectoryStore, tokenizer_fingerprint
 
@@ -146,7 +146,7 @@ class _AdapterTraining(Descent):
             trainable(self.transformer).values(), lr=self.section.learning_rate, weight_decay=self.section.weight_decay
         )
         student, self.optimizer = self.accelerator.prepare(AskedLogits(self.transformer, shift=shift), optimizer)
-        self.objective = StudentObjective(student, head, LossWeights(**self.config.losses.model_dump()))
+        self.objective = StudentObjective(student, head, self.config.losses)
         self.parameters = trainable(self.transformer)
         weights = list(self.transformer.parameters())
         held = sum((weight.to_local() if isinstance(weight, DTensor) else weight).numel() for weight in weights)

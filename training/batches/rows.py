@@ -46,11 +46,6 @@ class RowBatch:
     previous: Tensor | None = None
 
     @property
-    def tokens(self) -> int:
-        """Tokens in the forward, padding included."""
-        return self.token_ids.numel()
-
-    @property
     def positions(self) -> Tensor:
         """Rotary positions, [rows or 1, L] int64."""
         return self.row_positions if self.row_positions is not None else torch.arange(self.token_ids.shape[1])[None]

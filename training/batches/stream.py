@@ -2,7 +2,8 @@
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -10,6 +11,7 @@ from cdlm.training.batches.rows import Example
 from cdlm.training.data.mixture import training_stream
 from cdlm.training.data.problem import Problem, Task
 
+Batch = TypeVar("Batch")
 _SYSTEM_PROMPTS = ("You are a helpful assistant.", "You are cdlm-nano.", "Answer with worked steps.")
 _MEAN_LENGTH = 96  # Estimated tokens per example; sets how many problems a pool draws.
 
@@ -35,6 +37,26 @@ def encode(problems: list[Problem], tokenizer: PreTrainedTokenizerBase, rng: ran
     return [Example(prompt, [*answer, end]) for prompt, answer in zip(ids, answers, strict=False)]
 
 
+def grouped(examples: Iterable[Example], budget: int, extra: int = 0) -> list[list[Example]]:
+    """Groups examples by length; a group padded to its longest, with ``extra`` more tokens each, has ``budget`` tokens
+    at most."""
+    groups: list[list[Example]] = [[]]
+    for example in sorted(examples, key=lambda example: example.length):
+        if groups[-1] and (len(groups[-1]) + 1) * (example.length + extra) > budget:
+            groups.append([])
+        groups[-1].append(example)
+    return groups
+
+
+def resumable(batches: Callable[[int], Iterable[Batch]], pool: int, skip: int) -> Iterator[tuple[int, int, Batch]]:
+    """Yields (pool, index in the pool, batch) of the ``batches`` of pool after pool, without end, starting after
+    ``skip`` batches of ``pool``."""
+    for number in itertools.count(pool):
+        for index, batch in enumerate(batches(number)):
+            if number > pool or index >= skip:
+                yield number, index, batch
+
+
 class ExampleStream:
     """The endless, reproducible sequence of example groups of one seed; a group fills ``budget`` tokens."""
 
@@ -45,10 +67,7 @@ class ExampleStream:
 
     def groups(self, pool: int = 0, skip: int = 0) -> Iterator[tuple[int, int, list[Example]]]:
         """Yields (pool, index in the pool, examples), starting after ``skip`` groups of ``pool``."""
-        for number in itertools.count(pool):
-            for index, examples in enumerate(self._pool(number)):
-                if number > pool or index >= skip:
-                    yield number, index, examples
+        return resumable(self._pool, pool, skip)
 
     def _pool(self, number: int) -> list[list[Example]]:
         """Examples of similar length share a group; the groups of a pool come in random order."""
@@ -56,12 +75,7 @@ class ExampleStream:
         count = self.pool * self.budget // _MEAN_LENGTH
         drawn = itertools.islice(training_stream(f"{self.seed}/{number}", self.mixture), count)
         examples = encode(list(drawn), self.tokenizer, rng)
-        examples.sort(key=lambda example: example.length)
-        groups: list[list[Example]] = [[]]
-        for example in examples:
-            if groups[-1] and (len(groups[-1]) + 1) * example.length > self.budget:
-                groups.append([])
-            groups[-1].append(example)
+        groups = grouped(examples, self.budget)
         groups.pop()  # The last one is not full.
         rng.shuffle(groups)
         return groups

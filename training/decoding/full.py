@@ -64,10 +64,9 @@ def decode_full(
         early_stop: ends a row when its active block is complete and contains a stop token.
 
     Raises:
-        ValueError: an empty prompt, a canvas longer than the model's limit, lengths that do not fit the blocks, a
-            negative temperature, or seeds missing or not one per prompt.
+        ValueError: an empty prompt, a canvas longer than the model's limit, or lengths that do not fit the blocks.
     """
-    _check(manifest, prompts, generation_length, temperature, seeds)
+    _check(manifest, prompts, generation_length)
     canvas = _Canvas(model, manifest, prompts, generation_length)
     decodings: dict[int, FullDecoding] = {}
     while len(canvas.rows):
@@ -203,13 +202,7 @@ def check_length(generation_length: int, manifest: Manifest) -> None:
         )
 
 
-def _check(
-    manifest: Manifest,
-    prompts: list[list[int]],
-    generation_length: int,
-    temperature: float,
-    seeds: Sequence[int] | None,
-) -> None:
+def _check(manifest: Manifest, prompts: list[list[int]], generation_length: int) -> None:
     check_length(generation_length, manifest)
     for index, prompt in enumerate(prompts):
         if not prompt:
@@ -219,9 +212,3 @@ def _check(
                 f"prompt {index}: {len(prompt)} tokens and {generation_length} to generate exceed the model's "
                 f"limit of {manifest.max_model_len}"
             )
-    if temperature < 0:
-        raise ValueError(f"temperature must not be negative, got {temperature}")
-    if temperature > 0 and seeds is None:
-        raise ValueError("sampling with a temperature needs seeds")
-    if seeds is not None and len(seeds) != len(prompts):
-        raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from cdlm.training.backbone.config import LoraSection, LossSection
-from cdlm.training.config import AdapterDescentSection, Section
+from cdlm.training.backbone.config import LoraSection
+from cdlm.training.config import AdapterDescentSection, LossSection, Section
 
 
 class DraftAdapterConfig(Section):

@@ -10,9 +10,9 @@ from cdlm.model.network.chain import Chain
 from cdlm.model.network.transformer import Transformer
 from cdlm.training.backbone.lora import without_adapter
 from cdlm.training.batches.attention import causal_mask
+from cdlm.training.config import LossSection
 from cdlm.training.drafts.attention import ContinuedAttention, KeepingAttention
 from cdlm.training.drafts.rows import DraftRows
-from cdlm.training.student.objective import LossWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class DraftObjective:
         transformer: Transformer,
         *,
         mask_id: int,
-        weights: LossWeights,
+        weights: LossSection,
         offset_decay: float,
         chain: Chain | None = None,
     ) -> None:

@@ -47,11 +47,6 @@ class DraftRows:
         own = torch.kron(torch.eye(groups), before).bool().expand(rows, -1, -1)
         return torch.cat((text.repeat_interleave(self.window, 1), own), -1)
 
-    @property
-    def tokens(self) -> int:
-        """Tokens in the two forwards, padding included."""
-        return self.token_ids.numel() + self.asked.numel()
-
     def pairs(self) -> tuple[Tensor, Tensor]:
         """Asked rows of the first and of the second group of each pair that stand at the same position.
 

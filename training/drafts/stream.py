@@ -1,12 +1,12 @@
 """The texts of a draft adapter's training."""
 
-import itertools
 import random
 from collections.abc import Iterator, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from cdlm.training.batches.rows import Example
+from cdlm.training.batches.stream import grouped, resumable
 from cdlm.training.config import read_config
 from cdlm.training.data.problem import Problem
 from cdlm.training.drafts.config import DraftAdapterConfig
@@ -40,10 +40,7 @@ class DraftStream:
 
     def batches(self, pool: int, skip: int) -> Iterator[tuple[int, int, DraftRows]]:
         """Yields (pool, index in the pool, batch), starting after ``skip`` batches of ``pool``."""
-        for number in itertools.count(pool):
-            for index, batch in enumerate(self._pool(number)):
-                if number > pool or index >= skip:
-                    yield number, index, batch
+        return resumable(self._pool, pool, skip)
 
     def kept(self) -> DraftRows:
         """Texts that no batch has: chat that is kept aside, and situations with numbers of their own."""
@@ -60,7 +57,7 @@ class DraftStream:
         while sum(example.length + extra for example in examples) < _POOL * budget:
             tasks = rng.random() < self.config.task_share
             examples += self._encode([self.texts.draw(rng) if tasks else rng.choice(self.texts.chat)], rng)
-        groups = _groups(sorted(examples, key=lambda example: example.length), budget, extra)
+        groups = grouped(examples, budget, extra)
         rng.shuffle(groups)
         return [self._rows(group, rng) for group in groups]
 
@@ -71,14 +68,3 @@ class DraftStream:
     def _rows(self, examples: Sequence[Example], rng: random.Random) -> DraftRows:
         config = self.config
         return draft_rows(examples, window=config.window, groups=config.groups, pad_id=self.pad_id, rng=rng)
-
-
-def _groups(examples: Sequence[Example], budget: int, extra: int) -> list[list[Example]]:
-    """Groups consecutive examples; a group padded to its longest, with ``extra`` rows per text, has ``budget`` tokens
-    at most."""
-    groups: list[list[Example]] = [[]]
-    for example in examples:
-        if groups[-1] and (len(groups[-1]) + 1) * (example.length + extra) > budget:
-            groups.append([])
-        groups[-1].append(example)
-    return groups

@@ -22,7 +22,6 @@ from cdlm.training.drafts.objective import DraftObjective
 from cdlm.training.drafts.rows import DraftRows
 from cdlm.training.drafts.stream import DraftStream
 from cdlm.training.errors import TrainingError
-from cdlm.training.student.objective import LossWeights
 
 
 def train_draft_adapter(config: DraftAdapterConfig, directory: Path) -> None:
@@ -53,9 +52,8 @@ def train_draft_adapter(config: DraftAdapterConfig, directory: Path) -> None:
     if updates is not None:
         start_from(transformer, updates, config.lora)
     chain = _chain(config, transformer, begun)
-    weights = LossWeights(**config.losses.model_dump())
     objective = DraftObjective(
-        transformer, mask_id=mask_id, weights=weights, offset_decay=config.offset_decay, chain=chain
+        transformer, mask_id=mask_id, weights=config.losses, offset_decay=config.offset_decay, chain=chain
     )
     parameters, kept = AdapterParameters(transformer), stream.kept()
     if chain is not None:

@@ -1,6 +1,5 @@
 """The training data of the task adapter."""
 
-import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from cdlm.training.batches.rows import Example
+from cdlm.training.batches.stream import grouped, resumable
 from cdlm.training.data.problem import Problem
 from cdlm.training.errors import TrainingError
 from cdlm.training.natural.answers import answers_file, read_answers
@@ -103,7 +103,7 @@ class TaskStream:
         for kind, path in sorted(files.measured.items()):
             self.measured |= all_shingles(problem.prompt for problem in read_public(path, kind))
         functions = self._clean(read_answers(answers_file(directory, "functions")))
-        public = read_public(files.gsm8k, "gsm8k", training=True) if files.gsm8k else []
+        public = read_public(files.gsm8k, "gsm8k") if files.gsm8k else []
         asked = requests.training_requests()
         prompts = {problem.prompt for problem in requests.all_problems(asked, requests.TRAINING_WORDINGS, config.seed)}
         kinds = [request for request in asked if requests.teachable(request)]
@@ -122,10 +122,7 @@ class TaskStream:
 
     def batches(self, pool: int, skip: int) -> Iterator[tuple[int, int, TaskBatch]]:
         """Yields (pool, index in the pool, batch), starting after ``skip`` batches of ``pool``."""
-        for number in itertools.count(pool):
-            for index, batch in enumerate(self._pool(number)):
-                if number > pool or index >= skip:
-                    yield number, index, batch
+        return resumable(self._pool, pool, skip)
 
     def draw(self, rng: random.Random) -> Problem:
         """Draws one problem of the mixture."""
@@ -142,7 +139,7 @@ class TaskStream:
         rng = random.Random(f"natural/{self.config.seed}/{number}")
         budget = self.config.optimization.tokens_per_batch - self.config.chat_tokens
         examples = self.formatter.encode([self.draw(rng) for _ in range(size * budget // 80)], rng)
-        groups = _groups(sorted(examples, key=lambda example: example.length), budget // 2)
+        groups = grouped(examples, budget // 2)
         half = len(groups) // 2
         low, high = groups[:half], groups[half : 2 * half]
         rng.shuffle(low)
@@ -164,13 +161,3 @@ class TaskStream:
 
     def _clean(self, problems: list[Problem]) -> list[Problem]:
         return [problem for problem in problems if not overlaps(problem.prompt, self.measured)]
-
-
-def _groups(examples: Sequence[Example], budget: int) -> list[list[Example]]:
-    """Groups consecutive examples; a group padded to its longest has at most ``budget`` tokens."""
-    groups: list[list[Example]] = [[]]
-    for example in examples:
-        if groups[-1] and (len(groups[-1]) + 1) * example.length > budget:
-            groups.append([])
-        groups[-1].append(example)
-    return groups

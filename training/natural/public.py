@@ -19,8 +19,8 @@ _LONGEST_QUESTION, _LONGEST_ANSWER = 400, 450  # Characters.
 _MBPP_TRAINING = 601  # Task ids from here on are MBPP's training split; 11 to 510 are its test.
 
 
-def read_public(path: Path, kind: PublicSet, *, training: bool = False) -> list[Problem]:
-    """Reads the problems of a file that can be checked, or with ``training`` those for training, in order.
+def read_public(path: Path, kind: PublicSet) -> list[Problem]:
+    """Reads the problems of a file that can be checked, in order; of MBPP, not those of its training split.
 
     Raises:
         TrainingError: the file cannot be read, or a row lacks a field of its set.
@@ -32,7 +32,7 @@ def read_public(path: Path, kind: PublicSet, *, training: bool = False) -> list[
             "gsm8k": _gsm8k, "svamp": _svamp, "mbpp": _mbpp, "humaneval": _humaneval,
         }  # fmt: skip
         if kind == "mbpp":
-            rows = [row for row in rows if (row["task_id"] >= _MBPP_TRAINING) == training]
+            rows = [row for row in rows if row["task_id"] < _MBPP_TRAINING]
         problems = [readers[kind](row) for row in rows]
     except (OSError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path}: cannot be read: {error}") from error

@@ -9,36 +9,22 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
 
-def _divergence(target: Tensor, student: Tensor) -> Tensor:
-    """Mean over rows of KL(target || student) of two [n, vocab] logits, fp32 scalar; 0 for n = 0."""
-    target, student = target.float().log_softmax(-1), student.float().log_softmax(-1)
+def divergence(student_logits: Tensor, target_logits: Tensor) -> Tensor:
+    """Mean over rows of KL(target || student).
+
+    Distillation from the step that finalized each position is 1/|U| * sum over U of KL(teacher || student(y)), the
+    teacher's logits being lm_head(stored hidden state). Consistency with the state after the block is complete is
+    1/|S| * sum over S of KL(student(y*) || student(y)).
+
+    Args:
+        student_logits: [n, vocab] of state y.
+        target_logits: [n, vocab], at the same positions.
+
+    Returns:
+        fp32 scalar, 0 for n = 0; no gradient reaches ``target_logits``.
+    """
+    target, student = target_logits.detach().float().log_softmax(-1), student_logits.float().log_softmax(-1)
     return kl_div(student, target, reduction="sum", log_target=True) / max(1, len(student))
-
-
-def distillation(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """Distillation from the step that finalized each position: 1/|U| * sum over U of KL(teacher || student(y)).
-
-    Args:
-        student_logits: [|U|, vocab] of state y.
-        teacher_logits: [|U|, vocab], lm_head(stored hidden state) of the same positions.
-
-    Returns:
-        fp32 scalar, 0 where U is empty; no gradient reaches ``teacher_logits``.
-    """
-    return _divergence(teacher_logits.detach(), student_logits)
-
-
-def consistency(student_logits: Tensor, completed_logits: Tensor) -> Tensor:
-    """Consistency with the state after the block is complete: 1/|S| * sum over S of KL(student(y*) || student(y)).
-
-    Args:
-        student_logits: [|S|, vocab] of state y.
-        completed_logits: [|S|, vocab] of state y*, at the same positions.
-
-    Returns:
-        fp32 scalar, 0 where S is empty; no gradient reaches ``completed_logits``.
-    """
-    return _divergence(completed_logits.detach(), student_logits)
 
 
 def masked_likelihood(logits: Tensor, truth: Tensor, weights: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """A student's loss on a batch; the LM head runs on asked positions only."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -8,28 +8,10 @@ from torch import Tensor, nn
 from cdlm.model.network.transformer import Transformer
 from cdlm.training.batches.attention import RowAttention
 from cdlm.training.batches.packed import AskedRows
-from cdlm.training.errors import TrainingError
+from cdlm.training.config import LossSection
 from cdlm.training.pretraining.objectives import prediction_rows
-from cdlm.training.student.losses import consistency, distillation, masked_likelihood
+from cdlm.training.student.losses import divergence, masked_likelihood
 from cdlm.training.student.rows import StudentBatch
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LossWeights:
-    """Factors of the three losses. 0 leaves a loss out, with the forward that only it needs.
-
-    Raises:
-        TrainingError: one is negative, or all are 0.
-    """
-
-    distillation: float
-    consistency: float
-    dlm: float
-
-    def __post_init__(self) -> None:
-        weights = (self.distillation, self.consistency, self.dlm)
-        if min(weights) < 0 or not any(weights):
-            raise TrainingError(f"loss weights must not be negative, nor all 0, got {weights}")
 
 
 class AskedLogits(nn.Module):
@@ -54,10 +36,10 @@ class StudentObjective:
     Args:
         student: an ``AskedLogits`` or a wrapper of one.
         teacher_head: [vocab, hidden_size], the teacher's LM head; copied, since the student's may train.
-        weights: factors of the losses.
+        weights: factors of the losses; 0 leaves a loss out, with the forward that only it needs.
     """
 
-    def __init__(self, student: nn.Module, teacher_head: Tensor, weights: LossWeights) -> None:
+    def __init__(self, student: nn.Module, teacher_head: Tensor, weights: LossSection) -> None:
         self.student, self.weights = student, weights
         self.teacher_head = teacher_head.detach().clone()
 
@@ -66,14 +48,14 @@ class StudentObjective:
         losses: dict[str, Tensor] = {}
         if self.weights.distillation:
             teacher = nn.functional.linear(batch.teacher_hidden.to(self.teacher_head.dtype), self.teacher_head)
-            losses["distillation"] = distillation(self._logits(batch.states), teacher)
+            losses["distillation"] = divergence(self._logits(batch.states), teacher)
         if self.weights.consistency:
             logits = self._logits(batch.state)
             # After y, not before: autocast keeps the weights it has cast, and those of a forward without gradient
             # would be used by the next one. Also with S empty: sharded ranks must call the student equally often.
             with torch.no_grad():
                 completed = self._logits(replace(batch.state, token_ids=batch.completed))
-            losses["consistency"] = consistency(logits, completed)
+            losses["consistency"] = divergence(logits, completed)
         if self.weights.dlm:
             losses["dlm"] = masked_likelihood(self._logits(batch.truth), batch.targets, batch.target_weights)
         total = sum((getattr(self.weights, name) * loss for name, loss in losses.items()), start=torch.tensor(0.0))

@@ -22,7 +22,7 @@ from cdlm.training.descent.optimizers import make_optimizers
 from cdlm.training.descent.parallel import rank, world_size
 from cdlm.training.errors import TrainingError
 from cdlm.training.pretraining.run import export
-from cdlm.training.student.objective import AskedLogits, LossWeights, StudentObjective
+from cdlm.training.student.objective import AskedLogits, StudentObjective
 from cdlm.training.student.stream import StudentStream
 from cdlm.training.trajectories.store import TrajectoryStore, tokenizer_fingerprint
 from cdlm.training.trajectories.trajectory import Trajectory
@@ -77,9 +77,8 @@ def run_student(config: RecipeConfig, directory: Path) -> None:
         rank=rank(),
         world_size=world_size(),
     )
-    weights = LossWeights(distillation=section.distillation, consistency=section.consistency, dlm=section.dlm)
     # The objective keeps the head as it is now, the teacher's: the loop puts a resumed student's weights in place.
-    objective = StudentObjective(AskedLogits(model, shift=manifest.shift), model.lm_head.weight, weights)
+    objective = StudentObjective(AskedLogits(model, shift=manifest.shift), model.lm_head.weight, section)
     model.train().requires_grad_(True)
     # The residual stream in bf16 halves the memory traffic that dominates small layers on a CPU.
     model.embed_tokens.register_forward_hook(lambda _module, _inputs, output: output.to(torch.bfloat16))

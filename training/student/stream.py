@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 
+from cdlm.training.batches.stream import resumable
 from cdlm.training.batches.two_streams import Truth, masked_answers
 from cdlm.training.errors import TrainingError
 from cdlm.training.student.rows import StudentBatch, later_blocks, packed_states
@@ -68,10 +69,8 @@ class StudentStream:
 
     def batches(self, epoch: int = 0, skip: int = 0) -> Iterator[tuple[int, int, StudentBatch]]:
         """Yields (epoch, index in the epoch, this rank's batch), starting after ``skip`` batches of ``epoch``."""
-        for number in itertools.count(epoch):
-            for index, group in enumerate(self._epoch(number)):
-                if number > epoch or index >= skip:
-                    yield number, index, self.rows(group, f"{number}/{index * self.world_size + self.rank}")
+        for number, index, group in resumable(self._epoch, epoch, skip):
+            yield number, index, self.rows(group, f"{number}/{index * self.world_size + self.rank}")
 
     def rows(self, group: Sequence[int], visit: str) -> StudentBatch:
         """Builds the batch of trajectories ``group``, in random states; ``visit`` is part of the seed."""
@@ -89,7 +88,9 @@ class StudentStream:
             examples: Sequence[Truth] = [(item.prompt, item.truth) for item in trajectories] * self.truths
         else:
             examples = self.fresh_truth(f"{self.seed}/{visit}", self.truths * len(trajectories))
-        truth, targets, weights = masked_answers(examples, end_id=self.end_id, rng=rng, **ids)
+        truth, targets, weights = masked_answers(
+            examples, mask_id=self.mask_id, end_id=self.end_id, block_length=self.block_length, rng=rng
+        )
         return StudentBatch(states, hidden, state, completed, truth, targets, weights)
 
     def _finalized(self, rng: random.Random) -> int:

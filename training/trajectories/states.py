@@ -11,13 +11,7 @@ from cdlm.training.trajectories.trajectory import Trajectory
 
 
 def state_after(trajectory: Trajectory, k: int, mask_id: int) -> Tensor:
-    """[n] int64: the canvas after k finalizations, ``mask_id`` elsewhere. k in 0..n; at n nothing is masked.
-
-    Raises:
-        ValueError: k out of range.
-    """
-    if not 0 <= k <= len(trajectory.tokens):
-        raise ValueError(f"k must lie in 0..{len(trajectory.tokens)}, got {k}")
+    """[n] int64: the canvas after k finalizations, ``mask_id`` elsewhere. k in 0..n; at n nothing is masked."""
     return trajectory.tokens.masked_fill(trajectory.order >= k, mask_id)
 
 
@@ -36,13 +30,6 @@ def index_sets(order: Tensor, k: int, block_length: int) -> tuple[Tensor, Tensor
         order: [n] int64, as in ``Trajectory``.
         k: in 0..n-1.
         block_length: divides n.
-
-    Raises:
-        ValueError: k out of range, or n is not a multiple of the block length.
     """
-    if len(order) % block_length:
-        raise ValueError(f"order: {len(order)} positions are not a multiple of the block length {block_length}")
-    if not 0 <= k < len(order):
-        raise ValueError(f"k must lie in 0..{len(order) - 1}, got {k}")
     completed = block_completion(k, block_length)
     return torch.logical_and(order >= k, order < completed), order >= completed

@@ -1,5 +1,6 @@
 """The comparisons of the benchmark, in the order in which they are measured."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,25 +25,22 @@ def _loop(bench: Workbench, name: LoopName, load: Load) -> Run:
     return warmed(partial(bench.loops.run, name), load)
 
 
+def _under(
+    load: Callable[[Workbench, int, int], Load], **contenders: str
+) -> Callable[[Workbench, Cell], dict[str, Run]]:
+    """Prepares contenders, name -> attribute of the workbench, under a load of the cell's batch and prompt."""
+
+    def prepare(bench: Workbench, cell: Cell) -> dict[str, Run]:
+        found = load(bench, *_sizes(cell))
+        return {name: warmed(getattr(bench, kind).run, found) for name, kind in contenders.items()}
+
+    return prepare
+
+
 def _offline_and_raw(bench: Workbench, cell: Cell) -> dict[str, Run]:
     load = bench.student_pace(*_sizes(cell))
     recording = bench.offline.record(load)
     return {"offline": warmed(bench.offline.run, load), "raw": lambda: recording.replay()}
-
-
-def _packed_and_plain(bench: Workbench, cell: Cell) -> dict[str, Run]:
-    load = bench.student_pace(*_sizes(cell))
-    return {"offline": warmed(bench.offline.run, load), "unpacked": warmed(bench.unpacked.run, load)}
-
-
-def _http_and_offline(bench: Workbench, cell: Cell) -> dict[str, Run]:
-    load = bench.student_streams(*_sizes(cell))
-    return {"http": warmed(bench.http.run, load), "offline": warmed(bench.offline.run, load)}
-
-
-def _burst(bench: Workbench, cell: Cell) -> dict[str, Run]:
-    load = bench.student_pace(*_sizes(cell))
-    return {"http": warmed(bench.http.run, load), "offline": warmed(bench.offline.run, load)}
 
 
 def _forward_cost(bench: Workbench, cell: Cell) -> dict[str, Run]:
@@ -58,20 +56,6 @@ def _dual_cache(bench: Workbench, cell: Cell) -> dict[str, Run]:
         "dual_cache": _loop(bench, "dual_cache", slow),
         "dual_cache_same_pace": _loop(bench, "dual_cache", fast),
     }
-
-
-def _transformers(bench: Workbench, cell: Cell) -> dict[str, Run]:
-    load = bench.student_pace(*_sizes(cell))
-    return {
-        "offline": warmed(bench.offline.run, load),
-        "transformers": warmed(bench.transformers.run, load),
-        "autoregressive": warmed(bench.autoregressive.run, load),
-    }
-
-
-def _vllm(bench: Workbench, cell: Cell) -> dict[str, Run]:
-    load = bench.student_pace(*_sizes(cell))
-    return {"vllm": warmed(bench.vllm_http.run, load), "http": warmed(bench.http.run, load)}
 
 
 def _mixed(bench: Workbench, _cell: Cell) -> dict[str, Run]:
@@ -124,7 +108,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         "packed_over_plain_weights",
         "Tokens/s of the engine without a server over those with its weights as checkpoints store them "
         "(``--pack-weights false``). Student's pace.",
-        _packed_and_plain,
+        _under(Workbench.student_pace, offline="offline", unpacked="unpacked"),
         {"packed_over_plain_weights": quotient("offline", "unpacked", "tokens_per_s")},
         batches=(1, 16), prompts=(32,),
     ),
@@ -132,7 +116,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         "http_over_offline",
         "Tokens/s of streamed HTTP completions over those of the engine without a server; as many streams as the batch,"
         " each of which sends its next request, of 128 to 384 tokens, when it has its answer. Student's pace.",
-        _http_and_offline,
+        _under(Workbench.student_streams, http="http", offline="offline"),
         {"http_over_offline": quotient("http", "offline", "tokens_per_s")},
         batches=(16, 64), prompts=(32,),
     ),
@@ -140,7 +124,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         "http_over_offline_burst",
         "The same with one request per stream, all sent at once: the first steps are not full, as requests arrive one "
         "after the other, and nor are the last.",
-        _burst,
+        _under(Workbench.student_pace, http="http", offline="offline"),
         {"http_over_offline_burst": quotient("http", "offline", "tokens_per_s")},
         batches=(16, 64), prompts=(32,),
     ),
@@ -169,7 +153,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         "tokens_per_s_vs_transformers",
         "Tokens/s of the engine at the student's pace over those of transformers' generate with a causal model of "
         "the same shape; and of that causal model on the engine over generate.",
-        _transformers,
+        _under(Workbench.student_pace, offline="offline", transformers="transformers", autoregressive="autoregressive"),
         {
             "tokens_per_s_vs_transformers": quotient("offline", "transformers", "tokens_per_s"),
             "autoregressive_vs_transformers": quotient("autoregressive", "transformers", "tokens_per_s"),
@@ -180,7 +164,7 @@ COMPARISONS: tuple[Comparison, ...] = (
         "tokens_per_s_vs_vllm",
         "Tokens/s over HTTP of the engine at the student's pace over those of vLLM with a causal model of the same "
         "shape, same client.",
-        _vllm,
+        _under(Workbench.student_pace, vllm="vllm_http", http="http"),
         {"tokens_per_s_vs_vllm": quotient("http", "vllm", "tokens_per_s")},
         batches=(1, 16), prompts=(32,),
     ),

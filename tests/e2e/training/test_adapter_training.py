@@ -20,10 +20,10 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.training.backbone.collect import collect_backbone
-from cdlm.training.backbone.config import AdapterConfig, load_adapter_config
+from cdlm.training.backbone.config import AdapterConfig
 from cdlm.training.backbone.train import train_adapter
 from cdlm.training.batches.attention import RowAttention
-from cdlm.training.config import ConfigError
+from cdlm.training.config import ConfigError, read_config
 from cdlm.training.errors import TrainingError
 from tests.support.forks import script
 from tests.support.matrix import some
@@ -269,11 +269,11 @@ def test_unusable_examples_are_named(place: Path, line: str, section: dict[str, 
 
 @pytest.mark.parametrize(("name", "dlm"), [("dream-7b", 0.01), ("llada-8b", 0.1)])
 def test_the_shipped_configurations_have_the_published_values(name: str, dlm: float, tmp_path: Path) -> None:
-    settings = load_adapter_config(CONFIGS / f"{name}.toml")
+    settings = read_config(CONFIGS / f"{name}.toml", AdapterConfig)
     assert (settings.losses.distillation, settings.losses.consistency, settings.losses.dlm) == (1.0, 0.5, dlm)
     assert (settings.block_length, settings.trajectories.generation_length) == (32, 256)
     assert settings.optimization.batch_size == 64
     broken = tmp_path / "broken.toml"
     broken.write_text((CONFIGS / f"{name}.toml").read_text().replace("alpha =", "alhpa ="))
     with pytest.raises(ConfigError, match=r"lora\.alhpa"):
-        load_adapter_config(broken)
+        read_config(broken, AdapterConfig)

@@ -12,7 +12,7 @@ from cdlm.model.config import Manifest, TransformerConfig
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.loading.export import save_checkpoint
 from cdlm.model.network.transformer import Transformer
-from cdlm.training.config import CollectionSection, RecipeConfig, load_config
+from cdlm.training.config import CollectionSection, RecipeConfig, read_config
 from cdlm.training.data.mixture import training_stream
 from cdlm.training.decoding.full import decode_full
 from cdlm.training.decoding.rules import EngineRule
@@ -119,7 +119,7 @@ def test_shards_of_other_runs_are_not_mixed_in(tmp_path: Path) -> None:
 
 
 def test_the_stage_collects_from_the_recipes_teacher(tmp_path: Path) -> None:
-    values = load_config(CONFIG).model_dump()
+    values = read_config(CONFIG, RecipeConfig).model_dump()
     values["trajectories"].update(examples=4, generation_length=96, shard_size=8, batch_size=4)
     values["trajectories"]["temperatures"] = [0.0, 0.5]
     config = RecipeConfig.model_validate(values)

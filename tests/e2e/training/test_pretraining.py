@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from cdlm.model.loading.checkpoint import load_checkpoint
-from cdlm.training.config import ConfigError, RecipeConfig, load_config
+from cdlm.training.config import ConfigError, RecipeConfig, read_config
 from cdlm.training.descent.loop import Loop
 from cdlm.training.descent.optimizers import learning_rate_factor
 from cdlm.training.errors import TrainingError
@@ -90,7 +90,7 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
 
 
 def test_the_bundled_recipe_is_valid() -> None:
-    config = load_config(Path("training/configs/nano.toml"))
+    config = read_config(Path("training/configs/nano.toml"), RecipeConfig)
     assert config.transformer.vocab_size == config.tokenizer.vocab_size
 
 
@@ -111,4 +111,4 @@ def test_a_bad_recipe_is_refused_by_key(tmp_path: Path, change: tuple[str, str],
     path = tmp_path / "recipe.toml"
     path.write_text(text.replace(*change))
     with pytest.raises(ConfigError, match=message):
-        load_config(path)
+        read_config(path, RecipeConfig)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -13,12 +14,12 @@ from transformers import PreTrainedTokenizerFast
 
 from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.tokens.tokenizer import load_tokenizer
-from cdlm.training.config import CollectionSection, RecipeConfig
+from cdlm.training.config import CollectionSection, LossSection, RecipeConfig
 from cdlm.training.descent.checkpoint import load_state
 from cdlm.training.descent.optimizers import make_optimizers
 from cdlm.training.errors import TrainingError
 from cdlm.training.pretraining.run import export
-from cdlm.training.student.objective import AskedLogits, LossWeights, StudentObjective
+from cdlm.training.student.objective import AskedLogits, StudentObjective
 from cdlm.training.student.rows import StudentBatch
 from cdlm.training.student.run import run_student
 from cdlm.training.student.stream import StudentStream
@@ -143,8 +144,8 @@ def test_missing_stages_and_another_block_length_are_refused(run: Path, tmp_path
 
 
 def test_all_weights_zero_is_refused() -> None:
-    with pytest.raises(TrainingError, match="not be negative, nor all 0"):
-        LossWeights(distillation=0.0, consistency=0.0, dlm=0.0)
+    with pytest.raises(ValidationError, match="must not be all 0"):
+        LossSection(distillation=0.0, consistency=0.0, dlm=0.0)
 
 
 class _Calls(torch.nn.Module):
@@ -171,7 +172,7 @@ class _Calls(torch.nn.Module):
 )
 def test_a_weight_of_zero_skips_the_forward_that_only_it_needs(run: Path, weights, calls) -> None:
     batch, student = _batch(run), _Calls(_student(run))
-    values = LossWeights(distillation=weights[0], consistency=weights[1], dlm=weights[2])
+    values = LossSection(distillation=weights[0], consistency=weights[1], dlm=weights[2])
     loss, figures = StudentObjective(student, student.student.transformer.lm_head.weight, values)(batch)
     assert student.calls == calls
     names = ("distillation", "consistency", "dlm")
@@ -183,7 +184,7 @@ def test_a_weight_of_zero_skips_the_forward_that_only_it_needs(run: Path, weight
 def test_gradients_reach_all_weights_under_autocast_and_the_teachers_head_stays(run: Path) -> None:
     student = _student(run)
     head = student.transformer.lm_head.weight
-    objective = StudentObjective(student, head, LossWeights(distillation=1.0, consistency=0.5, dlm=0.1))
+    objective = StudentObjective(student, head, LossSection(distillation=1.0, consistency=0.5, dlm=0.1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         loss, _ = objective(_batch(run))
     loss.backward()

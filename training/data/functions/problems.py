@@ -9,7 +9,12 @@ from cdlm.training.data.functions.spec import Spec, edge_arguments, sample_argum
 from cdlm.training.data.problem import Problem
 
 # The bounds below which a random number chooses a kind of function, and the functions above them.
-_FAMILIES = tuple((family.KINDS, family.ENTRIES) for family in (lists, strings, numbers, dicts))
+_FAMILIES = (
+    (lists.KINDS, lists.ENTRIES),
+    (strings.KINDS, strings.ENTRIES),
+    (numbers.KINDS, numbers.ENTRIES),
+    (dicts.KINDS, dicts.ENTRIES),
+)
 _WEIGHTS = (40, 23, 22, 15)
 _REQUESTS = (
     "Write a Python function {} that returns {}.",

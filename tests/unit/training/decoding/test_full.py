@@ -186,22 +186,17 @@ def test_runs_under_autocast(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompts", "length", "changes", "message"),
+    ("prompts", "length", "message"),
     [
-        ([[1]], 6, {}, "generation_length 6 is not a positive multiple of the block length 4"),
-        ([[1], []], 8, {}, "prompt 1 is empty"),
-        ([[1] * 249], 8, {}, "prompt 0: 249 tokens and 8 to generate exceed the model's limit of 256"),
-        ([[1]], 8, {"temperature": 0.5}, "needs seeds"),
-        ([[1]], 8, {"temperature": 0.5, "seeds": [1, 2]}, "2 seeds for 1 prompts"),
-        ([[1]], 8, {"temperature": -1.0}, "temperature must not be negative"),
+        ([[1]], 6, "generation_length 6 is not a positive multiple of the block length 4"),
+        ([[1], []], 8, "prompt 1 is empty"),
+        ([[1] * 249], 8, "prompt 0: 249 tokens and 8 to generate exceed the model's limit of 256"),
     ],
 )
-def test_bad_input_is_named(
-    tmp_path: Path, prompts: list[list[int]], length: int, changes: dict[str, Any], message: str
-) -> None:
+def test_bad_input_is_named(tmp_path: Path, prompts: list[list[int]], length: int, message: str) -> None:
     loaded = checkpoint(tmp_path, "plain")
     with pytest.raises(ValueError, match=message):
-        decode(loaded, prompts, length, **changes)
+        decode(loaded, prompts, length)
 
 
 def test_no_prompts_decode_to_nothing(tmp_path: Path) -> None:

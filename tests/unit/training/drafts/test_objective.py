@@ -19,9 +19,9 @@ from cdlm.training.backbone.config import LoraSection
 from cdlm.training.backbone.lora import adapter_weights, add_adapter, trainable
 from cdlm.training.batches.attention import RowAttention, causal_mask
 from cdlm.training.batches.rows import Example
+from cdlm.training.config import LossSection
 from cdlm.training.drafts.objective import DraftObjective
 from cdlm.training.drafts.rows import DraftRows, draft_rows
-from cdlm.training.student.objective import LossWeights
 from tests.support.drafts import chained_by_hand, random_chain
 from tests.support.models.hf_block_checkpoints import build
 
@@ -49,7 +49,7 @@ def adapted(base: Path) -> Transformer:
 
 
 def objective(transformer: Transformer, *, decay: float = 1.0, **weights: float) -> DraftObjective:
-    losses = LossWeights(**{"distillation": 1.0, "consistency": 0.5, "dlm": 0.25, **weights})
+    losses = LossSection(**{"distillation": 1.0, "consistency": 0.5, "dlm": 0.25, **weights})
     return DraftObjective(transformer, mask_id=MASK, weights=losses, offset_decay=decay)
 
 

@@ -19,7 +19,6 @@ def test_masked_rows_see_the_text_up_to_their_known_token_and_no_row_behind_them
     found = ["".join(str(int(seen)) for seen in row) for row in rows.mask[0]]
     assert found == [line.replace(" ", "") for line in expected]
     assert rows.positions.tolist() == [[[1, 2], [2, 3]]]
-    assert rows.tokens == 4 + 4
 
 
 def test_rows_are_asked_where_the_text_has_their_next_token() -> None:

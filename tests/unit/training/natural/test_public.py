@@ -40,7 +40,7 @@ def write(path: Path, rows: list[dict[str, object]], *, lines: bool) -> Path:
 
 
 def test_gsm8k_keeps_short_whole_number_solutions_and_works_them(tmp_path: Path) -> None:
-    problems = read_public(write(tmp_path / "gsm8k.jsonl", GSM8K, lines=True), "gsm8k", training=True)
+    problems = read_public(write(tmp_path / "gsm8k.jsonl", GSM8K, lines=True), "gsm8k")
     assert [problem.prompt for problem in problems] == [GSM8K[0]["question"], "Three?", "Four?"]
     assert problems[0].completion == (
         "She sold 48 / 2 = 40 / 2 + 8 / 2 = 20 + 4 = 24 in May.\nThat is 48 + 24 = 68 + 4 = 72 in all.\n"
@@ -62,7 +62,6 @@ def test_mbpp_measures_its_test_split_only(tmp_path: Path) -> None:
     assert problem.prompt == "Write a function to add. Your code should pass this test:\nassert add(1, 2) == 3"
     assert solves(problem, "```python\ndef add(a, b):\n    return a + b\n```")
     assert not solves(problem, "```python\ndef add(a, b):\n    return 3\n```")
-    assert [problem.check for problem in read_public(path, "mbpp", training=True)] == ["assert half(2) == 1"]
 
 
 def test_humaneval_answers_may_leave_out_what_stands_above_the_signature(tmp_path: Path) -> None:

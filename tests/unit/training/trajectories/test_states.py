@@ -13,19 +13,9 @@ ORDER = [1, 0, 2, 4, 5, 3]
 TOKENS = [10, 11, 12, 13, 14, 15]
 
 
-def make(
-    tokens: list[int] = TOKENS,
-    order: list[int] = ORDER,
-    hidden: Tensor | None = None,
-    prompt: tuple[int, ...] = (1,),
-    truth: tuple[int, ...] = (2,),
-    temperature: float = 0.0,
-    generation_length: int = 9,
-) -> Trajectory:
-    states = torch.zeros(len(tokens), 2, dtype=torch.bfloat16) if hidden is None else hidden
-    return Trajectory(
-        list(prompt), list(truth), torch.tensor(tokens), torch.tensor(order), states, temperature, generation_length
-    )
+def make() -> Trajectory:
+    hidden = torch.zeros(len(TOKENS), 2, dtype=torch.bfloat16)
+    return Trajectory([1], [2], torch.tensor(TOKENS), torch.tensor(ORDER), hidden, 0.0, 9)
 
 
 def positions(chosen: Tensor) -> list[int]:
@@ -74,44 +64,3 @@ def test_index_sets(k: int, filled: list[int], still_masked: list[int]) -> None:
     y, later = state_after(trajectory, k, M), state_after(trajectory, block_completion(k, 3), M)
     assert torch.equal(u, (y == M) & (later != M))
     assert torch.equal(s, (y == M) & (later == M))
-
-
-def test_k_and_block_length_are_checked() -> None:
-    order = torch.tensor(ORDER)
-    for k in (-1, 6):
-        with pytest.raises(ValueError, match=f"k must lie in 0..5, got {k}"):
-            index_sets(order, k, 3)
-    for k in (-1, 7):
-        with pytest.raises(ValueError, match=f"k must lie in 0..6, got {k}"):
-            state_after(make(), k, M)
-    with pytest.raises(ValueError, match="6 positions are not a multiple of the block length 4"):
-        index_sets(order, 0, 4)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"prompt": ()}, "prompt is empty"),
-        ({"truth": ()}, "truth is empty"),
-        ({"tokens": [], "order": []}, "tokens must be a non-empty int64 vector"),
-        ({"order": [0, 1, 2]}, r"order must be int64 of length 6 like tokens, got int64 \[3\]"),
-        ({"order": [1, 0, 2, 4, 5, 5]}, r"order is not a permutation of 0\.\.5"),
-        ({"order": [1, 0, 2, 4, 6, 3]}, r"order is not a permutation of 0\.\.5"),
-        ({"hidden": torch.zeros(6, 2)}, r"hidden must be bfloat16 \[6, hidden_size\], got float32 \[6, 2\]"),
-        ({"hidden": torch.zeros(5, 2, dtype=torch.bfloat16)}, r"got bfloat16 \[5, 2\]"),
-        ({"temperature": -0.5}, "temperature must not be negative"),
-        ({"generation_length": 5}, "generation_length 5 is below the 6 decoded tokens"),
-    ],
-)
-def test_contradicting_fields_are_named(changes: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make(**changes)  # type: ignore[arg-type]
-
-
-def test_order_must_go_block_by_block() -> None:
-    make().check_blocks(3)
-    make(order=[2, 0, 1, 5, 4, 3]).check_blocks(3)
-    with pytest.raises(ValueError, match="position 2 of block 0 has order 3, which belongs to block 1"):
-        make(order=[1, 0, 3, 4, 5, 2]).check_blocks(3)
-    with pytest.raises(ValueError, match="6 positions are not a multiple of the block length 4"):
-        make().check_blocks(4)
