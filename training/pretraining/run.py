@@ -7,27 +7,23 @@ stays in the state before it, so what was learned about sums and syntax carries 
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from cdlm.model.config import Manifest
-from cdlm.model.loading.checkpoint import load_checkpoint
-from cdlm.model.loading.export import save_checkpoint
 from cdlm.model.network.transformer import Transformer
 from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.batches.rows import Example, RowBatch, block_rows, frontier_rows, masked_rows, next_token_rows
 from cdlm.training.batches.stream import ExampleStream, encode
 from cdlm.training.config import OptimizationSection, RecipeConfig
 from cdlm.training.data.mixture import draw_problems
-from cdlm.training.descent.loop import Loop, workers_share
-from cdlm.training.descent.optimizers import initialize, make_optimizers
+from cdlm.training.descent.loop import workers_share
+from cdlm.training.descent.optimizers import initialize
 from cdlm.training.descent.parallel import barrier, rank
-from cdlm.training.errors import TrainingError
+from cdlm.training.descent.stages import load_stage, train_stage
 from cdlm.training.pretraining.objectives import token_loss
 from cdlm.training.pretraining.tokenizer import train_tokenizer
 
@@ -56,8 +52,6 @@ class _Pretraining:
         self.tokenizer = self._tokenizer()
         self.model = Transformer(config.transformer)
         self._first_weights()
-        # The residual stream in bf16 halves the memory traffic that dominates small layers on a CPU.
-        self.model.embed_tokens.register_forward_hook(lambda _module, _inputs, output: output.to(torch.bfloat16))
         examples = [
             *draw_problems("words", _VALIDATION_ROWS * 3 // 4, config.seed, "development"),
             *draw_problems("functions", _VALIDATION_ROWS // 4, config.seed, "development"),
@@ -65,20 +59,15 @@ class _Pretraining:
         rng = random.Random(config.seed)
         encoded = encode(examples, self.tokenizer, rng)
         self.validation = self._rows(encoded, rng)
-        self.frontier = self._frontier_rows(encoded * 4, rng) if stage == "teacher" else None
-        self.loop = Loop(
-            directory / stage,
-            self.section,
-            self.model,
-            make_optimizers(self.model, self.section),
-            batches=self._batches,
-            loss=self._loss,
-            measure=self._measure,
-            export=partial(export, directory / stage / "checkpoint", self.model, self.tokenizer, self._manifest()),
-        )
+        self.frontier: RowBatch | None = None
+        if stage == "teacher":
+            block, mask_id = config.manifest.block_length, int(self.tokenizer.mask_token_id)
+            self.frontier = frontier_rows(encoded * 4, mask_id=mask_id, block_length=block, rng=rng)
 
     def run(self) -> None:
-        self.loop.run()
+        model = self.model, self.tokenizer, self._manifest()
+        directory = self.directory / self.stage
+        train_stage(directory, self.section, *model, self._batches, self._loss, self._measure)
 
     def _rows(self, examples: list[Example], rng: random.Random, budget: float = float("inf")) -> RowBatch:
         if self.stage == "autoregressive":
@@ -95,14 +84,6 @@ class _Pretraining:
 
     def _next_token_rows(self, examples: list[Example]) -> RowBatch:
         return next_token_rows(examples, pad_id=int(self.tokenizer.pad_token_id))
-
-    def _frontier_rows(self, examples: list[Example], rng: random.Random) -> RowBatch:
-        return frontier_rows(
-            examples,
-            mask_id=int(self.tokenizer.mask_token_id),
-            block_length=self.config.manifest.block_length,
-            rng=rng,
-        )
 
     def _batches(self, pool: int, skip: int) -> Iterator[tuple[int, int, RowBatch]]:
         # Every worker draws its own problems: nothing is generated twice, and nobody waits for the other.
@@ -163,10 +144,7 @@ class _Pretraining:
         if self.stage == "autoregressive":
             initialize(self.model, self.config.seed)
             return
-        source = self.directory / "autoregressive" / "checkpoint"
-        if not (source / "model.safetensors").exists():
-            raise TrainingError(f"{source} is missing: run the autoregressive stage first")
-        checkpoint = load_checkpoint(source, device=torch.device("cpu"), dtype=torch.float32)
+        checkpoint, _ = load_stage(self.directory, "autoregressive")
         self.model.load_state_dict(checkpoint.transformer.state_dict())
 
     def _tokenizer(self) -> PreTrainedTokenizerBase:
@@ -182,9 +160,3 @@ class _Pretraining:
             )
         barrier()
         return load_tokenizer(directory)
-
-
-def export(directory: Path, model: Transformer, tokenizer: PreTrainedTokenizerBase, manifest: Manifest) -> None:
-    """Writes a checkpoint directory with its tokenizer."""
-    save_checkpoint(directory, model, manifest, dtype=torch.bfloat16)
-    tokenizer.save_pretrained(directory)

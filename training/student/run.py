@@ -8,20 +8,15 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
-from cdlm.model.loading.checkpoint import load_checkpoint
-from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.batches.stream import encode
 from cdlm.training.config import RecipeConfig
 from cdlm.training.data.mixture import training_stream
 from cdlm.training.data.problem import Task
-from cdlm.training.descent.loop import Loop, workers_share
-from cdlm.training.descent.optimizers import make_optimizers
+from cdlm.training.descent.loop import workers_share
 from cdlm.training.descent.parallel import rank, world_size
-from cdlm.training.errors import TrainingError
-from cdlm.training.pretraining.run import export
+from cdlm.training.descent.stages import load_stage, train_stage
 from cdlm.training.student.objective import AskedLogits, StudentObjective
 from cdlm.training.student.stream import StudentStream
 from cdlm.training.trajectories.store import TrajectoryStore, tokenizer_fingerprint
@@ -41,10 +36,7 @@ def run_student(config: RecipeConfig, directory: Path) -> None:
     Raises:
         TrainingError: the teacher or its trajectories are missing or do not fit, or the loss is not finite.
     """
-    source = directory / "teacher" / "checkpoint"
-    if not (source / "model.safetensors").exists():
-        raise TrainingError(f"{source} is missing: run the teacher stage first")
-    teacher, tokenizer = load_checkpoint(source), load_tokenizer(source)
+    teacher, tokenizer = load_stage(directory, "teacher")
     manifest = replace(
         teacher.manifest,
         block_length=config.manifest.block_length,
@@ -79,9 +71,6 @@ def run_student(config: RecipeConfig, directory: Path) -> None:
     )
     # The objective keeps the head as it is now, the teacher's: the loop puts a resumed student's weights in place.
     objective = StudentObjective(AskedLogits(model, shift=manifest.shift), model.lm_head.weight, section)
-    model.train().requires_grad_(True)
-    # The residual stream in bf16 halves the memory traffic that dominates small layers on a CPU.
-    model.embed_tokens.register_forward_hook(lambda _module, _inputs, output: output.to(torch.bfloat16))
     held_out = stream.rows(range(stream.held_out), "development") if stream.held_out else None
 
     def measure() -> dict[str, float]:
@@ -90,16 +79,7 @@ def run_student(config: RecipeConfig, directory: Path) -> None:
         _, figures = objective(held_out)
         return {f"development_{name}": figure for name, figure in figures.items()}
 
-    Loop(
-        directory / "student",
-        section,
-        model,
-        make_optimizers(model, section),
-        batches=stream.batches,
-        loss=objective,
-        measure=measure,
-        export=partial(export, directory / "student" / "checkpoint", model, tokenizer, manifest),
-    ).run()
+    train_stage(directory / "student", section, model, tokenizer, manifest, stream.batches, objective, measure)
 
 
 def _draw_truth(

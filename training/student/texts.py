@@ -6,25 +6,21 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from cdlm.model.config import Manifest
-from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.network.transformer import Transformer
-from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.batches.packed import AskedRows
 from cdlm.training.batches.rows import Example
 from cdlm.training.batches.stream import ExampleStream, encode
 from cdlm.training.batches.two_streams import masked_answers
 from cdlm.training.config import RecipeConfig, TextSection
 from cdlm.training.data.mixture import draw_problems
-from cdlm.training.descent.loop import Loop, workers_share
-from cdlm.training.descent.optimizers import make_optimizers
+from cdlm.training.descent.loop import workers_share
 from cdlm.training.descent.parallel import rank
+from cdlm.training.descent.stages import load_stage, train_stage
 from cdlm.training.errors import TrainingError
-from cdlm.training.pretraining.run import export
 from cdlm.training.student.losses import masked_likelihood
 from cdlm.training.student.objective import AskedLogits
 
@@ -50,12 +46,10 @@ def run_text_student(config: RecipeConfig, directory: Path) -> None:
     Raises:
         TrainingError: the configuration has no such stage, the stage before is missing, or the loss is not finite.
     """
-    source, section = directory / "autoregressive" / "checkpoint", config.texts
+    section = config.texts
     if section is None:
         raise TrainingError("the configuration has no [texts]")
-    if not (source / "model.safetensors").exists():
-        raise TrainingError(f"{source} is missing: run the autoregressive stage first")
-    begin, tokenizer = load_checkpoint(source, device=torch.device("cpu"), dtype=torch.float32), load_tokenizer(source)
+    begin, tokenizer = load_stage(directory, "autoregressive")
     manifest = replace(
         begin.manifest,
         block_length=config.manifest.block_length,
@@ -64,9 +58,6 @@ def run_text_student(config: RecipeConfig, directory: Path) -> None:
         first_token="masked",
     )
     objective = TextObjective(begin.transformer, manifest, section, tokenizer, str(config.seed))
-    model = begin.transformer.train().requires_grad_(True)
-    # The residual stream in bf16 halves the memory traffic that dominates small layers on a CPU.
-    model.embed_tokens.register_forward_hook(lambda _module, _inputs, output: output.to(torch.bfloat16))
     problems = draw_problems("words", _VALIDATION_ROWS, config.seed, "development")
     kept = objective.mask(encode(problems, tokenizer, random.Random(config.seed)), "development")
 
@@ -74,16 +65,8 @@ def run_text_student(config: RecipeConfig, directory: Path) -> None:
         loss, figures = objective(kept)
         return {"development_loss": float(loss), "development_accuracy": figures["accuracy"]}
 
-    Loop(
-        directory / "text-student",
-        section,
-        model,
-        make_optimizers(model, section),
-        batches=partial(objective.batches, config),
-        loss=objective,
-        measure=measure,
-        export=partial(export, directory / "text-student" / "checkpoint", model, tokenizer, manifest),
-    ).run()
+    model, batches = begin.transformer, partial(objective.batches, config)
+    train_stage(directory / "text-student", section, model, tokenizer, manifest, batches, objective, measure)
 
 
 class TextObjective:

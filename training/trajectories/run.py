@@ -7,12 +7,10 @@ from pathlib import Path
 
 import torch
 
-from cdlm.model.loading.checkpoint import load_checkpoint
-from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.batches.stream import encode
 from cdlm.training.config import RecipeConfig
 from cdlm.training.data.mixture import training_stream
-from cdlm.training.errors import TrainingError
+from cdlm.training.descent.stages import load_stage
 from cdlm.training.trajectories.collect import collect
 from cdlm.training.trajectories.store import tokenizer_fingerprint
 
@@ -23,11 +21,7 @@ def run_trajectories(config: RecipeConfig, directory: Path) -> None:
     Raises:
         TrainingError: the teacher is missing, or the directory holds trajectories of another one.
     """
-    source = directory / "teacher" / "checkpoint"
-    if not (source / "model.safetensors").exists():
-        raise TrainingError(f"{source} is missing: run the teacher stage first")
-    checkpoint = load_checkpoint(source, device=torch.device("cpu"), dtype=torch.float32)
-    tokenizer = load_tokenizer(source)
+    checkpoint, tokenizer = load_stage(directory, "teacher")
     section, seed = config.trajectories, f"{config.seed}/trajectories"
     problems = list(islice(training_stream(seed, dict(config.mixture)), section.examples))
     examples = [

@@ -17,8 +17,8 @@ from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.training.config import CollectionSection, LossSection, RecipeConfig
 from cdlm.training.descent.checkpoint import load_state
 from cdlm.training.descent.optimizers import make_optimizers
+from cdlm.training.descent.stages import export
 from cdlm.training.errors import TrainingError
-from cdlm.training.pretraining.run import export
 from cdlm.training.student.objective import AskedLogits, StudentObjective
 from cdlm.training.student.rows import StudentBatch
 from cdlm.training.student.run import run_student
