@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from cdlm.training.config import CollectionSection, LossSection, Section, StepsSection
+from cdlm.training.config import AdapterDescentSection, CollectionSection, LossSection, Section, StepsSection
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -29,6 +29,20 @@ class LoraSection(Section):
     r: int = Field(ge=1)
     alpha: int = Field(ge=1)
     targets: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class NextTokenAdapterConfig(Section):
+    """An adapter over a next-token model.
+
+    ``start`` is the PEFT directory of an adapter of the same rank and scale, whose weights the training begins with;
+    without it, the adapter is new.
+    """
+
+    seed: int
+    model: Path
+    start: Path | None = None
+    lora: LoraSection
+    optimization: AdapterDescentSection
 
 
 class OptimizationSection(StepsSection):

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from pydantic import Field
 
-from cdlm.training.backbone.config import LoraSection
-from cdlm.training.config import AdapterDescentSection, LossSection, Section
+from cdlm.training.backbone.config import NextTokenAdapterConfig
+from cdlm.training.config import LossSection
 
 
-class DraftAdapterConfig(Section):
+class DraftAdapterConfig(NextTokenAdapterConfig):
     """A LoRA adapter that acts on masked rows only, over a next-token model.
 
     Attributes:
@@ -20,18 +20,14 @@ class DraftAdapterConfig(Section):
         answers: directory with the answers of ``cdlm train task-answers``.
         task_share: share of the texts that are rows of that mixture; the others are the model's own answers.
         longest: longer texts, in tokens, are left out.
-        start: directory of a gated adapter of the same rank and scale, whose weights the training begins with, with its
-            chain, if it has one of the same width. Without it, the adapter is new.
+        start: a gated adapter; its chain, if it has one of the same width, is begun with too.
         chain: width of the chain's hidden layer (``model/network/chain.py``); 0 trains no chain.
         offset_decay: factor of the loss from one offset in a window to the next; a draft counts only if all before it
             are right.
         losses: distillation from the unmasked rows, consistency between windows, and likelihood of the text (dlm).
     """
 
-    seed: int
-    model: Path
     adapter: Path | None = None
-    start: Path | None = None
     chain: int = Field(default=0, ge=0)
     mask_token: str
     window: int = Field(ge=1)
@@ -42,5 +38,3 @@ class DraftAdapterConfig(Section):
     longest: int = Field(default=384, ge=16)
     offset_decay: float = Field(default=1.0, gt=0, le=1)
     losses: LossSection
-    lora: LoraSection
-    optimization: AdapterDescentSection

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from cdlm.training.backbone.config import LoraSection
+from cdlm.training.backbone.config import NextTokenAdapterConfig
 from cdlm.training.config import AdapterDescentSection, Section
 
 Source = Literal["words", "sums", "gsm8k", "functions", "references"]
@@ -49,12 +49,10 @@ class CompiledDescentSection(AdapterDescentSection):
     compile: bool = False
 
 
-class TaskAdapterConfig(Section):
+class TaskAdapterConfig(NextTokenAdapterConfig):
     """A LoRA adapter that teaches a next-token model word problems and functions without changing its chat.
 
     Attributes:
-        start: PEFT directory of an adapter of the same rank and scale, whose weights the training begins with; without
-            it, the adapter is new.
         mixture: source -> its share of the rows.
         bare_share: share of the rows without the chat template's system turn.
         chat_tokens: how many of ``tokens_per_batch`` are for chat.
@@ -62,9 +60,6 @@ class TaskAdapterConfig(Section):
         divergence: weight of KL(base || adapted) over chat answers, beside the cross-entropy of the other rows.
     """
 
-    seed: int
-    model: Path
-    start: Path | None = None
     answers: AnswersSection
     files: FilesSection = FilesSection()
     mixture: dict[Source, float] = Field(min_length=1)
@@ -72,7 +67,6 @@ class TaskAdapterConfig(Section):
     chat_tokens: int = Field(ge=64)
     chat_every: int = Field(default=1, ge=1)
     divergence: float = Field(gt=0)
-    lora: LoraSection
     optimization: CompiledDescentSection
 
     @field_validator("mixture")

@@ -8,26 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div
 
-from cdlm.model.backbones import find_backbone
-from cdlm.model.device import keep_freed_memory
-from cdlm.model.files import read_json
-from cdlm.model.gguf.directory import checkpoint_directory
-from cdlm.model.loading.adapter import check_adapter, read_adapter, write_adapter
 from cdlm.model.loading.adapter_config import AdapterDecoding
-from cdlm.model.loading.checkpoint import load_checkpoint
 from cdlm.model.network.transformer import Transformer
 from cdlm.model.tokens.tokenizer import load_tokenizer
-from cdlm.training.backbone.lora import (
-    AdapterParameters,
-    adapter_weights,
-    add_adapter,
-    compile_layers,
-    start_from,
-    without_adapter,
-)
+from cdlm.training.backbone.lora import compile_layers, without_adapter
+from cdlm.training.backbone.next_token import NextTokenAdapter
 from cdlm.training.batches.rows import Example, RowBatch, next_token_rows
-from cdlm.training.descent.loop import Loop
-from cdlm.training.errors import TrainingError
 from cdlm.training.natural.config import TaskAdapterConfig
 from cdlm.training.natural.mixture import TaskBatch, TaskStream
 
@@ -43,50 +29,15 @@ def train_task_adapter(config: TaskAdapterConfig, directory: Path) -> None:
         TrainingError: a file of the configuration gives no rows, the base is not a next-token model, or the loss or
             the gradient is not finite.
     """
-    half = config.optimization.mixed_precision == "bf16"
-    dtype = torch.bfloat16 if half else torch.float32
-    base = load_checkpoint(config.model, device=torch.device("cpu"), dtype=dtype)
-    if base.manifest.block_length != 1 or not base.manifest.shift:
-        raise TrainingError(f"{config.model} is not a next-token model")
-    tokenizer = load_tokenizer(config.model)
+    adapter, tokenizer = NextTokenAdapter(config), load_tokenizer(config.model)
     stream = TaskStream(config, directory, tokenizer)
     logger.info("%d situations, %s, %d of chat", len(stream.kinds), _sizes(stream), len(stream.chat))
-    torch.manual_seed(config.seed)
-    transformer = base.transformer
-    backbone = find_backbone(read_json(checkpoint_directory(config.model), "config.json"))
-    begun = None if config.start is None else check_adapter(transformer, read_adapter(config.start), backbone)
-    add_adapter(transformer, config.lora)
-    if begun is not None:
-        start_from(transformer, begun, config.lora)
     if config.optimization.compile:
-        compile_layers(transformer)
-    objective = TaskObjective(transformer, pad_id=int(tokenizer.eos_token_id), divergence=config.divergence)
+        compile_layers(adapter.transformer)
+    objective = TaskObjective(adapter.transformer, pad_id=int(tokenizer.eos_token_id), divergence=config.divergence)
     kept = stream.formatter.encode(stream.kept_chat[:_MEASURED], random.Random(0))
-    parameters = AdapterParameters(transformer)
-    optimizer = torch.optim.AdamW(
-        parameters.parameters(), lr=config.optimization.learning_rate, weight_decay=config.optimization.weight_decay,
-        betas=(0.9, 0.98),
-    )  # fmt: skip
-
-    def export() -> None:
-        weights = adapter_weights(transformer)
-        write_adapter(
-            directory / "adapter",
-            {name: (down.bfloat16(), up.bfloat16()) for name, (down, up) in weights.items()},
-            backbone=backbone,
-            r=config.lora.r,
-            alpha=config.lora.alpha,
-            base=config.model.name,
-            decoding=AdapterDecoding(base.manifest.block_length, base.manifest.confidence_threshold),
-        )
-
-    loop: Loop[TaskBatch] = Loop(
-        directory, config.optimization, parameters, [optimizer],
-        batches=stream.batches, loss=objective, measure=lambda: objective.measure(kept), export=export,
-        autocast=half,
-    )  # fmt: skip
-    keep_freed_memory()  # The next step reuses the memory.
-    loop.run()
+    decoding = AdapterDecoding(adapter.manifest.block_length, adapter.manifest.confidence_threshold)
+    adapter.train(directory, stream.batches, objective, lambda: objective.measure(kept), decoding)
 
 
 class TaskObjective:
