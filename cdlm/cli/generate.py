@@ -8,8 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from cdlm.cli.decoding_flags import with_decoding_flags
-from cdlm.cli.loading_flags import with_loading_flags
+from cdlm.cli.engine_flags import with_engine_flags
 from cdlm.model.decoding.params import DecodingParams
 
 if TYPE_CHECKING:
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
 MASK_SIGN, END_SIGN = "░", "∎"
 
 
-@with_loading_flags
-@with_decoding_flags
+@with_engine_flags
 def generate(
     loading: list[str],
     params: DecodingParams,

@@ -3,27 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-_QWEN3: dict[str, Any] = {
-    "head_dim": 128,
-    "num_key_value_heads": 8,
-    "vocab_size": 151936,
-    "tie_word_embeddings": False,  # Unlike the smaller Qwen3 that SDAR comes from.
-    "max_position_embeddings": 32768,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1e6,
-    "eos_token_id": 151643,
-}
+_QWEN3: dict[str, Any] = {"num_key_value_heads": 8, "vocab_size": 151936, "rope_theta": 1e6, "eos_token_id": 151643}
 _QWEN3_8B: dict[str, Any] = {
     **_QWEN3, "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32,
 }  # fmt: skip
 _IS_SDAR: dict[str, Any] = {"model_type": "sdar", "architectures": ["SDARForCausalLM"]}
 _SDAR: dict[str, Any] = {**_QWEN3, **_IS_SDAR}
-_QWEN2: dict[str, Any] = {
-    "max_position_embeddings": 32768,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1e6,
-    "eos_token_id": 151643,
-}
+_QWEN2: dict[str, Any] = {"rope_theta": 1e6, "eos_token_id": 151643}
 _QWEN2_7B: dict[str, Any] = {
     **_QWEN2,
     "hidden_size": 3584,
@@ -32,16 +18,15 @@ _QWEN2_7B: dict[str, Any] = {
     "num_attention_heads": 28,
     "num_key_value_heads": 4,
     "vocab_size": 152064,
-    "tie_word_embeddings": False,
 }
 _FAST_DLLM: dict[str, Any] = {"model_type": "Fast_dLLM_Qwen", "architectures": ["Fast_dLLM_QwenForCausalLM"]}
 
-# The keys that ``cdlm.model.backbones`` reads. Fast-dLLM v2 takes the shapes of Qwen2.5-Instruct, its base.
+# The keys that ``cdlm.model.backbones`` reads, but those that it fills in with the same value. Fast-dLLM v2 takes the
+# shapes of Qwen2.5-Instruct, its base.
 PRESETS: dict[str, Mapping[str, Any]] = {
     "dream-7b": {**_QWEN2_7B, "model_type": "Dream", "architectures": ["DreamModel"], "mask_token_id": 151666},
     "llada-8b": {
         "model_type": "llada",
-        "architectures": ["LLaDAModelLM"],
         "block_type": "llama",
         "activation_type": "silu",
         "layer_norm_type": "rms",
@@ -50,12 +35,9 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         "mlp_hidden_size": 12288,
         "n_layers": 32,
         "n_heads": 32,
-        "n_kv_heads": 32,
-        "vocab_size": 126464,
         "embedding_size": 126464,
         "weight_tying": False,
         "max_sequence_length": 4096,
-        "rms_norm_eps": 1e-5,
         "rope_theta": 5e5,
         "mask_token_id": 126336,
         "eos_token_id": 126081,
@@ -67,42 +49,19 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         **_SDAR, "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
     },
     "sdar-8b": {**_QWEN3_8B, **_IS_SDAR},
-    "dream-reasoner-8b": {
-        **_QWEN3_8B,
-        "model_type": "Dream",
-        "architectures": ["DreamForCausalLM"],
-        "block_size": 32,
-        "mask_token_id": 151669,
-    },
+    "dream-reasoner-8b": {**_QWEN3_8B, "model_type": "Dream", "architectures": ["DreamForCausalLM"]},
     "stable-diffcoder-8b": {
         "model_type": "llama",
         "architectures": ["StableDiffcoderForCausalLM"],
-        "hidden_size": 4096,
         "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
         "num_key_value_heads": 8,
         "vocab_size": 155136,
-        "tie_word_embeddings": False,
         "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-6,
         "rope_theta": 5e5,
         "eos_token_id": 2,
     },
     "nemotron-labs-diffusion-8b": {
         "model_type": "nemotron_labs_diffusion",
-        "architectures": ["NemotronLabsDiffusionModel"],
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 34,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "vocab_size": 131072,
-        "tie_word_embeddings": False,
-        "block_size": 32,
-        "max_position_embeddings": 262144,
-        "rms_norm_eps": 1e-5,
         "rope_parameters": {
             "rope_type": "yarn",
             "rope_theta": 1e6,
@@ -129,7 +88,6 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     "fast-dllm-v2-7b": {**_QWEN2_7B, **_FAST_DLLM},
     "llada2-mini": {
         "model_type": "llada2_moe",
-        "architectures": ["LLaDA2MoeModelLM"],
         "hidden_size": 2048,
         "intermediate_size": 5120,
         "moe_intermediate_size": 512,
@@ -137,12 +95,9 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         "first_k_dense_replace": 1,
         "num_attention_heads": 16,
         "num_key_value_heads": 4,
-        "head_dim": 128,
         "num_experts": 256,
         "num_experts_per_tok": 8,
         "num_shared_experts": 1,
-        "n_group": 8,
-        "topk_group": 4,
         "use_bias": False,
         "vocab_size": 157184,
         "max_position_embeddings": 32768,
@@ -153,7 +108,6 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     "sdar-30b-a3b": {
         **_QWEN3,
         "model_type": "sdar_moe",
-        "architectures": ["SDARMoeForCausalLM"],
         "hidden_size": 2048,
         "intermediate_size": 6144,
         "moe_intermediate_size": 768,
@@ -166,7 +120,6 @@ PRESETS: dict[str, Mapping[str, Any]] = {
     },
     "cdlm-smol": {
         "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
         "hidden_size": 576,
         "intermediate_size": 1536,
         "num_hidden_layers": 30,
