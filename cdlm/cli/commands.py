@@ -1,6 +1,7 @@
 """The subcommands; each module is imported only when its command runs, since imports are slow."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
@@ -22,6 +23,16 @@ COMMANDS = {
 }
 # ``ServerSettings`` parses the flags of these commands.
 _FLAGS_OF_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@contextlib.contextmanager
+def one_line(command: str, *failures: type[Exception], bad_flags: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Ends ``cdlm COMMAND`` with one line for an expected error, with status 2 for those of ``bad_flags``, else 1."""
+    try:
+        yield
+    except (*bad_flags, *failures) as error:
+        typer.echo(f"cdlm {command}: {error}", err=True)
+        raise typer.Exit(2 if isinstance(error, bad_flags) else 1) from None
 
 
 class LazyCommand(TyperCommand):

@@ -1,9 +1,21 @@
-"""Readable quantities and progress bars for commands."""
+"""Readable quantities, progress bars and pictures of commands."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "u"))
+
+
+class PictureError(RuntimeError):
+    """A picture cannot be drawn, since matplotlib is missing."""
+
+
+def require_matplotlib(what: str) -> None:
+    """Raises ``PictureError`` if matplotlib, which ``what`` needs, is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise PictureError(f"{what} needs matplotlib: pip install 'cdlm-serve[training]'") from None
 
 
 def quantity(value: float, unit: str) -> str:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from cdlm.cli.commands import one_line
+
 
 def pull(
     model: Annotated[str, typer.Argument(help="cdlm-smol, or an id owner/name on the Hugging Face Hub.")] = "cdlm-smol",
@@ -17,11 +19,5 @@ def pull(
 
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     flags = [f"--model={model}", *([] if revision is None else [f"--revision={revision}"])]
-    try:
+    with one_line("pull", CheckpointError, bad_flags=(SettingsError,)):
         typer.echo(parse_settings(flags).fetched().model)
-    except SettingsError as error:
-        typer.echo(f"cdlm pull: {error}", err=True)
-        raise typer.Exit(2) from None
-    except CheckpointError as error:
-        typer.echo(f"cdlm pull: {error}", err=True)
-        raise typer.Exit(1) from None

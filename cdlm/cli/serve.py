@@ -5,6 +5,7 @@ import sys
 import typer
 
 from cdlm import garbage
+from cdlm.cli.commands import one_line
 
 
 def serve(context: typer.Context) -> None:
@@ -13,9 +14,6 @@ def serve(context: typer.Context) -> None:
         from cdlm.server.command_line import SettingsError, parse_settings
         from cdlm.server.run import serve
 
-    try:
+    with one_line("serve", bad_flags=(SettingsError,)):
         settings = parse_settings(context.args)
-    except SettingsError as error:
-        typer.echo(f"cdlm serve: {error}", err=True)
-        raise typer.Exit(2) from None
     sys.exit(serve(settings))

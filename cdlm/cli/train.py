@@ -5,9 +5,11 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from cdlm.cli.commands import one_line
 
 app = typer.Typer(
     name="train",
@@ -102,47 +104,32 @@ def task_answers(config: TaskConfigOption, output: TaskOutputOption) -> None:
         collect_answers(read_config(config, TaskAdapterConfig), output)
 
 
-@app.command()
-def task_adapter(
-    config: TaskConfigOption,
-    output: TaskOutputOption,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = _CORES,
-) -> None:
-    """Train a LoRA adapter that teaches a next-token model word problems and functions, its chat left as it is."""
-    import torch
+ThreadsOption = Annotated[int, typer.Option(min=1, help="CPU threads.")]
 
-    from cdlm.training.config import read_config
+
+@app.command()
+def task_adapter(config: TaskConfigOption, output: TaskOutputOption, threads: ThreadsOption = _CORES) -> None:
+    """Train a LoRA adapter that teaches a next-token model word problems and functions, its chat left as it is."""
     from cdlm.training.natural.config import TaskAdapterConfig
 
     with _extra():
         from cdlm.training.natural.train import train_task_adapter
 
-    torch.set_num_threads(threads)
-    with _one_line_errors():
-        train_task_adapter(read_config(config, TaskAdapterConfig), output)
+    _train_adapter(train_task_adapter, TaskAdapterConfig, config, output, threads)
 
 
 DraftConfigOption = Annotated[Path, typer.Option(help="TOML file of the draft adapter.", exists=True, dir_okay=False)]
 
 
 @app.command()
-def draft_adapter(
-    config: DraftConfigOption,
-    output: TaskOutputOption,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = _CORES,
-) -> None:
+def draft_adapter(config: DraftConfigOption, output: TaskOutputOption, threads: ThreadsOption = _CORES) -> None:
     """Train a LoRA adapter with which a next-token model drafts its own continuation, which its other rows verify."""
-    import torch
-
-    from cdlm.training.config import read_config
     from cdlm.training.drafts.config import DraftAdapterConfig
 
     with _extra():
         from cdlm.training.drafts.train import train_draft_adapter
 
-    torch.set_num_threads(threads)
-    with _one_line_errors():
-        train_draft_adapter(read_config(config, DraftAdapterConfig), output)
+    _train_adapter(train_draft_adapter, DraftAdapterConfig, config, output, threads)
 
 
 @contextlib.contextmanager
@@ -172,6 +159,16 @@ def _adapt(stage: Callable[..., None], config: Path, output: Path) -> None:
             dist.destroy_process_group()
 
 
+def _train_adapter(stage: Callable[..., None], kind: type[Any], config: Path, output: Path, threads: int) -> None:
+    import torch
+
+    from cdlm.training.config import read_config
+
+    torch.set_num_threads(threads)
+    with _one_line_errors():
+        stage(read_config(config, kind), output)
+
+
 @contextlib.contextmanager
 def _one_line_errors(*others: type[Exception]) -> Iterator[None]:
     """Logs the first process's progress, and ends the command with one line if a training cannot continue."""
@@ -179,14 +176,10 @@ def _one_line_errors(*others: type[Exception]) -> Iterator[None]:
     from cdlm.training.config import ConfigError
     from cdlm.training.errors import TrainingError
 
-    expected: tuple[type[Exception], ...] = (CheckpointError, ConfigError, TrainingError, *others)
     level = logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
+    with one_line("train", CheckpointError, ConfigError, TrainingError, *others):
         yield
-    except expected as error:
-        typer.echo(f"cdlm train: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 def _launch(stage: Callable[..., None], config: Path, output: Path, workers: int) -> None:
@@ -194,8 +187,5 @@ def _launch(stage: Callable[..., None], config: Path, output: Path, workers: int
     from cdlm.training.descent.parallel import launch
     from cdlm.training.errors import TrainingError
 
-    try:
+    with one_line("train", ConfigError, TrainingError):
         launch(stage, workers, read_config(config, RecipeConfig), output)
-    except (ConfigError, TrainingError) as error:
-        typer.echo(f"cdlm train: {error}", err=True)
-        raise typer.Exit(1) from None

@@ -13,7 +13,6 @@ def plot_log(log: Path, picture: Path) -> None:
     Needs matplotlib (extra ``training``); without it a warning is logged and nothing is drawn.
     """
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         logger.warning("no %s: it needs matplotlib: pip install 'cdlm-serve[training]'", picture)
@@ -23,7 +22,6 @@ def plot_log(log: Path, picture: Path) -> None:
     shares = [name for name in names if name.endswith("accuracy")]
     losses = [name for name in names if name not in shares]
     figure = Figure(figsize=(8, 6 if shares else 4), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(2 if shares else 1, 1, sharex=True, squeeze=False)[:, 0]
     for axis, group, label in zip(axes, (losses, shares), ("loss", "share right"), strict=False):
         for name in group:

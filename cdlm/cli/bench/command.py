@@ -16,9 +16,10 @@ from rich.console import Console
 from cdlm.cli.bench.client import CompletionError, Endpoint, make_client, served_model
 from cdlm.cli.bench.figures import details, summarize
 from cdlm.cli.bench.load import Attempt, Load, poisson_arrivals, run_load
-from cdlm.cli.bench.output import PictureError, draw_load, print_figures, require_matplotlib
+from cdlm.cli.bench.output import draw_load, print_figures
 from cdlm.cli.bench.prompts import BUILT_IN, Prompt, PromptError, problem_prompts, random_prompts, read_prompts
-from cdlm.cli.display import progress_bar
+from cdlm.cli.commands import one_line
+from cdlm.cli.display import PictureError, progress_bar, require_matplotlib
 from cdlm.cli.local_server import LocalServerError, server_address
 
 DEFAULT_REQUESTS = 64
@@ -80,14 +81,11 @@ def bench(
         endpoint, prompts, requests, input_tokens, request_rate, concurrency or DEFAULT_CONCURRENCY,
         {"max_tokens": max_tokens, **({"ignore_eos": True} if ignore_eos else {})}, seed, warmup,
     )  # fmt: skip
-    try:
+    with one_line("bench", CompletionError, LocalServerError, PictureError, PromptError):
         if png is not None:
-            require_matplotlib()
+            require_matplotlib("--png")
         with server_address(url, model) as address:
             name, load = asyncio.run(_run(address, api_key, model_name, plan))
-    except (CompletionError, LocalServerError, PictureError, PromptError) as error:
-        typer.echo(f"cdlm bench: {error}", err=True)
-        raise typer.Exit(1) from None
     result = {**_conditions(plan, name, len(load.attempts)), **summarize(load)}
     if json_file is not None:
         json_file.write_text(json.dumps(result | (details(load) if detailed else {}), indent=2) + "\n")

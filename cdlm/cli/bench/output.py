@@ -14,10 +14,6 @@ from cdlm.cli.bench.load import Load
 _COLUMNS = ("mean", "std", *(f"p{percent}" for percent in PERCENTILES))
 
 
-class PictureError(RuntimeError):
-    """A picture cannot be drawn, since matplotlib is missing."""
-
-
 def print_figures(figures: dict[str, Any], title: str) -> None:
     """Prints a table of figures, by their JSON names, and a table of latencies."""
     console = Console(width=100)
@@ -34,21 +30,11 @@ def print_figures(figures: dict[str, Any], title: str) -> None:
     console.print(times)
 
 
-def require_matplotlib() -> None:
-    """Raises ``PictureError`` if matplotlib is missing."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise PictureError("--png needs matplotlib: pip install 'cdlm-serve[training]'") from None
-
-
 def draw_load(load: Load, title: str, path: Path) -> None:
     """Draws a PNG: the distribution of each latency, and requests in flight and tokens per second over time."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 7), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(2, 3).flatten()
     for axis, (name, seconds) in zip(axes, latencies(load.completions).items(), strict=False):
         _draw_spread(axis, f"{name}: {LATENCIES[name]}", np.sort(seconds) * 1000)

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from cdlm.cli.commands import one_line
+
 
 def doctor(
     context: typer.Context,
@@ -21,11 +23,8 @@ def doctor(
     from cdlm.cli.doctor.output import print_findings
     from cdlm.server.command_line import SettingsError, parse_settings
 
-    try:
+    with one_line("doctor", bad_flags=(SettingsError,)):
         settings = parse_settings(context.args)
-    except SettingsError as error:
-        typer.echo(f"cdlm doctor: {error}", err=True)
-        raise typer.Exit(2) from None
     found = examine(settings)
     if as_json:
         typer.echo(json.dumps(found, indent=2))

@@ -13,6 +13,7 @@ from cdlm.scheduler.child import WAITING
 # Processor features by which torch and oneDNN choose kernels.
 FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", *WAITING)
+_CPUS = Path("/proc/cpuinfo")
 SHARED_MEMORY = Path("/dev/shm")  # nosec B108 - nothing is written there
 # NCCL needs some megabytes per channel; Docker's default for a container is 64 MB.
 ENOUGH_SHARED_MEMORY = 2**30
@@ -39,21 +40,25 @@ def container(root: Path = Path("/")) -> str | None:
     return None
 
 
+def processor_name() -> str:
+    """What the processor is called; its architecture where the system has no name for it."""
+    names = [line.partition(":")[2].strip() for line in _lines(_CPUS) if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def processor() -> dict[str, Any]:
     """Name, features, cores that this process may use, and torch's capability and threads."""
     import torch
 
     from cdlm.scheduler.steps.threads import cpu_quota, free_cores
 
-    name, flags = None, set()
-    for line in _lines(Path("/proc/cpuinfo")):
+    flags = set()
+    for line in _lines(_CPUS):
         key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            name = value.strip()
-        elif key.strip() in ("flags", "Features"):
+        if key.strip() in ("flags", "Features"):
             flags = set(value.split())
     return {
-        "name": name or platform.processor() or platform.machine(),
+        "name": processor_name(),
         "architecture": platform.machine(),
         "features": [feature for feature in FEATURES if feature in flags],
         "cores": os.cpu_count(),

@@ -18,7 +18,8 @@ from cdlm.cli.bench.client import (
     make_client,
     served_model,
 )
-from cdlm.cli.display import progress_bar
+from cdlm.cli.commands import one_line
+from cdlm.cli.display import PictureError, progress_bar
 from cdlm.cli.eval.sets import EvaluationTask, draw_evaluation, is_natural, judge, request_fields
 from cdlm.cli.local_server import LocalServerError, server_address
 from cdlm.training.data.mixture import EvaluationSplit, ScoredTask
@@ -94,14 +95,11 @@ def evaluate(
         from cdlm.scheduler.errors import EngineStartError, RequestError
 
         tasks = TASKS if task is None else (cast(ScoredTask, task),)
-        try:
+        with one_line("eval", TableError, PictureError, EngineStartError, RequestError, ValueError):
             make_table(
                 count=count, seed=seed, split=split, latency_count=latency_count, generation_length=generation_length,
                 runs=runs, tasks=tasks, rows=rows, answers=answers, json_file=json_file, picture=picture,
             )  # fmt: skip
-        except (TableError, EngineStartError, RequestError, ValueError) as error:
-            typer.echo(f"cdlm eval: {error}", err=True)
-            raise typer.Exit(1) from None
         return
     task = task or "words"
     if vote is not None and not temperature:
@@ -112,7 +110,7 @@ def evaluate(
     extra |= {} if temperature is None else {"temperature": temperature, "seed": seed}
     extra |= {} if vote is None else {"n": vote, "vote": True}
     console = Console(stderr=True)
-    try:
+    with one_line("eval", CompletionError, LocalServerError, TrainingError):
         problems = draw_evaluation(task, data, count, seed, split)
         with server_address(url, model, adapter) as address, progress_bar(console) as progress:
             bar = progress.add_task(task, total=len(problems))
@@ -122,9 +120,6 @@ def evaluate(
                     lambda: progress.advance(bar),
                 )
             )  # fmt: skip
-    except (CompletionError, LocalServerError, TrainingError) as error:
-        typer.echo(f"cdlm eval: {error}", err=True)
-        raise typer.Exit(1) from None
     drawn = {} if is_natural(task) else {"split": split}
     sent = {name: value for name, value in (("temperature", temperature), ("vote", vote)) if value is not None}
     result = {"task": task, **drawn, "seed": seed, **sent, **summarize(answered)}

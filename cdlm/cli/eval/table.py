@@ -3,7 +3,6 @@
 import datetime
 import json
 import os
-import platform
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +14,13 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from cdlm.cli.display import progress_bar
+from cdlm.cli.display import progress_bar, require_matplotlib
+from cdlm.cli.doctor.machine import processor_name
 from cdlm.cli.eval.answers import AnswerStore
 from cdlm.cli.eval.command import wilson_interval
 from cdlm.cli.eval.rows import NAIVE, REFERENCE_STUDENT, ROWS, TRUNCATED, Answer, Models, TableError, TableRow
 from cdlm.cli.eval.sets import is_right
-from cdlm.cli.eval.table_output import draw_picture, print_table, require_matplotlib
+from cdlm.cli.eval.table_output import draw_picture, print_table
 from cdlm.training.data.mixture import EvaluationSplit, ScoredTask, draw_problems
 from cdlm.training.data.problem import Problem
 
@@ -49,7 +49,8 @@ def make_table(
     Answers kept in the folder ``answers`` are scored without being decoded again; latency is always measured.
 
     Raises:
-        TableError: an unknown row, matplotlib missing for a picture, or an engine that failed.
+        TableError: an unknown row, or an engine that failed.
+        PictureError: matplotlib is missing for a picture.
         CheckpointError, EngineStartError, RequestError, ValueError: a model cannot be loaded, or cannot run the
             problems.
     """
@@ -58,7 +59,7 @@ def make_table(
     if unknown:
         raise TableError(f"unknown row {unknown[0]!r}; the rows are {', '.join(ROWS)}")
     if picture is not None:
-        require_matplotlib()
+        require_matplotlib("a picture")
     latency_count = min(latency_count, count)
     models = Models(runs, generation_length)
     command = f"cdlm eval --table --count {count} --seed {seed} --split {split} --latency-count {latency_count}"
@@ -239,11 +240,8 @@ def _latency(seconds: list[float], answers: list[Answer], naive: list[float] | N
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     machine = {
-        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cpu": processor_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }

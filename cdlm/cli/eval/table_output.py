@@ -6,8 +6,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cdlm.cli.eval.rows import TableError
-
 _MARKERS = {"teacher": "s", "student": "o", "autoregressive": "^"}
 
 
@@ -39,23 +37,13 @@ def _times(ratio: float | None) -> str:
     return "-" if ratio is None else f"{ratio:.1f}x"
 
 
-def require_matplotlib() -> None:
-    """Raises ``TableError`` if matplotlib is missing."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise TableError("a picture needs matplotlib: pip install 'cdlm-serve[training]'") from None
-
-
 def draw_picture(result: dict[str, Any], path: Path) -> None:
     """Draws score, with its interval, against median latency: a PNG with one panel per task."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import PercentFormatter
 
     tasks = list(dict.fromkeys(row["task"] for row in result["rows"]))
     figure = Figure(figsize=(7 * len(tasks), 5.5), layout="constrained")
-    FigureCanvasAgg(figure)
     for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         for index, row in enumerate(row for row in result["rows"] if row["task"] == task):
             low, high = row["interval"]
