@@ -3,10 +3,9 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from cdlm.scheduler.engine import Engine, StepObserver
+from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.errors import EngineError
 from cdlm.scheduler.messages import EngineStats, FinishReason, GenerateRequest, TokenLogprob
-from cdlm.scheduler.options import EngineOptions
 
 
 @dataclass(slots=True)
@@ -27,22 +26,14 @@ class Completion:
     finish_reason: FinishReason | None = None
 
 
-class OfflineEngine:
+class OfflineEngine(Engine):
     """An engine in the caller's process, for scripts and measurements.
 
         engine = OfflineEngine(EngineOptions(model="model/assets/cdlm-nano"))
         [done] = engine.generate([GenerateRequest(request_id="0", prompt_ids=[5, 6, 7], max_tokens=96)])
 
-    Args:
-        options: what to load and how much memory to use.
-        observer: called for each row after each step.
-
-    Raises:
-        EngineStartError: the checkpoint cannot be loaded, or the settings do not fit it.
+    Beyond what an ``Engine`` does, it runs requests to their end.
     """
-
-    def __init__(self, options: EngineOptions, observer: StepObserver | None = None) -> None:
-        self.engine = Engine(options, observer)
 
     def generate(
         self, requests: Iterable[GenerateRequest], on_step: Callable[[EngineStats], None] | None = None
@@ -60,10 +51,10 @@ class OfflineEngine:
         completions: dict[str, Completion] = {}
         try:
             for request in requests:
-                self.engine.add(request)
+                self.add(request)
                 completions[request.request_id] = Completion()
-            while self.engine.busy:
-                report = self.engine.step()
+            while self.busy:
+                report = self.step()
                 if on_step is not None:
                     on_step(report.stats)
                 for output in report.outputs:
@@ -79,9 +70,5 @@ class OfflineEngine:
                     done.finish_reason = output.finish_reason
         finally:
             for request_id in completions:
-                self.engine.abort(request_id)  # Finished requests are unknown, which is fine.
+                self.abort(request_id)  # Finished requests are unknown, which is fine.
         return list(completions.values())
-
-    def close(self) -> None:
-        """Ends the follower ranks, if there are any."""
-        self.engine.close()

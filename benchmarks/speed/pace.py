@@ -53,5 +53,5 @@ def measure_pace(problems: int, options: EngineOptions) -> Pace:
         tokens_per_forward=sum(len(one.token_ids) for one in done) / sum(one.forward_passes for one in done),
         denoise_steps_per_block=sum(one.denoise_steps for one in done) / sum(one.blocks for one in done),
         problems=problems,
-        threshold=llm.engine.describe().confidence_threshold,
+        threshold=llm.describe().confidence_threshold,
     )

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from cdlm.cli.commands import one_line
 from cdlm.cli.engine_flags import with_engine_flags
 from cdlm.model.decoding.params import DecodingParams
 
@@ -46,7 +47,9 @@ def generate(
     from cdlm.server.text import TextCodec, TextError
 
     console = Console(highlight=False, soft_wrap=True)
-    try:
+    with one_line(
+        "generate", CheckpointError, TextError, EngineError, RequestError, ApiError, bad_flags=(SettingsError,)
+    ):
         settings = parse_settings(loading).fetched()
         if not prompt:
             raise SettingsError("the prompt is empty")
@@ -57,19 +60,13 @@ def generate(
         printer = StepPrinter(console, codec) if show_steps else None
         options = settings.model_copy(update={"max_num_seqs": 1, "enable_prefix_caching": False}).engine_options()
         llm = OfflineEngine(options, printer)
-        manifest = llm.engine.manifest
+        manifest = llm.manifest
         if printer:
             printer.manifest = manifest
         length = max(1, min(max_tokens, manifest.max_model_len - len(prompt_ids)))
         [done] = llm.generate(
             [GenerateRequest(request_id="0", prompt_ids=prompt_ids, max_tokens=length, params=params)]
         )
-    except SettingsError as error:
-        typer.echo(f"cdlm generate: {error}", err=True)
-        raise typer.Exit(2) from None
-    except (CheckpointError, TextError, EngineError, RequestError, ApiError) as error:
-        typer.echo(f"cdlm generate: {error}", err=True)
-        raise typer.Exit(1) from None
     detokenizer = codec.detokenizer(prompt_ids)
     console.print(Text(detokenizer.feed(done.token_ids) + detokenizer.flush()))
     if show_steps:

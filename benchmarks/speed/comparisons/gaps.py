@@ -30,7 +30,7 @@ class SteadyLoad:
 
     def offline(self, contender: Offline) -> Sample:
         """Runs the load on an engine in this process."""
-        engine = contender.llm.engine
+        engine = contender.llm
         shorts = _shorts(contender.prompts)
         names = (f"short-{index}" for index in itertools.count())
         last: dict[str, float] = {}

@@ -23,7 +23,7 @@ class Offline:
 
     def __init__(self, options: EngineOptions) -> None:
         self.llm = OfflineEngine(options)
-        ready = self.llm.engine.describe()
+        ready = self.llm.describe()
         self.prompts, self.max_model_len = Prompts(ready.vocab_size), ready.max_model_len
 
     def requests(self, load: Load) -> list[GenerateRequest]:
@@ -89,7 +89,7 @@ class Offline:
         return sum(counts)
 
     def _steady(self, load: Load, streams: int) -> Sample:
-        engine, waiting = self.llm.engine, self.requests(load)[::-1]
+        engine, waiting = self.llm, self.requests(load)[::-1]
         generated = forwards = running = 0
         started = time.perf_counter()
         while waiting or running:

@@ -102,7 +102,7 @@ class _TimedAttention:
 @contextlib.contextmanager
 def recorded(llm: OfflineEngine) -> Iterator[Recording]:
     """Records every forward that the engine makes inside the block."""
-    transformer = llm.engine.runner.transformer
+    transformer = llm.runner.transformer
     recording = Recording(transformer)
 
     def before(_module: object, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:

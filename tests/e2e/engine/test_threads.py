@@ -43,16 +43,16 @@ def test_small_steps_of_an_engine_take_fewer_threads(directory: Path, monkeypatc
     monkeypatch.setattr("cdlm.scheduler.steps.threads.free_cores", lambda: 4)
     torch.set_num_threads(4)
     llm = OfflineEngine(EngineOptions(model=str(directory), page_size=8))
-    tokens = 4 * llm.engine.manifest.block_length  # Of four rows.
-    monkeypatch.setattr("cdlm.scheduler.steps.threads.WORK_PER_THREAD", tokens * llm.engine.rows.parameters / 4)
+    tokens = 4 * llm.manifest.block_length  # Of four rows.
+    monkeypatch.setattr("cdlm.scheduler.steps.threads.WORK_PER_THREAD", tokens * llm.rows.parameters / 4)
     used: dict[int, set[int]] = {}
-    step = llm.engine.runner.step
+    step = llm.runner.step
 
     def watched(works: list[RowWork]) -> list[RowResult]:
         used.setdefault(len(works), set()).add(torch.get_num_threads())
         return step(works)
 
-    monkeypatch.setattr(llm.engine.runner, "step", watched)
+    monkeypatch.setattr(llm.runner, "step", watched)
     for rows in (1, 2, 4):  # The first step computes the prompt as well.
         llm.generate([GenerateRequest(request_id=str(row), prompt_ids=[1], max_tokens=8) for row in range(rows)])
     assert used[1] == {1}

@@ -41,10 +41,10 @@ def test_completions_come_in_the_order_of_the_requests_and_are_counted(llm: Offl
 def test_a_request_that_cannot_be_served_leaves_the_others_unrun(llm: OfflineEngine) -> None:
     with pytest.raises(RequestError, match="prompt is empty"):
         llm.generate([request("fine", 5), request("empty", 0)])
-    assert not llm.engine.busy
+    assert not llm.busy
     with pytest.raises(RequestError, match="already in flight"):
         llm.generate([request("twice", 5), request("twice", 6)])
-    assert not llm.engine.busy
+    assert not llm.busy
 
 
 def test_a_step_that_fails_frees_everything(llm: OfflineEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,9 +52,9 @@ def test_a_step_that_fails_frees_everything(llm: OfflineEngine, monkeypatch: pyt
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(llm.engine.runner, "step", fail)
+        patch.setattr(llm.runner, "step", fail)
         with pytest.raises(EngineError, match="MemoryError"):
             llm.generate([request(name, 5) for name in "abc"])
-    assert not llm.engine.busy
-    assert llm.engine.cache.pool.active == 0
+    assert not llm.busy
+    assert llm.cache.pool.active == 0
     assert len(llm.generate([request("after", 5)])[0].token_ids) == 20
