@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from starlette.types import ASGIApp, Message
 
 from cdlm.errors import EngineError, LoadError, RequestError
@@ -31,20 +30,6 @@ _SETTINGS = {*EngineOptions.model_fields, "revision", "chat_template", "trust_re
 _UNBOUNDED: dict[str, Any] = {"max_waiting_requests": 2**31, "max_body_bytes": 2**40, "request_timeout_s": 1e9}
 
 
-class _Settings(ServerSettings):
-    """Settings from arguments only, without environment variables."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        *_: PydanticBaseSettingsSource,
-        **__: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
-
-
 class BackgroundApp:
     """The application and its engine process, callable from any thread; they end with ``close`` or garbage collection.
 
@@ -59,7 +44,8 @@ class BackgroundApp:
         if unknown := sorted(settings.keys() - _SETTINGS):
             raise LoadError(f"{unknown[0]} is not a setting of LLM; settings: {', '.join(sorted(_SETTINGS))}")
         try:
-            self.settings = _Settings(**settings, **_UNBOUNDED, api_key=[]).fetched()
+            # No variable's name has a "=": the settings come from the arguments only.
+            self.settings = ServerSettings(**settings, **_UNBOUNDED, api_key=[], _env_prefix="=").fetched()
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             name = ".".join(map(str, first["loc"]))

@@ -39,6 +39,12 @@ def test_it_closes_after_an_exception_and_twice() -> None:
         list(llm.stream("Hello"))
 
 
+def test_variables_of_the_server_set_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CDLM_THREADS", "none")
+    with pytest.raises(cdlm.LoadError, match="/nowhere"):
+        cdlm.LLM("/nowhere")
+
+
 @pytest.mark.parametrize(
     "end",
     [
