@@ -68,8 +68,8 @@ MUTATIONS = [
     ("scheduler/kv/keys.py", "_digest(keys[-1] if", "_digest(keys[0] if", "unit/scheduler"),
     (
         "scheduler/process/client.py",
-        "if not finished and self._ready",
-        "if finished and self._ready",
+        "if not finished and self.ready",
+        "if finished and self.ready",
         "e2e/engine/test_client.py",
     ),
     ("server/text/stops.py", "text = self._held + text", "text = text + self._held", "unit/server/text"),

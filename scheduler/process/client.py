@@ -48,6 +48,13 @@ class EngineClient:
     Args:
         options: what the engine loads.
         hang_timeout_s: seconds without a step, with requests in flight, after which the engine is killed and restarted.
+
+    Attributes:
+        ready: what the engine has loaded; ``None`` while there is no loaded engine.
+        failure: why no engine runs and none will be started; ``None`` otherwise.
+        restarts: how often the engine was restarted after it died.
+        stats: the figures of the latest step report.
+        last_step_time: ``time.monotonic()`` of the latest step report.
     """
 
     def __init__(self, options: EngineOptions, *, hang_timeout_s: float = math.inf) -> None:
@@ -58,41 +65,16 @@ class EngineClient:
         self._inbox: zmq.asyncio.Socket | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._ready: EngineReady | None = None
+        self.ready: EngineReady | None = None
         self._settled = asyncio.Event()
         self._loaded_once = False
-        self._failure: str | None = None
+        self.failure: str | None = None
         self._reason: str | None = None  # Why the last start failed.
-        self._restarts = 0
-        self._stats = EngineStats()
-        self._last_step_time = time.monotonic()
+        self.restarts = 0
+        self.stats = EngineStats()
+        self.last_step_time = time.monotonic()
         self._flights = Flights()
         self._stopping = False
-
-    @property
-    def ready(self) -> EngineReady | None:
-        """What the engine has loaded; ``None`` while there is no loaded engine."""
-        return self._ready
-
-    @property
-    def failure(self) -> str | None:
-        """Why no engine runs and none will be started; ``None`` otherwise."""
-        return self._failure
-
-    @property
-    def restarts(self) -> int:
-        """How often the engine was restarted after it died."""
-        return self._restarts
-
-    @property
-    def last_step_time(self) -> float:
-        """``time.monotonic()`` of the latest step report."""
-        return self._last_step_time
-
-    @property
-    def stats(self) -> EngineStats:
-        """The figures of the latest step report."""
-        return self._stats
 
     @property
     def in_flight(self) -> int:
@@ -102,9 +84,9 @@ class EngineClient:
     @property
     def quiet_s(self) -> float:
         """Seconds since the last step while a loaded engine has requests in flight; else 0."""
-        if not self._flights or self._ready is None:
+        if not self._flights or self.ready is None:
             return 0.0
-        return time.monotonic() - max(self._last_step_time, self._flights.busy_since)
+        return time.monotonic() - max(self.last_step_time, self._flights.busy_since)
 
     @property
     def pid(self) -> int | None:
@@ -139,12 +121,12 @@ class EngineClient:
         Raises:
             EngineStartError: it cannot load; the message says why.
         """
-        while self._ready is None:
-            if self._failure is not None:
-                raise EngineStartError(self._failure)
+        while self.ready is None:
+            if self.failure is not None:
+                raise EngineStartError(self.failure)
             self._settled.clear()
             await self._settled.wait()
-        return self._ready
+        return self.ready
 
     async def generate(self, request: GenerateRequest | ScoreRequest) -> AsyncGenerator[BlockOutput, None]:
         """Yields the request's outputs as they arrive; the last has a finish reason. A scoring request has one output.
@@ -156,8 +138,8 @@ class EngineClient:
         Raises:
             EngineDeadError: the engine is not ready, died while working on the request, or will not be restarted.
         """
-        if self._ready is None:
-            raise EngineDeadError(self._failure or "the engine is not ready")
+        if self.ready is None:
+            raise EngineDeadError(self.failure or "the engine is not ready")
         flight = self._flights.open(request)
         finished = False
         try:
@@ -172,7 +154,7 @@ class EngineClient:
             raise
         finally:
             self._flights.close(flight)
-            if not finished and self._ready is not None:
+            if not finished and self.ready is not None:
                 self._send_soon(AbortRequest(request_id=request.request_id))
 
     async def _send(self, message: EngineInput) -> None:
@@ -205,14 +187,14 @@ class EngineClient:
             except Exception as error:
                 self._reason = f"the engine process could not be started: {error or type(error).__name__}"
             finally:
-                self._ready = None
+                self.ready = None
                 self._flights.fail("the engine died while the request was in flight", queued=self._stopping)
             if self._stopping:
                 return
             if not self._loaded_once:
-                self._failure = self._reason or self._silent_end()
+                self.failure = self._reason or self._silent_end()
                 return
-            self._restarts += 1
+            self.restarts += 1
             if time.monotonic() - started > STEADY_S:
                 backoff = FIRST_BACKOFF_S
             logger.error("%s; starting it again in %.1f s", self._reason or "the engine died", backoff)
@@ -221,11 +203,11 @@ class EngineClient:
 
     def _supervised(self, supervisor: asyncio.Task[None]) -> None:
         """The supervisor has ended: fails all waiting requests."""
-        if not self._stopping and self._failure is None:
+        if not self._stopping and self.failure is None:
             error = None if supervisor.cancelled() else supervisor.exception()
-            self._failure = f"the engine is not watched any more: {error!r}"
-            logger.error("%s", self._failure)
-        self._flights.fail(self._failure or "the engine was stopped", queued=True)
+            self.failure = f"the engine is not watched any more: {error!r}"
+            logger.error("%s", self.failure)
+        self._flights.fail(self.failure or "the engine was stopped", queued=True)
         self._settled.set()
 
     def _silent_end(self) -> str:
@@ -259,7 +241,7 @@ class EngineClient:
                 if process.returncode is None:
                     process.kill()
                     await process.wait()  # Otherwise its pipes outlive the event loop.
-                self._ready, self._inbox = None, None
+                self.ready, self._inbox = None, None
                 for task in (reader, watchdog):
                     task.cancel()
                 await asyncio.gather(reader, watchdog, return_exceptions=True)
@@ -277,8 +259,8 @@ class EngineClient:
         while True:
             match reader.decode(await outbox.recv()):
                 case EngineReady() as message:
-                    self._ready, self._loaded_once = message, True
-                    self._last_step_time = time.monotonic()
+                    self.ready, self._loaded_once = message, True
+                    self.last_step_time = time.monotonic()
                     for request in self._flights.take_again():
                         self._send_soon(request)
                     self._settled.set()
@@ -291,8 +273,8 @@ class EngineClient:
                     self._deliver(report)
 
     def _deliver(self, report: StepReport) -> None:
-        self._last_step_time = time.monotonic()
-        self._stats = report.stats
+        self.last_step_time = time.monotonic()
+        self.stats = report.stats
         self._flights.deliver(report.outputs)
         for listener in self.stats_listeners:
             listener(report.stats)

@@ -37,20 +37,15 @@ class Flights:
 
     def __init__(self) -> None:
         self._flights: dict[str, Flight] = {}
-        self._busy_since = 0.0
+        self.busy_since = 0.0  # ``time.monotonic()`` of the last change from no requests in flight to one.
 
     def __len__(self) -> int:
         return len(self._flights)
 
-    @property
-    def busy_since(self) -> float:
-        """``time.monotonic()`` of the last change from no requests in flight to one."""
-        return self._busy_since
-
     def open(self, request: GenerateRequest | ScoreRequest) -> Flight:
         """Registers a request that is about to be sent."""
         if not self._flights:
-            self._busy_since = time.monotonic()
+            self.busy_since = time.monotonic()
         flight = self._flights[request.request_id] = Flight(request)
         return flight
 
