@@ -24,7 +24,6 @@ from cdlm.scheduler.steps.draft_times import RowChoice
 from cdlm.scheduler.steps.drafts import DraftPlanner, most_rows
 from cdlm.scheduler.steps.faults import Fault, attempt
 from cdlm.scheduler.steps.figures import step_figures
-from cdlm.scheduler.steps.outputs import engine_ready
 from cdlm.scheduler.steps.row_steps import RowSteps
 from cdlm.scheduler.steps.staging import Staging
 from cdlm.scheduler.steps.threads import Threads
@@ -125,7 +124,23 @@ class Engine:
 
     def describe(self) -> EngineReady:
         """Describes the loaded checkpoint for the front end."""
-        return engine_ready(self.runner, self.cache, self.max_guided_len)
+        manifest, runner = self.manifest, self.runner
+        return EngineReady(
+            max_model_len=manifest.max_model_len,
+            max_guided_len=self.max_guided_len,
+            block_length=manifest.block_length,
+            can_replace=manifest.can_replace,
+            confidence_threshold=manifest.confidence_threshold,
+            vocab_size=runner.transformer.config.vocab_size,
+            mask_token_id=manifest.mask_token_id,
+            stop_token_ids=list(manifest.stop_token_ids),
+            page_size=self.cache.page_size,
+            num_pages=self.cache.num_pages,
+            max_num_seqs=runner.rows.size,
+            device=str(runner.device),
+            dtype=str(runner.dtype).removeprefix("torch."),
+            parameters=self.rows.parameters,
+        )
 
     def add(self, request: GenerateRequest | ScoreRequest) -> None:
         """Queues a request.

@@ -294,7 +294,7 @@ class Scheduler:
 
     def _return_pages(self, sequence: Sequence) -> None:
         for table in sequence.tables:
-            self.cache.release(table)
+            self.cache.pool.release(table)
         sequence.computed = sequence.stored = 0
         sequence.border = sequence.staged = None
         sequence.fresh = False

@@ -5,21 +5,10 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-_BYTE_UNITS = {
-    "": 1,
-    "b": 1,
-    "k": 2**10,
-    "m": 2**20,
-    "g": 2**30,
-    "t": 2**40,
-    "kib": 2**10,
-    "mib": 2**20,
-    "gib": 2**30,
-    "tib": 2**40,
-    "kb": 10**3,
-    "mb": 10**6,
-    "gb": 10**9,
-    "tb": 10**12,
+_BYTE_UNITS = {"": 1, "b": 1} | {
+    f"{unit}{end}": base**power
+    for power, unit in enumerate("kmgt", 1)
+    for end, base in (("", 1024), ("ib", 1024), ("b", 1000))
 }
 
 

@@ -8,16 +8,19 @@ blocks are causal, it need not end at one.
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from cdlm.model.config import Manifest
 from cdlm.scheduler.blocks import first_block_start
-from cdlm.scheduler.kv.keys import Key, PrefixKeys, Text
+from cdlm.scheduler.kv.keys import Key, PrefixKeys
 from cdlm.scheduler.kv.pool import PagePool
 from cdlm.scheduler.sequence import Sequence
+
+if TYPE_CHECKING:
+    from cdlm.scheduler.scoring.request import Scoring
 
 # (source page, target page): copy keys and values of all layers.
 Copy = tuple[int, int]
@@ -89,15 +92,6 @@ class KVCache:
         self.pool.take(table, needed)
         return True
 
-    def release(self, table: list[int]) -> None:
-        """Releases all pages of a table and empties it."""
-        self.pool.release(table)
-
-    @property
-    def kept(self) -> Iterator[int]:
-        """The pages of all entries."""
-        return (page for entry in self._entries.values() for page in entry.pages)
-
     def match(self, sequence: Sequence) -> int:
         """How many leading tokens of a waiting sequence are cached; allocates nothing."""
         if not self._shares or sequence.guided:
@@ -152,7 +146,7 @@ class KVCache:
             sequence.stored = sequence.computed // self._unit * self._unit
         self.withdraw(sequence)
 
-    def attach_text(self, text: Text, end: int) -> int:
+    def attach_text(self, text: "Scoring", end: int) -> int:
         """Gives a text without pages the cached pages of its tokens below ``end``; returns the number of tokens."""
         if not self._shares_texts:
             return 0
@@ -160,7 +154,7 @@ class KVCache:
         self._share(text.pages, text.keys[:found])
         return found * self._unit
 
-    def store_text(self, text: Text, start: int, end: int) -> None:
+    def store_text(self, text: "Scoring", start: int, end: int) -> None:
         """Caches a text's tokens in [start, end), which are computed; ``start`` is what ``attach_text`` returned."""
         if self._shares_texts and self._keeps_texts:
             self._keep(text.keys, text.pages, start // self._unit, self._keys.of_text(text, end))
@@ -190,7 +184,7 @@ class KVCache:
 
     def check(self, tables: list[list[int]]) -> None:
         """Asserts that the accounting matches the page tables ``tables`` and the entries."""
-        self.pool.check(tables, self.kept)
+        self.pool.check(tables, (page for entry in self._entries.values() for page in entry.pages))
 
     def _stores_whole(self, sequence: Sequence) -> bool:
         """Whether the sequence has computed a whole prompt that should be cached and is not cached yet."""

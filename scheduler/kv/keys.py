@@ -2,37 +2,17 @@
 
 import hashlib
 from array import array
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from cdlm.model.config import Manifest
 from cdlm.scheduler.blocks import first_block_start
+from cdlm.scheduler.messages import GenerateRequest, ScoreRequest
 from cdlm.scheduler.sequence import Sequence
 
+if TYPE_CHECKING:
+    from cdlm.scheduler.scoring.request import Scoring
+
 Key = bytes
-
-
-class Salted(Protocol):
-    """A request with a ``cache_salt``."""
-
-    @property
-    def cache_salt(self) -> str: ...
-
-
-class Text(Protocol):
-    """A scored text, whose blocks count from position 0.
-
-    Attributes:
-        keys: keys of its whole units so far.
-        pages: page table of its finished blocks.
-    """
-
-    keys: list[Key]
-    pages: list[int]
-
-    @property
-    def request(self) -> Salted: ...
-    @property
-    def ids(self) -> list[int]: ...
 
 
 class PrefixKeys:
@@ -55,7 +35,7 @@ class PrefixKeys:
             sequence.keys.append(_digest(_root(b"whole", sequence.request), sequence.request.prompt_ids))
         return sequence.keys[0]
 
-    def of_text(self, text: "Text", end: int) -> int:
+    def of_text(self, text: "Scoring", end: int) -> int:
         """Extends ``text.keys`` to all whole units below position ``end``; returns their number.
 
         A text has blocks from position 0. Its keys are those of prompts whose tokens see the same.
@@ -87,7 +67,7 @@ class PrefixKeys:
         return max(0, end // unit)
 
 
-def _root(kind: bytes, request: Salted) -> Key:
+def _root(kind: bytes, request: GenerateRequest | ScoreRequest) -> Key:
     salt = request.cache_salt.encode(errors="surrogatepass")
     return hashlib.sha256(kind + salt).digest()
 

@@ -13,7 +13,7 @@ from cdlm.scheduler.messages import BlockOutput, ScoreRequest
 from cdlm.scheduler.scoring.request import Scoring, ScoringPlan
 from cdlm.scheduler.steps.faults import Fault, attempt, run_apart
 from cdlm.scheduler.waiting.queue import FairQueue
-from cdlm.scheduler.waiting.validation import check_logprobs, check_priority
+from cdlm.scheduler.waiting.validation import check_common
 
 _SHARE = 4  # After a step without scoring, the next one reserves 1 / _SHARE of its tokens for it.
 
@@ -55,21 +55,16 @@ class ScoreQueue:
     def add(self, request: ScoreRequest) -> None:
         """Queues a request; raises ``RequestError`` if it can never be served."""
         vocab = self.runner.transformer.config.vocab_size
-        if not request.prompt_ids:
-            raise RequestError("prompt is empty")
+        check_common(request, vocab)
         if len(request.prompt_ids) > self.manifest.max_model_len:
             raise RequestError(
                 f"prompt ({len(request.prompt_ids)}) exceeds the context of {self.manifest.max_model_len}"
             )
-        if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= vocab:
-            raise RequestError(f"prompt has a token id outside 0..{vocab - 1}")
         if self.manifest.mask_token_id in request.prompt_ids:
             raise RequestError("prompt has the mask token, which has no probability")
         if not 1 <= request.start < max(2, len(request.prompt_ids)):
             raise RequestError(f"start ({request.start}) must be the position of a token that is not the first")
         _check_slots(request, self.manifest, vocab)
-        check_logprobs(request.logprobs, vocab)
-        check_priority(request.priority)
         scoring = Scoring(request, self.manifest, self.cache)
         if scoring.pages_needed > self.cache.num_pages:
             raise RequestError(f"prompt needs more than the {self.cache.num_pages} KV pages there are")

@@ -132,12 +132,12 @@ class Scoring:
     def release(self) -> None:
         """Releases all pages."""
         self.trim(0)
-        self.cache.release(self.pages)
+        self.cache.pool.release(self.pages)
 
     def trim(self, states: int = 1) -> None:
         """Releases the pages of all states after the first ``states``."""
         while len(self.scratch) > states:
-            self.cache.release(self.scratch.pop())
+            self.cache.pool.release(self.scratch.pop())
 
     def plan(self, budget: int) -> ScoringPlan | None:
         """Plans its next step within ``budget`` tokens; ``None`` if that is too few."""

@@ -1,34 +1,11 @@
-"""Builds the engine's messages: its readiness, and the outputs of requests."""
+"""Builds the outputs of requests."""
 
 import msgspec
 
 from cdlm.model.config import Manifest
 from cdlm.model.row import RowResult
-from cdlm.model.runner import ModelRunner
-from cdlm.scheduler.kv.cache import KVCache
-from cdlm.scheduler.messages import BlockCanvas, BlockOutput, EngineReady, FinishReason, TokenLogprob
+from cdlm.scheduler.messages import BlockCanvas, BlockOutput, FinishReason, TokenLogprob
 from cdlm.scheduler.sequence import Sequence
-
-
-def engine_ready(runner: ModelRunner, cache: KVCache, max_guided_len: int) -> EngineReady:
-    """Describes the loaded checkpoint for the front end."""
-    manifest, transformer = runner.manifest, runner.transformer
-    return EngineReady(
-        max_model_len=manifest.max_model_len,
-        max_guided_len=max_guided_len,
-        block_length=manifest.block_length,
-        can_replace=manifest.can_replace,
-        confidence_threshold=manifest.confidence_threshold,
-        vocab_size=transformer.config.vocab_size,
-        mask_token_id=manifest.mask_token_id,
-        stop_token_ids=list(manifest.stop_token_ids),
-        page_size=cache.page_size,
-        num_pages=cache.num_pages,
-        max_num_seqs=runner.rows.size,
-        device=str(runner.device),
-        dtype=str(runner.dtype).removeprefix("torch."),
-        parameters=sum(shape.numel() for shape in transformer.stored_shapes().values()),
-    )
 
 
 def step_output(sequence: Sequence, result: RowResult, manifest: Manifest) -> BlockOutput | None:
@@ -47,6 +24,7 @@ def step_output(sequence: Sequence, result: RowResult, manifest: Manifest) -> Bl
     first = given + sequence.sent
     reason: FinishReason | None = None
     own_stop: int | None = None
+    partial = False
     if result.stop < min(result.frontier, sequence.wanted, block):
         reason, end = "stop", result.stop
         token = result.tokens[end]
@@ -59,12 +37,26 @@ def step_output(sequence: Sequence, result: RowResult, manifest: Manifest) -> Bl
         end = max(first, result.frontier) if sequence.request.stream_prefix else first
         if end == first and canvas is None:
             return None
-        sequence.sent = end - given
-        return _block_output(sequence, result, first, end, canvas=canvas, partial=True)
-    return _block_output(
-        sequence, result, first, end, canvas=canvas, reason=reason, own_stop=own_stop,
-        denoise_steps=result.steps, forward_passes=sequence.forwards,
-    )  # fmt: skip
+        partial, sequence.sent = True, end - given
+    logprobs = steps = None
+    if sequence.request.step_map:
+        steps = [sequence.finalized_at[offset] for offset in range(first, end)]
+    if sequence.request.logprobs is not None:
+        logprobs = [sequence.logprobs[offset] for offset in range(first, end + (reason == "stop"))]
+    return BlockOutput(
+        request_id=sequence.request.request_id,
+        token_ids=result.tokens[first:end],
+        denoise_steps=0 if partial else result.steps,
+        forward_passes=0 if partial else sequence.forwards,
+        cached_tokens=sequence.cached,
+        queue_seconds=sequence.queued,
+        finish_reason=reason,
+        stop_token_id=own_stop,
+        logprobs=logprobs,
+        partial=partial,
+        canvas=canvas,
+        step_map=steps,
+    )
 
 
 def joined(first: BlockOutput, second: BlockOutput | None) -> BlockOutput:
@@ -83,41 +75,6 @@ def joined(first: BlockOutput, second: BlockOutput | None) -> BlockOutput:
         step_map=steps,
         finish_reason=second.finish_reason,
         stop_token_id=second.stop_token_id,
-    )
-
-
-def _block_output(
-    sequence: Sequence,
-    result: RowResult,
-    first: int,
-    end: int,
-    *,
-    reason: FinishReason | None = None,
-    own_stop: int | None = None,
-    denoise_steps: int = 0,
-    forward_passes: int = 0,
-    canvas: BlockCanvas | None = None,
-    partial: bool = False,
-) -> BlockOutput:
-    """The output for offsets ``first`` to ``end`` (exclusive) of the current block."""
-    logprobs = steps = None
-    if sequence.request.step_map:
-        steps = [sequence.finalized_at[offset] for offset in range(first, end)]
-    if sequence.request.logprobs is not None:
-        logprobs = [sequence.logprobs[offset] for offset in range(first, end + (reason == "stop"))]
-    return BlockOutput(
-        request_id=sequence.request.request_id,
-        token_ids=result.tokens[first:end],
-        denoise_steps=denoise_steps,
-        forward_passes=forward_passes,
-        cached_tokens=sequence.cached,
-        queue_seconds=sequence.queued,
-        finish_reason=reason,
-        stop_token_id=own_stop,
-        logprobs=logprobs,
-        partial=partial,
-        canvas=canvas,
-        step_map=steps,
     )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from cdlm.scheduler.messages import GenerateRequest, ScoreRequest
+
 # Cost per token: an answer token takes part in several forwards.
 _PROMPT_TOKEN, _ANSWER_TOKEN = 1, 2
 
@@ -14,18 +16,11 @@ OLDEST_EVERY = 8
 """One in this many admissions of a client is its oldest request, whatever its priority."""
 
 
-class _Request(Protocol):
-    @property
-    def client(self) -> str: ...
-    @property
-    def priority(self) -> int: ...
-
-
 class Waiting(Protocol):
     """An item of the queue; compared by identity."""
 
     @property
-    def request(self) -> _Request:
+    def request(self) -> GenerateRequest | ScoreRequest:
         """The request, with its client and priority."""
         ...
 

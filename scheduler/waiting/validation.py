@@ -5,7 +5,7 @@ from cdlm.model.decoding.canvas import MAX_STOP_IDS
 from cdlm.model.decoding.params import ParameterError
 from cdlm.scheduler.errors import RequestError
 from cdlm.scheduler.kv.cache import KVCache
-from cdlm.scheduler.messages import GenerateRequest
+from cdlm.scheduler.messages import GenerateRequest, ScoreRequest
 from cdlm.scheduler.options import EngineOptions
 
 MAX_LOGPROBS = 20
@@ -21,15 +21,12 @@ def check_request(
     options: EngineOptions,
 ) -> None:
     """Raises ``RequestError`` if the engine can never serve the request; ``vocab_size`` is the model's."""
+    check_common(request, vocab_size)
     length, limit = len(request.prompt_ids), manifest.max_model_len
-    if not request.prompt_ids:
-        raise RequestError("prompt is empty")
     if request.max_tokens < 1:
         raise RequestError(f"max_tokens must be at least 1, got {request.max_tokens}")
     if length + request.max_tokens > limit:
         raise RequestError(f"prompt ({length}) and max_tokens ({request.max_tokens}) exceed the context of {limit}")
-    if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= vocab_size:
-        raise RequestError(f"prompt has a token id outside 0..{vocab_size - 1}")
     if cache.pages_for(length + request.max_tokens + manifest.block_length) > cache.num_pages:
         raise RequestError(f"prompt and max_tokens need more than the {cache.num_pages} KV pages there are")
     if request.params.decoding == "guide" and options.guide_model is None:
@@ -54,8 +51,6 @@ def check_request(
         raise RequestError("grammar: the end of the answer needs a stop token that the model can write; there is none")
     if not all(0 <= token < vocab_size and token != manifest.mask_token_id for token in request.pinned):
         raise RequestError("pinned has a token id that cannot be generated")
-    check_logprobs(request.logprobs, vocab_size)
-    check_priority(request.priority)
     stop_ids = [*manifest.stop_token_ids, *request.stop_token_ids]
     try:
         request.params.check_fit(vocab_size, manifest.mask_token_id, stop_ids, request.max_tokens)
@@ -78,14 +73,14 @@ def _ends(request: GenerateRequest, manifest: Manifest, vocab_size: int) -> bool
     return any(0 <= token < vocab_size and token != manifest.mask_token_id for token in stops)
 
 
-def check_logprobs(wanted: int | None, vocab_size: int) -> None:
-    """Raises ``RequestError`` if ``wanted`` alternatives are more than allowed or negative."""
+def check_common(request: GenerateRequest | ScoreRequest, vocab_size: int) -> None:
+    """Raises ``RequestError`` for a prompt, ``logprobs`` or a priority that no request may have."""
+    if not request.prompt_ids:
+        raise RequestError("prompt is empty")
+    if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= vocab_size:
+        raise RequestError(f"prompt has a token id outside 0..{vocab_size - 1}")
     most = min(MAX_LOGPROBS, vocab_size - 1)
-    if wanted is not None and not 0 <= wanted <= most:
-        raise RequestError(f"logprobs must be in 0..{most}, got {wanted}")
-
-
-def check_priority(priority: int) -> None:
-    """Raises ``RequestError`` for a priority that does not fit into 32 bits."""
-    if not -MAX_PRIORITY - 1 <= priority <= MAX_PRIORITY:
-        raise RequestError(f"priority must be in {-MAX_PRIORITY - 1}..{MAX_PRIORITY}, got {priority}")
+    if request.logprobs is not None and not 0 <= request.logprobs <= most:
+        raise RequestError(f"logprobs must be in 0..{most}, got {request.logprobs}")
+    if not -MAX_PRIORITY - 1 <= request.priority <= MAX_PRIORITY:
+        raise RequestError(f"priority must be in {-MAX_PRIORITY - 1}..{MAX_PRIORITY}, got {request.priority}")

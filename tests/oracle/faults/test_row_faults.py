@@ -77,7 +77,7 @@ def run(engine: Engine, requests: list[GenerateRequest | ScoreRequest], on_step:
     """Serves all, comparing host and device after every step; the cache is emptied first."""
     everything: list[int] = []
     assert engine.cache.allocate(everything, engine.cache.num_pages * engine.cache.page_size)
-    engine.cache.release(everything)
+    engine.cache.pool.release(everything)
     for request in requests:
         engine.add(request)
     outputs: Answers = {request.request_id: [] for request in requests}

@@ -231,7 +231,7 @@ def leave_behind(cache: KVCache, sequence: Sequence) -> None:
     assert cache.allocate(sequence.pages, sequence.block_start + 8)
     sequence.computed = sequence.block_start
     cache.store(sequence, None)
-    cache.release(sequence.pages)
+    cache.pool.release(sequence.pages)
 
 
 def test_what_a_conversation_has_in_common_with_the_next_turn_stays_longest() -> None:
@@ -242,7 +242,7 @@ def test_what_a_conversation_has_in_common_with_the_next_turn_stays_longest() ->
         table: list[int] = []
         assert cache.allocate(table, taken * 8)
         assert cache.match(conversation(32)) == left
-        cache.release(table)
+        cache.pool.release(table)
 
 
 def test_a_prompt_that_is_in_use_is_not_given_up_for_its_copied_end() -> None:
