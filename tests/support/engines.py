@@ -165,3 +165,8 @@ def assert_equal_to_oracle(
         assert answer.token_ids == truth.token_ids, request
         assert (answer.finish_reason, answer.steps) == (truth.finish_reason, truth.steps), request
         assert answer.step_map == (truth.step_map if request.step_map else []), request
+
+
+def kept_pages(engine: Engine) -> list[int]:
+    """The pages of all entries of the prefix cache, of the oldest first."""
+    return [page for entry in engine.cache._entries.values() for page in entry.pages]

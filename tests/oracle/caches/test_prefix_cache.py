@@ -8,7 +8,7 @@ from cdlm.model.decoding.params import DecodingParams
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
-from tests.support.engines import Answer, assert_equal_to_oracle, random_requests, run
+from tests.support.engines import Answer, assert_equal_to_oracle, kept_pages, random_requests, run
 from tests.support.models.checkpoints import ONE_HALF, OTHER_HALF, axes, build_checkpoint
 
 
@@ -34,18 +34,13 @@ def prompt_of(length: int, start: int = 1) -> list[int]:
     return [(start + 7 * index) % 61 for index in range(length)]
 
 
-def kept(engine: Engine) -> list[int]:
-    """The pages of all entries of the prefix cache, of the oldest first."""
-    return [page for entry in engine.cache._entries.values() for page in entry.pages]
-
-
 @axes(sample=ONE_HALF)
 def test_the_same_prompts_again_equal_oracle(tmp_path: Path, axis: str) -> None:
     directory = build_checkpoint(tmp_path, axis, seed=5)
     requests = random_requests(10, seed=5)
     engine = make_engine(directory, max_num_seqs=6)
     cold = run(engine, requests, join_every=2)
-    assert len(set(kept(engine))) == engine.cache.pool.cached > 0
+    assert len(set(kept_pages(engine))) == engine.cache.pool.cached > 0
     warm = run(engine, requests, join_every=1)
     assert_equal_to_oracle(directory, requests, cold)
     assert_equal_to_oracle(directory, requests, warm)
@@ -173,7 +168,7 @@ def small(tmp_path: Path) -> tuple[Path, Engine]:
 
 def test_a_page_is_copied_before_who_gets_it_in_the_same_step_writes_to_it(tmp_path: Path) -> None:
     directory, engine = small(tmp_path)
-    source = kept(engine)[-1]
+    source = kept_pages(engine)[-1]
     requests = [
         GenerateRequest(request_id=name, prompt_ids=prompt, max_tokens=8, ignore_eos=True)
         for name, prompt in (("again", prompt_of(6)), ("large", prompt_of(32, start=5)))
