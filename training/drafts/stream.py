@@ -46,7 +46,7 @@ class DraftStream:
         """Texts that no batch has: chat that is kept aside, and situations with numbers of their own."""
         rng = random.Random(f"drafts/{self.config.seed}/kept")
         chat = self._encode(self.texts.kept_chat, rng)
-        tasks = self._encode([situations.draw(self.texts.kinds, rng) for _ in range(4 * _KEPT)], rng)
+        tasks = self._encode([situations.draw(self.texts.drawn["words"], rng) for _ in range(4 * _KEPT)], rng)
         share = round(_KEPT * self.config.task_share)
         return self._rows([*tasks[:share], *chat[: _KEPT - share]], rng)
 

@@ -1,7 +1,7 @@
 """The training data of the task adapter."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,21 +16,16 @@ from cdlm.training.natural.config import Source, TaskAdapterConfig
 from cdlm.training.natural.overlap import all_shingles, overlaps
 from cdlm.training.natural.problems import requests, situations
 from cdlm.training.natural.problems.arithmetic import result_of, worked
-from cdlm.training.natural.public import read_public
+from cdlm.training.natural.public import read_gsm8k, read_public
 
-_FOLDERS: Mapping[str, tuple[str, ...]] = {
-    "": ("change", "groups", "money", "compare", "rates", "parts", "steps", "extra", "everyday", "short"),
-    "more/": ("unneeded", "unknown", "differences", "several", "halves", "spoken"),
-    "wide/": (
-        *("household", "outdoors", "workplaces", "journeys", "sports", "public"),
-        *("numbers", "spoken", "stories", "relations", "shares"),
-    ),
-}
-TRAINING_SITUATIONS = tuple(f"{folder}{name}.txt" for folder, names in _FOLDERS.items() for name in names)
 _SHORT_TIMES = 4  # Most people begin with a short question.
 KEPT_CHAT = 24  # Prompts at the end of the file, for measuring only.
 _BARE = ("What is {}?", "Calculate {}.", "{} = ?", "How much is {}?", "Work out {}.")
 _SIGNS = {"+": ("+", "plus"), "-": ("-", "minus"), "*": ("*", "times", "x"), "/": ("/", "divided by")}
+
+
+def _times(name: str) -> int:
+    return _SHORT_TIMES if name == "short.txt" else 1
 
 
 def draw_sum(rng: random.Random) -> Problem:
@@ -94,16 +89,10 @@ class TaskStream:
     def __init__(self, config: TaskAdapterConfig, directory: Path, tokenizer: PreTrainedTokenizerBase) -> None:
         self.config, self.formatter = config, Formatter(tokenizer, config.bare_share)
         files = config.files
-        self.kinds = [
-            kind
-            for name in TRAINING_SITUATIONS
-            for kind in situations.read_situations(name) * (_SHORT_TIMES if name == "short.txt" else 1)
-        ]
         self.measured: set[tuple[str, ...]] = set()
         for kind, path in sorted(files.measured.items()):
             self.measured |= all_shingles(problem.prompt for problem in read_public(path, kind))
         functions = self._clean(read_answers(answers_file(directory, "functions")))
-        public = read_public(files.gsm8k, "gsm8k") if files.gsm8k else []
         asked = requests.training_requests()
         prompts = {problem.prompt for problem in requests.all_problems(asked, requests.TRAINING_WORDINGS, config.seed)}
         kinds = [request for request in asked if requests.teachable(request)]
@@ -111,11 +100,16 @@ class TaskStream:
             "references": self._clean(requests.all_problems(kinds, requests.TRAINING_WORDINGS, config.seed)),
             # Answers to requests that are no longer among these are left out: they may be held out now.
             "functions": [row for row in functions if row.check and row.prompt in prompts],
-            "gsm8k": self._clean(public),
+        }
+        self.drawn: dict[Source, list[situations.Situation]] = {
+            "words": [
+                kind for name in situations.training_files() for kind in situations.read_situations(name) * _times(name)
+            ],
+            "gsm8k": read_gsm8k(files.gsm8k) if files.gsm8k else [],
         }
         chat = read_answers(answers_file(directory, "chat"))
         self.chat, self.kept_chat = chat[:-KEPT_CHAT] + self.fixed["functions"], chat[-KEPT_CHAT:]
-        empty = [name for name, rows in self.fixed.items() if not rows and config.mixture.get(name)]
+        empty = [name for name, rows in (self.fixed | self.drawn).items() if not rows and config.mixture.get(name)]
         if not self.chat or empty:
             missing = ", ".join(empty) or "chat"
             raise TrainingError(f"no rows of {missing}: they come from cdlm train task-answers and from [files]")
@@ -128,9 +122,9 @@ class TaskStream:
         """Draws one problem of the mixture."""
         shares = self.config.mixture
         source = rng.choices(list(shares), list(shares.values()))[0]
-        if source != "words":
+        if source not in self.drawn:
             return draw_sum(rng) if source == "sums" else rng.choice(self.fixed[source])
-        while overlaps((problem := situations.draw(self.kinds, rng)).prompt, self.measured):
+        while overlaps((problem := situations.draw(self.drawn[source], rng)).prompt, self.measured):
             pass
         return problem
 

@@ -1,21 +1,18 @@
-"""Public problem sets as problems: GSM8K, SVAMP, MBPP and HumanEval, from the files they are published in."""
+"""Public problem sets from the files they are published in: SVAMP, MBPP and HumanEval, and GSM8K as situations."""
 
+import contextlib
 import json
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from cdlm.training.data.problem import Problem
 from cdlm.training.errors import TrainingError
-from cdlm.training.natural.problems.arithmetic import result_of, worked
+from cdlm.training.natural.problems.gsm8k import situations_of
+from cdlm.training.natural.problems.situations import Situation
 
-PublicSet = Literal["gsm8k", "svamp", "mbpp", "humaneval"]
+PublicSet = Literal["svamp", "mbpp", "humaneval"]
 
-_MARK = re.compile(r"[\d\s+\-*/x$().,%]*=\s*\$?<<([^=<>]+)=([^<>]+)>>\$?[\d,.]*\d")
-_SUM = re.compile(r"\d+(?:[-+*/]\d+)+")
-_MOST_STEPS = 4
-_LONGEST_QUESTION, _LONGEST_ANSWER = 400, 450  # Characters.
 _MBPP_TRAINING = 601  # Task ids from here on are MBPP's training split; 11 to 510 are its test.
 
 
@@ -25,62 +22,38 @@ def read_public(path: Path, kind: PublicSet) -> list[Problem]:
     Raises:
         TrainingError: the file cannot be read, or a row lacks a field of its set.
     """
+    readers: dict[PublicSet, Callable[[dict[str, Any]], Problem]] = {
+        "svamp": _svamp, "mbpp": _mbpp, "humaneval": _humaneval,
+    }  # fmt: skip
+    with _named(path, kind):
+        rows = [row for row in _rows(path) if kind != "mbpp" or row["task_id"] < _MBPP_TRAINING]
+        return [readers[kind](row) for row in rows]
+
+
+def read_gsm8k(path: Path) -> list[Situation]:
+    """Reads the rows of GSM8K's training file whose numbers can be drawn anew, in order.
+
+    Raises:
+        TrainingError: the file cannot be read, or a row lacks a field of the set.
+    """
+    with _named(path, "gsm8k"):
+        return list(situations_of(_rows(path)))
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    text = path.read_text()
+    return json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines()]
+
+
+@contextlib.contextmanager
+def _named(path: Path, kind: str) -> Iterator[None]:
+    """Turns what goes wrong inside into a ``TrainingError`` that names the file."""
     try:
-        text = path.read_text()
-        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines()]
-        readers: dict[PublicSet, Callable[[dict[str, Any]], Problem | None]] = {
-            "gsm8k": _gsm8k, "svamp": _svamp, "mbpp": _mbpp, "humaneval": _humaneval,
-        }  # fmt: skip
-        if kind == "mbpp":
-            rows = [row for row in rows if row["task_id"] < _MBPP_TRAINING]
-        problems = [readers[kind](row) for row in rows]
+        yield
     except (OSError, UnicodeDecodeError) as error:
         raise TrainingError(f"{path}: cannot be read: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TrainingError(f"{path}: not a file of {kind}: {type(error).__name__}: {error}") from error
-    return [problem for problem in problems if problem is not None]
-
-
-def _gsm8k(row: dict[str, Any]) -> Problem | None:
-    """A short problem with whole-number steps, rewritten like the generator's; ``None`` for other rows."""
-    question, (solution, answer) = row["question"].strip(), row["answer"].split("\n#### ")
-    lines = [_rework(line) for line in solution.split("\n")]
-    if len(question) > _LONGEST_QUESTION or len(lines) > _MOST_STEPS or not answer.isdigit():
-        return None
-    if any(line is None for line in lines) or sum(map(len, map(str, lines))) > _LONGEST_ANSWER:
-        return None
-    return Problem("words", question, "\n".join((*map(str, lines), f"The answer is {answer}.")), answer)
-
-
-def _rework(line: str) -> str | None:
-    """Rewrites a line of a solution with its sums worked step by step.
-
-    Returns ``None`` if it has no sum, a sum with fractions, or a result before its sum, which would teach to guess.
-    """
-    steps: list[str | None] = []
-
-    def replace(match: "re.Match[str]") -> str:
-        told = re.search(rf"(?<!\d){re.escape(match[2])}(?!\d)", line[: match.start()])
-        steps.append(None if told else _steps(match[1].replace(" ", ""), match[2]))
-        return f" {steps[-1]}"
-
-    text = _MARK.sub(replace, line).strip()
-    return text if steps and None not in steps and "<<" not in text else None
-
-
-def _steps(expression: str, result: str) -> str | None:
-    operators = re.findall(r"[-+*/]", expression)
-    if not _SUM.fullmatch(expression) or len(set(operators)) > 1 or expression.count("/") > 1:
-        return None
-    total, *others = map(int, re.split(r"[-+*/]", expression))
-    parts = []
-    for operator, other in zip(operators, others, strict=True):
-        following = result_of(total, operator, other)
-        if following is None:
-            return None
-        parts.append(worked(total, operator, other))
-        total = following
-    return ", ".join(parts) if str(total) == result else None
 
 
 def _svamp(row: dict[str, Any]) -> Problem:

@@ -31,7 +31,7 @@ def train_task_adapter(config: TaskAdapterConfig, directory: Path) -> None:
     """
     adapter, tokenizer = NextTokenAdapter(config), load_tokenizer(config.model)
     stream = TaskStream(config, directory, tokenizer)
-    logger.info("%d situations, %s, %d of chat", len(stream.kinds), _sizes(stream), len(stream.chat))
+    logger.info("%s, %d of chat", _sizes(stream), len(stream.chat))
     if config.optimization.compile:
         compile_layers(adapter.transformer)
     objective = TaskObjective(adapter.transformer, pad_id=int(tokenizer.eos_token_id), divergence=config.divergence)
@@ -86,4 +86,4 @@ class TaskObjective:
 
 
 def _sizes(stream: TaskStream) -> str:
-    return ", ".join(f"{len(rows)} of {name}" for name, rows in stream.fixed.items())
+    return ", ".join(f"{len(rows)} of {name}" for name, rows in (stream.fixed | stream.drawn).items())

@@ -10,8 +10,6 @@ from cdlm.training.data.problem import Problem
 from cdlm.training.natural.problems import requests, situations
 from cdlm.training.sandbox import passes
 
-HELD_OUT_SITUATIONS = "held_out.txt"
-
 _NUMBER = r"-?\d[\d,]*(?:\.\d+)?"
 _STATED = re.compile(rf"answer is:?\s*\**\$?\s*({_NUMBER})", re.IGNORECASE)
 _TYPES = "from typing import *\n"  # HumanEval's signatures use them, and an answer often repeats only the signature.
@@ -21,7 +19,7 @@ def held_out_words(count: int, seed: int | str) -> list[Problem]:
     """``count`` different word problems of situations that no training row has, the same for the same seed."""
     rng = random.Random(f"held_out/words/{seed}")
     found: dict[str, Problem] = {}
-    kinds = situations.read_situations(HELD_OUT_SITUATIONS)
+    kinds = situations.read_situations(situations.HELD_OUT)
     order: list[situations.Situation] = []
     while len(found) < count:  # Every situation once before one comes again.
         order = order or rng.sample(kinds, len(kinds))
@@ -32,7 +30,7 @@ def held_out_words(count: int, seed: int | str) -> list[Problem]:
 
 def held_out_functions(count: int, seed: int | str) -> list[Problem]:
     """Requests for functions that no training row asks for, in wordings of their own; at most all there are."""
-    kinds = requests.read_requests("held_out.txt")
+    kinds = requests.read_requests(requests.HELD_OUT)
     return requests.all_problems(kinds, requests.HELD_OUT_WORDINGS, f"held_out/{seed}")[:count]
 
 

@@ -13,7 +13,7 @@ from importlib.resources import files
 
 from cdlm.training.data.problem import Problem
 
-TRAINING_FILES = ("training.txt", "more.txt", "numbers.txt", "strings.txt", "lists.txt", "collections.txt")
+HELD_OUT = "held_out.txt"  # The file whose requests are for measuring only.
 TRAINING_WORDINGS = (
     "Write a Python function {signature} that {purpose}.",
     "Write a Python function called {name} that {purpose}.",
@@ -28,6 +28,7 @@ HELD_OUT_WORDINGS = (
     "My homework is to define {signature} in Python. The function {purpose}. How would that look?",
     "python function {name}, parameters {params}: {purpose}",
 )
+_FOLDER = files("cdlm.training.natural").joinpath("requests")
 _ANSWER = "Here's a Python function that {purpose}:\n\n```python\ndef {signature}:\n    return {expression}\n```"
 _FENCE = re.compile(r"```[a-zA-Z]*[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 
@@ -54,13 +55,14 @@ class Request:
 
 def read_requests(name: str) -> list[Request]:
     """The requests of a file in ``training/natural/requests``; lines that begin with # are comments."""
-    text = files("cdlm.training.natural").joinpath("requests", name).read_text()
+    text = _FOLDER.joinpath(name).read_text()
     return [_parse(line) for line in text.splitlines() if line.strip() and not line.startswith("#")]
 
 
 def training_requests() -> list[Request]:
     """The requests to train on."""
-    return [request for name in TRAINING_FILES for request in read_requests(name)]
+    names = sorted(file.name for file in _FOLDER.iterdir() if file.name.endswith(".txt") and file.name != HELD_OUT)
+    return [request for name in names for request in read_requests(name)]
 
 
 def all_problems(requests: Sequence[Request], wordings: Sequence[str], seed: int | str) -> list[Problem]:

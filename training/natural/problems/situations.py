@@ -17,6 +17,7 @@ from cdlm.training.data.problem import Problem
 from cdlm.training.natural.problems.arithmetic import result_of, worked
 from cdlm.training.natural.problems.lexicon import draw_words
 
+HELD_OUT = "held_out.txt"  # The file whose situations are for measuring only.
 _RANGES: Mapping[str, tuple[int, int]] = {
     **dict.fromkeys("abcd", (3, 99)),
     **dict.fromkeys("gh", (100, 900)),
@@ -26,6 +27,7 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     **dict.fromkeys("uvw", (2, 60)),  # For numbers that are not needed.
     "f": (2, 5),
 }
+_FOLDER = files("cdlm.training.natural").joinpath("situations")
 _WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 _TIMES = {2: "twice", 3: "three times", 4: "four times", 5: "five times"}
 _PARTS = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 6: "a sixth", 8: "an eighth", 10: "a tenth"}
@@ -64,10 +66,11 @@ class Situation:
         Raises:
             SituationError: no numbers in the ranges give whole, small and positive results.
         """
+        parts = [letter for letter, form in _SLOT.findall(self.text) if form == "part"]
         for _ in range(_ATTEMPTS):
             numbers = {letter: rng.randint(*bounds) for letter, bounds in self.ranges.items()}
             results = self._results(numbers)
-            if results is not None:
+            if results is not None and all(numbers[letter] in _PARTS for letter in parts):
                 break
         else:
             raise SituationError(f"no numbers fit: {self.text}")
@@ -123,8 +126,15 @@ def parse(line: str) -> Situation:
 
 def read_situations(name: str) -> list[Situation]:
     """The situations of a file in ``training/natural/situations``; lines that begin with # are comments."""
-    text = files("cdlm.training.natural").joinpath("situations", name).read_text()
+    text = _FOLDER.joinpath(name).read_text()
     return [parse(line) for line in text.splitlines() if line.strip() and not line.startswith("#")]
+
+
+def training_files() -> list[str]:
+    """The names of the files of situations to train on: ``short.txt``, ``wide/sports.txt`` and so on."""
+    nested = [f"{item.name}/{file.name}" for item in _FOLDER.iterdir() if item.is_dir() for file in item.iterdir()]
+    names = nested + [item.name for item in _FOLDER.iterdir() if item.is_file()]
+    return sorted(name for name in names if name.endswith(".txt") and name != HELD_OUT)
 
 
 def _parse_step(text: str, line: str) -> Step:

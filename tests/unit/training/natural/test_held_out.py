@@ -7,13 +7,12 @@ import re
 
 import pytest
 
-from cdlm.training.natural.mixture import TRAINING_SITUATIONS
 from cdlm.training.natural.overlap import all_shingles, overlaps
-from cdlm.training.natural.problems.measured import HELD_OUT_SITUATIONS
+from cdlm.training.natural.problems.requests import HELD_OUT as HELD_OUT_FILE
 from cdlm.training.natural.problems.requests import Request, read_requests, training_requests
-from cdlm.training.natural.problems.situations import read_situations
+from cdlm.training.natural.problems.situations import HELD_OUT, read_situations, training_files
 
-HELD_OUT_REQUESTS = read_requests("held_out.txt")
+HELD_OUT_REQUESTS = read_requests(HELD_OUT_FILE)
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
 
 
@@ -38,10 +37,10 @@ def meaning(request: Request) -> str:
     return ast.unparse(Rename().visit(ast.parse(request.expression, mode="eval")))
 
 
-HELD_OUT_SHINGLES = all_shingles(text for kind in read_situations(HELD_OUT_SITUATIONS) for text in wordings(kind.text))
+HELD_OUT_SHINGLES = all_shingles(text for kind in read_situations(HELD_OUT) for text in wordings(kind.text))
 
 
-@pytest.mark.parametrize("name", TRAINING_SITUATIONS)
+@pytest.mark.parametrize("name", training_files())
 def test_no_situation_repeats_the_wording_of_a_held_out_one(name: str) -> None:
     same = [text for kind in read_situations(name) for text in wordings(kind.text) if overlaps(text, HELD_OUT_SHINGLES)]
     assert not same

@@ -7,19 +7,6 @@ from cdlm.training.errors import TrainingError
 from cdlm.training.natural.problems.measured import solves
 from cdlm.training.natural.public import read_public
 
-GSM8K = [
-    {"question": "Ann sold 48 pens in April and half as many in May. How many in all?",
-     "answer": "She sold 48/2 = <<48/2=24>>24 in May.\nThat is 48+24 = $<<48+24=72>>72 in all.\n#### 72"},
-    {"question": "Half of 5?", "answer": "It is 5/2 = <<5/2=2.5>>2.5.\n#### 2.5"},
-    {"question": "8 books at $5?", "answer": "They cost $40 because 8*5 = $<<8*5=40>>40.\n#### 40"},
-    {"question": "Wrong?", "answer": "It is 8*5 = <<8*5=41>>41.\n#### 41"},
-    {"question": "Three?", "answer": "It is 20-5-3 = <<20-5-3=12>>12.\n#### 12"},
-    {"question": "Nothing?", "answer": "It is clear.\n#### 12"},
-    {"question": "Four?", "answer": "1+1 = <<1+1=2>>2\n" * 4 + "#### 2"},
-    {"question": "Five steps?", "answer": "1+1 = <<1+1=2>>2\n" * 5 + "#### 2"},
-    {"question": "Long? " * 80, "answer": "It is 20-5-3 = <<20-5-3=12>>12.\n#### 12"},
-    {"question": "Wordy?", "answer": f"{'It ' * 200}20-5-3 = <<20-5-3=12>>12.\n#### 12"},
-]  # fmt: skip
 SVAMP = [{"Body": "Dan had $ 3 left", "Question": "How much did it cost?", "Answer": 1.0}]
 MBPP = [
     {"task_id": 11, "prompt": "Write a function to add.", "test_imports": ["import math"],
@@ -37,17 +24,6 @@ HUMANEVAL = [
 def write(path: Path, rows: list[dict[str, object]], *, lines: bool) -> Path:
     path.write_text("\n".join(map(json.dumps, rows)) if lines else json.dumps(rows))
     return path
-
-
-def test_gsm8k_keeps_short_whole_number_solutions_and_works_them(tmp_path: Path) -> None:
-    problems = read_public(write(tmp_path / "gsm8k.jsonl", GSM8K, lines=True), "gsm8k")
-    assert [problem.prompt for problem in problems] == [GSM8K[0]["question"], "Three?", "Four?"]
-    assert problems[0].completion == (
-        "She sold 48 / 2 = 40 / 2 + 8 / 2 = 20 + 4 = 24 in May.\nThat is 48 + 24 = 68 + 4 = 72 in all.\n"
-        "The answer is 72."
-    )
-    assert problems[1].completion == "It is 20 - 5 = 15, 15 - 3 = 12.\nThe answer is 12."
-    assert all(solves(problem, problem.completion) for problem in problems)
 
 
 def test_svamp_is_body_and_question(tmp_path: Path) -> None:

@@ -3,14 +3,21 @@ import re
 
 import pytest
 
-from cdlm.training.natural.mixture import TRAINING_SITUATIONS, draw_sum
+from cdlm.training.natural.mixture import draw_sum
 from cdlm.training.natural.overlap import all_shingles, overlaps
 from cdlm.training.natural.problems.arithmetic import result_of, worked
-from cdlm.training.natural.problems.measured import HELD_OUT_SITUATIONS, held_out_words, solves, stated_number
-from cdlm.training.natural.problems.situations import SituationError, draw, parse, read_situations
+from cdlm.training.natural.problems.measured import held_out_words, solves, stated_number
+from cdlm.training.natural.problems.situations import (
+    HELD_OUT,
+    SituationError,
+    draw,
+    parse,
+    read_situations,
+    training_files,
+)
 
 EQUATION = re.compile(r"\d+(?: [-+*/] \d+)+(?: = \d+(?: [-+*/] \d+)*)+")
-TRAINING = [situation for name in TRAINING_SITUATIONS for situation in read_situations(name)]
+TRAINING = [situation for name in training_files() for situation in read_situations(name)]
 
 
 def test_sums_are_worked_digit_by_digit() -> None:
@@ -49,7 +56,7 @@ def test_every_sum_up_to_three_digits_is_true_and_no_step_carries_twice() -> Non
                 assert re.fullmatch(rf"\d+ \{operator} \d{{1,2}}", step)
 
 
-@pytest.mark.parametrize("name", [*TRAINING_SITUATIONS, HELD_OUT_SITUATIONS])
+@pytest.mark.parametrize("name", [*training_files(), HELD_OUT])
 def test_every_situation_gives_true_worked_answers(name: str) -> None:
     rng = random.Random(1)
     for situation in read_situations(name):
@@ -66,7 +73,7 @@ def test_every_situation_gives_true_worked_answers(name: str) -> None:
                     assert len({eval(part) for part in equation.split(" = ")}) == 1, line
             assert lines[-1].endswith(f" {problem.check}.")
             assert solves(problem, problem.completion)
-            assert problem.prompt[0].isupper() or problem.prompt[0].isdigit()
+            assert problem.prompt.lstrip('"$')[0].isupper() or problem.prompt.lstrip('"$')[0].isdigit()
 
 
 def test_every_number_of_a_problem_that_matters_is_in_its_text() -> None:
@@ -109,6 +116,8 @@ def test_a_line_that_is_no_situation_is_refused(line: str, message: str) -> None
 def test_unknown_slots_and_numbers_that_cannot_fit_are_refused() -> None:
     with pytest.raises(SituationError, match="unicorns"):
         parse("{N} has {a} {unicorns}. => left: a - 1").draw(random.Random(0))
+    with pytest.raises(SituationError, match="no numbers fit"):
+        parse("{N} has {a:part} of {b} {things}. => left: b / a @ a=11..20,b=20..90").draw(random.Random(0))
     with pytest.raises(SituationError, match="no numbers fit"):
         parse("{N} has {a} {things}. => left: a - 100").draw(random.Random(0))
 
