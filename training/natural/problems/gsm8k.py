@@ -23,6 +23,7 @@ _WORDS = {
 }
 _WORD = re.compile(rf"\b(?:{'|'.join(_WORDS)})\b(?! times| of| hundred| thousand|-|th\b)", re.IGNORECASE)
 _MOST_STEPS = 4
+_SOON = 100
 # A question with one of these words may mean the number without writing it.
 _MEANT = {
     2: "twice|doubl|half|halves|pair|couple|both|second|two times|each other",
@@ -44,14 +45,20 @@ _LONGEST_LABEL = 90  # Characters.
 
 
 def situations_of(rows: Iterable[Mapping[str, Any]]) -> Iterator[Situation]:
-    """Yields the situation of each row that has one and whose numbers can be drawn anew."""
+    """Yields the situation of each row that has one and whose numbers are easily drawn anew."""
     for row in rows:
         situation = _situation(row["question"].strip(), *row["answer"].split("\n#### "))
-        try:
-            if situation is not None and situation.draw(random.Random(0)):
-                yield situation
-        except SituationError:
-            continue
+        if situation is not None and _fits_often(situation):
+            yield situation
+
+
+def _fits_often(situation: Situation) -> bool:
+    """Whether numbers that fit are found soon: a training may draw them thousands of times."""
+    rng = random.Random(0)
+    try:
+        return all(situation.draw(rng, attempts=_SOON) for _ in range(3))
+    except SituationError:
+        return False
 
 
 def _situation(question: str, solution: str, answer: str) -> Situation | None:

@@ -60,14 +60,14 @@ class Situation:
     steps: tuple[Step, ...]
     ranges: Mapping[str, tuple[int, int]]
 
-    def draw(self, rng: random.Random) -> Problem:
-        """A problem with fresh numbers, people and things.
+    def draw(self, rng: random.Random, attempts: int = _ATTEMPTS) -> Problem:
+        """A problem with fresh numbers, people and things; they are drawn ``attempts`` times at most.
 
         Raises:
             SituationError: no numbers in the ranges give whole, small and positive results.
         """
         parts = [letter for letter, form in _SLOT.findall(self.text) if form == "part"]
-        for _ in range(_ATTEMPTS):
+        for _ in range(attempts):
             numbers = {letter: rng.randint(*bounds) for letter, bounds in self.ranges.items()}
             results = self._results(numbers)
             if results is not None and all(numbers[letter] in _PARTS for letter in parts):

@@ -76,6 +76,8 @@ def test_what_may_mean_something_else_stays(question: str, text: str) -> None:
         ("8 books?", "She has 8+3 = <<8+3=11>>11.", "12"),  # Another answer than the last step's.
         ("8 [old] books?", "She has 8+3 = <<8+3=11>>11.", "11"),
         ("8 books?", "8+3 = <<8+3=11>>11.", "11"),  # No words for the step.
+        # Hardly any other number of seconds is a whole number of hours.
+        ("A film of 28800 seconds?", "It has 28800/60=<<28800/60=480>>480.\nHours: 480/60=<<480/60=8>>8.", "8"),
         ("8 books?", "\n".join(f"Sum {n}: {n}+8=<<{n}+8={n + 8}>>{n + 8}" for n in (1, 9, 17, 25, 33)), "41"),
     ],
 )
