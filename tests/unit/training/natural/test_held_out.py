@@ -13,14 +13,15 @@ from cdlm.training.natural.problems.requests import Request, read_requests, trai
 from cdlm.training.natural.problems.situations import HELD_OUT, read_situations, training_files
 
 HELD_OUT_REQUESTS = read_requests(HELD_OUT_FILE)
+FORMS = {"times": "three times", "part": "a third"}
 CHOICE = re.compile(r"\[([^\[\]]*)\]")
 
 
 def wordings(text: str) -> list[str]:
-    """Every way to choose, with one word for all people, one for all things of a kind, and 1 for every number."""
+    """Every way to choose, with one word for all people and all things of a kind, and one value for every number."""
     parts = CHOICE.split(text)
     texts = ["".join(chosen) for chosen in itertools.product(*(part.split("|") for part in parts))]
-    texts = [re.sub(r"\{[a-w](:\w+)?\}", "1", text) for text in texts]
+    texts = [re.sub(r"\{[a-w](?::(\w+))?\}", lambda slot: FORMS.get(slot[1], "1"), text) for text in texts]
     return [re.sub(r"\{(\w+?)\d?\}", r" \1 ", text) for text in texts]
 
 
