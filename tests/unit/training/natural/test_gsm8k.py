@@ -52,7 +52,7 @@ def test_a_number_in_words_changes_with_the_same_number_in_digits() -> None:
     [
         # 2 is also the factor of "doubles".
         ("Ann doubles her 2 pens and adds 40 pens. How many?", "Ann doubles her 2 pens and adds {a} pens. How many?"),
-        # A year, a half hour, and a number that no step uses.
+        # A year, a usual number, numbers that no step uses, and one that is also the factor of "twice".
         (
             "In 1987 Ann, of 30, has 8 hats, 2 pens twice and 40 more.",
             "In 1987 Ann, of 30, has 8 hats, 2 pens twice and {b} more.",

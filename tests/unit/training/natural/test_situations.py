@@ -73,7 +73,7 @@ def test_every_situation_gives_true_worked_answers(name: str) -> None:
                     assert len({eval(part) for part in equation.split(" = ")}) == 1, line
             assert lines[-1].endswith(f" {problem.check}.")
             assert solves(problem, problem.completion)
-            assert problem.prompt.lstrip('"$')[0].isupper() or problem.prompt.lstrip('"$')[0].isdigit()
+            assert re.match('"?[A-Z0-9]', problem.prompt), problem
 
 
 def test_every_number_of_a_problem_that_matters_is_in_its_text() -> None:
