@@ -19,7 +19,7 @@ from cdlm.model.tokens.tokenizer import load_tokenizer
 from cdlm.scheduler.engine import Engine
 from cdlm.scheduler.messages import GenerateRequest
 from cdlm.scheduler.options import EngineOptions
-from cdlm.training.natural.problems.measured import held_out_functions, held_out_words
+from cdlm.training.natural.problems.measured import held_out_functions, measured_words
 
 
 def main(
@@ -37,7 +37,7 @@ def main(
     """Prints a line per kind of text and number of requests at a time."""
     texts = {
         "chat": list(PROMPTS[:prompts]),
-        "problems": [problem.prompt for problem in held_out_words(prompts, 0)],
+        "problems": [problem.prompt for problem in measured_words(prompts, 0)],
         "functions": [problem.prompt for problem in held_out_functions(prompts, 0)],
     }
     tokenizer = load_tokenizer(base)

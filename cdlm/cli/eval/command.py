@@ -120,7 +120,7 @@ def evaluate(
                     lambda: progress.advance(bar),
                 )
             )  # fmt: skip
-    drawn = {} if is_natural(task) else {"split": split}
+    drawn = {"split": split} if task == "natural-words" or not is_natural(task) else {}
     sent = {name: value for name, value in (("temperature", temperature), ("vote", vote)) if value is not None}
     result = {"task": task, **drawn, "seed": seed, **sent, **summarize(answered)}
     if failures is not None:

@@ -10,7 +10,7 @@ from cdlm.training.data.mixture import EvaluationSplit, ScoredTask, draw_problem
 from cdlm.training.data.problem import Problem
 from cdlm.training.data.words.parts import extract_answer
 from cdlm.training.errors import TrainingError
-from cdlm.training.natural.problems.measured import held_out_functions, held_out_words, solves
+from cdlm.training.natural.problems.measured import held_out_functions, measured_words, solves
 from cdlm.training.natural.public import PublicSet, read_public
 from cdlm.training.sandbox import passes
 
@@ -30,15 +30,18 @@ def draw_evaluation(
     """Returns at most ``count`` distinct problems, determined by the seed.
 
     Raises:
-        TrainingError: the task needs a file and has none, has one and needs none, or the file cannot be used.
+        TrainingError: the task needs a file and has none, has one and needs none, or the file cannot be used;
+            the task has no problems of the split.
     """
     if (task in _PUBLIC) != (data is not None):
         raise TrainingError(f"--task {task} {'needs' if data is None else 'does not take'} --data FILE")
+    if split == "development" and is_natural(task) and task != "natural-words":
+        raise TrainingError(f"--task {task} has no --split development")
     if data is not None:
         problems = read_public(data, cast(PublicSet, task))
         return random.Random(f"public/{seed}").sample(problems, min(count, len(problems)))
     if is_natural(task):
-        return held_out_words(count, seed) if task == "natural-words" else held_out_functions(count, seed)
+        return measured_words(count, seed, split) if task == "natural-words" else held_out_functions(count, seed)
     return draw_problems(cast(ScoredTask, task), count, seed, split)
 
 

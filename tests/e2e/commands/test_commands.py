@@ -157,6 +157,8 @@ def test_generate_takes_the_steps_it_is_given() -> None:
         (("eval", "--task", "poems"), "poems"),
         (("eval", "--task", "svamp"), "--task svamp needs --data FILE"),
         (("eval", "--task", "natural-words", "--data", "x"), "--task natural-words does not take --data FILE"),
+        (("eval", "--task", "svamp", "--data", "x", "--split", "development"), "svamp has no --split development"),
+        (("eval", "--task", "natural-functions", "--split", "development"), "functions has no --split development"),
         (("eval", "--task", "mbpp", "--data", "/nowhere.json"), "/nowhere.json: cannot be read"),
         (("eval", "--table", "--task", "natural-words"), "natural-words cannot be used with --table"),
         (("eval", "--vote", "3"), "--vote needs --temperature above 0"),
@@ -192,6 +194,10 @@ def test_eval_and_bench_measure_a_running_server(tmp_path: Path) -> None:
         assert votes["completion_tokens"] > 2 * score["completion_tokens"]
         result = cdlm("eval", "--url", url, "--task", "functions", "--count", "3", "--json", str(tmp_path / "f.json"))
         assert json.loads((tmp_path / "f.json").read_text())["errors"] == 0
+        asked = ("--task", "natural-words", "--split", "development", "--count", "2", "--max-tokens", "64")
+        result = cdlm("eval", "--url", url, *asked, "--json", str(tmp_path / "d.json"))
+        assert result.exit_code == 0, result.stderr
+        assert json.loads((tmp_path / "d.json").read_text())["split"] == "development"
         svamp = tmp_path / "svamp.json"
         svamp.write_text('[{"Body": "Dan had 3 pens", "Question": "He lost one. How many now?", "Answer": 2.0}]')
         for task, data in (("natural-words", ()), ("natural-functions", ()), ("svamp", ("--data", str(svamp)))):

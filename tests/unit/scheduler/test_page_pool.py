@@ -49,6 +49,23 @@ def test_a_shared_page_is_free_when_its_last_holder_lets_go() -> None:
     assert (pool.free, pool.active, pool.cached) == (2, 0, 0)
 
 
+def test_a_page_that_is_cached_no_longer_stays_with_its_holder() -> None:
+    pool = PagePool(3)
+    first: list[int] = []
+    pool.take(first, 2)
+    kept, other = list(first), []
+    pool.keep(kept)
+    pool.share(other, kept[:1])
+    pool.release(first)
+    assert (pool.active, pool.cached) == (1, 1)
+    pool.forget(kept)
+    pool.check([other])
+    assert (other, pool.free, pool.active, pool.cached) == (kept[:1], 2, 1, 0)
+    pool.release(other)
+    pool.check([])
+    assert pool.free == 3
+
+
 def test_kept_pages_go_in_the_order_in_which_they_were_let_go_of() -> None:
     pool = PagePool(4)
     first: list[int] = []

@@ -6,6 +6,7 @@ No training row has their situations, functions or wordings.
 import random
 import re
 
+from cdlm.training.data.mixture import EvaluationSplit
 from cdlm.training.data.problem import Problem
 from cdlm.training.natural.problems import requests, situations
 from cdlm.training.sandbox import passes
@@ -15,11 +16,11 @@ _STATED = re.compile(rf"answer is:?\s*\**\$?\s*({_NUMBER})", re.IGNORECASE)
 _TYPES = "from typing import *\n"  # HumanEval's signatures use them, and an answer often repeats only the signature.
 
 
-def held_out_words(count: int, seed: int | str) -> list[Problem]:
+def measured_words(count: int, seed: int | str, split: EvaluationSplit = "held_out") -> list[Problem]:
     """``count`` different word problems of situations that no training row has, the same for the same seed."""
-    rng = random.Random(f"held_out/words/{seed}")
+    rng = random.Random(f"{split}/words/{seed}")
     found: dict[str, Problem] = {}
-    kinds = situations.read_situations(situations.HELD_OUT)
+    kinds = situations.read_situations(situations.MEASURED[split])
     order: list[situations.Situation] = []
     while len(found) < count:  # Every situation once before one comes again.
         order = order or rng.sample(kinds, len(kinds))

@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
+from cdlm.training.data.mixture import EvaluationSplit
 from cdlm.training.data.problem import Problem
 from cdlm.training.natural.problems.arithmetic import result_of, worked
 from cdlm.training.natural.problems.lexicon import draw_words
 
-HELD_OUT = "held_out.txt"  # The file whose situations are for measuring only.
+# The files whose situations are for measuring only.
+MEASURED: Mapping[EvaluationSplit, str] = {"held_out": "held_out.txt", "development": "development.txt"}
 _RANGES: Mapping[str, tuple[int, int]] = {
     **dict.fromkeys("abcd", (3, 99)),
     **dict.fromkeys("gh", (100, 900)),
@@ -134,7 +136,7 @@ def training_files() -> list[str]:
     """The names of the files of situations to train on: ``short.txt``, ``wide/sports.txt`` and so on."""
     nested = [f"{item.name}/{file.name}" for item in _FOLDER.iterdir() if item.is_dir() for file in item.iterdir()]
     names = nested + [item.name for item in _FOLDER.iterdir() if item.is_file()]
-    return sorted(name for name in names if name.endswith(".txt") and name != HELD_OUT)
+    return sorted(name for name in names if name.endswith(".txt") and name not in MEASURED.values())
 
 
 def _parse_step(text: str, line: str) -> Step:

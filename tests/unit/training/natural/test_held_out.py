@@ -1,4 +1,4 @@
-"""What is measured is not trained on: no situation, function or wording of the held-out files is in the others."""
+"""What is measured is not trained on: no situation, function or wording of the measured files is in the others."""
 
 import ast
 import builtins
@@ -7,10 +7,11 @@ import re
 
 import pytest
 
+from cdlm.training.data.mixture import EvaluationSplit
 from cdlm.training.natural.overlap import all_shingles, overlaps
 from cdlm.training.natural.problems.requests import HELD_OUT as HELD_OUT_FILE
 from cdlm.training.natural.problems.requests import Request, read_requests, training_requests
-from cdlm.training.natural.problems.situations import HELD_OUT, read_situations, training_files
+from cdlm.training.natural.problems.situations import MEASURED, read_situations, training_files
 
 HELD_OUT_REQUESTS = read_requests(HELD_OUT_FILE)
 FORMS = {"times": "three times", "part": "a third"}
@@ -38,12 +39,18 @@ def meaning(request: Request) -> str:
     return ast.unparse(Rename().visit(ast.parse(request.expression, mode="eval")))
 
 
-HELD_OUT_SHINGLES = all_shingles(text for kind in read_situations(HELD_OUT) for text in wordings(kind.text))
+SHINGLES = {
+    split: all_shingles(text for kind in read_situations(name) for text in wordings(kind.text))
+    for split, name in MEASURED.items()
+}
 
 
-@pytest.mark.parametrize("name", training_files())
-def test_no_situation_repeats_the_wording_of_a_held_out_one(name: str) -> None:
-    same = [text for kind in read_situations(name) for text in wordings(kind.text) if overlaps(text, HELD_OUT_SHINGLES)]
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [*itertools.product(training_files(), MEASURED), (MEASURED["development"], "held_out")],
+)
+def test_no_situation_repeats_the_wording_of_a_measured_one(name: str, split: EvaluationSplit) -> None:
+    same = [text for kind in read_situations(name) for text in wordings(kind.text) if overlaps(text, SHINGLES[split])]
     assert not same
 
 

@@ -3,12 +3,13 @@ import re
 
 import pytest
 
+from cdlm.training.data.mixture import EvaluationSplit
 from cdlm.training.natural.mixture import draw_sum
 from cdlm.training.natural.overlap import all_shingles, overlaps
 from cdlm.training.natural.problems.arithmetic import result_of, worked
-from cdlm.training.natural.problems.measured import held_out_words, solves, stated_number
+from cdlm.training.natural.problems.measured import measured_words, solves, stated_number
 from cdlm.training.natural.problems.situations import (
-    HELD_OUT,
+    MEASURED,
     SituationError,
     draw,
     parse,
@@ -56,7 +57,7 @@ def test_every_sum_up_to_three_digits_is_true_and_no_step_carries_twice() -> Non
                 assert re.fullmatch(rf"\d+ \{operator} \d{{1,2}}", step)
 
 
-@pytest.mark.parametrize("name", [*training_files(), HELD_OUT])
+@pytest.mark.parametrize("name", [*training_files(), *MEASURED.values()])
 def test_every_situation_gives_true_worked_answers(name: str) -> None:
     rng = random.Random(1)
     for situation in read_situations(name):
@@ -86,15 +87,16 @@ def test_every_number_of_a_problem_that_matters_is_in_its_text() -> None:
     assert 10 < spelled < 90
 
 
-def test_hundreds_of_situations_and_no_wording_of_the_held_out_ones() -> None:
-    assert len(TRAINING) > 1500
-    held_out = held_out_words(210, 0)
-    assert len({problem.prompt for problem in held_out}) == 210
-    assert held_out == held_out_words(210, 0)
-    measured = all_shingles(problem.prompt for problem in held_out)
+@pytest.mark.parametrize(("split", "count"), [("held_out", 210), ("development", 364)])
+def test_hundreds_of_situations_and_no_wording_of_the_measured_ones(split: EvaluationSplit, count: int) -> None:
+    assert len(TRAINING) > 5000
+    problems = measured_words(count, 0, split)
+    assert len({problem.prompt for problem in problems}) == count
+    assert problems == measured_words(count, 0, split)
+    measured = all_shingles(problem.prompt for problem in problems)
     rng = random.Random(3)
     assert not any(overlaps(draw(TRAINING, rng).prompt, measured) for _ in range(3000))
-    assert overlaps(held_out[0].prompt, measured)
+    assert overlaps(problems[0].prompt, measured)
 
 
 @pytest.mark.parametrize(
